@@ -1,0 +1,80 @@
+# Everything a developer or CI runs, by name. `make help` says what each is for.
+# Needs Python 3.11+ and make. Tools run as modules (`python -m ruff`), never by their scripts, so that
+# the project's folder can be moved with its virtual environment.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check --quiet
+CODE   := $(wildcard api bench contract shared stack tests worker)
+
+.DEFAULT_GOAL := help
+.PHONY: help run import test check format format-check lint types imports lock clean
+
+help:  ## what each target is for
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+# --- run it ------------------------------------------------------------------------------------------
+
+run: $(VENV)/run.stamp  ## the whole system on this machine [PORT=8000] [STATE_DIR=.local] [SAMPLE_DATA=no]
+	@exec $(PY) -m stack.run --stop-with-parent
+
+import: $(VENV)/run.stamp  ## load orders into the running system: FILE=orders.json [SERVICES=services.json]
+	@test -n "$(FILE)" || { echo "make import: which file? make import FILE=orders.json [SERVICES=services.json]"; exit 2; }
+	@$(PY) -m stack.attach $(PY) -m api.order_import "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)")
+
+# --- check it ----------------------------------------------------------------------------------------
+
+check: format-check lint types imports test  ## yes or no: format, lint, types, import rules, tests
+
+test: $(VENV)/dev.stamp  ## the tests, on servers of their own [ARGS="-k spacing"]
+	$(PY) -m pytest -n auto --dist loadgroup $(ARGS)
+
+format: $(VENV)/dev.stamp  ## lay the code out, mend what the linter can mend
+	$(PY) -m ruff format $(CODE)
+	$(PY) -m ruff check --fix --quiet $(CODE)
+
+format-check: $(VENV)/dev.stamp
+	$(PY) -m ruff format --check $(CODE)
+
+lint: $(VENV)/dev.stamp  ## the linter
+	$(PY) -m ruff check $(CODE)
+
+types: $(VENV)/dev.stamp  ## strict types
+	$(PY) -m mypy $(CODE)
+
+imports: $(VENV)/dev.stamp  ## who may import whom
+	$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache
+
+# --- what it stands on -------------------------------------------------------------------------------
+
+# The three locks agree: the widest is solved first and holds the others.
+LOCK = $(PY) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+       --no-emit-index-url --custom-compile-command 'make lock'
+
+lock: $(VENV)/bin/python  ## write requirements*.lock from pyproject.toml [UPGRADE=--upgrade]
+	$(PIP) install uv
+	$(LOCK) $(UPGRADE) --extra local --extra dev --output-file requirements-dev.lock
+	$(LOCK) $(UPGRADE) --extra local --constraint requirements-dev.lock --output-file requirements-local.lock
+	$(LOCK) $(UPGRADE) --constraint requirements-dev.lock --output-file requirements.lock
+
+clean:  ## remove the virtual environment and the tools' caches; the data under .local stays
+	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An interpreter that went away (an upgrade of the system) takes the stamps along, so that the next
+# two rules start afresh.
+$(shell test -x $(PY) || rm -f $(VENV)/*.stamp)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/run.stamp: requirements-local.lock | $(PY)
+	$(PIP) install --require-hashes -r $<
+	@touch $@
+
+# The development lock holds everything that `run` needs, at the same versions: it serves both.
+$(VENV)/dev.stamp: requirements-dev.lock | $(PY)
+	$(PIP) install --require-hashes -r $<
+	@touch $@ $(VENV)/run.stamp

@@ -1,0 +1,49 @@
+"""The API, put together: routes, error handling, limits, and what starts and stops with the process."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from litestar import Litestar
+from litestar.config.app import AppConfig
+
+from api import fee_summaries, health, services
+from api.orders import routes as orders
+from api.problems import answer
+from api.request_log import request_log
+from shared.database import DB
+from shared.logs import configure_logs
+from shared.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from litestar.types import ASGIApp
+
+LARGEST_BODY_BYTES = 1_000_000
+
+
+@asynccontextmanager
+async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
+    await DB.start(settings().pool_size)
+    try:
+        yield
+    finally:
+        await DB.stop()
+
+
+def create_app() -> ASGIApp:
+    """Assemble the application. granian calls this in each of its processes."""
+    configure_logs()
+    application = Litestar.from_config(
+        AppConfig(
+            route_handlers=[*orders.ROUTES, *services.ROUTES, *fee_summaries.ROUTES, *health.ROUTES],
+            exception_handlers={Exception: answer},
+            lifespan=[_database_pool],
+            request_max_body_size=LARGEST_BODY_BYTES,
+            # The contract is written by hand and this is tested against it; a generated one would differ.
+            openapi_config=None,
+        )
+    )
+    return request_log(application)

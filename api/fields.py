@@ -1,0 +1,82 @@
+"""What the single fields of requests may hold, wherever they stand: bodies, paths, queries. Pure.
+
+Every reader returns the value or raises ValueError with what would be right.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+GREATEST_BIGINT = 2**63 - 1
+GREATEST_CALLERS_ID = 999_999_999_999
+"""Ids up to here are the callers' to give; the server's own begin after it, so they never collide."""
+
+GREATEST_FEE = Decimal("9999999999.99")
+DEFAULT_CALENDAR = "default"
+
+_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_CALENDAR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def read_id(value: object) -> int:
+    """Read an id: a positive integer of at most 63 bits, as digits or as a JSON integer."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, str) and _ID.fullmatch(value):
+        number = int(value)
+    else:
+        number = 0
+    if not 1 <= number <= GREATEST_BIGINT:
+        message = f"must be an id: a whole number from 1 to {GREATEST_BIGINT}, in plain digits"
+        raise ValueError(message)
+    return number
+
+
+def read_callers_id(value: object) -> int:
+    """Read an id that a caller gives to something new."""
+    try:
+        number = read_id(value)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= GREATEST_CALLERS_ID:
+        message = f"must be a whole number from 1 to {GREATEST_CALLERS_ID}, or be left out to get one"
+        raise ValueError(message)
+    return number
+
+
+def read_fee(value: object) -> Decimal:
+    """Read a fee: a JSON number, never rounded."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        message = "must be a number such as 100 or 99.95"
+        raise ValueError(message)  # noqa: TRY004 (one kind of error for every fault)
+    if not 0 <= value <= GREATEST_FEE:
+        message = f"must be from 0 to {GREATEST_FEE}"
+        raise ValueError(message)
+    fee = Decimal(value)
+    if fee != fee.quantize(Decimal("0.01")):
+        message = "must have at most two decimals; fees are never rounded"
+        raise ValueError(message)
+    return abs(fee.quantize(Decimal("0.01")))
+
+
+def read_calendar(value: object) -> str:
+    """Read a calendar's name."""
+    if not isinstance(value, str) or not _CALENDAR.fullmatch(value):
+        message = (
+            "must be 1 to 64 letters, digits, dots, underscores and hyphens, the first a letter or a digit"
+        )
+        raise ValueError(message)
+    return value
+
+
+def read_service_name(value: object) -> str:
+    """Read a service's name; space around it is refused rather than removed."""
+    if not isinstance(value, str) or not 1 <= len(value) <= 100 or _CONTROL.search(value):  # noqa: PLR2004
+        message = "must be a string of 1 to 100 characters, none of them a control character"
+        raise ValueError(message)
+    if value != value.strip():
+        message = "must not begin or end with space"
+        raise ValueError(message)
+    return value

@@ -1,0 +1,152 @@
+"""Load a JSON file of orders as one import: ``python -m api.order_import FILE [--services FILE]``.
+
+All or nothing. Exit status 0: imported, or the very same file was imported before; 1: refused, with every
+bad order named by its place in the file, or the database is away; 2: a file can't be read.
+"""
+# ruff: noqa: T201 (a command prints)
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from api.orders.errors import ContentionError
+from api.orders.imports import CatalogueEntry, Imported, ImportedOrder, ImportRefusedError, import_orders
+from api.problems import ProblemError
+from api.requests import faults_of, read_json
+from api.services import NewService
+from api.times import utc_text
+from shared.database import DB, DatabaseUnavailableError
+
+SHOWN_REASONS = 1_000
+
+
+class UnreadableFileError(Exception):
+    """A file is not there, or is not a JSON array."""
+
+
+def _read_list(path: Path) -> tuple[list[Any], bytes]:
+    try:
+        content = path.read_bytes()
+        value = read_json(content)
+    except OSError as error:
+        message = f"{path}: {error.strerror}"
+        raise UnreadableFileError(message) from None
+    except ProblemError as error:
+        message = f"{path}: {error.detail}"
+        raise UnreadableFileError(message) from None
+    if not isinstance(value, list):
+        message = f"{path}: must be a JSON array"
+        raise UnreadableFileError(message)
+    return value, content
+
+
+def _place(name: str, index: int, pointer: str | None) -> str:
+    return f"{name}[{index}]{(pointer or '#')[1:].replace('/', '.')}"
+
+
+def _check_orders(values: list[Any], reasons: list[str]) -> list[ImportedOrder]:
+    orders = []
+    for index, value in enumerate(values):
+        try:
+            orders.append(ImportedOrder.model_validate(value, strict=True))
+        except ValidationError as error:
+            reasons += [f"{_place('orders', index, f.pointer)}: {f.detail}" for f in faults_of(error)]
+    times = Counter(order.id for order in orders if order.id is not None)
+    reasons += [f"orders: the id {i} stands {n} times" for i, n in times.items() if n > 1]
+    return orders
+
+
+def _check_services(values: list[Any], reasons: list[str]) -> list[CatalogueEntry]:
+    services = []
+    for index, value in enumerate(values):
+        try:
+            service = NewService.model_validate(value, strict=True)
+        except ValidationError as error:
+            reasons += [f"{_place('services', index, f.pointer)}: {f.detail}" for f in faults_of(error)]
+            continue
+        if service.id is None:
+            reasons.append(f"services[{index}].id: is required")
+        else:
+            services.append(CatalogueEntry(service.id, service.name))
+    return services
+
+
+class _Progress:
+    """One line a second at most, so that a long import is seen to move and a short one is silent."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.begun = self.said = time.monotonic()
+
+    def __call__(self, stored: int) -> None:
+        now = time.monotonic()
+        if now - self.said >= 1:
+            self.said = now
+            left = (now - self.begun) / stored * (self.total - stored)
+            print(
+                f"{stored:,} of {self.total:,} orders, about {left:.0f} s left", file=sys.stderr, flush=True
+            )
+
+
+async def run(path: Path, services_path: Path | None) -> Imported:
+    """Read, check and import the files.
+
+    Raises:
+        UnreadableFileError, ImportRefusedError, ContentionError, DatabaseUnavailableError: nothing was done.
+
+    """
+    values, content = _read_list(path)
+    reasons: list[str] = []
+    orders = _check_orders(values, reasons)
+    services = _check_services(_read_list(services_path)[0], reasons) if services_path else []
+    if reasons:
+        raise ImportRefusedError(reasons)
+    await DB.start(size=1)
+    try:
+        return await import_orders(
+            path.name, sha256(content).hexdigest(), orders, services, _Progress(len(orders))
+        )
+    finally:
+        await DB.stop()
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="order_import", description="Load a JSON file of orders, all or nothing."
+    )
+    parser.add_argument("file", type=Path, help="a JSON array of orders, as POST /orders takes them")
+    parser.add_argument("--services", type=Path, help='a JSON array of services: {"id": 123, "name": "…"}')
+    given = parser.parse_args()
+    try:
+        done = asyncio.run(run(given.file, given.services))
+    except UnreadableFileError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except ImportRefusedError as error:
+        for reason in error.reasons[:SHOWN_REASONS]:
+            print(reason, file=sys.stderr)
+        more = len(error.reasons) - SHOWN_REASONS
+        print(f"refused: nothing was imported{f'; {more} more reasons' if more > 0 else ''}", file=sys.stderr)
+        return 1
+    except (ContentionError, DatabaseUnavailableError) as error:
+        print(f"nothing was imported, try again: {error}", file=sys.stderr)
+        return 1
+    if done.before:
+        print(f"{given.file} was imported before, on {utc_text(done.at)}: nothing to do")
+    else:
+        print(f"imported {done.orders:,} orders from {given.file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

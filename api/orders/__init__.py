@@ -1,0 +1,1 @@
+"""Orders: routes, bodies, commands, queries, and the rule."""

@@ -1,0 +1,243 @@
+"""Changing orders: each command is one transaction, and the only place that commits.
+
+An order's row is written together with its change: the trigger ``orders_record_change`` records it in the
+same statement, so there is no path on which one is stored without the other. Nothing here touches Redis.
+
+Locks are always taken in this order, so that no two commands ever wait for each other:
+ids that callers claim (ascending) → the order's row → calendars that do not exist yet (by name) → the
+advisory locks of calendars (by id) → a place on a calendar, inside the exclusion constraint.
+Creates of single orders take no calendar lock: with ``ON CONFLICT DO NOTHING`` they hold no place while
+they wait for one, so they can be waited for but never close a circle.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from api.orders.bodies import OrderPatch, OrderReplacement
+from api.orders.errors import (
+    ContentionError,
+    OrderIdTakenError,
+    OrderNotFoundError,
+    OrdersTooCloseError,
+    ServicesNotOrderableError,
+)
+from api.orders.queries import StoredOrder, conflicts_near, nearest_free
+from shared.database import row, rows, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from api.orders.bodies import NewOrder
+
+CALENDAR_LOCK = 7_316_002
+"""The first key of the advisory locks that stand for calendars; the second is the calendar's id."""
+
+ATTEMPTS = 5
+"""How often a command looks again when what stood in its way was gone by the time it looked."""
+
+# One statement. No row comes back when the place is taken, a service can't be ordered, or another
+# transaction is making the same new calendar: the caller finds out which.
+_STORE = """
+WITH ordered AS (
+    SELECT array_agg(id ORDER BY id) AS ids, array_agg(name ORDER BY id) AS names
+    FROM service WHERE id = ANY($4::bigint[]) AND archived_at IS NULL
+), known AS (
+    SELECT id FROM calendar WHERE name = $5::text
+), made AS (
+    INSERT INTO calendar (name) SELECT $5::text WHERE NOT EXISTS (SELECT FROM known)
+    ON CONFLICT DO NOTHING RETURNING id
+), chosen AS (
+    SELECT id FROM known UNION ALL SELECT id FROM made
+)
+INSERT INTO orders (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+SELECT
+    coalesce($1::bigint, nextval('orders_id_seq')),
+    $2::timestamptz, $2::timestamptz + interval '3 hours', $3::numeric, ordered.ids, ordered.names, chosen.id
+FROM ordered, chosen WHERE cardinality(ordered.ids) = cardinality($4::bigint[])
+ON CONFLICT DO NOTHING
+RETURNING id, version, order_json(orders) AS json
+"""
+
+
+class _GoneByNowError(Exception):
+    """What stood in the way is gone: roll back and look again."""
+
+
+async def create_order(new: NewOrder) -> StoredOrder:
+    """Store a new order and its change.
+
+    Raises:
+        OrderIdTakenError: the id that the caller gave names another order, or did.
+        ServicesNotOrderableError: a service is unknown or archived.
+        OrdersTooCloseError: the 3-hour rule.
+        ContentionError: others kept getting in between.
+
+    """
+    at = new.datetime or datetime.now(UTC)
+    service_ids = [service.id for service in new.services]
+    for _ in range(ATTEMPTS):
+        with suppress(_GoneByNowError):
+            async with transaction():
+                if new.id is not None and await claim_ids([new.id]):
+                    raise OrderIdTakenError(new.id)
+                stored = await row(_STORE, new.id, at, new.totalfee, service_ids, new.calendar)
+                if stored is not None:
+                    return StoredOrder(**stored)
+                # Raising also rolls back the claim and the new calendar: a refusal leaves nothing behind.
+                await _orderable_names(service_ids)
+                await _refuse_if_too_close(new.calendar, at, None)
+                raise _GoneByNowError
+    raise ContentionError
+
+
+async def replace_order(order_id: int, new: OrderReplacement) -> StoredOrder:
+    """Replace an order. It never creates one.
+
+    Raises:
+        OrderNotFoundError: there is no such order.
+        ServicesNotOrderableError: a service that the order did not have yet is unknown or archived.
+        OrdersTooCloseError: it would move to where another order is near.
+        ContentionError: others kept getting in between.
+
+    """
+    return await _update(order_id, new)
+
+
+async def patch_order(order_id: int, patch: OrderPatch) -> StoredOrder:
+    """Change what a merge patch names and leave the rest. Raises what ``replace_order`` raises."""
+    return await _update(order_id, patch)
+
+
+async def delete_order(order_id: int) -> None:
+    """Delete an order and record that. Its place is free as soon as this returns.
+
+    Raises:
+        OrderNotFoundError: there is no such order, or not any more.
+
+    """
+    async with transaction():
+        if await row("DELETE FROM orders WHERE id = $1 RETURNING id", order_id) is None:
+            raise OrderNotFoundError(order_id)
+
+
+async def _update(order_id: int, change: OrderReplacement | OrderPatch) -> StoredOrder:
+    for _ in range(ATTEMPTS):
+        # A create needs no calendar lock, so one may still take the place between our look and our
+        # UPDATE: the constraint refuses it, and the next round says who is in the way.
+        with suppress(asyncpg.ExclusionViolationError):
+            async with transaction():
+                return await _update_locked(order_id, change)
+    raise ContentionError
+
+
+async def _update_locked(order_id: int, change: OrderReplacement | OrderPatch) -> StoredOrder:
+    current = await row(
+        """
+        SELECT o.datetime, o.totalfee, o.service_ids, o.service_names, o.calendar_id, c.name AS calendar
+        FROM orders AS o JOIN calendar AS c ON c.id = o.calendar_id WHERE o.id = $1 FOR UPDATE OF o
+        """,
+        order_id,
+    )
+    if current is None:
+        raise OrderNotFoundError(order_id)
+    wanted = {
+        **current,
+        **change.model_dump(exclude={"id", "services"}, exclude_unset=isinstance(change, OrderPatch)),
+    }
+    service_ids, names = current["service_ids"], current["service_names"]
+    if change.services is not None:
+        service_ids = sorted(service.id for service in change.services)
+        places = [service.id for service in change.services]
+        names = await _orderable_names(places, already_ordered=current["service_ids"])
+    calendar_id = current["calendar_id"]
+    moves = (wanted["datetime"], wanted["calendar"]) != (current["datetime"], current["calendar"])
+    if moves:
+        calendar_id = (await calendar_ids([wanted["calendar"]]))[wanted["calendar"]]
+        # Also the calendar that it leaves: two orders that change places would wait for each other.
+        await lock_calendars({current["calendar_id"], calendar_id})
+        await _refuse_if_too_close(wanted["calendar"], wanted["datetime"], order_id)
+    stored = await row(
+        """
+        UPDATE orders SET
+            datetime = $2::timestamptz, clear_until = $2::timestamptz + interval '3 hours', totalfee = $3,
+            service_ids = $4, service_names = $5, calendar_id = $6,
+            -- an order that stays may go on standing near the others of its import; one that moves may not
+            import_id = CASE WHEN $7 THEN nextval('order_import_id_seq') ELSE import_id END,
+            version = version + 1, updated_at = clock_timestamp()
+        WHERE id = $1
+        RETURNING id, version, order_json(orders) AS json
+        """,
+        order_id,
+        wanted["datetime"],
+        wanted["totalfee"],
+        service_ids,
+        names,
+        calendar_id,
+        moves,
+    )
+    if stored is None:  # pragma: no cover (the row is locked)
+        raise OrderNotFoundError(order_id)
+    return StoredOrder(**stored)
+
+
+async def claim_ids(order_ids: Collection[int]) -> set[int]:
+    """Claim ids for new orders, for ever; return those that are taken: they name other orders, or did."""
+    claimed = await rows(
+        """
+        INSERT INTO claimed_order_id (id) SELECT id FROM unnest($1::bigint[]) AS id ORDER BY id
+        ON CONFLICT DO NOTHING RETURNING id
+        """,
+        list(order_ids),
+    )
+    return set(order_ids) - {claim["id"] for claim in claimed}
+
+
+async def calendar_ids(names: Collection[str]) -> dict[str, int]:
+    """Give the ids of calendars, making those that do not exist yet."""
+    await rows(
+        """
+        INSERT INTO calendar (name)
+        SELECT n FROM unnest($1::text[]) AS n WHERE n NOT IN (SELECT name FROM calendar) ORDER BY n
+        ON CONFLICT DO NOTHING
+        """,
+        list(names),
+    )
+    found = await rows("SELECT name, id FROM calendar WHERE name = ANY($1::text[])", list(names))
+    return {calendar["name"]: calendar["id"] for calendar in found}
+
+
+async def lock_calendars(ids: Collection[int]) -> None:
+    """Hold calendars until the transaction ends, against everybody else who may move orders on them."""
+    await rows(
+        "SELECT pg_advisory_xact_lock($1, id) FROM unnest($2::int[]) AS id", CALENDAR_LOCK, sorted(ids)
+    )
+
+
+async def _orderable_names(places: Sequence[int], already_ordered: Collection[int] = ()) -> list[str]:
+    """Give the services' names in the order of their ids; services the order already has may be archived."""
+    found = await rows("SELECT id, name, archived_at FROM service WHERE id = ANY($1::bigint[])", list(places))
+    services = {service["id"]: service for service in found}
+    faults = []
+    for index, service_id in enumerate(places):
+        service = services.get(service_id)
+        if service is None:
+            faults.append((index, f"there is no service {service_id}; GET /services lists them"))
+        elif service["archived_at"] is not None and service_id not in already_ordered:
+            faults.append(
+                (index, f"service {service_id} ({service['name']}) is archived and can't be ordered")
+            )
+    if faults:
+        raise ServicesNotOrderableError(faults)
+    return [services[service_id]["name"] for service_id in sorted(places)]
+
+
+async def _refuse_if_too_close(calendar: str, at: datetime, order_id: int | None) -> None:
+    conflicts = await conflicts_near(calendar, at, order_id)
+    if conflicts:
+        before, after = await nearest_free(calendar, at, order_id)
+        raise OrdersTooCloseError(calendar, at, conflicts, before, after)

@@ -1,0 +1,37 @@
+"""The 3-hour rule, as pure functions. PostgreSQL enforces it; here it is said, explained and laid out.
+
+Two orders on a calendar are at least three hours apart, either way. Exactly 3:00:00 apart is allowed, a
+microsecond less is refused.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+CLEARANCE = timedelta(hours=3)
+
+
+def too_close(one: datetime, other: datetime) -> bool:
+    """Tell whether two orders on one calendar may not both stand at these datetimes."""
+    return abs(one - other) < CLEARANCE
+
+
+def free_intervals(
+    taken: Iterable[datetime], earliest: datetime, latest: datetime
+) -> Iterator[tuple[datetime, datetime]]:
+    """Give the intervals, both ends included, in which a further order's datetime may fall.
+
+    ``taken`` are the calendar's orders' datetimes in ascending order, including those up to three hours
+    outside of ``earliest`` … ``latest``. An interval may be a single instant.
+    """
+    free_from = earliest
+    for at in taken:
+        if at - CLEARANCE >= free_from:
+            yield free_from, min(at - CLEARANCE, latest)
+        free_from = max(free_from, at + CLEARANCE)
+    if free_from <= latest:
+        yield free_from, latest

@@ -1,0 +1,162 @@
+"""The relay: change log → queue. ``python -m api.relay``, beside the API; one at a time does the work.
+
+Three numbers say everything, for each consumer: assigned ≥ published ≥ applied. The relay gives committed
+changes their positions, publishes what is assigned, never more than a window ahead of what is applied, and
+publishes again from the cursor when that stands still. Where it has published to is only remembered, not
+stored: after a restart it begins at the cursor, and what arrives twice is dropped there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from dataclasses import astuple, dataclass, field
+
+import asyncpg
+import structlog
+from kombu.exceptions import OperationalError
+
+from shared.change_log import assign_positions, changes_after, cursor_of
+from shared.changes import Batch, batch_of
+from shared.database import DB, DatabaseUnavailableError
+from shared.logs import configure_logs
+from shared.settings import settings
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, app
+
+log = structlog.get_logger("relay")
+
+RELAY_LOCK = 7_316_003
+"""The session lock of the relay that is at work; others stand by for it."""
+
+CONSUMERS = {"fee_summaries": APPLY_TO_FEE_SUMMARIES}
+"""Each consumer's cursor, and the task that moves it."""
+
+ASSIGN_AT_ONCE = 5_000
+
+
+@dataclass
+class Publication:
+    """How far changes were published to one consumer, as far as this process knows."""
+
+    consumer: str
+    task: str
+    published: int = -1
+    """-1: not known yet, begin at the cursor."""
+    applied: int = -1
+    still_since: float = field(default_factory=time.monotonic)
+    """When the cursor last moved, or had nothing left to do (monotonic seconds)."""
+
+
+class Relay:
+    """Gives changes their positions and publishes them to every consumer."""
+
+    def __init__(self) -> None:
+        """Know nothing yet; the cursors say where to begin."""
+        self._publications = [Publication(consumer, task) for consumer, task in CONSUMERS.items()]
+        self._queue_is_away = False
+
+    async def relay_once(self) -> int:
+        """Assign and publish what there is, within the window; return how many changes were moved on.
+
+        Raises:
+            DatabaseUnavailableError: PostgreSQL is away. Redis being away is logged, and tried again later.
+
+        """
+        moved = await assign_positions(ASSIGN_AT_ONCE)
+        for publication in self._publications:
+            moved += await self._publish_once(publication)
+        return moved
+
+    async def _publish_once(self, publication: Publication) -> int:
+        await self._look_at_cursor(publication)
+        published = 0
+        while (room := settings().relay_window - (publication.published - publication.applied)) > 0:
+            changes = await changes_after(publication.published, min(settings().relay_batch, room))
+            if not changes or not await self._send(publication.task, batch_of(changes)):
+                break
+            publication.published = changes[-1].position
+            published += len(changes)
+        return published
+
+    async def _look_at_cursor(self, publication: Publication) -> None:
+        applied, _ = await cursor_of(publication.consumer)
+        now = time.monotonic()
+        if applied != publication.applied or publication.published <= applied:
+            publication.still_since = now
+        went_back = applied < publication.applied
+        publication.applied = applied
+        if publication.published < applied or went_back:
+            # The first look, or another relay published meanwhile; or the database was restored or the
+            # summaries rebuilt, and everything behind the cursor has to come again.
+            publication.published = applied
+        elif now - publication.still_since > settings().republish_after:
+            log.warning(
+                "publishing_again",
+                consumer=publication.consumer,
+                applied=applied,
+                published=publication.published,
+            )
+            publication.published = applied
+            publication.still_since = now
+
+    async def _send(self, task: str, batch: Batch) -> bool:
+        try:
+            # In a thread: publishing blocks, up to the socket's time limit when Redis hangs.
+            await asyncio.to_thread(app.send_task, task, astuple(batch), retry=False)
+        except (OperationalError, OSError) as error:
+            if not self._queue_is_away:
+                log.warning("queue_unavailable", reason=str(error))
+            self._queue_is_away = True
+            return False
+        if self._queue_is_away:
+            log.info("queue_available_again")
+        self._queue_is_away = False
+        return True
+
+
+async def relay_until(stop: asyncio.Event) -> None:
+    """Relay until told to stop: standing by while another relay is at work, trying again after faults."""
+    while not stop.is_set():
+        try:
+            await _relay_while_leading(stop)
+        except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            log.warning("database_unavailable", reason=str(error) or type(error).__name__)
+        await _pause(stop, 1)
+
+
+async def _relay_while_leading(stop: asyncio.Event) -> None:
+    # The lock lives as long as this connection. If the connection is lost while we work on, another relay
+    # may begin: positions stay right (assigning has a lock of its own), and repeats are dropped.
+    connection = await DB.get_new_connection()
+    try:
+        if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
+            return
+        log.info("leading")
+        relay = Relay()
+        while not stop.is_set() and not connection.is_closed():
+            if await relay.relay_once() == 0:
+                await _pause(stop, settings().relay_interval)
+    finally:
+        connection.terminate()
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+async def _main() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    configure_logs()
+    log.info("started")
+    await relay_until(stop)
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

@@ -1,0 +1,147 @@
+"""Services: what can be ordered. Plain rows, read and written with Piccolo's query builder."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import asyncpg
+import msgspec
+from litestar import HttpMethod, Response, delete, post, put, route
+from piccolo.columns.combination import And
+from piccolo.custom_types import Combinable
+from pydantic import PlainValidator
+
+from api import fields
+from api.orders.bodies import Body
+from api.orders.errors import ServiceIdTakenError, ServiceNameTakenError, ServiceNotFoundError
+from api.pages import DEFAULT_LIMIT, Page, answer_page, decode_cursor, filters_of
+from api.problems import INVALID_CURSOR, ProblemError
+from api.requests import AnyRequest, path_id, read_body, read_limit, read_query
+from api.times import utc_text
+from shared.database import Row, transaction
+from shared.tables import Service
+
+_encode = msgspec.json.Encoder().encode
+
+
+class NewService(Body):
+    """The body of a create."""
+
+    id: Annotated[int | None, PlainValidator(fields.read_callers_id)] = None
+    name: Annotated[str, PlainValidator(fields.read_service_name)]
+
+
+class ServiceRenaming(Body):
+    """The body of a PUT: a service's name is all that changes."""
+
+    name: Annotated[str, PlainValidator(fields.read_service_name)]
+
+
+def _shown(service: Row) -> bytes:
+    archived_at = service["archived_at"]
+    return _encode(
+        {
+            "id": str(service["id"]),
+            "name": service["name"],
+            "archived_at": utc_text(archived_at) if archived_at else None,
+            "created_at": utc_text(service["created_at"]),
+            "updated_at": utc_text(service["updated_at"]),
+        }
+    )
+
+
+def _answer(service: Row, status_code: int = 200) -> Response[bytes]:
+    headers = {"Location": f"/services/{service['id']}"} if status_code == 201 else {}  # noqa: PLR2004 (Created)
+    return Response(_shown(service), status_code=status_code, media_type="application/json", headers=headers)
+
+
+async def _find(service_id: int) -> Row:
+    found: Row | None = await Service.select().where(Service.id == service_id).first()
+    if found is None:
+        raise ServiceNotFoundError(service_id)
+    return found
+
+
+@post("/services")
+async def create_service(request: AnyRequest) -> Response[bytes]:
+    """Add a service to the catalogue."""
+    read_query(request, {})
+    new = await read_body(request, NewService)
+    values: dict[Any, Any] = {Service.name: new.name}
+    if new.id is not None:
+        values[Service.id] = new.id
+    try:
+        async with transaction():
+            stored = await Service.insert(Service(values)).returning(*Service.all_columns())
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name == "service_name_in_use":
+            raise ServiceNameTakenError(new.name) from None
+        raise ServiceIdTakenError(new.id or 0) from None
+    return _answer(stored[0], status_code=201)
+
+
+@route("/services/{service_id:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+async def read_service(request: AnyRequest) -> Response[bytes]:
+    """Show a service, archived or not."""
+    service_id = path_id(request, "service_id")
+    read_query(request, {})
+    return _answer(await _find(service_id))
+
+
+@put("/services/{service_id:str}")
+async def rename_service(request: AnyRequest) -> Response[bytes]:
+    """Rename a service. Orders keep the name it had when they were written."""
+    service_id = path_id(request, "service_id")
+    read_query(request, {})
+    renaming = await read_body(request, ServiceRenaming)
+    return _answer(await _update({Service.name: renaming.name}, service_id, Service.id == service_id))
+
+
+@delete("/services/{service_id:str}", status_code=204)
+async def archive_service(request: AnyRequest) -> None:
+    """Archive a service: it stays readable and can't be ordered any more. Once only: again is 404."""
+    service_id = path_id(request, "service_id")
+    read_query(request, {})
+    in_use = And(Service.id == service_id, Service.archived_at.is_null())
+    await _update({Service.archived_at: datetime.now(UTC)}, service_id, in_use)
+
+
+async def _update(values: dict[Any, Any], service_id: int, which: Combinable) -> Row:
+    try:
+        async with transaction():
+            changed = (
+                await Service.update({**values, Service.updated_at: datetime.now(UTC)})
+                .where(which)
+                .returning(*Service.all_columns())
+            )
+    except asyncpg.UniqueViolationError:
+        raise ServiceNameTakenError(str(values[Service.name])) from None
+    if not changed:
+        raise ServiceNotFoundError(service_id)
+    found: Row = changed[0]
+    return found
+
+
+@route("/services", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+async def list_services(request: AnyRequest) -> Response[bytes]:
+    """List services by id, archived ones too."""
+    query = read_query(request, {"limit": read_limit, "cursor": str})
+    limit = query.get("limit", DEFAULT_LIMIT)
+    behind = 0
+    if "cursor" in query:
+        try:
+            (behind,) = (int(i) for i in decode_cursor(query["cursor"], filters_of(request.query_params)))
+        except (ValueError, TypeError):
+            raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.") from None
+    found: list[Row] = await Service.select().where(Service.id > behind).order_by(Service.id).limit(limit + 1)
+    shown = found[:limit]
+    return answer_page(
+        request,
+        Page(
+            [_shown(service).decode() for service in shown], [shown[-1]["id"]] if len(found) > limit else None
+        ),
+    )
+
+
+ROUTES = [create_service, list_services, read_service, rename_service, archive_service]

@@ -1,0 +1,1 @@
+"""What both services import, and nothing else."""

@@ -1,0 +1,103 @@
+"""The change log: giving committed changes their positions, reading them in order, and cursors.
+
+Changes are recorded by the database in the order's own transaction (trigger ``orders_record_change``), so
+without a position: a number drawn inside a transaction would show up out of order, and a reader that had
+passed it would miss the change. Positions are given afterwards, to what is committed, one assigner at a
+time; they are dense and final, and in every order's own sequence of versions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.changes import Change
+from shared.database import row, rows, transaction
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+async def assign_positions(most: int = 5_000) -> int:
+    """Give committed changes that have no position the next ones; return how many.
+
+    Two statements on purpose: the second one's snapshot begins when the lock is held, so it sees all that
+    another assigner did. In the order of ``id`` a change comes after every change it depends on: it was
+    recorded after those had committed (the same order's earlier versions; the deletion that made room).
+    """
+    async with transaction():
+        await rows("SELECT FROM change_log WHERE id = 1 FOR UPDATE")
+        found = await row(
+            """
+            WITH waiting AS (
+                SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT $1
+            ), assigned AS (
+                UPDATE order_change AS c SET position = l.last_position + n.place
+                FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM waiting) AS n, change_log AS l
+                WHERE c.id = n.id AND l.id = 1
+                RETURNING c.id
+            )
+            UPDATE change_log SET last_position = last_position + (SELECT count(*) FROM assigned)
+            WHERE id = 1 AND EXISTS (SELECT FROM assigned)
+            RETURNING (SELECT count(*) FROM assigned) AS assigned
+            """,
+            most,
+        )
+    return int(found["assigned"]) if found else 0
+
+
+async def last_position() -> int:
+    """Give the position of the newest change that has one; 0 when there is none."""
+    found = await row("SELECT last_position FROM change_log WHERE id = 1")
+    return int(found["last_position"]) if found else 0
+
+
+async def changes_after(position: int, limit: int) -> list[Change]:
+    """Read changes behind a position, in order."""
+    found = await rows(
+        """
+        SELECT position, event_id, type, order_id, utc_text(recorded_at) AS time,
+               order_state AS order, previous_state AS previous
+        FROM order_change WHERE position > $1 ORDER BY position LIMIT $2
+        """,
+        position,
+        limit,
+    )
+    return [Change(**change) for change in found]
+
+
+async def is_change_at(position: int, event_id: str) -> bool:
+    """Tell whether that very change stands at that position."""
+    return (
+        await row("SELECT FROM order_change WHERE position = $1 AND event_id = $2", position, event_id)
+        is not None
+    )
+
+
+async def cursor_of(consumer: str) -> tuple[int, datetime]:
+    """Give the position up to which a consumer has applied changes, and when it got there."""
+    found = await row("SELECT position, moved_at FROM consumer_cursor WHERE consumer = $1", consumer)
+    if found is None:
+        message = f"no consumer is called {consumer}"
+        raise LookupError(message)
+    return found["position"], found["moved_at"]
+
+
+async def hold_cursor(consumer: str) -> int:
+    """Lock a consumer's cursor until the transaction ends, and give its position.
+
+    Two batches that arrive at once are applied one after the other.
+    """
+    found = await row("SELECT position FROM consumer_cursor WHERE consumer = $1 FOR UPDATE", consumer)
+    if found is None:
+        message = f"no consumer is called {consumer}"
+        raise LookupError(message)
+    return int(found["position"])
+
+
+async def move_cursor(consumer: str, position: int) -> None:
+    """Say, in the transaction that applied them, that all changes up to a position are applied."""
+    await rows(
+        "UPDATE consumer_cursor SET position = $2, moved_at = clock_timestamp() WHERE consumer = $1",
+        consumer,
+        position,
+    )

@@ -1,0 +1,76 @@
+"""The change notification: its shape, encoding and decoding. Pure.
+
+A CloudEvents 1.0 event in JSON. The order's states are carried as PostgreSQL rendered them when they were
+recorded, so a notification is the same bytes whenever and wherever it is encoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+SOURCE = "/orders"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One committed creation, update or deletion of one order, at its place in the order of all changes."""
+
+    position: int
+    event_id: UUID
+    type: str
+    order_id: int
+    time: str
+    """When it was recorded, RFC 3339 in UTC."""
+    order: str | None
+    """The order after the change, as JSON text; None when it was deleted."""
+    previous: str | None
+    """The order before the change, as JSON text; None when it was created."""
+
+    def notification(self) -> str:
+        """Encode the change as its notification.
+
+        ``sequence`` is the position, as a string of 19 digits: the CloudEvents extension of that name asks
+        for one that sorts as text.
+        """
+        return (
+            f'{{"specversion":"1.0","id":"{self.event_id}","source":"{SOURCE}","type":"{self.type}",'
+            f'"subject":"{self.order_id}","time":"{self.time}","datacontenttype":"application/json",'
+            f'"sequence":"{self.position:019}",'
+            f'"data":{{"order":{self.order or "null"},"previous":{self.previous or "null"}}}}}'
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive changes on their way to a consumer: positions ``first`` … ``last``, none missing."""
+
+    first: int
+    last: int
+    last_event_id: str
+    """The last change's id: it tells whether the batch is of this log, or of one that was replaced since."""
+    notifications: str
+    """A JSON array of the notifications, in order."""
+
+
+def batch_of(changes: Sequence[Change]) -> Batch:
+    """Put consecutive changes into one batch.
+
+    Raises:
+        ValueError: there are none, or a position is missing between them.
+
+    """
+    positions = [change.position for change in changes]
+    if not positions or positions != list(range(positions[0], positions[0] + len(positions))):
+        message = f"not consecutive changes: {positions}"
+        raise ValueError(message)
+    return Batch(
+        positions[0],
+        positions[-1],
+        str(changes[-1].event_id),
+        f"[{','.join(c.notification() for c in changes)}]",
+    )

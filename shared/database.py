@@ -1,0 +1,218 @@
+"""The PostgreSQL engine, its pool, and the one edge at which a transaction commits.
+
+Piccolo's own transaction skips the release of its connection when COMMIT or ROLLBACK raises (a deferred
+constraint, a cancelled request, a killed backend): the pool drains, and as Piccolo acquires without a
+time limit, every later request then hangs. Both are mended here, for all of Piccolo's queries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import asyncpg
+from piccolo.engine.postgres import PostgresEngine, PostgresTransaction
+
+from shared.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from types import TracebackType
+
+Row = dict[str, Any]
+Isolation = Literal["read_committed", "repeatable_read"]
+
+
+class DatabaseUnavailableError(Exception):
+    """PostgreSQL can't be reached, is starting or stopping, or has no connection free. Try again soon."""
+
+
+UNAVAILABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    OSError,
+    TimeoutError,
+)
+"""What asyncpg raises when the fault is the server's or the connection's, never the statement's."""
+
+
+@asynccontextmanager
+async def _naming_unavailability() -> AsyncIterator[None]:
+    try:
+        yield
+    except UNAVAILABLE as error:
+        if isinstance(error, ValueError):
+            # An argument that asyncpg can't encode is an InterfaceError too: a hole in our validation.
+            raise
+        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
+
+
+async def _keep_session_state(_connection: object) -> None:
+    """Replace asyncpg's RESET on every release, a round trip of its own: we leave no session state."""
+
+
+class Transaction(PostgresTransaction):
+    """Piccolo's transaction, which gives its connection back whatever COMMIT or ROLLBACK do."""
+
+    def __init__(self, engine: Engine, isolation: Isolation, *, readonly: bool) -> None:
+        super().__init__(engine, allow_nested=False)
+        self.isolation: Isolation = isolation
+        self.readonly = readonly
+
+    async def __aenter__(self) -> Self:
+        self.connection = await self.get_connection()
+        try:
+            self.transaction = self.connection.transaction(isolation=self.isolation, readonly=self.readonly)
+            await self.begin()
+        except BaseException:
+            await self._give_back()
+            raise
+        self.context = self.engine.current_transaction.set(self)
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        try:
+            if exception is None:
+                await self.commit()
+            elif not self.connection.is_closed():
+                await self.rollback()
+        finally:
+            self.engine.current_transaction.reset(self.context)
+            await self._give_back()
+        return False
+
+    async def _give_back(self) -> None:
+        # Shielded: a request cancelled right here would otherwise keep its connection for ever.
+        await asyncio.shield(DB.release(self.connection))
+
+
+class Engine(PostgresEngine):
+    """Piccolo's engine with a bounded wait for a connection, and a release that can't be skipped."""
+
+    async def start(self, size: int) -> None:
+        """Open the pool. One per process and event loop."""
+        await self.start_connection_pool(
+            min_size=min(2, size),
+            max_size=size,
+            reset=_keep_session_state,
+            max_inactive_connection_lifetime=60,
+        )
+
+    async def stop(self) -> None:
+        """Close the pool, ending what is still running after five seconds."""
+        pool = self.pool
+        if pool is None:
+            return
+        self.pool = None
+        try:
+            await asyncio.wait_for(pool.close(), timeout=5)
+        except TimeoutError:
+            pool.terminate()
+
+    async def acquire(self) -> asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connection[Any]:
+        """Take a connection, waiting ``OMS_POOL_WAIT`` at most.
+
+        Raises:
+            DatabaseUnavailableError: none was free in time, or the server can't be reached.
+
+        """
+        async with _naming_unavailability():
+            if self.pool is None:
+                return await self.get_new_connection()
+            return await self.pool.acquire(timeout=settings().pool_wait)
+
+    async def release(self, connection: Any) -> None:
+        """Give a connection back; one that is in no state to be used again is closed by the pool."""
+        if isinstance(connection, asyncpg.pool.PoolConnectionProxy):
+            await connection._holder._pool.release(connection)  # noqa: SLF001 (its pool, even if stopped since)
+        else:
+            await connection.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        """Lend the current transaction's connection, or one from the pool."""
+        transaction = self.current_transaction.get()
+        if transaction is not None:
+            yield transaction.connection
+            return
+        connection = await self.acquire()
+        try:
+            yield connection
+        finally:
+            await asyncio.shield(self.release(connection))
+
+    async def _run_in_pool(self, query: str, args: Sequence[Any] | None = None) -> list[Row]:
+        return await self.fetch(query, *(args or ()))
+
+    async def fetch(self, sql: str, *args: object) -> list[Row]:
+        """Run one statement, prepared once per connection; arguments stand as ``$1``, ``$2``, … in it."""
+        async with _naming_unavailability(), self.connection() as connection:
+            found: list[Row] = await connection.fetch(sql, *args)
+            return found
+
+
+def _engine() -> Engine:
+    found = settings()
+    return Engine(
+        # No extensions: with any, Piccolo connects while this module is imported.
+        extensions=(),
+        config={
+            "dsn": found.database_url,
+            "timeout": found.pool_wait,
+            "server_settings": {
+                "application_name": "oms",
+                "timezone": "UTC",
+                "statement_timeout": f"{int(found.statement_timeout * 1000)}",
+                "idle_in_transaction_session_timeout": "60000",
+                # Every statement is short and prepared once: compiling it costs more than it saves.
+                "jit": "off",
+            },
+        },
+    )
+
+
+DB = _engine()
+
+
+@asynccontextmanager
+async def transaction(
+    isolation: Isolation = "read_committed", *, readonly: bool = False
+) -> AsyncIterator[Transaction]:
+    """Run a block in one transaction: committed at its end, rolled back when it raises.
+
+    The only place where anything commits. Never nest it, and start no task inside it: a child task would
+    inherit the connection.
+
+    Raises:
+        DatabaseUnavailableError: no connection, or the server went away. Whether a COMMIT cut off by that
+            took effect is then unknown to the caller, as it is with any database.
+
+    """
+    async with _naming_unavailability(), Transaction(DB, isolation, readonly=readonly) as current:
+        yield current
+
+
+async def rows(sql: str, *args: object) -> list[Row]:
+    """Run one statement, in the current transaction if there is one, and return its rows.
+
+    For hot paths and for what Piccolo's query builder can't say; arguments stand as ``$1``, ``$2``, ….
+    """
+    return await DB.fetch(sql, *args)
+
+
+async def row(sql: str, *args: object) -> Row | None:
+    """Run one statement and return its first row, or None."""
+    found = await DB.fetch(sql, *args)
+    return found[0] if found else None

@@ -1,0 +1,76 @@
+"""Bring the schema up to date: ``python -m shared.migrate``. Safe to run at every start, by many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from piccolo.apps.migrations.commands.forwards import run_forwards
+
+from shared.database import DB, DatabaseUnavailableError, row
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MIGRATOR_LOCK = 7_316_001
+"""The advisory lock that one migrator at a time holds: Piccolo takes none."""
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class MigrationFailedError(Exception):
+    """A migration could not be applied; what it had begun is rolled back."""
+
+
+@asynccontextmanager
+async def _only_migrator() -> AsyncIterator[None]:
+    # On a connection of its own: Piccolo runs each migration in a transaction elsewhere.
+    connection = await DB.get_new_connection()
+    try:
+        await connection.execute("SET statement_timeout = 0")
+        await connection.execute(f"SELECT pg_advisory_lock({MIGRATOR_LOCK})")
+        yield
+    finally:
+        await connection.close()
+
+
+async def migrate() -> None:
+    """Apply the migrations that were not applied yet.
+
+    Raises:
+        MigrationFailedError: one of them could not be applied.
+
+    """
+    async with _only_migrator():
+        result = await run_forwards("shared")
+    if not result.success:
+        raise MigrationFailedError(result.message or "a migration failed")
+
+
+async def pending_migrations() -> int:
+    """Count the migrations that the code has and the database does not."""
+    if not await row("SELECT 1 WHERE to_regclass('migration') IS NOT NULL"):
+        return len(_known())
+    applied = await row("SELECT count(*) AS n FROM migration WHERE app_name = 'shared'")
+    return max(0, len(_known()) - (applied["n"] if applied else 0))
+
+
+def _known() -> list[Path]:
+    return list(_MIGRATIONS.glob("shared_*.py"))
+
+
+def main() -> int:
+    """Run from the command line; 0 when the schema is up to date."""
+    try:
+        asyncio.run(migrate())
+    except (DatabaseUnavailableError, MigrationFailedError, OSError) as error:
+        print(f"migrate: {error}", file=sys.stderr)  # noqa: T201 (a command's own output)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

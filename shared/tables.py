@@ -1,0 +1,122 @@
+"""Every table, with what each column means. The raw DDL beside it is in ``shared/migrations``."""
+
+from __future__ import annotations
+
+from piccolo.columns import (
+    UUID,
+    Array,
+    BigInt,
+    BigSerial,
+    Date,
+    ForeignKey,
+    Integer,
+    Numeric,
+    Serial,
+    Text,
+    Timestamptz,
+)
+from piccolo.columns.column_types import JSON
+from piccolo.columns.defaults.timestamptz import TimestamptzNow
+from piccolo.table import Table
+
+
+class Calendar(Table, tablename="calendar"):
+    """A name on an order. The 3-hour rule holds per calendar."""
+
+    id = Serial(primary_key=True)
+    name = Text(unique=True, help_text="as given by the caller; made on first use, never renamed")
+    created_at = Timestamptz(default=TimestamptzNow())
+
+
+class Service(Table, tablename="service"):
+    """What can be ordered. Archived, never destroyed."""
+
+    id = BigSerial(
+        primary_key=True, help_text="below 10^12 given by the caller, from there on by the sequence"
+    )
+    name = Text(help_text="unique, whatever its case, among services that are not archived")
+    archived_at = Timestamptz(null=True, default=None, help_text="since when it can't be ordered any more")
+    created_at = Timestamptz(default=TimestamptzNow())
+    updated_at = Timestamptz(default=TimestamptzNow())
+
+
+class Order(Table, tablename="orders"):
+    """An order. Each write of a row writes its ``order_change`` too, by a trigger."""
+
+    id = BigSerial(
+        primary_key=True, help_text="below 10^12 given by the caller, from there on by the sequence"
+    )
+    datetime = Timestamptz(default=None, help_text="when the work is to happen")
+    clear_until = Timestamptz(default=None, help_text="datetime + 3 h, stored: the sum is not IMMUTABLE")
+    totalfee = Numeric(digits=(12, 2), default=None)
+    service_ids = Array(base_column=BigInt(), default=None, help_text="ascending")
+    service_names = Array(base_column=Text(), default=None, help_text="as they were when last written")
+    calendar_id = ForeignKey(Calendar, null=False, default=None, index=False)
+    import_id = BigInt(default=None, help_text="orders that share one may stand together; see OrderImport")
+    version = Integer(default=1, help_text="1, 2, 3, …: one for each change")
+    created_at = Timestamptz(default=TimestamptzNow())
+    updated_at = Timestamptz(default=TimestamptzNow())
+
+
+class ClaimedOrderId(Table, tablename="claimed_order_id"):
+    """Ids that callers gave to orders, also of orders deleted since: an id names one order for ever."""
+
+    id = BigInt(primary_key=True, default=None)
+
+
+class OrderImport(Table, tablename="order_import"):
+    """Orders that came in one file, with a history of their own. Its id is their ``import_id``."""
+
+    id = BigInt(primary_key=True, default=None)
+    sha256 = Text(unique=True, help_text="of the file: the same file is not imported twice")
+    file_name = Text()
+    orders = Integer(default=None, help_text="how many orders it brought")
+    imported_at = Timestamptz(default=TimestamptzNow())
+
+
+class OrderChange(Table, tablename="order_change"):
+    """The change log: one committed creation, update or deletion of one order."""
+
+    id = BigSerial(primary_key=True, help_text="order of writing, with gaps and late commits: never a cursor")
+    position = BigInt(null=True, default=None, unique=True, help_text="dense and final; given by the relay")
+    event_id = UUID(help_text="UUIDv7: the notification's id")
+    type = Text(help_text="order.created, order.updated or order.deleted")
+    order_id = BigInt(default=None)
+    order_version = Integer(default=None)
+    calendar_id = Integer(default=None)
+    previous_calendar_id = Integer(
+        null=True, default=None, help_text="where the order was before, if anywhere"
+    )
+    recorded_at = Timestamptz(default=TimestamptzNow())
+    order_state = JSON(null=True, default=None, help_text="the order after the change, as GET shows it")
+    previous_state = JSON(null=True, default=None, help_text="the order before the change")
+
+
+class ChangeLog(Table, tablename="change_log"):
+    """One row: how far the change log's positions go. Its lock makes assigning them one at a time."""
+
+    id = Integer(primary_key=True, default=1)
+    last_position = BigInt(default=0)
+
+
+class ConsumerCursor(Table, tablename="consumer_cursor"):
+    """How far a consumer of changes has come: everything up to ``position`` is applied, nothing after."""
+
+    consumer = Text(primary_key=True)
+    position = BigInt(default=0)
+    moved_at = Timestamptz(default=TimestamptzNow())
+
+
+class FeeSummary(Table, tablename="fee_summary"):
+    """How many orders of a day bring a service a certain share of their fee.
+
+    Kept per share, and not as one sum, so that least and greatest stay exact when orders go away. A calendar
+    holds at most eight orders a day, so a sum would save little.
+    """
+
+    id = BigSerial(primary_key=True)
+    day = Date(default=None, help_text="a day in OMS_TIME_ZONE")
+    calendar_id = Integer(default=None)
+    service_id = BigInt(default=None, help_text="0 stands for the order as a whole")
+    share = Numeric(digits=(12, 2), default=None)
+    orders = Integer(default=None, help_text="never 0: such a row is deleted")

@@ -1,0 +1,65 @@
+"""The task queue between the relay and the worker: Celery over Redis, and why each setting is as it is.
+
+Nothing depends on the queue but speed. A message may be lost, repeated or late; the consumers' cursors and
+the relay, which publishes again from a cursor that stands still, make the effect exactly-once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+# A worker told to stop finishes the task at hand within its soft shutdown; without this it would wait for
+# it without limit. Celery reads it when it is imported.
+os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+
+from celery import Celery
+
+from shared.settings import settings
+
+APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
+"""Task: the fields of a ``shared.changes.Batch``, in order."""
+
+CONSUMER_QUEUE = "order-changes"
+
+TASK_LIMIT_SECONDS = 50
+
+app = Celery("oms", broker=settings().redis_url, include=["worker.tasks"])
+app.conf.update(
+    task_default_queue=CONSUMER_QUEUE,
+    task_serializer="json",
+    accept_content=["json"],
+    # Nobody reads results: the cursor says what was done.
+    task_ignore_result=True,
+    task_store_errors_even_if_ignored=False,
+    # Acknowledged when done, and redelivered when a worker is lost; never relied upon.
+    task_acks_late=True,
+    task_reject_on_worker_lost=False,
+    # A task that fails is not kept: the relay publishes its changes again while the cursor stands still.
+    task_acks_on_failure_or_timeout=True,
+    worker_prefetch_multiplier=1,
+    task_soft_time_limit=TASK_LIMIT_SECONDS,
+    task_time_limit=TASK_LIMIT_SECONDS + 10,
+    worker_max_tasks_per_child=1_000,
+    worker_soft_shutdown_timeout=4.0,
+    worker_hijack_root_logger=False,
+    # Redis may be away at the start and for any time later: keep trying, for ever, every few seconds.
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_connection_retry=True,
+    worker_cancel_long_running_tasks_on_connection_loss=True,
+    worker_send_task_events=False,
+    worker_enable_remote_control=False,
+    broker_transport_options={
+        # Longer than any task may run: a task that outlives it would run twice at once.
+        "visibility_timeout": 120,
+        "unacked_restore_interval": 5,
+        # Without these a Redis that hangs blocks a publisher for ever, and a refused one for 3.6 s.
+        "socket_timeout": 5,
+        "socket_connect_timeout": 1,
+        "socket_keepalive": True,
+        "socket_keepalive_options": {socket.TCP_KEEPIDLE: 30} if hasattr(socket, "TCP_KEEPIDLE") else {},
+        "health_check_interval": 10,
+        "max_retries": 1,
+    },
+)

@@ -1,0 +1,36 @@
+"""Builders: valid unless told otherwise."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
+"""When things happen unless a test says when."""
+
+SERVICE_IDS = (123, 456, 789)
+"""The sample's catalogue."""
+
+
+def order_body(
+    *,
+    at: datetime | str | None = NOON,
+    fee: float = 100,
+    services: tuple[int | str, ...] = (123,),
+    **more: Any,
+) -> dict[str, Any]:
+    """Give the body of a create; ``at=None`` leaves the datetime out."""
+    body: dict[str, Any] = {"totalfee": fee, "services": [{"id": service} for service in services], **more}
+    if at is not None:
+        body["datetime"] = at if isinstance(at, str) else text_of(at)
+    return body
+
+
+def text_of(at: datetime) -> str:
+    """Write a datetime as callers do."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def later(**duration: float) -> datetime:
+    """Give a datetime that long after noon."""
+    return NOON + timedelta(**duration)

@@ -1,0 +1,160 @@
+"""Real servers for every test: started once for the whole run, with databases of its own for each process.
+
+``api`` is a granian process on a socket, with a clean database; ``pipeline`` is another, with relay and
+worker beside it. Tests of single steps of the relay and the worker run them in this process, on the
+database of ``api``, through ``run``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import asyncpg
+import pytest
+
+from tests.drivers import Api, Database, Pipeline
+from tests.processes import QUICK, ServiceProcess, free_port, migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+T = TypeVar("T")
+
+_POSTGRES = "OMS_TEST_POSTGRES"
+_VALKEY = "OMS_TEST_VALKEY"
+_servers = ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the servers once, and point this process at databases of its own before anything is imported."""
+    if not hasattr(config, "workerinput"):
+        from stack.embedded_postgres import EmbeddedPostgres
+        from stack.embedded_valkey import EmbeddedValkey
+
+        folder = Path(_servers.enter_context(tempfile.TemporaryDirectory(prefix="oms-")))
+        postgres = _servers.enter_context(EmbeddedPostgres(folder / "postgres", durable=False))
+        valkey = _servers.enter_context(EmbeddedValkey(folder / "valkey"))
+        os.environ[_POSTGRES] = postgres.url_of("{}")
+        os.environ[_VALKEY] = valkey.url
+        template = os.environ[_POSTGRES].replace("{}", "migrated")
+        _create_database("migrated")
+        migrate(template)
+    name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    for kind in ("quiet", "pipeline"):
+        _create_database(f"{kind}_{name}", template="migrated")
+    os.environ["OMS_DATABASE_URL"] = os.environ[_POSTGRES].replace("{}", f"quiet_{name}")
+    os.environ["OMS_REDIS_URL"] = _redis_database(2 * int(name.removeprefix("gw")))
+    os.environ.update(QUICK)
+
+
+def pytest_unconfigure() -> None:
+    """Stop the servers, in the process that started them."""
+    _servers.close()
+
+
+def _redis_database(number: int) -> str:
+    return f"{os.environ[_VALKEY].rsplit('/', 1)[0]}/{number % 16}"
+
+
+def _create_database(name: str, template: str = "template1") -> None:
+    async def create() -> None:
+        connection = await asyncpg.connect(os.environ[_POSTGRES].replace("{}", "postgres"))
+        try:
+            # Two processes may copy the template at the same time, which PostgreSQL refuses.
+            await connection.execute("SELECT pg_advisory_lock(1)")
+            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        finally:
+            await connection.close()
+
+    asyncio.run(create())
+
+
+@pytest.fixture
+def new_database_url(request: pytest.FixtureRequest) -> str:
+    """Give an empty database, not migrated, for one test."""
+    name = f"own_{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}_{abs(hash(request.node.nodeid))}"
+    _create_database(name)
+    return os.environ[_POSTGRES].replace("{}", name)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    """Give the database that ``api`` and in-process steps work on."""
+    return os.environ["OMS_DATABASE_URL"]
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """Give this process's Redis database."""
+    return os.environ["OMS_REDIS_URL"]
+
+
+@pytest.fixture(scope="session")
+def _quiet_database(postgres_url: str) -> Iterator[Database]:
+    with Database(postgres_url) as database:
+        yield database
+
+
+@pytest.fixture
+def database(_quiet_database: Database) -> Database:
+    """Give the database, without a single row."""
+    _quiet_database.clean()
+    return _quiet_database
+
+
+@pytest.fixture(scope="session")
+def _api_server(postgres_url: str, redis_url: str) -> Iterator[Api]:
+    port = free_port()
+    with ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port), Api(port) as api:
+        api.wait_until_ready()
+        yield api
+
+
+@pytest.fixture
+def api(_api_server: Api, database: Database) -> Api:
+    """Give an API on a socket, without orders, with the sample's three services."""
+    database.add_services()
+    return _api_server
+
+
+@pytest.fixture(scope="session")
+def _pipeline_processes(postgres_url: str) -> Iterator[Pipeline]:
+    url = postgres_url.replace("/quiet_", "/pipeline_")
+    redis = _redis_database(2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + 1)
+    port = free_port()
+    with (
+        ServiceProcess("api.server", database=url, redis=redis, port=port),
+        ServiceProcess("api.relay", database=url, redis=redis) as relay,
+        ServiceProcess("worker.main", database=url, redis=redis) as worker,
+        Database(url) as database,
+        Api(port) as api,
+    ):
+        api.wait_until_ready()
+        yield Pipeline(api, database, relay, worker, redis)
+
+
+@pytest.fixture
+def pipeline(_pipeline_processes: Pipeline) -> Pipeline:
+    """Give API, relay and worker, all running, without orders, with the sample's three services."""
+    _pipeline_processes.database.clean()
+    _pipeline_processes.database.add_services()
+    return _pipeline_processes
+
+
+@pytest.fixture
+def run(database: Database) -> Iterator[Callable[[Coroutine[Any, Any, T]], T]]:  # noqa: ARG001 (clean first)
+    """Run a step of the relay or the worker in this process, on a clean database."""
+    from shared.database import DB
+
+    with asyncio.Runner() as runner:
+        runner.run(DB.start(size=4))
+        try:
+            yield runner.run
+        finally:
+            runner.run(DB.stop())

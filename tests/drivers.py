@@ -1,0 +1,212 @@
+"""Drivers that speak the domain: what a caller, a subscriber and somebody with psql do and see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Self
+
+import asyncpg
+import httpx
+
+from tests.builders import order_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from tests.processes import ServiceProcess
+
+PATIENCE_SECONDS = 20.0
+
+
+class Api:
+    """A caller of the HTTP API."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(
+            base_url=self.url,
+            timeout=30,
+            limits=httpx.Limits(max_connections=100, max_keepalive_connections=60),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+
+    def wait_until_ready(self) -> None:
+        """Wait until orders can be stored."""
+        wait_until(self._is_ready, "the API is ready")
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.client.get("/health/ready").status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def place_order(self, **fields: Any) -> httpx.Response:
+        """Try to place an order; see ``order_body`` for what it is unless said otherwise."""
+        return self.client.post("/orders", json=order_body(**fields))
+
+    def placed_order(self, **fields: Any) -> dict[str, Any]:
+        """Place an order that must be accepted, and give it."""
+        answer = self.place_order(**fields)
+        assert answer.status_code == httpx.codes.CREATED, answer.text
+        order: dict[str, Any] = answer.json()
+        return order
+
+    def post_text(
+        self, path: str, text: str | bytes, content_type: str = "application/json"
+    ) -> httpx.Response:
+        """Post exactly these bytes."""
+        return self.client.post(path, content=text, headers={"Content-Type": content_type})
+
+    def every_order(self) -> list[dict[str, Any]]:
+        """Follow the list of orders from page to page."""
+        return self.every_item("/orders?limit=100")
+
+    def every_item(self, path: str) -> list[dict[str, Any]]:
+        """Follow a list from page to page."""
+        items: list[dict[str, Any]] = []
+        following: str | None = path
+        while following:
+            answer = self.client.get(following)
+            assert answer.status_code == httpx.codes.OK, answer.text
+            page = answer.json()
+            items += page["items"]
+            following = page["next"]
+        return items
+
+    def fee_summaries(self, **query: str) -> dict[str, Any]:
+        """Read fee summaries, numbers exactly."""
+        answer = self.client.get("/fee-summaries", params={"limit": "100", **query})
+        assert answer.status_code == httpx.codes.OK, answer.text
+        summaries: dict[str, Any] = json.loads(answer.text, parse_float=Decimal)
+        return summaries
+
+
+def at_once(calls: Iterable[Callable[[], httpx.Response]]) -> list[httpx.Response]:
+    """Make requests at the same time and give their answers."""
+    every_call = list(calls)
+    with ThreadPoolExecutor(len(every_call)) as threads:
+        return [pending.result() for pending in [threads.submit(call) for call in every_call]]
+
+
+class Database:
+    """Somebody with psql."""
+
+    TABLES = (
+        "order_change",
+        "orders",
+        "claimed_order_id",
+        "order_import",
+        "fee_summary",
+        "service",
+        "calendar",
+    )
+
+    def __init__(self, url: str) -> None:
+        self._runner = asyncio.Runner()
+        self._url = url
+
+    def __enter__(self) -> Self:
+        self._connection = self._runner.run(asyncpg.connect(self._url))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.run(self._connection.close())
+        self._runner.close()
+
+    def rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
+        """Run a statement."""
+        return [dict(row) for row in self._runner.run(self._connection.fetch(sql, *arguments))]
+
+    def value(self, sql: str, *arguments: object) -> Any:
+        """Run a statement and give its first row's first column."""
+        return self._runner.run(self._connection.fetchval(sql, *arguments))
+
+    def clean(self) -> None:
+        """Remove every row and begin every number again."""
+        self._runner.run(
+            self._connection.execute(
+                f"TRUNCATE {', '.join(self.TABLES)} RESTART IDENTITY;"
+                "ALTER SEQUENCE order_import_id_seq RESTART;"
+                "UPDATE change_log SET last_position = 0;"
+                "UPDATE consumer_cursor SET position = 0;"
+            )
+        )
+
+    def add_services(self) -> None:
+        """Add the sample's catalogue."""
+        self.rows(
+            "INSERT INTO service (id, name) VALUES (123, 'Inspection'), (456, 'Analysis'), (789, 'Testing')"
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Count the rows of every table, to see that nothing was left behind."""
+        return {table: self.value(f"SELECT count(*) FROM {table}") for table in self.TABLES}
+
+    def too_close_pairs(self) -> list[dict[str, Any]]:
+        """List orders of one calendar that break the 3-hour rule, found without the rule's own constraint."""
+        return self.rows(
+            """
+            SELECT a.id AS one, b.id AS other FROM orders AS a JOIN orders AS b ON a.id < b.id
+            WHERE a.calendar_id = b.calendar_id AND a.import_id <> b.import_id
+              AND abs(extract(epoch FROM a.datetime - b.datetime)) < 10800
+            """
+        )
+
+
+@dataclass
+class Pipeline:
+    """API, relay and worker, with the database and the Redis database between them."""
+
+    api: Api
+    database: Database
+    relay: ServiceProcess
+    worker: ServiceProcess
+    redis_url: str
+
+    def wait_until_summed(self) -> int:
+        """Wait until the summaries include every change, and give their position."""
+
+        def summed() -> bool:
+            return bool(
+                self.database.value(
+                    """
+                    SELECT (SELECT count(*) FROM order_change) =
+                        (SELECT position FROM consumer_cursor WHERE consumer = 'fee_summaries')
+                    """
+                )
+            )
+
+        wait_until(summed, "every change is summed")
+        return int(
+            self.database.value("SELECT position FROM consumer_cursor WHERE consumer = 'fee_summaries'")
+        )
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until something is so.
+
+    Raises:
+        AssertionError: it was not, in time.
+
+    """
+    give_up = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up:
+            message = f"not within {seconds} s: {what}"
+            raise AssertionError(message)
+        time.sleep(0.02)

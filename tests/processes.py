@@ -1,0 +1,109 @@
+"""The service's processes, started for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Self
+
+ROOT = Path(__file__).parent.parent
+
+QUICK = {"OMS_RELAY_INTERVAL": "0.02", "OMS_REPUBLISH_AFTER": "0.7"}
+"""Settings that only shorten waits."""
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(database: str, redis: str, **more: str) -> dict[str, str]:
+    """Give the environment of a process: none of this one's settings but those named here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OMS_")}
+    return {**kept, "OMS_DATABASE_URL": database, "OMS_REDIS_URL": redis, **QUICK, **more}
+
+
+def migrate(database: str) -> None:
+    """Bring a database's schema up to date, as a deployment does."""
+    subprocess.run(
+        [sys.executable, "-m", "shared.migrate"],
+        check=True,
+        cwd=ROOT,
+        env=environment(database, "redis://127.0.0.1:1/0"),
+        stdout=subprocess.DEVNULL,
+    )
+
+
+class ServiceProcess:
+    """One of the service's processes, in a group of its own so that its children end with it."""
+
+    def __init__(self, module: str, *, database: str, redis: str, port: int = 0, **settings: str) -> None:
+        self.module = module
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
+        if port:
+            settings["OMS_PORT"] = str(port)
+        self._environment = environment(database, redis, **settings)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; it may need a moment until it is ready."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self.module],
+            cwd=ROOT,
+            env=self._environment,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is its group's too."""
+        if self._process is None:
+            message = f"{self.module} is not running"
+            raise RuntimeError(message)
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """All that it has logged so far."""
+        self._log.flush()
+        with Path(f"/proc/self/fd/{self._log.fileno()}").open("rb") as log:
+            return log.read().decode(errors="replace")
+
+    def kill(self) -> None:
+        """End it and its children at once, as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Ask it to stop, and see that it does so within ten seconds."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(number)
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(5)
+            raise
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.stop()
+        finally:
+            self._log.close()

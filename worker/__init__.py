@@ -1,0 +1,1 @@
+"""The worker: consumers of order changes."""

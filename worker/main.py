@@ -1,0 +1,28 @@
+"""The worker: ``python -m worker.main``. Celery, with as many children as OMS_WORKER_PROCESSES says."""
+
+from __future__ import annotations
+
+from shared.logs import configure_logs
+from shared.settings import settings
+from shared.task_queue import CONSUMER_QUEUE, app
+
+
+def main() -> None:
+    """Run the worker until it is told to stop."""
+    configure_logs()
+    app.worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            f"--concurrency={settings().worker_processes}",
+            f"--queues={CONSUMER_QUEUE}",
+            f"--loglevel={settings().log_level}",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

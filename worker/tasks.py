@@ -1,0 +1,87 @@
+"""Thin Celery shells around the consumers: one event loop and one database connection per child process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+from celery.signals import worker_process_init, worker_process_shutdown
+
+from shared.changes import Batch
+from shared.database import DB, DatabaseUnavailableError
+from shared.logs import configure_logs
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, app
+from worker.fee_summaries import BatchAheadError, ForeignBatchError, apply_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+log = structlog.get_logger("worker")
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 0.5
+"""How long a batch that is ahead waits for the one before it, which another child may be applying."""
+
+
+class _Loop:
+    """The child's one event loop. A new loop per task would break the pool's connections."""
+
+    runner: asyncio.Runner | None = None
+
+    @classmethod
+    def run(cls, coroutine: Coroutine[Any, Any, T]) -> T:
+        if cls.runner is None:
+            cls.runner = asyncio.Runner()
+            cls.runner.run(DB.start(size=1))
+        return cls.runner.run(coroutine)
+
+    @classmethod
+    def close(cls) -> None:
+        if cls.runner is not None:
+            cls.runner.run(DB.stop())
+            cls.runner.close()
+            cls.runner = None
+
+
+@worker_process_init.connect
+def _begin_child(**_: object) -> None:
+    configure_logs()
+
+
+@worker_process_shutdown.connect
+def _end_child(**_: object) -> None:
+    _Loop.close()
+
+
+def _patiently(apply: Callable[[], int]) -> int | None:
+    """Apply a batch, giving the one before it a moment to arrive; None when it did not."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return apply()
+        except BatchAheadError:
+            if time.monotonic() > give_up:
+                return None
+            time.sleep(0.02)
+
+
+@app.task(name=APPLY_TO_FEE_SUMMARIES)
+def apply_changes_to_fee_summaries(first: int, last: int, last_event_id: str, notifications: str) -> None:
+    """Apply a batch of changes to the fee summaries."""
+    batch = Batch(first, last, last_event_id, notifications)
+    try:
+        applied = _patiently(lambda: _Loop.run(apply_changes(batch)))
+    except DatabaseUnavailableError as error:
+        # Not an error of the task: the relay publishes again from the cursor when PostgreSQL is back.
+        log.warning("database_unavailable", reason=str(error))
+        return
+    except ForeignBatchError:
+        log.warning("foreign_batch_dropped", first=first, last=last)
+        return
+    if applied is None:
+        log.warning("batch_ahead_dropped", first=first, last=last)
+    else:
+        log.debug("changes_applied", first=first, last=last, applied=applied)
