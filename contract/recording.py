@@ -1,0 +1,97 @@
+"""Recordings of HTTP traffic: HAR 1.2 files, read into exchanges. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class NotARecordingError(Exception):
+    """The file is no HAR, or an entry of it is none."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A request or a response; header names in lower case."""
+
+    headers: Mapping[str, str]
+    media_type: str
+    """In lower case and without parameters; empty if none was declared."""
+    text: str | None
+    """The body; None where there is none or the recorder did not keep it."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request and its answer."""
+
+    number: int
+    """The place of the entry in the recording, from 1."""
+    method: str
+    path: str
+    query: str
+    request: Message
+    response: Message
+    status: int
+    """0 where there was no answer."""
+
+    def __str__(self) -> str:
+        """Name the exchange in a report."""
+        return f"entry {self.number}  {self.method} {self.path} -> {self.status or 'no answer'}"
+
+
+def read_recording(text: str, server: str = "") -> list[Exchange]:
+    """Read the exchanges with a server (with all, if none is named); what follows its address is the path.
+
+    Raises:
+        NotARecordingError: the text is no HAR.
+
+    """
+    try:
+        entries = json.loads(text)["log"]["entries"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        message = "this is no HAR file: it has no log.entries"
+        raise NotARecordingError(message) from None
+    found = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            if not server or (entry["request"]["url"] + "/").startswith(server.rstrip("/") + "/"):
+                found.append(_exchange(number, entry, server.rstrip("/")))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            message = f"entry {number} is no HAR entry: {type(error).__name__} {error}"
+            raise NotARecordingError(message) from None
+    return found
+
+
+def _exchange(number: int, entry: Any, server: str) -> Exchange:
+    request, response = entry["request"], entry["response"]
+    address = urlsplit(request["url"][len(server) :])
+    return Exchange(
+        number,
+        request["method"].upper(),
+        address.path or "/",
+        address.query,
+        _message(request["headers"], request.get("postData") or {}),
+        _message(response["headers"], response.get("content") or {}),
+        int(response["status"]),
+    )
+
+
+def _message(pairs: Any, content: Any) -> Message:
+    headers: dict[str, str] = {}
+    for pair in pairs:
+        name = pair["name"].lower()
+        headers[name] = f"{headers[name]}, {pair['value']}" if name in headers else str(pair["value"])
+    text = content.get("text")
+    if text is not None and content.get("encoding") == "base64":
+        try:
+            text = base64.b64decode(text, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            text = None
+    declared = headers.get("content-type") or content.get("mimeType") or ""
+    return Message(headers, declared.partition(";")[0].strip().lower(), text)

@@ -1,0 +1,217 @@
+"""The contract against itself: every example fits its schema, every name that is used exists."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from contract import lint
+from contract.document import Place, load, operations
+from contract.validation import Schemas, read_json, read_text
+
+CONTRACT = load()
+SCHEMAS = Schemas(CONTRACT)
+
+
+def places(place: Place) -> Iterator[Place]:
+    """Walk what is written in the document, following no reference and leaving examples, being data, out."""
+    yield place
+    if isinstance(place.value, Mapping | list):
+        keys = list(place.value) if isinstance(place.value, Mapping) else range(len(place.value))
+        for key in keys:
+            if (
+                key not in {"example", "examples", "default", "value", "enum"}
+                or place.pointer == "#/components"
+            ):
+                name = str(key).replace("~", "~0").replace("/", "~1")
+                yield from places(Place(place.root, f"{place.pointer}/{name}", place.value[key]))
+
+
+def examples() -> Iterator[tuple[str, Place, Any]]:
+    """Find every example: where it is, the schema it must fit, the value."""
+    for place in places(CONTRACT):
+        if not isinstance(place.value, Mapping) or place.pointer.startswith("#/components/examples"):
+            continue
+        schema = place.child("schema")
+        if schema is None:
+            if isinstance(place.get("examples"), list):
+                for index, value in enumerate(place.get("examples")):
+                    yield f"{place.pointer}/examples/{index}", place, value
+            if "default" in place.value and ("type" in place.value or "enum" in place.value):
+                yield f"{place.pointer}/default", place, place.get("default")
+            continue
+        if "example" in place.value:
+            yield f"{place.pointer}/example", schema, place.get("example")
+        for name, example in place.members("examples").items():
+            yield f"{place.pointer}/examples/{name}", schema, example.get("value")
+
+
+EXAMPLES = {pointer: (schema, value) for pointer, schema, value in examples()}
+
+
+def test_there_are_examples() -> None:
+    """The walk finds them: in parameters, headers, bodies and schemas."""
+    assert len(EXAMPLES) > 80
+    for part in ("#/components/parameters/", "#/components/headers/", "#/components/schemas/", "#/paths/"):
+        assert any(pointer.startswith(part) for pointer in EXAMPLES), part
+
+
+@pytest.mark.parametrize("pointer", EXAMPLES)
+def test_an_example_fits_its_schema(pointer: str) -> None:
+    """What a reader copies is acceptable, and what a reader expects can come."""
+    schema, value = EXAMPLES[pointer]
+    assert SCHEMAS.faults(schema, value) == []
+
+
+def test_every_answer_with_a_body_and_every_request_body_has_an_example() -> None:
+    """A reader sees one for each media type."""
+    missing = [
+        content.pointer
+        for place in places(CONTRACT)
+        if isinstance(place.value, Mapping) and not place.pointer.startswith("#/components/examples")
+        for content in place.members("content").values()
+        if content.child("schema") is not None and content.child("examples") is None
+    ]
+    assert missing == []
+
+
+def test_every_example_of_a_stream_holds_orders() -> None:
+    """The lines of the ndjson example are orders, and the CSV example has the columns that are described."""
+    order = CONTRACT.target("#/components/schemas/Order")
+    content = CONTRACT.target("#/paths/~1orders/get/responses/200/content").value
+    lines = content["application/x-ndjson"]["examples"]["lines"]["value"].splitlines()
+    assert [SCHEMAS.faults(order, read_json(line)) for line in lines] == [[]] * len(lines)
+    text = content["text/csv"]
+    columns = text["examples"]["table"]["value"].partition("\r\n")[0].split(",")
+    assert re.findall(r"`([a-z_]+)`", text["schema"]["description"]) == columns
+
+
+def test_operation_ids_are_unique_and_links_lead_to_them() -> None:
+    """Generated clients name functions by them, and stateful fuzzing follows them."""
+    named = [operation.get("operationId") for _, _, operation in operations(CONTRACT)]
+    assert len(set(named)) == len(named)
+    links = CONTRACT.members("components")["links"].value
+    assert {link["operationId"] for link in links.values()} <= set(named)
+
+
+def test_a_links_parameters_exist_in_the_operation_it_leads_to() -> None:
+    """A link whose parameter has another name would silently lead elsewhere."""
+    of_operation = {
+        operation.get("operationId"): {
+            f"{parameter.get('in')}.{parameter.get('name')}"
+            for holder in (CONTRACT.members("paths")[path], operation)
+            for parameter in holder.members("parameters").values()
+        }
+        for path, _, operation in operations(CONTRACT)
+    }
+    for name, link in CONTRACT.members("components")["links"].value.items():
+        assert set(link.get("parameters", {})) <= of_operation[link["operationId"]], name
+
+
+def test_every_problem_of_an_answer_has_a_page_and_every_page_a_problem() -> None:
+    """``type`` resolves: its slug is one that ``/problems/{slug}`` knows."""
+    schemas = CONTRACT.members("components")["schemas"].value
+    used = {
+        schema["properties"]["type"]["const"].removeprefix("/problems/")
+        for schema in schemas.values()
+        if "unevaluatedProperties" in schema
+    }
+    assert used == set(schemas["ProblemSlug"]["enum"])
+
+
+def test_every_operation_says_what_can_go_wrong() -> None:
+    """Every answer carries a request id, and every error with a body is a problem."""
+    for path, method, operation in operations(CONTRACT):
+        for status, response in operation.members("responses").items():
+            where = f"{method} {path} {status}"
+            assert "X-Request-Id" in response.members("headers"), where
+            if int(status) >= 400 and method != "head":
+                assert list(response.members("content")) == ["application/problem+json"], where
+        assert {"400", "500"} <= set(operation.members("responses")), path
+
+
+def test_times_and_days_accept_exactly_the_dates_that_exist() -> None:
+    """By pattern alone: every day of 200 years, and none that is not there."""
+    time, day = (
+        re.compile(CONTRACT.target(f"#/components/schemas/{name}").get("pattern")) for name in ("Time", "Day")
+    )
+    days_of = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+    for year in (*range(1970, 2101), 2196, 2199):
+        leap = (year % 4 == 0 and year % 100 != 0) or year % 400 == 0
+        for month, days in enumerate(days_of, start=1):
+            last = days + (leap and month == 2)
+            for number in (0, 1, 9, 10, 19, 20, *range(28, 33)):
+                text = f"{year}-{month:02}-{number:02}"
+                exists = 1 <= number <= last
+                assert bool(day.search(text)) == exists, text
+                assert bool(time.search(f"{text}T23:59:59.999999+05:30")) == exists, text
+    for text in ("1969-12-31", "2200-01-02", "2022-00-01", "2022-13-01", "2022-1-01"):
+        assert not day.search(text), text
+    for clock in (
+        "T24:00:00Z",
+        "T23:60:00Z",
+        "T23:59:60Z",
+        "T23:59:59",
+        "t23:59:59z",
+        "T23:59:59.Z",
+        "T00:00:00.1234567Z",
+    ):
+        assert not time.search(f"2022-11-01{clock}"), clock
+
+
+FEES = ("0", "0.07", "0.29", "19.99", "1e2", "100.500", "-0", "9999999999.99")
+NO_FEES = ("9999999999.991", "1e10", "10.005", "-0.01", "1e-3", "1e300", '"1"', "true", "null")
+
+
+@pytest.mark.parametrize(
+    ("literal", "fits"), [*((fee, True) for fee in FEES), *((other, False) for other in NO_FEES)]
+)
+def test_a_fee_is_judged_as_a_decimal(literal: str, *, fits: bool) -> None:
+    """Exactly: validators on binary floats refuse 0.07."""
+    fee = CONTRACT.target("#/components/schemas/Fee")
+    assert (SCHEMAS.faults(fee, read_json(literal)) == []) is fits
+
+
+def test_parameters_are_read_as_the_type_they_are_asked_for() -> None:
+    """What does not look like it stays text, which then does not fit."""
+    limit = CONTRACT.target("#/components/parameters/Limit/schema")
+    assert [read_text(limit, text) for text in ("50", "050", "5.0", "ten", "")] == [
+        50,
+        "050",
+        "5.0",
+        "ten",
+        "",
+    ]
+    assert read_text(Place({}, "#", {"type": "number"}), "0.10") == Decimal("0.10")
+
+
+def test_linting_on_a_machine_without_node_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The linters are the only part that needs node."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert lint.main() == 2
+    assert "linting the contract needs node" in capsys.readouterr().err
+
+
+def test_the_linters_lock_names_contents_and_no_registry() -> None:
+    """Every package has an integrity hash, none an address to get it from."""
+    packages = json.loads(lint.LOCK.read_text())["packages"]
+    del packages[""]
+    assert packages
+    assert [name for name, package in packages.items() if "integrity" not in package] == []
+    assert [name for name, package in packages.items() if "resolved" in package] == []
+
+
+def test_the_contract_is_json_too() -> None:
+    """Nothing in it is peculiar to YAML: dates are text, keys are strings."""
+    assert json.loads(json.dumps(CONTRACT.root, default=float))["openapi"] == "3.1.0"
+    keys = {
+        type(key) for place in places(CONTRACT) if isinstance(place.value, Mapping) for key in place.value
+    }
+    assert keys == {str}

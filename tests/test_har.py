@@ -1,0 +1,343 @@
+"""Recordings of traffic against the contract: what is as promised passes, every deviation is named."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.document import Place, load
+from contract.har import TrafficCheck, main
+from contract.recording import NotARecordingError, read_recording
+
+Entry = dict[str, Any]
+ADDRESS = "http://127.0.0.1:8000"
+REQUEST_ID = {"name": "X-Request-Id", "value": "019abf8e-6f0c-7f3a-9d2b-5b1f0e6c2a11"}
+
+
+@pytest.fixture(scope="module")
+def contract() -> Place:
+    """The real contract."""
+    return load()
+
+
+@pytest.fixture(scope="module")
+def check(contract: Place) -> TrafficCheck:
+    """The check against it."""
+    return TrafficCheck(contract)
+
+
+def exchange(
+    request: str,
+    status: int,
+    answer: object = None,
+    body: object = None,
+    headers: dict[str, str] | None = None,
+) -> Entry:
+    """An exchange as a recorder writes it: ``exchange("GET /orders", 200, {"items": [], "next": None})``."""
+    method, path = request.split(" ")
+    kind = "application/json" if status < 400 else "application/problem+json"
+    sent = (
+        {"postData": {"mimeType": "application/json", "text": json.dumps(body)}} if body is not None else {}
+    )
+    given = {"mimeType": kind, "text": json.dumps(answer)} if answer is not None else {}
+    return {
+        "request": {
+            "method": method,
+            "url": ADDRESS + path,
+            "headers": [{"name": "content-type", "value": "application/json"}] if body is not None else [],
+            **sent,
+        },
+        "response": {
+            "status": status,
+            "headers": [
+                REQUEST_ID,
+                *({"name": name, "value": value} for name, value in (headers or {}).items()),
+            ],
+            "content": given,
+        },
+    }
+
+
+def found_in(check: TrafficCheck, entry: Entry) -> list[str]:
+    """What is found in an exchange, in words."""
+    recording = json.dumps({"log": {"entries": [entry]}})
+    return [
+        f"{found.side}: {found.text}"
+        for one in read_recording(recording, ADDRESS)
+        for found in check.deviations(one)
+    ]
+
+
+ORDER = {
+    "id": "223",
+    "datetime": "2022-11-01T11:11:11.111Z",
+    "totalfee": 0.07,
+    "services": [{"id": "123", "name": "Inspection"}],
+    "calendar": "default",
+    "version": 1,
+    "created_at": "2026-11-22T09:30:00.000Z",
+    "updated_at": "2026-11-22T09:30:00.123456Z",
+}
+PLACED = {"totalfee": 0.07, "services": [{"id": "123"}, {"id": 456}], "datetime": "2024-02-29T23:59:59+05:30"}
+MADE = {"ETag": '"1"', "Location": "/orders/223"}
+NOT_FOUND = {
+    "type": "/problems/not-found",
+    "title": "There is no such thing here",
+    "status": 404,
+    "detail": "There is no order 9.",
+    "instance": "/orders/9",
+    "request_id": REQUEST_ID["value"],
+}
+
+
+def test_traffic_as_promised_has_no_deviation(check: TrafficCheck) -> None:
+    """Reads, writes, errors, HEAD and OPTIONS; amounts that binary floats would misjudge."""
+    for entry in (
+        exchange("GET /orders?limit=1&sort=-datetime", 200, {"items": [ORDER], "next": "/orders?cursor=a"}),
+        exchange("GET /orders?from=2022-11-01T00:00:00%2B05:30", 200, {"items": [], "next": None}),
+        exchange("POST /orders?dry_run=false", 201, ORDER, PLACED, MADE),
+        exchange("GET /orders/223", 200, ORDER, headers={"etag": '"1"'}),
+        exchange("GET /orders/9", 404, NOT_FOUND),
+        exchange("HEAD /orders/9", 404),
+        exchange("HEAD /services", 200),
+        exchange("OPTIONS /orders", 204),
+        exchange("DELETE /orders/223", 204),
+    ):
+        assert found_in(check, entry) == [], entry["request"]
+
+
+def test_a_streamed_list_is_as_promised_too(check: TrafficCheck) -> None:
+    """Its media type is; its lines are not looked into."""
+    entry = exchange("GET /orders", 200)
+    entry["response"]["content"] = {"mimeType": "text/csv; charset=utf-8", "text": "id,datetime\r\n"}
+    assert found_in(check, entry) == []
+
+
+REQUESTS: dict[str, tuple[Entry, str]] = {
+    "the path does not exist": (exchange("GET /customers", 404, NOT_FOUND), "the contract has no such path"),
+    "the method does not exist": (
+        exchange("DELETE /orders", 405, NOT_FOUND | {"type": "/problems/method-not-allowed", "status": 405}),
+        "/orders does not have the method DELETE; it has GET, POST",
+    ),
+    "a query parameter is unknown": (
+        exchange("GET /health/live?x=1", 400),
+        "the query parameter x is unknown",
+    ),
+    "a query parameter stands twice": (
+        exchange("GET /orders?limit=1&limit=2", 400),
+        "the query parameter limit stands twice",
+    ),
+    "a query parameter is out of its bounds": (
+        exchange("GET /orders?limit=101", 400),
+        "query parameter limit: 101",
+    ),
+    "a query parameter has another type": (
+        exchange("GET /orders?limit=ten", 400),
+        "query parameter limit: 'ten'",
+    ),
+    "a query parameter is missing": (
+        exchange("GET /calendars/default/availability?from=2022-11-01T00:00:00Z", 400),
+        "the query parameter to is missing",
+    ),
+    "an id in the path is none": (exchange("GET /orders/0", 400), "path parameter order_id: '0'"),
+    "a body is missing": (exchange("POST /orders", 400), "the body is missing"),
+    "a member is missing": (
+        exchange("POST /orders", 422, body={"totalfee": 1}),
+        "the body: # 'services' is a required",
+    ),
+    "a member is unknown": (
+        exchange("POST /orders", 422, body=PLACED | {"version": 1}),
+        "('version' was unexpected)",
+    ),
+    "a fee has three decimals": (
+        exchange("POST /orders", 422, body=PLACED | {"totalfee": 10.005}),
+        "#/totalfee 10.005",
+    ),
+    "a fee is too high": (
+        exchange("POST /orders", 422, body=PLACED | {"totalfee": 1e10}),
+        "#/totalfee 10000000000.0 is greater than the maximum of 9999999999.99",
+    ),
+    "a time has no zone": (
+        exchange("POST /orders", 422, body=PLACED | {"datetime": "2024-02-29T00:00:00"}),
+        "#/datetime",
+    ),
+    "a day does not exist": (
+        exchange("POST /orders", 422, body=PLACED | {"datetime": "2023-02-29T00:00:00Z"}),
+        "#/datetime",
+    ),
+    "a service stands twice": (
+        exchange("POST /orders", 422, body=PLACED | {"services": [{"id": "1"}, {"id": "1"}]}),
+        "#/services",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REQUESTS)
+def test_a_request_deviates_when(check: TrafficCheck, what: str) -> None:
+    """Each is named, whatever it was answered."""
+    entry, text = REQUESTS[what]
+    assert any(found.startswith("request: ") and text in found for found in found_in(check, entry)), found_in(
+        check, entry
+    )
+
+
+def edit(part: str, *keys: str | int, to: object) -> Callable[[Entry], None]:
+    """Change one thing about an exchange."""
+
+    def change(entry: Entry) -> None:
+        holder = entry[part]
+        for key in keys[:-1]:
+            holder = holder[key]
+        holder[keys[-1]] = to
+
+    return change
+
+
+RESPONSES: dict[str, tuple[Callable[[Entry], None], str]] = {
+    "the status is not in the contract": (
+        edit("response", "status", to=418),
+        "the status 418 is not in the contract",
+    ),
+    "a header is missing": (edit("response", "headers", to=[REQUEST_ID]), "the header ETag is missing"),
+    "a header is malformed": (
+        edit("response", "headers", 1, "value", to='W/"1"'),
+        "the header ETag: 'W/\"1\"'",
+    ),
+    "the media type is another": (
+        edit("response", "content", to={"mimeType": "text/html", "text": "<p>"}),
+        "the media type text/html is not in the contract; application/json are",
+    ),
+    "the body is not JSON": (edit("response", "content", "text", to="{"), "the body is not JSON"),
+    "a member stands twice": (
+        edit("response", "content", "text", to='{"id":"1","id":"1"}'),
+        "a member stands twice",
+    ),
+    "an id is a number": (
+        edit("response", "content", "text", to=json.dumps(ORDER | {"id": 223})),
+        "#/id 223 is not of type 'string'",
+    ),
+    "a time is not in UTC": (
+        edit(
+            "response",
+            "content",
+            "text",
+            to=json.dumps(ORDER | {"datetime": "2022-11-01T11:11:11.111+01:00"}),
+        ),
+        "#/datetime",
+    ),
+    "a member was not promised": (
+        edit("response", "content", "text", to=json.dumps(ORDER | {"import_id": 3})),
+        "('import_id' was unexpected)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RESPONSES)
+def test_a_response_deviates_when(check: TrafficCheck, what: str) -> None:
+    """Each is named."""
+    change, text = RESPONSES[what]
+    entry = exchange("GET /orders/223", 200, ORDER, headers={"ETag": '"1"'})
+    change(entry)
+    assert any(found.startswith("response: ") and text in found for found in found_in(check, entry)), (
+        found_in(check, entry)
+    )
+
+
+def test_a_problem_must_be_the_one_that_its_status_promises(check: TrafficCheck) -> None:
+    """404 is not answered with the problem of 409."""
+    entry = exchange("GET /orders/9", 404, NOT_FOUND | {"type": "/problems/order-id-taken"})
+    assert found_in(check, entry) == ["response: the body: #/type '/problems/not-found' was expected"]
+
+
+def test_a_reference_holds_no_raw_control_characters(check: TrafficCheck) -> None:
+    """``instance`` repeats the path as it was sent, percent-encoded."""
+    entry = exchange("GET /orders/9", 404, NOT_FOUND | {"instance": "/orders/\u0084"})
+    assert len(found_in(check, entry)) == 1
+    entry = exchange("GET /orders/9", 404, NOT_FOUND | {"instance": "/orders/%C2%84"})
+    assert found_in(check, entry) == []
+
+
+def test_of_several_problems_the_nearest_is_explained(check: TrafficCheck) -> None:
+    """A 409 may be one of two; what is wrong is said of the one it nearly is."""
+    taken = NOT_FOUND | {"type": "/problems/order-id-taken", "status": 409, "detail": ""}
+    assert found_in(check, exchange("POST /orders", 409, taken, PLACED)) == [
+        "response: the body: #/detail '' should be non-empty"
+    ]
+
+
+def test_a_body_after_head_or_204_is_a_deviation(check: TrafficCheck) -> None:
+    """There must be none."""
+    assert found_in(check, exchange("HEAD /orders", 200, {"items": [], "next": None})) == [
+        "response: there is a body where the contract has none"
+    ]
+    assert found_in(check, exchange("DELETE /orders/1", 204, {})) == [
+        "response: there is a body where the contract has none"
+    ]
+
+
+def test_a_body_in_base64_is_looked_into(check: TrafficCheck) -> None:
+    """Some recorders keep bodies so."""
+    entry = exchange("GET /orders/223", 200, headers={"ETag": '"1"'})
+    text = base64.b64encode(json.dumps(ORDER | {"id": "0"}).encode()).decode()
+    entry["response"]["content"] = {"mimeType": "application/json", "text": text, "encoding": "base64"}
+    assert found_in(check, entry)[0].startswith("response: the body: #/id '0' does not match")
+
+
+def test_what_was_not_recorded_is_not_judged(check: TrafficCheck) -> None:
+    """A recorder may leave bodies out, and a request may have had no answer."""
+    entry = exchange("GET /orders/223", 200, headers={"ETag": '"1"'})
+    entry["response"]["content"] = {"mimeType": "application/json", "size": 200}
+    assert found_in(check, entry) == []
+    assert found_in(check, exchange("GET /orders/223", 0)) == []
+
+
+def test_requests_meant_to_be_refused_may_be_allowed(contract: Place) -> None:
+    """A test suite sends wrong requests on purpose; that they get through is a deviation all the same."""
+    lenient = TrafficCheck(contract, allow_refused=True)
+    assert found_in(lenient, exchange("GET /customers", 404, NOT_FOUND)) == []
+    assert found_in(lenient, exchange("GET /orders?limit=0", 200, {"items": [], "next": None})) == [
+        "request: the query parameter limit: 0 is less than the minimum of 1"
+    ]
+
+
+def test_only_the_named_server_is_looked_at_and_its_prefix_is_no_part_of_the_path() -> None:
+    """A browser's recording holds traffic with others too."""
+    entries = [exchange("GET /oms/orders", 200), exchange("GET /omsx/orders", 200), exchange("GET /", 200)]
+    recording = json.dumps({"log": {"entries": entries}})
+    assert [(one.number, one.path) for one in read_recording(recording, f"{ADDRESS}/oms/")] == [
+        (1, "/orders")
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"log": {}}', '{"log": {"entries": [{}]}}', '{"log": {"entries": [{"request": 1}]}}']
+)
+def test_what_is_no_recording_is_said_to_be_none(text: str) -> None:
+    """Rather than passing."""
+    with pytest.raises(NotARecordingError):
+        read_recording(text)
+
+
+def test_the_exit_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0 as promised, 1 with deviations named, 2 when nothing could be checked."""
+    file = tmp_path / "traffic.har"
+    file.write_text(
+        json.dumps({"log": {"entries": [exchange("GET /orders", 200, {"items": [], "next": None})]}})
+    )
+    assert main([str(file)]) == 0
+    assert main([str(file), "--server", "http://elsewhere"]) == 2
+    file.write_text(json.dumps({"log": {"entries": [exchange("GET /orders?page=2", 200, {"items": []})]}}))
+    capsys.readouterr()
+    assert main([str(file), "--server", ADDRESS]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "entry 1  GET /orders -> 200  request: the query parameter page is unknown",
+        "entry 1  GET /orders -> 200  response: the body: # 'next' is a required property",
+        "1 exchange(s) checked, 2 deviation(s).",
+    ]
+    file.write_text("no recording")
+    assert main([str(file)]) == 2
