@@ -7,7 +7,7 @@ from datetime import datetime as Datetime  # noqa: N812 (a field has its name)
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from api import fields
 from api.times import read_datetime
@@ -61,6 +61,13 @@ class OrderReplacement(Body):
     calendar: Annotated[str, CalendarName] = fields.DEFAULT_CALENDAR
 
 
+def _given(value: Any) -> Any:
+    if value is None:
+        message = "must be a JSON array; leave it out to keep the services"
+        raise ValueError(message)
+    return value
+
+
 def _or_default(value: Any) -> str:
     return fields.DEFAULT_CALENDAR if value is None else fields.read_calendar(value)
 
@@ -70,5 +77,5 @@ class OrderPatch(Body):
 
     datetime: Annotated[Datetime | None, OrderDatetime] = None
     totalfee: Annotated[Decimal | None, Fee] = None
-    services: Services | None = None
+    services: Annotated[Services | None, BeforeValidator(_given)] = None
     calendar: Annotated[str | None, PlainValidator(_or_default)] = None

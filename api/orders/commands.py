@@ -26,7 +26,7 @@ from api.orders.errors import (
     OrdersTooCloseError,
     ServicesNotOrderableError,
 )
-from api.orders.queries import StoredOrder, conflicts_near, nearest_free
+from api.orders.queries import StoredOrder, conflicts_near, find_order, nearest_free
 from shared.database import row, rows, transaction
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ SELECT
     $2::timestamptz, $2::timestamptz + interval '3 hours', $3::numeric, ordered.ids, ordered.names, chosen.id
 FROM ordered, chosen WHERE cardinality(ordered.ids) = cardinality($4::bigint[])
 ON CONFLICT DO NOTHING
-RETURNING id, version, order_json(orders) AS json
+RETURNING id, version, order_json(orders) AS json, EXISTS (SELECT FROM made) AS made_calendar
 """
 
 
@@ -87,7 +87,10 @@ async def create_order(new: NewOrder) -> StoredOrder:
                     raise OrderIdTakenError(new.id)
                 stored = await row(_STORE, new.id, at, new.totalfee, service_ids, new.calendar)
                 if stored is not None:
-                    return StoredOrder(**stored)
+                    # A statement can't see a calendar that it made itself, and shows the order without it.
+                    if stored["made_calendar"]:
+                        return await find_order(stored["id"])
+                    return StoredOrder(stored["id"], stored["version"], stored["json"])
                 # Raising also rolls back the claim and the new calendar: a refusal leaves nothing behind.
                 await _orderable_names(service_ids)
                 await _refuse_if_too_close(new.calendar, at, None)
