@@ -142,8 +142,6 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     # may begin: positions stay right (assigning has a lock of its own), and repeats are dropped.
     connection = await DB.get_new_connection()
     try:
-        if DB.pool is None:
-            await DB.start(size=1)
         if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
             return
         log.info("leading")
@@ -168,6 +166,7 @@ async def _main() -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     configure_logs()
     log.info("started")
+    await DB.start(size=1)
     await relay_until(stop)
     await DB.stop()
     log.info("stopped")

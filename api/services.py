@@ -68,7 +68,8 @@ async def create_service(request: AnyRequest) -> Response[bytes]:
     """Add a service to the catalogue."""
     read_query(request, {})
     new = await read_body(request, NewService)
-    values: dict[Any, Any] = {Service.name: new.name}
+    now = datetime.now(UTC)
+    values: dict[Any, Any] = {Service.name: new.name, Service.created_at: now, Service.updated_at: now}
     if new.id is not None:
         values[Service.id] = new.id
     try:
