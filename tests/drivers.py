@@ -190,7 +190,9 @@ class Database:
                     (cents / parts + CASE WHEN place <= cents % parts THEN 1 ELSE 0 END) * 0.01
                 FROM part
             ), expected AS (
-                SELECT (datetime AT TIME ZONE $1)::date AS day, calendar_id, service_id, share, count(*) AS orders
+                SELECT
+                    (datetime AT TIME ZONE $1)::date AS day, calendar_id, service_id, share,
+                    count(*) AS orders
                 FROM counted GROUP BY 1, 2, 3, 4
             )
             SELECT *, expected.orders AS expected, kept.orders AS kept
