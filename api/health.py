@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import redis.asyncio
+import redis.asyncio as redis_client
 from litestar import HttpMethod, Response, route
 from redis.exceptions import RedisError
 
+from api.problem_types import UNAVAILABLE
+from api.problems import RETRY_AFTER_SECONDS, ProblemError
 from shared.database import DatabaseUnavailableError, row
 from shared.migrate import pending_migrations
 from shared.settings import settings
@@ -25,13 +27,16 @@ async def live() -> dict[str, str]:
 @route("/health/ready", http_method=[HttpMethod.GET, HttpMethod.HEAD])
 async def ready() -> Response[dict[str, Any]]:
     """Tell whether orders can be stored. Redis is reported, and its absence does not make this unready."""
-    queue, checks = await asyncio.gather(_queue(), _database())
-    is_ready = checks["database"] == "ok" and checks["migrations"] == "ok"
-    return Response(
-        {"status": "ready" if is_ready else "unready", "checks": {**checks, "queue": queue}},
-        status_code=200 if is_ready else 503,
-        headers={} if is_ready else {"Retry-After": "1"},
-    )
+    redis, database = await asyncio.gather(_redis(), _database())
+    checks = {**database, "redis": redis}
+    if checks["migrations"] != "current":
+        raise ProblemError(
+            UNAVAILABLE,
+            "Orders can't be stored: the database can't be reached, or its schema is behind.",
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            members={"checks": checks},
+        )
+    return Response({"status": "ready", "checks": checks})
 
 
 async def _database() -> dict[str, str]:
@@ -39,13 +44,13 @@ async def _database() -> dict[str, str]:
         await row("SELECT 1")
         pending = await pending_migrations()
     except DatabaseUnavailableError:
-        return {"database": "unavailable", "migrations": "unknown"}
-    return {"database": "ok", "migrations": "ok" if pending == 0 else "pending"}
+        return {"database": "unreachable", "migrations": "unknown"}
+    return {"database": "ok", "migrations": "current" if pending == 0 else "behind"}
 
 
-async def _queue() -> str:
+async def _redis() -> str:
     # The only thing in the API that speaks to Redis; no order waits for it.
-    client = redis.asyncio.from_url(
+    client = redis_client.from_url(
         settings().redis_url,
         socket_timeout=REDIS_PATIENCE_SECONDS,
         socket_connect_timeout=REDIS_PATIENCE_SECONDS,
@@ -55,7 +60,7 @@ async def _queue() -> str:
         async with asyncio.timeout(REDIS_PATIENCE_SECONDS):
             await client.ping()
     except (RedisError, OSError):
-        return "unavailable"
+        return "unreachable"
     finally:
         await client.aclose()
     return "ok"

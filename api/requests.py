@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from litestar import Request
+from litestar.connection import ASGIConnection
 from pydantic import BaseModel, ValidationError
 
 from api.fields import read_id
-from api.problems import NOT_FOUND, UNSUPPORTED_MEDIA_TYPE, Fault, ProblemError, invalid, malformed
+from api.problem_types import UNSUPPORTED_MEDIA_TYPE
+from api.problems import Fault, ProblemError, invalid, malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 AnyRequest = Request[Any, Any, Any]
+AnyConnection = ASGIConnection[Any, Any, Any, Any]
 Model = TypeVar("Model", bound=BaseModel)
 
 JSON = ("application/json",)
@@ -148,6 +151,11 @@ def _what_would_be_right(error: ErrorDetails) -> str:
             return error["msg"]
 
 
+def method_of(connection: AnyConnection) -> str:
+    """Give a request's method."""
+    return str(connection.scope.get("method", "GET"))
+
+
 def path_id(request: AnyRequest, name: str) -> int:
     """Read an id from the path.
 
@@ -165,28 +173,16 @@ def path_value(request: AnyRequest, name: str, read: Callable[[str], T]) -> T:
     """Read a segment of the path.
 
     Raises:
-        ProblemError: 400, it can't be read as that; 404, the path is not UTF-8.
+        ProblemError: 400, it is not UTF-8 (the server has replaced its bytes silently), or can't be read.
 
     """
-    check_path(request)
     try:
+        unquote_to_bytes(request.scope.get("raw_path", b"").partition(b"?")[0]).decode()
         return read(request.path_params[name])
+    except UnicodeDecodeError:
+        raise malformed(Fault("the path is not UTF-8", parameter=name)) from None
     except ValueError as error:
         raise malformed(Fault(str(error), parameter=name)) from None
-
-
-def check_path(request: AnyRequest) -> None:
-    """Refuse a path whose bytes are not UTF-8: the server replaced them silently.
-
-    Raises:
-        ProblemError: 404, nothing can have that path.
-
-    """
-    raw = request.scope.get("raw_path", b"")
-    try:
-        unquote_to_bytes(raw.partition(b"?")[0]).decode()
-    except UnicodeDecodeError:
-        raise ProblemError(NOT_FOUND, "The path is not UTF-8, so nothing can be there.") from None
 
 
 def read_query(request: AnyRequest, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
@@ -221,6 +217,26 @@ def read_query(request: AnyRequest, known: Mapping[str, Callable[[str], Any]]) -
     if faults:
         raise malformed(*faults)
     return found
+
+
+def require(query: Mapping[str, Any], *names: str) -> None:
+    """See that parameters are there.
+
+    Raises:
+        ProblemError: 400, naming each that is missing.
+
+    """
+    missing = [Fault("is required", parameter=name) for name in names if name not in query]
+    if missing:
+        raise malformed(*missing)
+
+
+def read_yes_no(value: str) -> bool:
+    """Read a boolean parameter."""
+    if value not in ("true", "false"):
+        message = "must be true or false"
+        raise ValueError(message)
+    return value == "true"
 
 
 def read_limit(value: str) -> int:

@@ -133,6 +133,16 @@ class Engine(PostgresEngine):
                 return await self.get_new_connection()
             return await self.pool.acquire(timeout=settings().pool_wait)
 
+    async def connect(self) -> Any:
+        """Open a connection outside of the pool; the caller closes it.
+
+        Raises:
+            DatabaseUnavailableError: the server can't be reached.
+
+        """
+        async with _naming_unavailability():
+            return await self.get_new_connection()
+
     async def release(self, connection: Any) -> None:
         """Give a connection back; one that is in no state to be used again is closed by the pool."""
         if isinstance(connection, asyncpg.pool.PoolConnectionProxy):

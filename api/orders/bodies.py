@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from api import fields
 from api.times import read_datetime
 
+LARGEST_BATCH = 100
+
 OrderId = PlainValidator(fields.read_callers_id)
 Fee = PlainValidator(fields.read_fee)
 OrderDatetime = PlainValidator(read_datetime)
@@ -49,6 +51,23 @@ class NewOrder(Body):
     totalfee: Annotated[Decimal, Fee]
     services: Services
     calendar: Annotated[str, CalendarName] = fields.DEFAULT_CALENDAR
+
+
+def _ids_once(orders: list[NewOrder]) -> list[NewOrder]:
+    times = Counter(order.id for order in orders if order.id is not None)
+    twice = [str(order_id) for order_id, n in times.items() if n > 1]
+    if twice:
+        message = f"must not give an id to two orders: {', '.join(twice)}"
+        raise ValueError(message)
+    return orders
+
+
+class NewOrders(Body):
+    """The body of a batch."""
+
+    orders: Annotated[
+        list[NewOrder], Field(min_length=1, max_length=LARGEST_BATCH), AfterValidator(_ids_once)
+    ]
 
 
 class OrderReplacement(Body):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from api.orders.errors import Conflict, OrderNotFoundError
 from api.orders.spacing import CLEARANCE
@@ -23,6 +24,14 @@ class StoredOrder:
     id: int
     version: int
     json: str
+    replayed: bool = False
+    """Whether this is the answer to an earlier request, as it was given then."""
+
+    @classmethod
+    def replay(cls, text: str) -> Self:
+        """Read an order back from how it was shown."""
+        shown = json.loads(text)
+        return cls(int(shown["id"]), shown["version"], text, replayed=True)
 
 
 async def find_order(order_id: int) -> StoredOrder:
