@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from litestar.types import ASGIApp
 
-LARGEST_BODY_BYTES = 1_000_000
+LARGEST_BODY_BYTES = 65_536
 
 
 ROUTES = [

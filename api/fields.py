@@ -21,9 +21,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def read_id(value: object) -> int:
-    """Read an id: a positive integer of at most 63 bits, as digits or as a JSON integer."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        number = value
+    """Read an id: a positive integer of at most 63 bits, as digits or as a JSON number (223.0 is 223)."""
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        # In this order: the integer of 1e999999 would fill the memory.
+        number = int(value) if 1 <= value <= GREATEST_BIGINT and value == int(value) else 0
     elif isinstance(value, str) and _ID.fullmatch(value):
         number = int(value)
     else:

@@ -27,9 +27,9 @@ async def live() -> dict[str, str]:
 @route("/health/ready", http_method=[HttpMethod.GET, HttpMethod.HEAD])
 async def ready() -> Response[dict[str, Any]]:
     """Tell whether orders can be stored. Redis is reported, and its absence does not make this unready."""
-    redis, database = await asyncio.gather(_redis(), _database())
-    checks = {**database, "redis": redis}
-    if checks["migrations"] != "current":
+    queue, database = await asyncio.gather(_queue(), _database())
+    checks = {**database, "queue": queue}
+    if checks["migrations"] != "ok":
         raise ProblemError(
             UNAVAILABLE,
             "Orders can't be stored: the database can't be reached, or its schema is behind.",
@@ -44,11 +44,11 @@ async def _database() -> dict[str, str]:
         await row("SELECT 1")
         pending = await pending_migrations()
     except DatabaseUnavailableError:
-        return {"database": "unreachable", "migrations": "unknown"}
-    return {"database": "ok", "migrations": "current" if pending == 0 else "behind"}
+        return {"database": "unavailable", "migrations": "unknown"}
+    return {"database": "ok", "migrations": "ok" if pending == 0 else "pending"}
 
 
-async def _redis() -> str:
+async def _queue() -> str:
     # The only thing in the API that speaks to Redis; no order waits for it.
     client = redis_client.from_url(
         settings().redis_url,
@@ -60,7 +60,7 @@ async def _redis() -> str:
         async with asyncio.timeout(REDIS_PATIENCE_SECONDS):
             await client.ping()
     except (RedisError, OSError):
-        return "unreachable"
+        return "unavailable"
     finally:
         await client.aclose()
     return "ok"

@@ -19,6 +19,8 @@ def options_routes(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandle
     """Make an OPTIONS route for every path. Litestar's own lists the methods of one of a path's handlers."""
     methods: dict[str, set[str]] = defaultdict(lambda: {"OPTIONS"})
     for handler in handlers:
+        if "refuses" in handler.opt:
+            continue
         for path in handler.paths:
             methods[path] |= {str(method) for method in handler.http_methods}
     return [_options(path, allowed) for path, allowed in sorted(methods.items())]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime as Datetime  # noqa: N812 (a field has its name)
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from api import fields
 from api.times import read_datetime
@@ -91,3 +91,10 @@ class OrderPatch(Body):
     totalfee: Annotated[Decimal | None, Fee] = None
     services: Services | None = None
     calendar: Annotated[str | None, PlainValidator(_or_default)] = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            message = "must name at least one field: datetime, totalfee, services or calendar"
+            raise ValueError(message)
+        return self

@@ -45,25 +45,19 @@ CALENDAR_LOCK = 7_316_002
 ATTEMPTS = 5
 """How often a command looks again when what stood in its way was gone by the time it looked."""
 
-# One statement. No row comes back when the place is taken, a service can't be ordered, or another
-# transaction is making the same new calendar: the caller finds out which.
+# One statement. No row comes back when the place is taken, a service can't be ordered or there is no such
+# calendar yet: the caller finds out which.
 _STORE = """
 WITH ordered AS (
     SELECT array_agg(id ORDER BY id) AS ids, array_agg(name ORDER BY id) AS names
     FROM service WHERE id = ANY($4::bigint[]) AND archived_at IS NULL
-), known AS (
-    SELECT id FROM calendar WHERE name = $5::text
-), made AS (
-    INSERT INTO calendar (name) SELECT $5::text WHERE NOT EXISTS (SELECT FROM known)
-    ON CONFLICT DO NOTHING RETURNING id
-), chosen AS (
-    SELECT id FROM known UNION ALL SELECT id FROM made
 )
 INSERT INTO orders (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
 SELECT
     coalesce($1::bigint, nextval('orders_id_seq')),
-    $2::timestamptz, $2::timestamptz + interval '3 hours', $3::numeric, ordered.ids, ordered.names, chosen.id
-FROM ordered, chosen WHERE cardinality(ordered.ids) = cardinality($4::bigint[])
+    $2::timestamptz, $2::timestamptz + interval '3 hours', $3::numeric, ordered.ids, ordered.names, calendar.id
+FROM ordered, calendar
+WHERE cardinality(ordered.ids) = cardinality($4::bigint[]) AND calendar.name = $5::text
 ON CONFLICT DO NOTHING
 RETURNING id, version, order_json(orders) AS json
 """
@@ -123,6 +117,8 @@ async def _create(new: NewOrder) -> StoredOrder:
     service_ids = [service.id for service in new.services]
     at = new.datetime or datetime.now(UTC)
     stored = await _store(new, at, service_ids)
+    if stored is None and await make_calendar(new.calendar):
+        stored = await _store(new, at, service_ids)
     if stored is None:
         await _orderable_names(service_ids)
         await _refuse_if_too_close(new.calendar, at, None)
@@ -316,16 +312,26 @@ async def claim_ids(order_ids: Collection[int]) -> set[int]:
     return set(order_ids) - {claim["id"] for claim in claimed}
 
 
-async def calendar_ids(names: Collection[str]) -> dict[str, int]:
-    """Give the ids of calendars, making those that do not exist yet."""
-    await rows(
+async def make_calendar(name: str) -> bool:
+    """Make a calendar if there is none of that name; tell whether this transaction made it.
+
+    If another transaction is making it just now, this waits for that one to end.
+    """
+    made = await row(
         """
         INSERT INTO calendar (name)
-        SELECT n FROM unnest($1::text[]) AS n WHERE n NOT IN (SELECT name FROM calendar) ORDER BY n
-        ON CONFLICT DO NOTHING
+        SELECT $1::text WHERE NOT EXISTS (SELECT FROM calendar WHERE name = $1::text)
+        ON CONFLICT DO NOTHING RETURNING id
         """,
-        list(names),
+        name,
     )
+    return made is not None
+
+
+async def calendar_ids(names: Collection[str]) -> dict[str, int]:
+    """Give the ids of calendars, making those that do not exist yet."""
+    for name in sorted(names):
+        await make_calendar(name)
     found = await rows("SELECT name, id FROM calendar WHERE name = ANY($1::text[])", list(names))
     return {calendar["name"]: calendar["id"] for calendar in found}
 
