@@ -55,7 +55,8 @@ WITH ordered AS (
 INSERT INTO orders (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
 SELECT
     coalesce($1::bigint, nextval('orders_id_seq')),
-    $2::timestamptz, $2::timestamptz + interval '3 hours', $3::numeric, ordered.ids, ordered.names, calendar.id
+    $2::timestamptz, $2::timestamptz + interval '3 hours', $3::numeric,
+    ordered.ids, ordered.names, calendar.id
 FROM ordered, calendar
 WHERE cardinality(ordered.ids) = cardinality($4::bigint[]) AND calendar.name = $5::text
 ON CONFLICT DO NOTHING
