@@ -23,7 +23,7 @@ from shared.changes import Batch, batch_of
 from shared.database import DB, DatabaseUnavailableError
 from shared.logs import configure_logs
 from shared.settings import settings
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES, app
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, send_unless_full
 
 log = structlog.get_logger("relay")
 
@@ -59,6 +59,7 @@ class Relay:
         """Know nothing yet; the cursors say where to begin."""
         self._publications = [Publication(consumer, task) for consumer, task in CONSUMERS.items()]
         self._queue_is_away = False
+        self._queue_is_full = False
 
     async def relay_once(self) -> int:
         """Assign and publish what there is, within the window; return how many changes were moved on.
@@ -107,7 +108,7 @@ class Relay:
     async def _send(self, task: str, batch: Batch) -> bool:
         try:
             # In a thread: publishing blocks, up to the socket's time limit when Redis hangs.
-            await asyncio.to_thread(app.send_task, task, astuple(batch), retry=False)
+            sent = await asyncio.to_thread(send_unless_full, task, astuple(batch), most_waiting())
         except (OperationalError, OSError) as error:
             if not self._queue_is_away:
                 log.warning("queue_unavailable", reason=str(error))
@@ -115,8 +116,19 @@ class Relay:
             return False
         if self._queue_is_away:
             log.info("queue_available_again")
-        self._queue_is_away = False
-        return True
+        if not sent and not self._queue_is_full:
+            log.warning("queue_full", most_waiting=most_waiting())
+        self._queue_is_away, self._queue_is_full = False, not sent
+        return sent
+
+
+def most_waiting() -> int:
+    """Give the messages that may wait in the queue: what all consumers' windows need, twice.
+
+    The window alone would not bound the queue: while the worker is stopped, the cursors stand still, so each
+    window is published again and again, also by every relay that takes over.
+    """
+    return 2 * len(CONSUMERS) * max(1, settings().relay_window // settings().relay_batch)
 
 
 async def relay_until(stop: asyncio.Event) -> None:
@@ -134,6 +146,8 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     # may begin: positions stay right (assigning has a lock of its own), and repeats are dropped.
     connection = await DB.get_new_connection()
     try:
+        if DB.pool is None:
+            await DB.start(size=1)
         if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
             return
         log.info("leading")
@@ -162,6 +176,7 @@ async def _main() -> None:
     configure_logs()
     log.info("started")
     await relay_until(stop)
+    await DB.stop()
     log.info("stopped")
 
 

@@ -67,7 +67,8 @@ class Transaction(PostgresTransaction):
         self.readonly = readonly
 
     async def __aenter__(self) -> Self:
-        self.connection = await self.get_connection()
+        # Not get_connection(): Piccolo's waits for one without limit.
+        self.connection = await self.engine.acquire()
         try:
             self.transaction = self.connection.transaction(isolation=self.isolation, readonly=self.readonly)
             await self.begin()
@@ -102,13 +103,19 @@ class Engine(PostgresEngine):
     """Piccolo's engine with a bounded wait for a connection, and a release that can't be skipped."""
 
     async def start(self, size: int) -> None:
-        """Open the pool. One per process and event loop."""
-        await self.start_connection_pool(
-            min_size=min(2, size),
-            max_size=size,
-            reset=_keep_session_state,
-            max_inactive_connection_lifetime=60,
-        )
+        """Open the pool. One per process and event loop.
+
+        Raises:
+            DatabaseUnavailableError: the server can't be reached; there is no pool then.
+
+        """
+        async with _naming_unavailability():
+            await self.start_connection_pool(
+                min_size=min(2, size),
+                max_size=size,
+                reset=_keep_session_state,
+                max_inactive_connection_lifetime=60,
+            )
 
     async def stop(self) -> None:
         """Close the pool, ending what is still running after five seconds."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
+from api.fields import read_id
 from api.orders.errors import Conflict, OrderNotFoundError
 from api.orders.spacing import CLEARANCE
 from api.pages import Page
@@ -117,7 +118,7 @@ class OrderFilters:
             message = "not a place in this list"
             raise ValueError(message)
         return [
-            read_datetime(value) if key == "datetime" else int(value)
+            read_datetime(value) if key == "datetime" else read_id(value)
             for key, value in zip(self.keys, cursor, strict=True)
         ]
 
