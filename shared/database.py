@@ -61,6 +61,8 @@ async def _keep_session_state(_connection: object) -> None:
 class Transaction(PostgresTransaction):
     """Piccolo's transaction, which gives its connection back whatever COMMIT or ROLLBACK do."""
 
+    engine: Engine
+
     def __init__(self, engine: Engine, isolation: Isolation, *, readonly: bool) -> None:
         super().__init__(engine, allow_nested=False)
         self.isolation: Isolation = isolation
@@ -96,7 +98,7 @@ class Transaction(PostgresTransaction):
 
     async def _give_back(self) -> None:
         # Shielded: a request cancelled right here would otherwise keep its connection for ever.
-        await asyncio.shield(DB.release(self.connection))
+        await asyncio.shield(self.engine.release(self.connection))
 
 
 class Engine(PostgresEngine):
