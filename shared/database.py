@@ -181,6 +181,17 @@ class Engine(PostgresEngine):
             found: list[Row] = await connection.fetch(sql, *args)
             return found
 
+    async def fetch_planned_afresh(self, sql: str, *args: object) -> list[Row]:
+        """Run one statement, planned for these arguments; a round trip more than ``fetch``.
+
+        For statements whose best plan depends on their arguments: one prepared for good may get a plan for
+        any arguments after its fifth use, and that one suits common values and is ruinous for rare ones.
+        """
+        async with _naming_unavailability(), self.connection() as connection:
+            statement = await connection.prepare(sql, name="")
+            found: list[Row] = await statement.fetch(*args)
+            return found
+
 
 def _engine() -> Engine:
     found = settings()
