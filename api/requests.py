@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from litestar import Request
 from litestar.connection import ASGIConnection
@@ -127,7 +127,9 @@ def faults_of(error: ValidationError) -> list[Fault]:
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
-    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    # As a URI fragment (section 6): what can't stand in one, a line feed in a key for instance, is encoded.
+    tokens = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "#" + "".join("/" + quote(token, safe="!$&'()*+,;=:@?") for token in tokens)
 
 
 def _what_would_be_right(error: ErrorDetails) -> str:
