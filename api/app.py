@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 from litestar import Litestar
 from litestar.config.app import AppConfig
 
-from api import fee_summaries, health, services
+from api import calendars, contract, fee_summaries, health, services
+from api.access import check_access
+from api.methods import options_routes
+from api.negotiation import check_acceptable
 from api.orders import routes as orders
 from api.problems import answer
 from api.request_log import request_log
+from api.requests import check_path
 from shared.database import DB
 from shared.logs import configure_logs
 from shared.settings import settings
@@ -21,7 +25,17 @@ if TYPE_CHECKING:
 
     from litestar.types import ASGIApp
 
-LARGEST_BODY_BYTES = 1_000_000
+LARGEST_BODY_BYTES = 65_536
+
+
+ROUTES = [
+    *orders.ROUTES,
+    *services.ROUTES,
+    *calendars.ROUTES,
+    *fee_summaries.ROUTES,
+    *health.ROUTES,
+    *contract.ROUTES,
+]
 
 
 @asynccontextmanager
@@ -38,7 +52,9 @@ def create_app() -> ASGIApp:
     configure_logs()
     application = Litestar.from_config(
         AppConfig(
-            route_handlers=[*orders.ROUTES, *services.ROUTES, *fee_summaries.ROUTES, *health.ROUTES],
+            # Those of OPTIONS first: Litestar adds its own to a path that has none yet.
+            route_handlers=[*options_routes(ROUTES), *ROUTES],
+            guards=[check_path, check_access, check_acceptable],
             exception_handlers={Exception: answer},
             lifespan=[_database_pool],
             request_max_body_size=LARGEST_BODY_BYTES,

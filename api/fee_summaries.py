@@ -11,7 +11,8 @@ from litestar import HttpMethod, Response, route
 
 from api.fields import read_id
 from api.pages import DEFAULT_LIMIT, Page, answer_page, decode_cursor, filters_of
-from api.problems import INVALID_CURSOR, Fault, ProblemError, malformed
+from api.problem_types import INVALID_CURSOR
+from api.problems import Fault, ProblemError, malformed
 from api.requests import AnyRequest, read_limit, read_query
 from api.times import EARLIEST, LATEST, utc_text
 from shared.database import Row, rows

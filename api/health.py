@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import redis.asyncio
+import redis.asyncio as redis_client
 from litestar import HttpMethod, Response, route
 from redis.exceptions import RedisError
 
+from api.problem_types import UNAVAILABLE
+from api.problems import RETRY_AFTER_SECONDS, ProblemError
+from api.requests import AnyRequest, read_query
 from shared.database import DatabaseUnavailableError, row
 from shared.migrate import pending_migrations
 from shared.settings import settings
@@ -17,21 +20,26 @@ REDIS_PATIENCE_SECONDS = 0.5
 
 
 @route("/health/live", http_method=[HttpMethod.GET, HttpMethod.HEAD])
-async def live() -> dict[str, str]:
+async def live(request: AnyRequest) -> dict[str, str]:
     """Answer at all."""
+    read_query(request, {})
     return {"status": "live"}
 
 
 @route("/health/ready", http_method=[HttpMethod.GET, HttpMethod.HEAD])
-async def ready() -> Response[dict[str, Any]]:
+async def ready(request: AnyRequest) -> Response[dict[str, Any]]:
     """Tell whether orders can be stored. Redis is reported, and its absence does not make this unready."""
-    queue, checks = await asyncio.gather(_queue(), _database())
-    is_ready = checks["database"] == "ok" and checks["migrations"] == "ok"
-    return Response(
-        {"status": "ready" if is_ready else "unready", "checks": {**checks, "queue": queue}},
-        status_code=200 if is_ready else 503,
-        headers={} if is_ready else {"Retry-After": "1"},
-    )
+    read_query(request, {})
+    queue, database = await asyncio.gather(_queue(), _database())
+    checks = {**database, "queue": queue}
+    if checks["migrations"] != "ok":
+        raise ProblemError(
+            UNAVAILABLE,
+            "Orders can't be stored: the database can't be reached, or its schema is behind.",
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            members={"checks": checks},
+        )
+    return Response({"status": "ready", "checks": checks})
 
 
 async def _database() -> dict[str, str]:
@@ -45,7 +53,7 @@ async def _database() -> dict[str, str]:
 
 async def _queue() -> str:
     # The only thing in the API that speaks to Redis; no order waits for it.
-    client = redis.asyncio.from_url(
+    client = redis_client.from_url(
         settings().redis_url,
         socket_timeout=REDIS_PATIENCE_SECONDS,
         socket_connect_timeout=REDIS_PATIENCE_SECONDS,

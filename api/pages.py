@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 
 from litestar import Response
 
-from api.problems import INVALID_CURSOR, ProblemError
+from api.problem_types import INVALID_CURSOR
+from api.problems import ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -15,6 +16,23 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from api.orders import errors as orders
+from api.problem_types import (
+    BATCH_REFUSED,
+    BODY_TOO_LARGE,
+    IDEMPOTENCY_KEY_REUSED,
+    INTERNAL_ERROR,
+    MALFORMED_REQUEST,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    ORDER_ID_TAKEN,
+    ORDERS_TOO_CLOSE,
+    SERVICE_ID_TAKEN,
+    SERVICE_NAME_TAKEN,
+    UNAVAILABLE,
+    VALIDATION_FAILED,
+    VERSION_MISMATCH,
+    ProblemType,
+)
 from api.times import utc_text
 from shared.database import DatabaseUnavailableError
 
@@ -23,112 +41,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True)
-class ProblemType:
-    """A kind of problem: what it is called, what it means and what the caller can do about it."""
-
-    slug: str
-    status: int
-    title: str
-    recovery: str
-
-    @property
-    def uri(self) -> str:
-        """The path of the page that explains it; the problem's ``type``."""
-        return f"/problems/{self.slug}"
-
-
-MALFORMED_REQUEST = ProblemType(
-    "malformed-request",
-    400,
-    "The request can't be read",
-    "Send well-formed UTF-8 JSON without duplicate keys, and only the parameters that the contract names, "
-    "each once. `errors` names every fault.",
-)
-INVALID_CURSOR = ProblemType(
-    "invalid-cursor",
-    400,
-    "The cursor does not belong to this list",
-    "Follow `next` as it was given. To change its filters, start again without a cursor.",
-)
-NOT_FOUND = ProblemType(
-    "not-found",
-    404,
-    "There is no such thing here",
-    "Check the path and the id. What was deleted stays deleted.",
-)
-METHOD_NOT_ALLOWED = ProblemType(
-    "method-not-allowed",
-    405,
-    "This method does not exist here",
-    "Use one of the methods that the `Allow` header names.",
-)
-NOT_ACCEPTABLE = ProblemType(
-    "not-acceptable",
-    406,
-    "None of the accepted media types can be given",
-    "Accept `application/json`, or one of the media types that the contract names for this operation.",
-)
-ORDERS_TOO_CLOSE = ProblemType(
-    "orders-too-close",
-    409,
-    "Another order is less than three hours away",
-    "Orders on one calendar are at least three hours apart. `conflicts` are the orders in the way; "
-    "`nearest.before` and `nearest.after` are the nearest datetimes that were free.",
-)
-ORDER_ID_TAKEN = ProblemType(
-    "order-id-taken",
-    409,
-    "The order's id is taken",
-    "An id names one order for ever, also after its deletion. Choose another, or leave `id` out and get one.",
-)
-SERVICE_ID_TAKEN = ProblemType(
-    "service-id-taken",
-    409,
-    "The service's id is taken",
-    "Choose another id, or leave `id` out and get one.",
-)
-SERVICE_NAME_TAKEN = ProblemType(
-    "service-name-taken",
-    409,
-    "Another service has this name",
-    "Use the service that has it, or choose another name. Names of archived services are free again.",
-)
-BODY_TOO_LARGE = ProblemType(
-    "body-too-large",
-    413,
-    "The body is too large",
-    "Send less at once; the contract says how much each operation takes.",
-)
-UNSUPPORTED_MEDIA_TYPE = ProblemType(
-    "unsupported-media-type",
-    415,
-    "The body's media type is not supported",
-    "Send the media type that the contract names, without a Content-Encoding.",
-)
-VALIDATION_FAILED = ProblemType(
-    "validation-failed",
-    422,
-    "The request can be read but not accepted",
-    "`errors` lists every fault with a JSON Pointer into the body; mend them all and send it again.",
-)
-INTERNAL_ERROR = ProblemType(
-    "internal-error",
-    500,
-    "Something went wrong on our side",
-    "Nothing was stored unless a later GET shows it. Try again; if it persists, report the `request_id`.",
-)
-UNAVAILABLE = ProblemType(
-    "unavailable",
-    503,
-    "The service can't answer right now",
-    "Try again after the seconds that `Retry-After` names, with the same Idempotency-Key if it was a create.",
-)
-
-TYPES: Mapping[str, ProblemType] = {
-    value.slug: value for value in list(globals().values()) if isinstance(value, ProblemType)
-}
 
 RETRY_AFTER_SECONDS = 1
 
@@ -176,17 +88,26 @@ def _in_words(faults: Sequence[Fault]) -> str:
     return f"{place}: {first.detail}{more}" if place else f"{first.detail}{more}"
 
 
+def _conflict(conflict: orders.Conflict) -> dict[str, object]:
+    place = {"id": str(conflict.id)} if conflict.index is None else {"index": conflict.index}
+    return {**place, "datetime": utc_text(conflict.datetime)}
+
+
+def _in_the_way(conflict: orders.Conflict) -> str:
+    name = f"order {conflict.id}" if conflict.index is None else f"the batch's order {conflict.index}"
+    return f"{name} at {utc_text(conflict.datetime)}"
+
+
 def _too_close(error: orders.OrdersTooCloseError) -> ProblemError:
     free = [utc_text(at) for at in (error.nearest_before, error.nearest_after) if at is not None]
     return ProblemError(
         ORDERS_TOO_CLOSE,
         f"{utc_text(error.asked)} on calendar {error.calendar} is less than three hours from "
-        f"{'order' if len(error.conflicts) == 1 else 'orders'} "
-        f"{', '.join(f'{c.id} at {utc_text(c.datetime)}' for c in error.conflicts[:3])}"
+        f"{', '.join(map(_in_the_way, error.conflicts[:3]))}"
         f"{', …' if len(error.conflicts) > 3 else ''}. "  # noqa: PLR2004 (enough for a sentence)
         + (f"Nearest free: {' or '.join(free)}." if free else "No datetime is free on this calendar."),
         members={
-            "conflicts": [{"id": str(c.id), "datetime": utc_text(c.datetime)} for c in error.conflicts],
+            "conflicts": [_conflict(conflict) for conflict in error.conflicts],
             "nearest": {
                 "before": utc_text(error.nearest_before) if error.nearest_before else None,
                 "after": utc_text(error.nearest_after) if error.nearest_after else None,
@@ -224,6 +145,27 @@ def _unforeseen(error: Exception) -> ProblemError:
     return ProblemError(INTERNAL_ERROR, "The log has the rest, under this request_id.")
 
 
+def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:
+    items = []
+    for index, refusal in error.refusals:
+        problem = problem_of(refusal)
+        items.append(
+            {
+                "index": index,
+                "type": problem.type.uri,
+                "title": problem.type.title,
+                "status": problem.type.status,
+                "detail": problem.detail,
+                **problem.members,
+            }
+        )
+    return ProblemError(
+        BATCH_REFUSED,
+        f"{len(items)} of the batch's orders can't be stored, so none is: see items.",
+        members={"items": items},
+    )
+
+
 _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ProblemError: lambda error: error,
     HTTPException: _of_framework,
@@ -235,7 +177,16 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
         ORDER_ID_TAKEN, f"Id {error.order_id} is, or was, the id of another order."
     ),
     orders.ServicesNotOrderableError: lambda error: invalid(
-        *(Fault(reason, pointer=f"#/services/{index}/id") for index, reason in error.faults)
+        *(Fault(reason, pointer=pointer) for pointer, reason in error.faults)
+    ),
+    orders.BatchRefusedError: _batch_refused,
+    orders.VersionMismatchError: lambda error: ProblemError(
+        VERSION_MISMATCH,
+        f"Order {error.order_id} is at version {error.version}.",
+        headers={"ETag": f'"{error.version}"'},
+    ),
+    orders.IdempotencyKeyReusedError: lambda error: ProblemError(
+        IDEMPOTENCY_KEY_REUSED, f"The key {error.key} was used for other content within 24 hours."
     ),
     orders.ServiceNotFoundError: lambda error: ProblemError(
         NOT_FOUND, f"There is no service {error.service_id}."
@@ -260,6 +211,12 @@ def problem_of(error: Exception) -> ProblemError:
 _encode = msgspec.json.Encoder().encode
 
 
+def _path(request: Request[Any, Any, Any]) -> str:
+    # As it was sent, still percent-encoded: decoded, it might be no URI reference.
+    raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    return raw.partition(b"?")[0].decode("ascii", "replace")
+
+
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer any error with problem details; Litestar's handler for every exception."""
     problem = problem_of(error)
@@ -268,7 +225,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         "title": problem.type.title,
         "status": problem.type.status,
         "detail": problem.detail,
-        "instance": request.url.path,
+        "instance": _path(request),
         "request_id": request.scope.get("request_id"),
         **problem.members,
     }

@@ -17,6 +17,7 @@ import asyncpg
 import structlog
 from kombu.exceptions import OperationalError
 
+from api.idempotency import FORGET_AT_ONCE, forget_expired
 from shared.change_log import assign_positions, changes_after, cursor_of
 from shared.changes import Batch, batch_of
 from shared.database import DB, DatabaseUnavailableError
@@ -33,6 +34,9 @@ CONSUMERS = {"fee_summaries": APPLY_TO_FEE_SUMMARIES}
 """Each consumer's cursor, and the task that moves it."""
 
 ASSIGN_AT_ONCE = 5_000
+
+TIDYING_SECONDS = 60.0
+"""Pause between two looks for what may be forgotten."""
 
 
 @dataclass
@@ -146,7 +150,10 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             return
         log.info("leading")
         relay = Relay()
+        tidied = 0.0
         while not stop.is_set() and not connection.is_closed():
+            if time.monotonic() - tidied > TIDYING_SECONDS and await forget_expired() < FORGET_AT_ONCE:
+                tidied = time.monotonic()
             if await relay.relay_once() == 0:
                 await _pause(stop, settings().relay_interval)
     finally:

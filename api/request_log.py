@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("request")
 
-_USABLE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_USABLE = re.compile(rb"[!-~]{1,128}")
 
 
 def request_log(app: ASGIApp) -> ASGIApp:

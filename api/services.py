@@ -13,14 +13,18 @@ from piccolo.custom_types import Combinable
 from pydantic import PlainValidator
 
 from api import fields
+from api.idempotency import IdempotencyKey, read_idempotency_key
 from api.orders.bodies import Body
 from api.orders.errors import ServiceIdTakenError, ServiceNameTakenError, ServiceNotFoundError
 from api.pages import DEFAULT_LIMIT, Page, answer_page, decode_cursor, filters_of
-from api.problems import INVALID_CURSOR, ProblemError
-from api.requests import AnyRequest, path_id, read_body, read_limit, read_query
+from api.problem_types import INVALID_CURSOR
+from api.problems import ProblemError
+from api.requests import AnyRequest, path_id, read_body, read_limit, read_query, read_yes_no
 from api.times import utc_text
-from shared.database import Row, transaction
+from shared.database import Row, rows, transaction
 from shared.tables import Service
+
+CATALOGUE_LOCK = 7_316_004
 
 _encode = msgspec.json.Encoder().encode
 
@@ -51,9 +55,8 @@ def _shown(service: Row) -> bytes:
     )
 
 
-def _answer(service: Row, status_code: int = 200) -> Response[bytes]:
-    headers = {"Location": f"/services/{service['id']}"} if status_code == 201 else {}  # noqa: PLR2004 (Created)
-    return Response(_shown(service), status_code=status_code, media_type="application/json", headers=headers)
+def _answer(service: Row) -> Response[bytes]:
+    return Response(_shown(service), status_code=200, media_type="application/json")
 
 
 async def _find(service_id: int) -> Row:
@@ -68,18 +71,34 @@ async def create_service(request: AnyRequest) -> Response[bytes]:
     """Add a service to the catalogue."""
     read_query(request, {})
     new = await read_body(request, NewService)
+    shown, replayed = await _create(new, read_idempotency_key(request, "createService", new))
+    headers = {"Location": f"/services/{msgspec.json.decode(shown)['id']}"}
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return Response(shown, status_code=201, media_type="application/json", headers=headers)
+
+
+async def _create(new: NewService, key: IdempotencyKey | None) -> tuple[bytes, bool]:
+    """Store a service; give it as it is shown, and whether an earlier try with the same key stored it."""
     now = datetime.now(UTC)
     values: dict[Any, Any] = {Service.name: new.name, Service.created_at: now, Service.updated_at: now}
     if new.id is not None:
         values[Service.id] = new.id
     try:
         async with transaction():
+            answered = await key.claim() if key else None
+            if answered is not None:
+                return answered.encode(), True
+            await lock_catalogue()
             stored = await Service.insert(Service(values)).returning(*Service.all_columns())
+            shown = _shown(stored[0])
+            if key:
+                await key.keep(shown.decode())
+            return shown, False
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name == "service_name_in_use":
             raise ServiceNameTakenError(new.name) from None
         raise ServiceIdTakenError(new.id or 0) from None
-    return _answer(stored[0], status_code=201)
 
 
 @route("/services/{service_id:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
@@ -108,9 +127,18 @@ async def archive_service(request: AnyRequest) -> None:
     await _update({Service.archived_at: datetime.now(UTC)}, service_id, in_use)
 
 
+async def lock_catalogue() -> None:
+    """Hold the catalogue until the transaction ends, against everybody else who writes it.
+
+    Ids and names are two unique indexes: writers who meet in them crosswise would wait for each other.
+    """
+    await rows(f"SELECT pg_advisory_xact_lock({CATALOGUE_LOCK})")
+
+
 async def _update(values: dict[Any, Any], service_id: int, which: Combinable) -> Row:
     try:
         async with transaction():
+            await lock_catalogue()
             changed = (
                 await Service.update({**values, Service.updated_at: datetime.now(UTC)})
                 .where(which)
@@ -126,8 +154,8 @@ async def _update(values: dict[Any, Any], service_id: int, which: Combinable) ->
 
 @route("/services", http_method=[HttpMethod.GET, HttpMethod.HEAD])
 async def list_services(request: AnyRequest) -> Response[bytes]:
-    """List services by id, archived ones too."""
-    query = read_query(request, {"limit": read_limit, "cursor": str})
+    """List services by id; archived ones only when asked for."""
+    query = read_query(request, {"include_archived": read_yes_no, "limit": read_limit, "cursor": str})
     limit = query.get("limit", DEFAULT_LIMIT)
     behind = 0
     if "cursor" in query:
@@ -136,7 +164,10 @@ async def list_services(request: AnyRequest) -> Response[bytes]:
             behind = fields.read_id(after)
         except (ValueError, TypeError):
             raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.") from None
-    found: list[Row] = await Service.select().where(Service.id > behind).order_by(Service.id).limit(limit + 1)
+    wanted: Combinable = Service.id > behind
+    if not query.get("include_archived"):
+        wanted = And(wanted, Service.archived_at.is_null())
+    found: list[Row] = await Service.select().where(wanted).order_by(Service.id).limit(limit + 1)
     shown = found[:limit]
     return answer_page(
         request,

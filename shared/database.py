@@ -141,6 +141,16 @@ class Engine(PostgresEngine):
                 return await self.get_new_connection()
             return await self.pool.acquire(timeout=settings().pool_wait)
 
+    async def connect(self) -> Any:
+        """Open a connection outside of the pool; the caller closes it.
+
+        Raises:
+            DatabaseUnavailableError: the server can't be reached.
+
+        """
+        async with _naming_unavailability():
+            return await self.get_new_connection()
+
     async def release(self, connection: Any) -> None:
         """Give a connection back; one that is in no state to be used again is closed by the pool."""
         if isinstance(connection, asyncpg.pool.PoolConnectionProxy):
@@ -171,6 +181,17 @@ class Engine(PostgresEngine):
         """Run one statement, prepared once per connection; arguments stand as ``$1``, ``$2``, … in it."""
         async with _naming_unavailability(), self.connection() as connection:
             found: list[Row] = await connection.fetch(sql, *args)
+            return found
+
+    async def fetch_planned_afresh(self, sql: str, *args: object) -> list[Row]:
+        """Run one statement, planned for these arguments; a round trip more than ``fetch``.
+
+        For statements whose best plan depends on their arguments: one prepared for good may get a plan for
+        any arguments after its fifth use, and that one suits common values and is ruinous for rare ones.
+        """
+        async with _naming_unavailability(), self.connection() as connection:
+            statement = await connection.prepare(sql, name="")
+            found: list[Row] = await statement.fetch(*args)
             return found
 
 

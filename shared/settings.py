@@ -7,12 +7,14 @@ misspelt setting would otherwise be silently ignored.
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "OMS_"
 
@@ -32,6 +34,40 @@ def _zone_name(name: str) -> str:
         message = "is not the name of a time zone; use an IANA name such as UTC or Europe/Rome"
         raise ValueError(message)
     return name
+
+
+def _yes_or_no(value: object) -> object:
+    if isinstance(value, str) and value not in ("yes", "no"):
+        message = "must be yes or no"
+        raise ValueError(message)
+    return value == "yes" if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key that callers may show, by the digest it is known by."""
+
+    name: str
+    role: Literal["read", "write"]
+    sha256: str
+
+
+_API_KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<role>read|write):(?P<sha256>[0-9a-f]{64})")
+
+
+def _api_keys(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = [_API_KEY.fullmatch(entry.strip()) for entry in value.split(",") if entry.strip()]
+    keys = [
+        ApiKey(entry["name"], "write" if entry["role"] == "write" else "read", entry["sha256"])
+        for entry in found
+        if entry
+    ]
+    if len(keys) < len(found) or len({key.name for key in keys}) < len(keys):
+        message = "must be name:read:sha256 or name:write:sha256, separated by commas, each name once"
+        raise ValueError(message)
+    return keys
 
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -77,6 +113,15 @@ class Settings(BaseSettings):
 
     republish_after: Seconds = 5
     """A consumer's cursor that stands still this long behind what was published is published to again."""
+
+    require_if_match: Annotated[bool, BeforeValidator(_yes_or_no)] = False
+    """Whether PUT, PATCH and DELETE of an order must say which version they mean (428 without If-Match)."""
+
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
+    """Who may use the API: ``name:role:sha256``, separated by commas; empty means everybody.
+
+    ``role`` is ``read`` or ``write``; ``sha256`` is the hexadecimal SHA-256 of the key.
+    """
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
 

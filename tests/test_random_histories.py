@@ -10,7 +10,8 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import HealthCheck, event, given, settings
+import pytest
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from api.order_import import _check_orders
@@ -30,11 +31,12 @@ NAMES = {123: "Inspection", 456: "Analysis", 789: "Testing"}
 FIRST_ID_OF_THE_SERVER = 10**12
 
 calendars = st.sampled_from(["default", "default", "default", "north", "north", "East.2"])
-# A grid of half the clearance, and a microsecond beside it: most pairs stand exactly on the rule's boundary.
+# Mostly a grid of the clearance, so that gaps of exactly three and six hours are common; else half of it,
+# or a microsecond beside it.
 times = st.builds(
     lambda step, tick: NOON + step * timedelta(minutes=90) + tick * timedelta(microseconds=1),
-    st.integers(-3, 6),
-    st.sampled_from([0, 0, 0, -1, 1]),
+    st.sampled_from([-2, 0, 2, 4, 6, 8, 10, 1, 3, 5]),
+    st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1]),
 )
 fees = st.one_of(st.integers(0, 1_000), st.integers(0, 999_999_999_999)).map(lambda c: Decimal(c) / 100)
 orderable = st.sampled_from([(123,), (789,), (123, 789), (789, 123)])
@@ -289,6 +291,7 @@ class History:
             assert found == self.model.summaries(by, period), (by, period)
 
 
+@pytest.mark.timeout(300)  # a failure is first made as small as possible
 @settings(
     derandomize=True,
     max_examples=50,
@@ -298,6 +301,13 @@ class History:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=commands, at_once=st.integers(1, 9))
+@example(  # room for exactly one order, at exactly one instant, between two that are six hours apart
+    history=[
+        Create(None, NOON + timedelta(hours=hours), Decimal("0.01"), (123, 789), "default")
+        for hours in (0, 6, 12.5, 1, 5, 3, 2, 4)
+    ],
+    at_once=1,
+)
 def test_every_answer_and_the_end_state_are_the_models(
     api: Api, database: Database, run: Run, history: list[Command], at_once: int
 ) -> None:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime as Datetime  # noqa: N812 (a field has its name)
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 
 from api import fields
 from api.times import read_datetime
+
+LARGEST_BATCH = 100
 
 OrderId = PlainValidator(fields.read_callers_id)
 Fee = PlainValidator(fields.read_fee)
@@ -51,6 +61,23 @@ class NewOrder(Body):
     calendar: Annotated[str, CalendarName] = fields.DEFAULT_CALENDAR
 
 
+def _ids_once(orders: list[NewOrder]) -> list[NewOrder]:
+    times = Counter(order.id for order in orders if order.id is not None)
+    twice = [str(order_id) for order_id, n in times.items() if n > 1]
+    if twice:
+        message = f"must not give an id to two orders: {', '.join(twice)}"
+        raise ValueError(message)
+    return orders
+
+
+class NewOrders(Body):
+    """The body of a batch."""
+
+    orders: Annotated[
+        list[NewOrder], Field(min_length=1, max_length=LARGEST_BATCH), AfterValidator(_ids_once)
+    ]
+
+
 class OrderReplacement(Body):
     """The body of a PUT: the whole order. Without a calendar it means ``default``, as on create."""
 
@@ -79,3 +106,10 @@ class OrderPatch(Body):
     totalfee: Annotated[Decimal | None, Fee] = None
     services: Annotated[Services | None, BeforeValidator(_given)] = None
     calendar: Annotated[str | None, PlainValidator(_or_default)] = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            message = "must name at least one field: datetime, totalfee, services or calendar"
+            raise ValueError(message)
+        return self

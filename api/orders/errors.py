@@ -16,6 +16,8 @@ class Conflict:
 
     id: int
     datetime: datetime
+    index: int | None = None
+    """Its place in the batch, if it is of the same batch and so not stored either."""
 
 
 @dataclass
@@ -47,9 +49,31 @@ class OrderIdTakenError(Exception):
 
 @dataclass
 class ServicesNotOrderableError(Exception):
-    """Services of an order that are unknown or archived: their places in the body, and why."""
+    """Services of an order that are unknown or archived: JSON Pointers into the body, and why."""
 
-    faults: Sequence[tuple[int, str]]
+    faults: Sequence[tuple[str, str]]
+
+
+@dataclass
+class BatchRefusedError(Exception):
+    """Orders of a batch that can't be stored, by their places in it; the others are not stored either."""
+
+    refusals: Sequence[tuple[int, OrdersTooCloseError | OrderIdTakenError]]
+
+
+@dataclass
+class VersionMismatchError(Exception):
+    """The order is at none of the versions that the caller meant."""
+
+    order_id: int
+    version: int
+
+
+@dataclass
+class IdempotencyKeyReusedError(Exception):
+    """An Idempotency-Key was used before, for other content."""
+
+    key: str
 
 
 @dataclass
