@@ -28,7 +28,7 @@ import: $(VENV)/run.stamp  ## load orders into the running system: FILE=orders.j
 check: format-check lint types imports test  ## yes or no: format, lint, types, import rules, tests
 
 test: $(VENV)/dev.stamp  ## the tests, on servers of their own [ARGS="-k spacing"]
-	$(PY) -m pytest -n auto --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 format: $(VENV)/dev.stamp  ## lay the code out, mend what the linter can mend
 	$(PY) -m ruff format $(CODE)

@@ -16,6 +16,7 @@ from api.orders import routes as orders
 from api.problems import answer
 from api.request_log import request_log
 from api.requests import check_path
+from api.unread_bodies import read_unread_bodies
 from shared.database import DB
 from shared.logs import configure_logs
 from shared.settings import settings
@@ -62,4 +63,4 @@ def create_app() -> ASGIApp:
             openapi_config=None,
         )
     )
-    return request_log(application)
+    return request_log(read_unread_bodies(application))

@@ -267,7 +267,7 @@ def test_a_datetime_that_is_no_string_is_refused(api: Api, at: object) -> None:
 NO_IDS: list[Any] = [
     *("abc", "0", "-1", "00223", "+5", "1.0", "1e3", "0x10", "", " 5", "5 ", "5\n", "1 OR 1=1"),
     *("99999999999999999999", "９", "٣", "1_000"),  # noqa: RUF001
-    *(0, -1, 1.0, 1.5, 99999999999999999999, 10**100, True, False, None, [], {}),
+    *(0, -1, 1.5, 99999999999999999999, 10**100, True, False, None, [], {}),
 ]
 
 
@@ -290,7 +290,7 @@ def test_a_services_id_that_is_none_is_refused(api: Api, service_id: Any) -> Non
         ([{"id": "123"}, {"id": 123}], ["#/services"]),
         ([{"id": n} for n in range(1, 52)], ["#/services"]),
         ([{"id": "124"}], ["#/services/0/id"]),
-        ([{"id": 123}, {"id": 124}, {"id": 2**63 - 1}], ["#/services/1/id", "#/services/2/id"]),
+        ([{"id": 123}, {"id": 124}, {"id": 10**18 - 1}], ["#/services/1/id", "#/services/2/id"]),
         ([{}], ["#/services/0/id"]),
         ([{"id": "123", "name": "Inspection"}], ["#/services/0/name"]),
         (["123"], ["#/services/0"]),
@@ -409,11 +409,11 @@ UNREADABLE = {
     "a leading zero": b'{"totalfee": 0100, "services": [{"id": 123}]}',
     "a plus sign": b'{"totalfee": +100, "services": [{"id": 123}]}',
     "a bare point": b'{"totalfee": 100., "services": [{"id": 123}]}',
-    "an integer of 100,000 digits": b'{"totalfee": ' + b"9" * 100_000 + b', "services": [{"id": 123}]}',
+    "an integer of 60,000 digits": b'{"totalfee": ' + b"9" * 60_000 + b', "services": [{"id": 123}]}',
     "an endless exponent": b'{"totalfee": 1e99999999999999999999, "services": [{"id": 123}]}',
-    "nested arrays": b"[" * 100_000,
-    "nested objects": b'{"a":' * 100_000,
-    "nested and closed": b"[" * 100_000 + b"]" * 100_000,
+    "nested arrays": b"[" * 60_000,
+    "nested objects": b'{"a":' * 12_000,
+    "nested and closed": b"[" * 30_000 + b"]" * 30_000,
     "an escaped NUL": (VALID % ', "calendar": "a\\u0000"').encode(),
     "an escaped NUL in a key": (VALID % ', "a\\u0000": 1').encode(),
     "a NUL": (VALID % ', "calendar": "a\0"').encode(),
@@ -479,7 +479,7 @@ def test_a_compressed_body_is_refused(api: Api) -> None:
 
 @pytest.mark.parametrize("known_length", [True, False], ids=["with its length", "in chunks"])
 def test_a_body_that_is_too_large_is_refused(api: Api, *, known_length: bool) -> None:
-    """413 at a megabyte, said beforehand or not."""
+    """413 beyond 64 KiB, said beforehand or not."""
     body = b" " * 1_100_000
     chunks = (body[at : at + 100_000] for at in range(0, len(body), 100_000))
     headers = {"Content-Type": "application/json"}

@@ -91,7 +91,7 @@ def test_a_database_that_goes_away_makes_it_unready_until_it_is_back(tmp_path: P
             own.placed_order(id=5)
             postgres.stop()
             answer = own.client.get("/health/ready")
-            assert (answer.status_code, answer.json()["status"]) == (503, "unready")
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
             assert own.client.get("/health/live").status_code == 200
             for refused in (own.place_order(id=6), own.client.get("/orders/5"), own.client.get("/services")):
                 assert refused.status_code == 503

