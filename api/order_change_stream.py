@@ -16,6 +16,7 @@ from litestar import HttpMethod, route
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp
 
+from api.connections import drop_connections_that_take_nothing
 from api.order_change_queries import log_bounds
 from api.order_change_tail import TAIL, encode_event
 from api.order_changes import read_position, refuse_if_too_many_follow
@@ -68,6 +69,7 @@ async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     if method_of(request) == "HEAD":
         return _head
     refuse_if_too_many_follow()
+    drop_connections_that_take_nothing(settings().port, settings().stream_patience)
     return _Stream(after)
 
 
@@ -104,11 +106,12 @@ class _Stream:
                         await task
 
     async def _send_events(self, send: Send) -> None:
-        generation = TAIL.generation
         # Back after 1 to 3 s: all who lost a process do not return in the same moment. The id alone is no
         # event, and makes the reader's next Last-Event-ID right even if it is cut off before the first one.
         greeting = f"retry: {random.randrange(1_000, 3_000)}\nid: {self.position}\n\n"  # noqa: S311 (no secret)
         await _send(send, greeting.encode())
+        await TAIL.wait_for_a_look()
+        generation = TAIL.generation
         while True:
             await TAIL.wait_beyond(self.position, settings().stream_silence)
             if TAIL.ended or TAIL.generation != generation:

@@ -72,6 +72,8 @@ class Tail:
         self.followers = 0
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._looks_begun = self._looks_done = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -104,11 +106,21 @@ class Tail:
     def end(self) -> None:
         """Tell everybody who follows that the process is stopping."""
         self.ended = True
+        self._looked.set()
         self._wake()
 
     def _wake(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
+
+    async def wait_for_a_look(self) -> None:
+        """Wait for a look at the log that begins after this call, which sees whether it is the same log still.
+
+        What is in the ring may be of a log that was replaced a moment ago.
+        """
+        begun = self._looks_begun
+        while self._looks_done <= begun and not self.ended:
+            await self._looked.wait()
 
     async def wait_beyond(self, after: int, seconds: float) -> None:
         """Wait until there is something after a position, the tail ends or begins again, or time is up."""
@@ -166,6 +178,14 @@ class Tail:
 
     async def look_once(self) -> int:
         """Take what is new in the log into the ring; return how many changes that were."""
+        self._looks_begun += 1
+        found = await self._look()
+        self._looks_done = self._looks_begun
+        looked, self._looked = self._looked, asyncio.Event()
+        looked.set()
+        return found
+
+    async def _look(self) -> int:
         if self._last is None:
             self._last = (await log_bounds()).last
             self._wake()

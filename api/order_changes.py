@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -104,6 +106,9 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
 async def _wait_for_changes(filters: ChangeFilters, page: FeedPage, limit: int, seconds: int) -> FeedPage:
     give_up = time.monotonic() + seconds
     seen = page.through
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await TAIL.wait_for_a_look()
     while (left := give_up - time.monotonic()) > 0 and not TAIL.ended:
         generation = TAIL.generation
         await TAIL.wait_beyond(seen, left)
