@@ -108,8 +108,14 @@ class Relay:
 
     async def _send(self, task: str, batch: Batch) -> bool:
         try:
-            # In a thread: publishing blocks, up to the socket's time limit when Redis hangs.
-            await asyncio.to_thread(app.send_task, task, astuple(batch), retry=False)
+            # In a thread: publishing blocks, up to the socket's time limit when Redis hangs. Subscribers that
+            # need no Redis must not notice, so positions are given meanwhile.
+            sending = asyncio.ensure_future(
+                asyncio.to_thread(app.send_task, task, astuple(batch), retry=False)
+            )
+            while not (await asyncio.wait({sending}, timeout=settings().relay_interval))[0]:
+                await assign_positions(ASSIGN_AT_ONCE)
+            sending.result()
         except (OperationalError, OSError) as error:
             if not self._queue_is_away:
                 log.warning("queue_unavailable", reason=str(error))
