@@ -44,7 +44,7 @@ types: $(VENV)/dev.stamp  ## strict types
 	$(PY) -m mypy $(CODE)
 
 imports: $(VENV)/dev.stamp  ## who may import whom
-	$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache
+	$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache --no-logo
 
 # --- what it stands on -------------------------------------------------------------------------------
 

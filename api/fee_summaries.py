@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, Literal
 
 import msgspec
 from litestar import HttpMethod, Response, route
 
+from api.fields import read_id
 from api.pages import DEFAULT_LIMIT, Page, answer_page, decode_cursor, filters_of
 from api.problem_types import INVALID_CURSOR
 from api.problems import Fault, ProblemError, malformed
@@ -33,7 +34,7 @@ WITH summed AS (
     WHERE day >= $2 AND day < $3 AND {counted}
     GROUP BY 1, 2, 3
 ), page AS (
-    SELECT * FROM summed WHERE (period, service_id, calendar_id) > ($4, $5, $6)
+    SELECT * FROM summed WHERE (period, service_id, calendar_id) > ($4, $5, $6::bigint)
     ORDER BY period, service_id, calendar_id LIMIT $7
 )
 SELECT
@@ -98,7 +99,12 @@ def _item(found: Row) -> str:
 
 def _place(cursor: list[Any]) -> tuple[date, int, int]:
     period, service_id, calendar_id = cursor
-    return date.fromisoformat(period), int(service_id), int(calendar_id)
+    # 0 stands for all services, or all calendars.
+    return (
+        date.fromisoformat(period),
+        read_id(service_id) if service_id != 0 else 0,
+        read_id(calendar_id) if calendar_id != 0 else 0,
+    )
 
 
 @route("/fee-summaries", http_method=[HttpMethod.GET, HttpMethod.HEAD])
@@ -115,7 +121,10 @@ async def list_fee_summaries(request: AnyRequest) -> Response[bytes]:
             "cursor": str,
         },
     )
-    first, end = query.get("from", EARLIEST.date()), query.get("to", date(LATEST.year + 1, 1, 2))
+    # West of Greenwich the earliest order may fall on the last day of 1969, in the east the latest on the
+    # first of 2200.
+    first = query.get("from", EARLIEST.date() - timedelta(days=1))
+    end = query.get("to", date(LATEST.year + 1, 1, 2))
     if first > end:
         raise malformed(Fault("must not be later than to", parameter="from"))
     place = (date.min, -1, -1)

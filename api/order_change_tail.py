@@ -114,7 +114,7 @@ class Tail:
         moved.set()
 
     async def wait_for_a_look(self) -> None:
-        """Wait for a look at the log that begins after this call, which sees whether it is the same log still.
+        """Wait for a look at the log that begins after this call: it sees whether that is the same log still.
 
         What is in the ring may be of a log that was replaced a moment ago.
         """

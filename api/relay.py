@@ -25,7 +25,7 @@ from shared.changes import Batch, batch_of
 from shared.database import DB, DatabaseUnavailableError
 from shared.logs import configure_logs
 from shared.settings import settings
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES, app
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, send_unless_full
 
 log = structlog.get_logger("relay")
 
@@ -61,6 +61,7 @@ class Relay:
         """Know nothing yet; the cursors say where to begin."""
         self._publications = [Publication(consumer, task) for consumer, task in CONSUMERS.items()]
         self._queue_is_away = False
+        self._queue_is_full = False
 
     async def relay_once(self) -> int:
         """Assign and publish what there is, within the window; return how many changes were moved on.
@@ -111,11 +112,11 @@ class Relay:
             # In a thread: publishing blocks, up to the socket's time limit when Redis hangs. Subscribers that
             # need no Redis must not notice, so positions are given meanwhile.
             sending = asyncio.ensure_future(
-                asyncio.to_thread(app.send_task, task, astuple(batch), retry=False)
+                asyncio.to_thread(send_unless_full, task, astuple(batch), most_waiting())
             )
             while not (await asyncio.wait({sending}, timeout=settings().relay_interval))[0]:
                 await assign_positions(ASSIGN_AT_ONCE)
-            sending.result()
+            sent = sending.result()
         except (OperationalError, OSError) as error:
             if not self._queue_is_away:
                 log.warning("queue_unavailable", reason=str(error))
@@ -123,8 +124,19 @@ class Relay:
             return False
         if self._queue_is_away:
             log.info("queue_available_again")
-        self._queue_is_away = False
-        return True
+        if not sent and not self._queue_is_full:
+            log.warning("queue_full", most_waiting=most_waiting())
+        self._queue_is_away, self._queue_is_full = False, not sent
+        return sent
+
+
+def most_waiting() -> int:
+    """Give the messages that may wait in the queue: what all consumers' windows need, twice.
+
+    The window alone would not bound the queue: while the worker is stopped, the cursors stand still, so each
+    window is published again and again, also by every relay that takes over.
+    """
+    return 2 * len(CONSUMERS) * max(1, settings().relay_window // settings().relay_batch)
 
 
 async def relay_until(stop: asyncio.Event) -> None:
@@ -143,6 +155,9 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     connection = await DB.get_new_connection()
     publishing: asyncio.Task[None] | None = None
     try:
+        if DB.pool is None:
+            # One for the loop and one for the Redis stream beside it.
+            await DB.start(size=2)
         if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
             return
         log.info("leading")
@@ -182,6 +197,7 @@ async def _main() -> None:
     configure_logs()
     log.info("started")
     await relay_until(stop)
+    await DB.stop()
     log.info("stopped")
 
 

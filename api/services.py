@@ -147,7 +147,8 @@ async def list_services(request: AnyRequest) -> Response[bytes]:
     behind = 0
     if "cursor" in query:
         try:
-            (behind,) = (int(i) for i in decode_cursor(query["cursor"], filters_of(request.query_params)))
+            (after,) = decode_cursor(query["cursor"], filters_of(request.query_params))
+            behind = fields.read_id(after)
         except (ValueError, TypeError):
             raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.") from None
     wanted: Combinable = Service.id > behind

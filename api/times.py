@@ -9,7 +9,7 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 _RFC_3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.(?P<fraction>\d+))?(?P<zone>Z|[+-]\d{2}:\d{2})?", re.ASCII
+    r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.(?P<fraction>\d+))?(?P<zone>Z|[+-]\d{2}:[0-5]\d)?", re.ASCII
 )
 
 

@@ -61,13 +61,16 @@ async def _keep_session_state(_connection: object) -> None:
 class Transaction(PostgresTransaction):
     """Piccolo's transaction, which gives its connection back whatever COMMIT or ROLLBACK do."""
 
+    engine: Engine
+
     def __init__(self, engine: Engine, isolation: Isolation, *, readonly: bool) -> None:
         super().__init__(engine, allow_nested=False)
         self.isolation: Isolation = isolation
         self.readonly = readonly
 
     async def __aenter__(self) -> Self:
-        self.connection = await self.get_connection()
+        # Not get_connection(): Piccolo's waits for one without limit.
+        self.connection = await self.engine.acquire()
         try:
             self.transaction = self.connection.transaction(isolation=self.isolation, readonly=self.readonly)
             await self.begin()
@@ -95,20 +98,26 @@ class Transaction(PostgresTransaction):
 
     async def _give_back(self) -> None:
         # Shielded: a request cancelled right here would otherwise keep its connection for ever.
-        await asyncio.shield(DB.release(self.connection))
+        await asyncio.shield(self.engine.release(self.connection))
 
 
 class Engine(PostgresEngine):
     """Piccolo's engine with a bounded wait for a connection, and a release that can't be skipped."""
 
     async def start(self, size: int) -> None:
-        """Open the pool. One per process and event loop."""
-        await self.start_connection_pool(
-            min_size=min(2, size),
-            max_size=size,
-            reset=_keep_session_state,
-            max_inactive_connection_lifetime=60,
-        )
+        """Open the pool. One per process and event loop.
+
+        Raises:
+            DatabaseUnavailableError: the server can't be reached; there is no pool then.
+
+        """
+        async with _naming_unavailability():
+            await self.start_connection_pool(
+                min_size=min(2, size),
+                max_size=size,
+                reset=_keep_session_state,
+                max_inactive_connection_lifetime=60,
+            )
 
     async def stop(self) -> None:
         """Close the pool, ending what is still running after five seconds."""
@@ -170,6 +179,17 @@ class Engine(PostgresEngine):
         """Run one statement, prepared once per connection; arguments stand as ``$1``, ``$2``, … in it."""
         async with _naming_unavailability(), self.connection() as connection:
             found: list[Row] = await connection.fetch(sql, *args)
+            return found
+
+    async def fetch_planned_afresh(self, sql: str, *args: object) -> list[Row]:
+        """Run one statement, planned for these arguments; a round trip more than ``fetch``.
+
+        For statements whose best plan depends on their arguments: one prepared for good may get a plan for
+        any arguments after its fifth use, and that one suits common values and is ruinous for rare ones.
+        """
+        async with _naming_unavailability(), self.connection() as connection:
+            statement = await connection.prepare(sql, name="")
+            found: list[Row] = await statement.fetch(*args)
             return found
 
 

@@ -14,6 +14,8 @@ import socket
 os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import RedisError
 
 from shared.settings import settings
 
@@ -62,5 +64,27 @@ app.conf.update(
         "socket_keepalive_options": {socket.TCP_KEEPIDLE: 30} if hasattr(socket, "TCP_KEEPIDLE") else {},
         "health_check_interval": 10,
         "max_retries": 1,
+        # A publisher's pause before that one retry; 2 s unless told, in which the relay assigns nothing.
+        "interval_start": 0.1,
     },
 )
+
+
+def send_unless_full(task: str, arguments: tuple[object, ...], most_waiting: int) -> bool:
+    """Send a task to the worker unless that many messages wait already; tell whether it was sent.
+
+    It blocks, up to the socket's time limit when Redis hangs.
+
+    Raises:
+        OperationalError: Redis can't be reached, or doesn't store.
+
+    """
+    with app.producer_or_acquire() as producer:
+        try:
+            waiting = producer.channel.client.llen(CONSUMER_QUEUE)
+        except RedisError as error:
+            raise OperationalError(str(error)) from error
+        if waiting >= most_waiting:
+            return False
+        app.send_task(task, arguments, retry=False, producer=producer)
+    return True

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_POSTGRES = "OMS_TEST_POSTGRES"
-_VALKEY = "OMS_TEST_VALKEY"
+_POSTGRES = "ORDERS_TEST_POSTGRES"
+_VALKEY = "ORDERS_TEST_VALKEY"
 _servers = ExitStack()
 
 
@@ -158,3 +158,26 @@ def run(database: Database) -> Iterator[Callable[[Coroutine[Any, Any, T]], T]]: 
             yield runner.run
         finally:
             runner.run(DB.stop())
+
+
+@pytest.fixture
+def setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Change settings of this process for one test: ``setting(relay_window=50)``."""
+    from shared.settings import settings
+
+    def change(**values: object) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(f"OMS_{name.upper()}", str(value))
+        settings.cache_clear()
+
+    yield change
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def own_database_url(request: pytest.FixtureRequest) -> str:
+    """Give a migrated database to one file alone: its processes' sessions may be ended, for instance."""
+    name = f"{request.module.__name__.rpartition('.')[2]}_{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"
+    _create_database(name, template="migrated")
+    return os.environ[_POSTGRES].replace("{}", name)

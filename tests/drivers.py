@@ -109,6 +109,7 @@ class Database:
         "orders",
         "claimed_order_id",
         "order_import",
+        "idempotency_key",
         "fee_summary",
         "service",
         "calendar",
@@ -140,6 +141,8 @@ class Database:
         """Remove every row and begin every number again."""
         self._runner.run(
             self._connection.execute(
+                # First what relay and worker lock first: one that is at work meanwhile is waited for.
+                "SELECT FROM change_log FOR UPDATE; SELECT FROM consumer_cursor FOR UPDATE;"
                 f"TRUNCATE {', '.join(self.TABLES)} RESTART IDENTITY;"
                 "ALTER SEQUENCE order_import_id_seq RESTART;"
                 "UPDATE change_log SET last_position = 0;"
@@ -150,7 +153,8 @@ class Database:
     def add_services(self) -> None:
         """Add the sample's catalogue."""
         self.rows(
-            "INSERT INTO service (id, name) VALUES (123, 'Inspection'), (456, 'Analysis'), (789, 'Testing')"
+            "INSERT INTO service (id, name) VALUES (123, 'Inspection'), (456, 'Analysis'), (789, 'Testing') "
+            "ON CONFLICT DO NOTHING"
         )
 
     def counts(self) -> dict[str, int]:
@@ -165,6 +169,36 @@ class Database:
             WHERE a.calendar_id = b.calendar_id AND a.import_id <> b.import_id
               AND abs(extract(epoch FROM a.datetime - b.datetime)) < 10800
             """
+        )
+
+    def wrong_summaries(self, zone: str = "UTC") -> list[dict[str, Any]]:
+        """List the fee summaries that are not what the orders say, summed up without the worker's SQL.
+
+        An order counts under service 0 as a whole, and under each of its services by its share.
+        """
+        return self.rows(
+            """
+            WITH part AS (
+                SELECT
+                    o.datetime, o.calendar_id, s.id AS service_id, (o.totalfee * 100)::bigint AS cents,
+                    row_number() OVER (PARTITION BY o.id ORDER BY s.id) AS place,
+                    count(*) OVER (PARTITION BY o.id) AS parts
+                FROM orders AS o, unnest(o.service_ids) AS s (id)
+            ), counted AS (
+                SELECT datetime, calendar_id, 0::bigint AS service_id, totalfee AS share FROM orders
+                UNION ALL
+                SELECT datetime, calendar_id, service_id,
+                    (cents / parts + CASE WHEN place <= cents % parts THEN 1 ELSE 0 END) * 0.01
+                FROM part
+            ), expected AS (
+                SELECT (datetime AT TIME ZONE $1)::date AS day, calendar_id, service_id, share, count(*) AS orders
+                FROM counted GROUP BY 1, 2, 3, 4
+            )
+            SELECT *, expected.orders AS expected, kept.orders AS kept
+            FROM expected FULL JOIN fee_summary AS kept USING (day, calendar_id, service_id, share)
+            WHERE expected.orders IS DISTINCT FROM kept.orders
+            """,
+            zone,
         )
 
 

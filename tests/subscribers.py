@@ -152,12 +152,14 @@ class RedisReader:
 
     def entries(self) -> list[tuple[str, str]]:
         """Read all that the stream holds: ids and notifications."""
-        return [(name, fields["notification"]) for name, fields in self.client.xrange(STREAM_KEY)]
+        entries: Any = self.client.xrange(STREAM_KEY)
+        return [(name, fields["notification"]) for name, fields in entries]
 
     def turn(self) -> list[str]:
         """Read what is behind what was read before."""
         found = []
-        for _, entries in self.client.xread({STREAM_KEY: f"{self.position}-0"}, count=1_000):
+        streams: Any = self.client.xread({STREAM_KEY: f"{self.position}-0"}, count=1_000)
+        for _, entries in streams:
             for name, fields in entries:
                 self.position = int(name.partition("-")[0])
                 found.append(fields["notification"])

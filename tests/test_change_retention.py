@@ -127,7 +127,11 @@ def test_trimming_and_assigning_at_once_lose_nothing(run: Run, database: Databas
 
 def test_the_retention_is_a_number_and_a_unit(setting: Callable[..., None]) -> None:
     assert settings().change_retention == timedelta(days=90)
-    for text, duration in {"1d": timedelta(days=1), "36h": timedelta(hours=36), "5s": timedelta(seconds=5)}.items():
+    for text, duration in {
+        "1d": timedelta(days=1),
+        "36h": timedelta(hours=36),
+        "5s": timedelta(seconds=5),
+    }.items():
         setting(change_retention=text)
         assert settings().change_retention == duration
     for text in ("90", "0d", "-1d", "1.5d", "1 d", "P90D", "999999d"):

@@ -283,9 +283,7 @@ def test_a_request_that_waits_does_not_hold_the_process_up(database: Database, p
     ):
         api.wait_until_ready()
         answers: list[Any] = []
-        waiting = threading.Thread(
-            target=lambda: answers.append(api.client.get("/order-changes?wait=30"))
-        )
+        waiting = threading.Thread(target=lambda: answers.append(api.client.get("/order-changes?wait=30")))
         waiting.start()
         time.sleep(0.5)
         began = time.monotonic()

@@ -64,7 +64,7 @@ def test_filters_let_through_what_they_name_and_next_goes_on_behind_the_rest(api
     run(assign_all())
 
     def found(**query: str) -> list[int]:
-        feed = Feed.after(api, **query)
+        feed = Feed.after(api, 0, **query)
         positions = positions_of(feed.all())
         assert feed.following.startswith("/order-changes?after=5&")  # nothing is looked at twice
         return positions
@@ -184,7 +184,9 @@ def test_no_reader_finds_a_change_behind_its_cursor_while_writers_hold_theirs_op
 
 def test_folding_the_feed_gives_the_orders_byte_for_byte(api: Api, run: Run) -> None:
     for day in range(12):
-        order = api.placed_order(at=later(days=day), fee=day / 8 * 2, services=(123, 456), calendar=f"c{day % 3}")
+        order = api.placed_order(
+            at=later(days=day), fee=day / 8 * 2, services=(123, 456), calendar=f"c{day % 3}"
+        )
         if day % 2:
             api.client.patch(f"/orders/{order['id']}", json={"totalfee": 0.1, "calendar": "moved"})
         if day % 4 == 3:
@@ -248,6 +250,7 @@ def test_a_position_older_than_the_log_is_told_from_where_it_can_go_on(
     run(apply_every_change())
     database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days' WHERE position < 4")
     assert run(trim_log()) == 3
+    problem: dict[str, Any] = {}
     for path in ("/order-changes", "/order-changes?after=2", "/order-changes/stream?after=0"):
         answer = api.client.get(path)
         problem = answer.json()
@@ -289,13 +292,15 @@ def test_a_query_that_can_not_be_read_is_refused(api: Api, query: str, parameter
     assert answer.json()["errors"][0]["parameter"] == parameter
 
 
-def test_reading_costs_the_feed_nothing_that_it_looks_at_in_vain(api: Api, run: Run, database: Database) -> None:
+def test_reading_costs_the_feed_nothing_that_it_looks_at_in_vain(
+    api: Api, run: Run, database: Database
+) -> None:
     database.rows("INSERT INTO calendar (name) VALUES ('default'), ('rare')")
     database.rows(
         """
         INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT at, at + interval '3 hours', 10, '{123}', '{Inspection}', CASE n WHEN 20500 THEN 2 ELSE 1 END
-        FROM (SELECT n, $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(0, 21000) AS n) AS free
+        SELECT at, at + interval '3 hours', 10, '{123}', '{Inspection}', 1 + (n = 20500)::int
+        FROM (SELECT n, $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(0, 21000) AS n)
         """,
         NOON,
     )

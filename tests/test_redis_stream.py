@@ -93,7 +93,7 @@ def test_a_wiped_stream_is_filled_again(run: Run, reader: RedisReader) -> None:
 def test_a_stream_that_lost_its_end_is_mended(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, *range(2))
     run(publish_all())
-    saved = reader.client.dump(STREAM)
+    saved: Any = reader.client.dump(STREAM)
     log = place_and_assign(run, *range(2, 5))
     run(publish_all())
     reader.client.restore(STREAM, 0, saved, replace=True)  # a failover to a replica that was behind
@@ -130,7 +130,7 @@ def test_the_stream_is_bounded_also_when_it_is_filled_again(
         """
         INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
         SELECT at, at + interval '3 hours', 10, '{123}', '{Inspection}', 1
-        FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, 1000) AS n) AS free
+        FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, 1000) AS n)
         """,
         later(),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from shared.logs import configure_logs
 from shared.settings import settings
 from shared.task_queue import CONSUMER_QUEUE, app
@@ -9,9 +11,14 @@ from shared.task_queue import CONSUMER_QUEUE, app
 
 def main() -> None:
     """Run the worker until it is told to stop."""
+    from celery.platforms import SecurityWarning  # behind shared.task_queue, which sets REMAP_SIGTERM
+
     configure_logs()
+    # Celery's advice on pickle under root says nothing here: accept_content is JSON alone.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     app.worker_main(
         [
+            "--quiet",
             "worker",
             "--pool=prefork",
             f"--concurrency={settings().worker_processes}",

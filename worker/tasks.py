@@ -35,8 +35,18 @@ class _Loop:
     def run(cls, coroutine: Coroutine[Any, Any, T]) -> T:
         if cls.runner is None:
             cls.runner = asyncio.Runner()
-            cls.runner.run(DB.start(size=1))
-        return cls.runner.run(coroutine)
+        return cls.runner.run(cls._with_pool(coroutine))
+
+    @staticmethod
+    async def _with_pool(coroutine: Coroutine[Any, Any, T]) -> T:
+        # Again and again until it succeeds: PostgreSQL may be away when a child begins.
+        if DB.pool is None:
+            try:
+                await DB.start(size=1)
+            except BaseException:
+                coroutine.close()
+                raise
+        return await coroutine
 
     @classmethod
     def close(cls) -> None:

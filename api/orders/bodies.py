@@ -7,7 +7,15 @@ from datetime import datetime as Datetime  # noqa: N812 (a field has its name)
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 
 from api import fields
 from api.times import read_datetime
@@ -80,6 +88,13 @@ class OrderReplacement(Body):
     calendar: Annotated[str, CalendarName] = fields.DEFAULT_CALENDAR
 
 
+def _given(value: Any) -> Any:
+    if value is None:
+        message = "must be a JSON array; leave it out to keep the services"
+        raise ValueError(message)
+    return value
+
+
 def _or_default(value: Any) -> str:
     return fields.DEFAULT_CALENDAR if value is None else fields.read_calendar(value)
 
@@ -89,7 +104,7 @@ class OrderPatch(Body):
 
     datetime: Annotated[Datetime | None, OrderDatetime] = None
     totalfee: Annotated[Decimal | None, Fee] = None
-    services: Services | None = None
+    services: Annotated[Services | None, BeforeValidator(_given)] = None
     calendar: Annotated[str | None, PlainValidator(_or_default)] = None
 
     @model_validator(mode="after")

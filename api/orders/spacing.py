@@ -30,8 +30,9 @@ def free_intervals(
     """
     free_from = earliest
     for at in taken:
-        if at - CLEARANCE >= free_from:
-            yield free_from, min(at - CLEARANCE, latest)
+        free_until = min(at - CLEARANCE, latest)
+        if free_from <= free_until:
+            yield free_from, free_until
         free_from = max(free_from, at + CLEARANCE)
     if free_from <= latest:
         yield free_from, latest

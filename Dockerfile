@@ -1,0 +1,21 @@
+# One image for every process; docker-compose.yml says which command each runs.
+FROM python:3.13-slim
+
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WORKDIR /app
+
+# First what changes seldom: a change of code installs nothing again.
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --require-hashes -r requirements.lock
+
+COPY piccolo_conf.py ./
+COPY shared/ shared/
+COPY api/ api/
+COPY worker/ worker/
+COPY contract/ contract/
+COPY sample-data/ sample-data/
+
+# By number, so that a platform can tell that it is not root.
+USER 10001:10001
+EXPOSE 8000
+CMD ["python", "-m", "api.server"]

@@ -1,0 +1,32 @@
+"""Run one command against the stack that runs here: ``python -m stack.attach COMMAND…``.
+
+What the environment sets already is left alone, so with both servers given there it needs no local stack.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from stack.child_processes import StackError
+from stack.state_folder import StateFolder
+
+_SERVERS = {"OMS_DATABASE_URL", "OMS_REDIS_URL"}
+
+
+def main(command: list[str]) -> None:
+    """Become the command. Exits with status 2 if there is nothing to attach to."""
+    environment = dict(os.environ)
+    if not environment.keys() >= _SERVERS:
+        try:
+            running = StateFolder(Path(os.environ.get("STATE_DIR") or ".local")).environment()
+        except StackError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from None
+        environment = running | environment
+    os.execvpe(command[0], command, environment)  # noqa: S606 - the caller's own command
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,206 @@
+"""A model of the service in plain Python: the 3-hour rule, orders, and what the fee summaries must be.
+
+It shares no code with the service, looks at everything one after the other, and is slow and obvious.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+THREE_HOURS = timedelta(hours=3)
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+
+
+def fee_shares(fee: Decimal, service_ids: Iterable[int]) -> dict[int, Decimal]:
+    """Hand a fee out cent by cent, in turn, beginning with the lowest service id."""
+    ids = sorted(service_ids)
+    each, odd = divmod(int(fee * 100), len(ids))
+    return {service: Decimal(each + (1 if place < odd else 0)) / 100 for place, service in enumerate(ids)}
+
+
+@dataclass(frozen=True)
+class ModelOrder:
+    """An order as a caller knows it."""
+
+    id: int
+    at: datetime
+    fee: Decimal
+    services: tuple[tuple[int, str], ...]
+    calendar: str
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service must answer: the status, a problem's slug, and what the problem says."""
+
+    status: int
+    problem: str | None = None
+    conflicts: tuple[tuple[int, datetime], ...] = ()
+    before: datetime | None = None
+    after: datetime | None = None
+
+
+@dataclass
+class Model:
+    """The service's state, and its answer to each command."""
+
+    names: dict[int, str]
+    archived: set[int] = field(default_factory=set)
+    orders: dict[int, ModelOrder] = field(default_factory=dict)
+    claimed: set[int] = field(default_factory=set)
+    changes: int = 0
+
+    def conflicts(self, at: datetime, calendar: str, aside: int | None) -> tuple[tuple[int, datetime], ...]:
+        """List the orders in the way."""
+        return tuple(
+            sorted(
+                (
+                    (order.id, order.at)
+                    for order in self.orders.values()
+                    if order.calendar == calendar and order.id != aside and abs(order.at - at) < THREE_HOURS
+                ),
+                key=lambda conflict: (conflict[1], conflict[0]),
+            )
+        )
+
+    def too_close(self, at: datetime, calendar: str, aside: int | None) -> Answer | None:
+        """Refuse a datetime that is not free, naming the nearest that are; None when it is free."""
+        conflicts = self.conflicts(at, calendar, aside)
+        if not conflicts:
+            return None
+        # The nearest free datetimes stand exactly three hours from some order.
+        taken = [o.at for o in self.orders.values() if o.calendar == calendar and o.id != aside]
+        free = [
+            candidate
+            for other in taken
+            for candidate in (other - THREE_HOURS, other + THREE_HOURS)
+            if EARLIEST <= candidate <= LATEST and not self.conflicts(candidate, calendar, aside)
+        ]
+        return Answer(
+            409,
+            "orders-too-close",
+            conflicts,
+            max((candidate for candidate in free if candidate < at), default=None),
+            min((candidate for candidate in free if candidate > at), default=None),
+        )
+
+    def not_orderable(self, services: Iterable[int], already: Iterable[int] = ()) -> bool:
+        """Tell whether one of the services is unknown, or archived and not on the order yet."""
+        return any(s not in self.names or (s in self.archived and s not in already) for s in services)
+
+    def named(self, services: Iterable[int]) -> tuple[tuple[int, str], ...]:
+        """Give services with the names they have now."""
+        return tuple((service, self.names[service]) for service in sorted(services))
+
+    def create(
+        self, order_id: int | None, at: datetime, fee: Decimal, services: Sequence[int], calendar: str
+    ) -> Answer:
+        """Answer a POST; the order itself is added by ``store``, under the id it got."""
+        if order_id is not None and order_id in self.claimed:
+            return Answer(409, "order-id-taken")
+        if self.not_orderable(services):
+            return Answer(422, "validation-failed")
+        return self.too_close(at, calendar, None) or Answer(201)
+
+    def store(
+        self, order_id: int, at: datetime, fee: Decimal, services: Sequence[int], calendar: str
+    ) -> None:
+        """Add an order that was accepted."""
+        self.claimed.add(order_id)
+        self.orders[order_id] = ModelOrder(order_id, at, fee, self.named(services), calendar)
+        self.changes += 1
+
+    def update(self, order_id: int, fields: Mapping[str, Any]) -> Answer:
+        """Answer a PATCH, or a PUT, which names every field."""
+        order = self.orders.get(order_id)
+        if order is None:
+            return Answer(404, "not-found")
+        services = fields.get("services")
+        if services is not None and self.not_orderable(services, [service for service, _ in order.services]):
+            return Answer(422, "validation-failed")
+        at, calendar = fields.get("at", order.at), fields.get("calendar", order.calendar)
+        if (at, calendar) != (order.at, order.calendar):
+            refused = self.too_close(at, calendar, order_id)
+            if refused:
+                return refused
+        self.orders[order_id] = replace(
+            order,
+            at=at,
+            calendar=calendar,
+            fee=fields.get("fee", order.fee),
+            services=order.services if services is None else self.named(services),
+            version=order.version + 1,
+        )
+        self.changes += 1
+        return Answer(200)
+
+    def delete(self, order_id: int) -> Answer:
+        """Answer a DELETE."""
+        if self.orders.pop(order_id, None) is None:
+            return Answer(404, "not-found")
+        self.changes += 1
+        return Answer(204)
+
+    def faults_of_import(
+        self, orders: Sequence[tuple[int, datetime, Decimal, tuple[int, ...], str]]
+    ) -> set[str]:
+        """Name what is wrong with an import, as places in its file; nothing: it is accepted."""
+        faults = set()
+        for index, (order_id, at, _, services, calendar) in enumerate(orders):
+            if order_id in self.claimed:
+                faults.add(f"orders[{index}].id")
+            faults |= {
+                f"orders[{index}].services[{place}].id"
+                for place, service in enumerate(services)
+                if self.not_orderable([service])
+            }
+            if self.conflicts(at, calendar, None):
+                faults.add(f"orders[{index}].datetime")
+        return faults
+
+    def archive(self, service: int) -> Answer:
+        """Answer the DELETE of a service."""
+        if service not in self.names or service in self.archived:
+            return Answer(404, "not-found")
+        self.archived.add(service)
+        return Answer(204)
+
+    def rename(self, service: int, name: str) -> Answer:
+        """Answer the PUT of a service. Orders keep the name that they were written with."""
+        others = self.names.keys() - self.archived - {service}
+        if service not in self.archived and any(
+            self.names[other].lower() == name.lower() for other in others
+        ):
+            return Answer(409, "service-name-taken")
+        self.names[service] = name
+        return Answer(200)
+
+    def summaries(self, by: str, period: str) -> dict[tuple[date, int | str | None], tuple[int, Decimal]]:
+        """Sum orders and fees up, per period and service id, calendar or nothing."""
+        sums: dict[tuple[date, int | str | None], tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))
+        for order in self.orders.values():
+            day = order.at.date()
+            start = {
+                "day": day,
+                "week": day - timedelta(days=day.weekday()),
+                "month": day.replace(day=1),
+                "year": day.replace(month=1, day=1),
+            }[period]
+            parts: dict[int | str | None, Decimal] = {}
+            if by == "service":
+                parts.update(fee_shares(order.fee, [service for service, _ in order.services]))
+            else:
+                parts[order.calendar if by == "calendar" else None] = order.fee
+            for part, share in parts.items():
+                count, total = sums[start, part]
+                sums[start, part] = (count + 1, total + share)
+        return dict(sums)

@@ -1,0 +1,51 @@
+"""Single steps of the API, the relay and the worker, run in this process on a real database."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from api.orders.bodies import NewOrder
+from api.orders.commands import create_order
+from shared.change_log import assign_positions, changes_after, cursor_of, last_position
+from shared.changes import Change, batch_of
+from tests.builders import NOON, order_body
+from worker.fee_summaries import CONSUMER, apply_changes
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+async def place(at: datetime = NOON, fee: str = "100", **more: Any) -> int:
+    """Place an order with the command behind ``POST /orders``, and give its id."""
+    body = order_body(at=at, **more) | {"totalfee": Decimal(fee)}
+    return (await create_order(NewOrder.model_validate(body, strict=True))).id
+
+
+async def assign_all(at_once: int = 5_000) -> int:
+    """Give every committed change its position; return the last one."""
+    while await assign_positions(at_once):
+        pass
+    return await last_position()
+
+
+async def whole_log(at_once: int = 5_000) -> list[Change]:
+    """Read the change log from its beginning, some at a time, as a reader does."""
+    changes: list[Change] = []
+    while more := await changes_after(changes[-1].position if changes else 0, at_once):
+        changes += more
+    return changes
+
+
+async def applied() -> int:
+    """Give the position that the fee summaries are exact for."""
+    position, _ = await cursor_of(CONSUMER)
+    return position
+
+
+async def apply_every_change(at_once: int = 500) -> int:
+    """Do the relay's and the worker's work without a queue between them; return the position reached."""
+    await assign_all()
+    while changes := await changes_after(await applied(), at_once):
+        await apply_changes(batch_of(changes))
+    return await applied()

@@ -1,0 +1,367 @@
+"""The change log: an order and its change are one, positions are dense and final, and readers miss nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from bisect import bisect_left, insort
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from api.orders.bodies import OrderPatch
+from api.orders.commands import delete_order, patch_order
+from api.orders.errors import ContentionError, OrderNotFoundError, OrdersTooCloseError
+from shared.change_log import assign_positions, changes_after, last_position
+from shared.changes import batch_of
+from shared.database import row, rows, transaction
+from tests.builders import NOON, later
+from tests.drivers import at_once
+from tests.steps import assign_all, place, whole_log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from shared.changes import Change
+    from tests.drivers import Api, Database
+
+    Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+THREE_HOURS = timedelta(hours=3)
+
+PLAIN_INSERT = """
+INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+VALUES ($1::timestamptz, $1::timestamptz + interval '3 hours', 10, '{123}', '{Inspection}', $2) RETURNING id
+"""
+
+
+@pytest.fixture(autouse=True)
+def _services(database: Database) -> None:
+    database.add_services()
+
+
+def positions(changes: Iterable[Change]) -> list[int]:
+    """Give the changes' positions."""
+    return [change.position for change in changes]
+
+
+def test_positions_are_dense_and_final(run: Run) -> None:
+    async def scenario() -> None:
+        for day in range(5):
+            await place(later(days=day))
+        assert [await assign_positions(2) for _ in range(4)] == [2, 2, 1, 0]
+        assert await last_position() == 5
+        before = await whole_log()
+        assert positions(before) == [1, 2, 3, 4, 5]
+
+        for day in range(5, 8):
+            await place(later(days=day))
+        assert await assign_positions() == 3
+        assert (await whole_log())[:5] == before
+        assert positions(await whole_log()) == list(range(1, 9))
+
+    run(scenario())
+
+
+def test_a_reader_never_finds_a_change_at_or_below_what_it_has_seen(run: Run, postgres_url: str) -> None:
+    async def scenario() -> None:
+        await place(later(days=-1))
+        calendar = (await row("SELECT id FROM calendar") or {})["id"]
+        slow = await asyncpg.connect(postgres_url)
+        try:
+            writing = slow.transaction()
+            await writing.start()
+            held_open = await slow.fetchval(PLAIN_INSERT, NOON, calendar)
+            first_to_commit = [await place(later(days=day)) for day in (1, 2, 3)]
+            await assign_all()
+            seen = await whole_log()
+            assert [change.order_id for change in seen][1:] == first_to_commit
+
+            await writing.commit()
+            last_to_commit = await place(later(days=4))
+            await assign_all()
+            assert [change.order_id for change in await changes_after(4, 100)] == [held_open, last_to_commit]
+            assert (await whole_log())[:4] == seen
+        finally:
+            await slow.close()
+
+    run(scenario())
+
+
+def test_assigners_at_once_leave_no_gap(run: Run) -> None:
+    async def assigner() -> int:
+        given = idle = 0
+        while idle < 20:
+            found = await assign_positions(7)
+            given += found
+            idle = 0 if found else idle + 1
+            await asyncio.sleep(0)
+        return given
+
+    async def writer(calendar: str) -> None:
+        for day in range(40):
+            await place(later(days=day), calendar=calendar)
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as at_work:
+            assigning = [at_work.create_task(assigner()) for _ in range(3)]
+            for calendar in ("a", "b", "c"):
+                at_work.create_task(writer(calendar))
+        given = sum(task.result() for task in assigning)
+        log = await whole_log()
+        assert given == len(log)
+        assert await assign_all() == 120
+        log = await whole_log()
+        assert positions(log) == list(range(1, 121))
+        assert len({change.event_id for change in log}) == 120
+
+    run(scenario())
+
+
+def test_an_order_and_its_change_commit_together_or_not_at_all(run: Run, database: Database) -> None:
+    class FailedError(Exception):
+        pass
+
+    async def fail_after(statement: str) -> None:
+        with pytest.raises(FailedError):
+            async with transaction():
+                assert await rows(statement)
+                assert len(await rows("SELECT FROM order_change")) == 2
+                raise FailedError
+
+    run(place(NOON))
+    before = database.counts()
+    calendar = database.value("SELECT id FROM calendar")
+    insert = PLAIN_INSERT.replace("$1", f"'{later(days=1).isoformat()}'").replace("$2", str(calendar))
+    update = "UPDATE orders SET totalfee = 1, version = version + 1 RETURNING id"
+    for statement in (insert, update, "DELETE FROM orders RETURNING id"):
+        run(fail_after(statement))
+        assert database.counts() == before
+    with pytest.raises(asyncpg.CheckViolationError):
+        database.rows("UPDATE orders SET version = version + 1, totalfee = -1")
+    assert database.value("SELECT count(*) FROM order_change") == 1
+
+
+def test_what_is_written_with_plain_sql_is_in_the_log_too(database: Database, run: Run) -> None:
+    calendar = database.value("INSERT INTO calendar (name) VALUES ('default') RETURNING id")
+    order_id = database.value(PLAIN_INSERT, NOON, calendar)
+    database.rows("UPDATE orders SET totalfee = 11, version = version + 1")
+    database.rows("DELETE FROM orders")
+    run(assign_all())
+    created, updated, deleted = run(whole_log())
+    assert [c.type for c in (created, updated, deleted)] == [
+        "order.created",
+        "order.updated",
+        "order.deleted",
+    ]
+    assert {c.order_id for c in (created, updated, deleted)} == {order_id}
+    assert (created.previous, deleted.order) == (None, None)
+    assert (updated.previous, deleted.previous) == (created.order, updated.order)
+
+
+def test_a_change_that_can_not_be_recorded_refuses_the_order(database: Database, api: Api) -> None:
+    database.rows("ALTER TABLE order_change ADD CONSTRAINT broken CHECK (order_version < 0) NOT VALID")
+    try:
+        assert api.place_order().status_code == 500
+    finally:
+        database.rows("ALTER TABLE order_change DROP CONSTRAINT broken")
+    assert database.value("SELECT count(*) FROM orders") == 0
+    api.placed_order()
+
+
+def test_changes_of_one_order_stand_in_the_order_of_its_versions(api: Api, run: Run) -> None:
+    orders = [api.placed_order(at=later(days=day))["id"] for day in range(3)]
+    answers = at_once(
+        (lambda order=order, fee=fee: api.client.patch(f"/orders/{order}", json={"totalfee": fee}))
+        for fee in range(8)
+        for order in orders
+    )
+    assert {answer.status_code for answer in answers} == {200}
+    run(assign_all(5))
+    versions = defaultdict(list)
+    for change in run(whole_log()):
+        versions[change.order_id].append(json.loads(change.order or "{}")["version"])
+    assert set(map(tuple, versions.values())) == {tuple(range(1, 10))}
+
+
+def fold(changes: Iterable[Change]) -> dict[int, str]:
+    """Follow the log from its beginning, checking after each change that the state is a valid one.
+
+    Returns the orders' states at its end, as JSON text.
+    """
+    states: dict[int, str] = {}
+    calendars: dict[str, list[datetime]] = defaultdict(list)
+    for change in changes:
+        assert change.previous == states.pop(change.order_id, None), change
+        if change.previous:
+            was = json.loads(change.previous)
+            calendars[was["calendar"]].remove(datetime.fromisoformat(was["datetime"]))
+        if change.order:
+            states[change.order_id] = change.order
+            now = json.loads(change.order)
+            at, taken = datetime.fromisoformat(now["datetime"]), calendars[now["calendar"]]
+            place = bisect_left(taken, at)
+            for neighbour in taken[max(0, place - 1) : place + 1]:
+                assert abs(neighbour - at) >= THREE_HOURS, (change, neighbour)
+            insort(taken, at)
+    return states
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_every_prefix_of_the_log_is_a_valid_state(run: Run, database: Database, seed: int) -> None:
+    print(f"seed {seed}")
+    chance = random.Random(seed)  # noqa: S311 (a load is random, not secret)
+    done: dict[str, int] = defaultdict(int)
+    orders: list[int] = []
+
+    def somewhen() -> datetime:
+        # A day and a half on a half-hour grid: nearly every place is contested all the time.
+        return later(minutes=30 * chance.randrange(72), microseconds=chance.choice((-1, 0, 0, 0, 1)))
+
+    async def write() -> None:
+        calendar = chance.choice(("a", "b"))
+        what = chance.choice(("place", "place", "move", "fee", "delete"))
+        try:
+            if what == "place" or not orders:
+                orders.append(await place(somewhen(), calendar=calendar))
+            elif what == "delete":
+                await delete_order(orders.pop(chance.randrange(len(orders))))
+            elif what == "move":
+                moved = {"datetime": somewhen().isoformat(), "calendar": calendar}
+                await patch_order(chance.choice(orders), OrderPatch.model_validate(moved, strict=True))
+            else:
+                await patch_order(
+                    chance.choice(orders), OrderPatch.model_validate({"totalfee": chance.randrange(99)})
+                )
+            done[what] += 1
+        except (OrdersTooCloseError, OrderNotFoundError, ContentionError) as error:
+            done[type(error).__name__] += 1
+
+    async def writer() -> None:
+        for _ in range(60):
+            await write()
+
+    async def assigner(stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await assign_positions(chance.randrange(1, 20))
+            await asyncio.sleep(0.005)
+
+    async def scenario() -> None:
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as assigning:
+            for _ in range(2):
+                assigning.create_task(assigner(stop))
+            async with asyncio.TaskGroup() as writing:
+                for _ in range(6):
+                    writing.create_task(writer())
+            stop.set()
+        await assign_all()
+        log = await whole_log()
+        print(dict(done))
+        assert positions(log) == list(range(1, len(log) + 1))
+        assert len(log) == done["place"] + done["move"] + done["fee"] + done["delete"]
+        assert min(done["place"], done["move"], done["delete"]) > 10
+        stored = await rows("SELECT id, order_json(orders) AS json FROM orders")
+        assert fold(log) == {order["id"]: order["json"] for order in stored}
+
+    run(scenario())
+    assert database.too_close_pairs() == []
+
+
+def test_a_notification_is_the_same_bytes_whenever_it_is_read(run: Run, api: Api, database: Database) -> None:
+    orders = [api.placed_order(at=later(days=day, microseconds=day), fee=day / 4)["id"] for day in range(4)]
+    run(assign_all())
+    first = run(whole_log())
+    database.rows("UPDATE service SET name = name || ' (renamed)'")
+    for order in orders:
+        api.client.patch(f"/orders/{order}", json={"totalfee": 7, "services": [{"id": 456}]})
+        api.client.delete(f"/orders/{order}")
+    run(assign_all())
+
+    async def read_under_other_settings() -> list[Change]:
+        async with transaction():
+            await rows("SELECT set_config('timezone', 'Asia/Kolkata', true)")
+            await rows("SELECT set_config('datestyle', 'German', true)")
+            return await whole_log()
+
+    again = [run(whole_log(at_once)) for at_once in (1, 3, 100)] + [run(read_under_other_settings())]
+    for log in again:
+        assert [change.notification() for change in log] == [c.notification() for c in again[0]]
+        assert [c.notification() for c in log[: len(first)]] == [c.notification() for c in first]
+    expected = f"[{','.join(c.notification() for c in again[0])}]"
+    assert batch_of(again[0]).notifications == expected
+
+
+def test_a_notification_is_a_cloud_event(api: Api, run: Run) -> None:
+    order = api.placed_order(at="2030-06-01T12:00:00.25+02:00", fee=0.1)
+    changed = api.client.patch(f"/orders/{order['id']}", json={"calendar": "north"}).json()
+    api.client.delete(f"/orders/{order['id']}")
+    run(assign_all())
+    events = [json.loads(change.notification()) for change in run(whole_log())]
+    for position, event in enumerate(events, 1):
+        assert set(event) == {
+            *("specversion", "id", "source", "type", "subject", "time", "datacontenttype"),
+            *("sequence", "data"),
+        }
+        assert (event["specversion"], event["source"], event["datacontenttype"]) == (
+            "1.0",
+            "/orders",
+            "application/json",
+        )
+        assert event["subject"] == order["id"]
+        assert event["sequence"] == f"{position:019}"
+        assert UUID(event["id"]).version == 7
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(\d{3})?Z", event["time"])
+    assert [event["type"] for event in events] == ["order.created", "order.updated", "order.deleted"]
+    assert [event["data"] for event in events] == [
+        {"order": order, "previous": None},
+        {"order": changed, "previous": order},
+        {"order": None, "previous": changed},
+    ]
+    assert len({event["id"] for event in events}) == 3
+
+
+def test_the_largest_possible_change_fits_into_64_kib(api: Api, database: Database, run: Run) -> None:
+    def widest(character: str, number: int) -> str:
+        # Each character takes four bytes in UTF-8, or two where JSON escapes it.
+        return f"{number:02}" + character * 98
+
+    for character, expected in (("\U0001f4e6", 40_000), ('"', 20_000), ("\\", 20_000)):
+        database.clean()
+        ids = [999_999_999_999 - number for number in range(50)]
+        for number, service_id in enumerate(ids):
+            body = {"id": service_id, "name": widest(character, number)}
+            assert api.client.post("/services", json=body).status_code == 201
+        order = api.placed_order(
+            at="2199-12-31T23:59:59.999999Z",
+            fee=9_999_999_999.99,
+            services=tuple(ids),
+            calendar="x" * 64,
+        )
+        assert api.client.patch(f"/orders/{order['id']}", json={"totalfee": 1.01}).status_code == 200
+        run(assign_all())
+        _, updated = run(whole_log())
+        size = len(updated.notification().encode())
+        print(f"{size} bytes")
+        assert expected < size <= 64 * 1024
+
+
+def test_a_batch_has_no_missing_positions(run: Run) -> None:
+    async def scenario() -> None:
+        for day in range(3):
+            await place(later(days=day))
+        await assign_all()
+        one, two, three = await whole_log()
+        assert (batch_of([two, three]).first, batch_of([two, three]).last) == (2, 3)
+        assert batch_of([two, three]).last_event_id == str(three.event_id)
+        for wrong in ([], [one, three], [two, one]):
+            with pytest.raises(ValueError, match="not consecutive"):
+                batch_of(wrong)
+
+    run(scenario())

@@ -1,0 +1,170 @@
+"""The containers' definition against the project: no Docker is needed to know that what it names is there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from shared.settings import Settings
+from stack.child_processes import start_process, stop_processes
+from tests.processes import ROOT, environment, free_port
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COPIED = re.findall(r"^COPY (\S+) \S+$", DOCKERFILE, re.MULTILINE)
+
+
+def _settings(service: dict[str, Any]) -> dict[str, str]:
+    """Give a service's environment as compose would, with nothing set outside: ``${NAME:-default}``."""
+    return {
+        name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
+        for name, value in service["environment"].items()
+    }
+
+
+def test_every_process_of_the_procfile_is_a_service() -> None:
+    """The same processes run with and without containers, by the same commands."""
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    processes = dict(line.split(": ", 1) for line in lines)
+    assert processes == {name: " ".join(OURS[name]["command"]) for name in processes}
+    assert set(OURS) == {*processes, "migrate"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_names_a_module_of_the_image(name: str) -> None:
+    """A service's command is ``python -m module``, and the image holds the module's file."""
+    python, option, module = OURS[name]["command"]
+    file = Path(*module.split(".")).with_suffix(".py")
+    assert (python, option) == ("python", "-m")
+    assert (ROOT / file).is_file()
+    assert f"{file.parts[0]}/" in COPIED
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_is_one_that_the_service_knows(name: str) -> None:
+    """The settings' own check accepts what compose sets, names and values."""
+    given = {key.removeprefix("OMS_").lower(): value for key, value in _settings(OURS[name]).items()}
+    assert set(given) <= set(Settings.model_fields)
+    Settings.model_validate_strings(given)
+
+
+def test_addresses_name_services_and_the_port_is_one_and_the_same() -> None:
+    """URLs point at services of this file; the API's port agrees wherever it stands."""
+    for service in OURS.values():
+        for name in ("OMS_DATABASE_URL", "OMS_REDIS_URL"):
+            assert httpx.URL(_settings(service)[name]).host in SERVICES
+    database = httpx.URL(_settings(OURS["api"])["OMS_DATABASE_URL"])
+    postgres = _settings(SERVICES["postgres"])
+    assert database.username == postgres["POSTGRES_USER"]
+    assert database.password == postgres["POSTGRES_PASSWORD"]
+    assert database.path == f"/{postgres['POSTGRES_DB']}"
+    port = _settings(OURS["api"])["OMS_PORT"]
+    assert OURS["api"]["ports"] == [f"127.0.0.1:${{PORT:-8000}}:{port}"]
+    assert f":{port}/health/ready" in OURS["api"]["healthcheck"]["test"][-1]
+    assert f"EXPOSE {port}" in DOCKERFILE
+
+
+def test_everything_depended_upon_can_become_true() -> None:
+    """A dependency exists, has a health check if it is to be healthy, and ends if it is to be complete."""
+    for service in SERVICES.values():
+        for name, wanted in service.get("depends_on", {}).items():
+            if wanted["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[name]
+            else:
+                assert wanted["condition"] == "service_completed_successfully"
+                assert SERVICES[name]["restart"] == "on-failure"
+        for volume in service.get("volumes", []):
+            assert volume.split(":")[0] in COMPOSE["volumes"]
+
+
+def test_nothing_is_published_beyond_this_machine_and_nothing_runs_as_root() -> None:
+    """Ports are bound to the loopback address, and the image's user has a number other than 0."""
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+    users = re.findall(r"^USER (\d+):", DOCKERFILE, re.MULTILINE)
+    assert users
+    assert "0" not in users
+
+
+def test_the_queue_keeps_every_message() -> None:
+    """Redis appends to a file and evicts nothing."""
+    command = " ".join(SERVICES["redis"]["command"])
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+
+
+def test_every_file_that_the_image_copies_is_there_and_not_ignored() -> None:
+    """A build would find each file, in the project and past .dockerignore."""
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for source in COPIED:
+        assert (ROOT / source).exists()
+        assert f"!{source}" in ignored
+
+
+@contextmanager
+def _started(command: list[str], folder: Path, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    python = [sys.executable, *command[1:]]
+    with (folder / f"{command[-1]}.log").open("wb") as log:
+        process = start_process(python, output=log, env=settings, cwd=folder)
+    try:
+        yield process
+    finally:
+        stop_processes(process, grace=5.0)
+
+
+@pytest.mark.xdist_group("stack")
+def test_every_service_starts_from_the_files_of_the_image(
+    tmp_path: Path, new_database_url: str, redis_url: str
+) -> None:
+    """Each command runs in a folder with only the image's files, until its health check passes, and ends."""
+    for source in COPIED:
+        if source.endswith("/"):
+            shutil.copytree(ROOT / source, tmp_path / source, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / source, tmp_path / source)
+    port = free_port()
+
+    def settings(name: str) -> dict[str, str]:
+        # As compose sets them, but for the addresses: the servers are the tests' own, on this machine only.
+        own = _settings(OURS[name]) | {"OMS_PORT": str(port), "OMS_HOST": "127.0.0.1"}
+        del own["OMS_DATABASE_URL"], own["OMS_REDIS_URL"]
+        return environment(new_database_url, redis_url, **own)
+
+    with _started(OURS["migrate"]["command"], tmp_path, settings("migrate")) as migrate:
+        assert migrate.wait(timeout=30) == 0
+    with (
+        _started(OURS["api"]["command"], tmp_path, settings("api")) as api,
+        _started(OURS["relay"]["command"], tmp_path, settings("relay")) as relay,
+        _started(OURS["worker"]["command"], tmp_path, settings("worker")) as worker,
+    ):
+        kind, python, *healthy = OURS["api"]["healthcheck"]["test"]
+        assert (kind, python) == ("CMD", "python")
+        check = [sys.executable, *(word.replace(":8000/", f":{port}/") for word in healthy)]
+        deadline = time.monotonic() + 30
+        while subprocess.run(check, check=False, capture_output=True).returncode:
+            assert time.monotonic() < deadline, "the API's health check never passed"
+            time.sleep(0.2)
+        log = tmp_path / "worker.main.log"
+        while " ready" not in log.read_text():
+            assert time.monotonic() < deadline, "the worker never got ready"
+            time.sleep(0.1)
+        for process in (api, relay, worker):
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+        for process in (api, relay, worker):
+            assert process.wait(timeout=10) in {0, -signal.SIGTERM}

@@ -1,0 +1,395 @@
+"""The 3-hour rule: on a calendar, two orders are at least three hours apart, either way."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from api.orders.spacing import CLEARANCE, free_intervals, too_close
+from tests.builders import NOON, later, order_body, text_of
+
+if TYPE_CHECKING:
+    from tests.drivers import Api, Database
+
+MICROSECOND = timedelta(microseconds=1)
+JUST_TOO_CLOSE = CLEARANCE - MICROSECOND
+EARLIEST = "1970-01-01T00:00:00.000Z"
+LATEST = "2199-12-31T23:59:59.999999Z"
+
+
+def moment(text: str) -> datetime:
+    """Read a datetime of an answer."""
+    return datetime.fromisoformat(text)
+
+
+def replace(api: Api, order: dict[str, Any], **fields: Any) -> httpx.Response:
+    """Try to replace an order."""
+    return api.client.put(f"/orders/{order['id']}", json=order_body(**fields))
+
+
+def refusal(answer: httpx.Response) -> dict[str, Any]:
+    """Give the problem of a write that the rule refused."""
+    assert answer.status_code == 409, answer.text
+    problem: dict[str, Any] = answer.json()
+    assert problem["type"] == "/problems/orders-too-close"
+    return problem
+
+
+def neighbours(database: Database, *times: datetime, calendar: str = "default") -> None:
+    """Let orders stand at any times, also nearer than the rule allows, as an import's may."""
+    database.rows("INSERT INTO calendar (name) VALUES ($1) ON CONFLICT DO NOTHING", calendar)
+    database.rows(
+        """
+        INSERT INTO orders
+            (datetime, clear_until, totalfee, service_ids, service_names, calendar_id, import_id)
+        SELECT at, at + interval '3 hours', 1, '{123}', '{Inspection}',
+            (SELECT id FROM calendar WHERE name = $2), 0
+        FROM unnest($1::timestamptz[]) AS at
+        """,
+        list(times),
+        calendar,
+    )
+
+
+# --- near and far enough -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [1, -1], ids=["later", "earlier"])
+@pytest.mark.parametrize(
+    "distance",
+    [timedelta(0), MICROSECOND, timedelta(hours=1), timedelta(hours=2), JUST_TOO_CLOSE],
+    ids=str,
+)
+def test_an_order_less_than_three_hours_away_is_refused(api: Api, side: int, distance: timedelta) -> None:
+    """On both sides alike, down to the microsecond."""
+    there = api.placed_order(at=NOON)
+    problem = refusal(api.place_order(at=NOON + side * distance))
+    assert problem["conflicts"] == [{"id": there["id"], "datetime": there["datetime"]}]
+    assert len(api.every_order()) == 1
+
+
+@pytest.mark.parametrize("side", [1, -1], ids=["later", "earlier"])
+@pytest.mark.parametrize("distance", [CLEARANCE, CLEARANCE + MICROSECOND, timedelta(days=1)], ids=str)
+def test_an_order_three_hours_away_or_more_is_accepted(api: Api, side: int, distance: timedelta) -> None:
+    """Exactly three hours is far enough."""
+    api.placed_order(at=NOON)
+    api.placed_order(at=NOON + side * distance)
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("2030-06-01T17:30:00+05:30", 409),
+        ("2030-06-01T20:29:59.999999+05:30", 409),
+        ("2030-06-01T20:30:00+05:30", 201),
+        ("2030-06-01T14:30:00+05:30", 201),
+        ("2030-06-01T14:30:00.000001+05:30", 409),
+        ("2030-06-02T01:00:00+14:00", 409),
+        ("2030-05-31T21:00:00-12:00", 201),
+        ("2030-06-01T12:00:00-03:00", 201),
+        ("2030-06-01T12:00:00-02:59", 409),
+        ("2030-06-01T12:00:00-00:00", 409),
+    ],
+)
+def test_the_distance_is_between_moments_whatever_their_zones(api: Api, text: str, status: int) -> None:
+    """12:00Z is 17:30+05:30."""
+    api.placed_order(at="2030-06-01T12:00:00Z")
+    assert api.place_order(at=text).status_code == status
+
+
+def test_an_order_between_two_that_leave_exactly_six_hours_fits(api: Api) -> None:
+    """The one datetime in the middle, and no other."""
+    for at in (NOON, later(hours=6)):
+        api.placed_order(at=at)
+    for nudge in (-MICROSECOND, MICROSECOND):
+        refusal(api.place_order(at=later(hours=3) + nudge))
+    api.placed_order(at=later(hours=3))
+
+
+def test_a_calendar_holds_eight_orders_a_day(api: Api) -> None:
+    """Three hours apart each, and the ninth falls on the next day."""
+    midnight = datetime(2030, 6, 1, tzinfo=UTC)
+    for place in range(8):
+        api.placed_order(at=midnight + place * CLEARANCE)
+    assert refusal(api.place_order(at=midnight))["nearest"] == {
+        "before": "2030-05-31T21:00:00.000Z",
+        "after": "2030-06-02T00:00:00.000Z",
+    }
+
+
+def test_an_order_in_the_far_future_does_not_stand_in_the_way_of_one_today(api: Api) -> None:
+    """Nor one in the far past."""
+    api.placed_order(at="2199-12-31T23:59:59.999999Z")
+    api.placed_order(at="1970-01-01T00:00:00Z")
+    api.placed_order(at=None)
+
+
+def test_an_order_that_is_for_now_stands_in_the_way_of_another_for_now(api: Api) -> None:
+    """Leaving the datetime out is no way around the rule."""
+    api.placed_order(at=None)
+    refusal(api.place_order(at=None))
+
+
+def test_an_order_on_another_calendar_is_not_in_the_way(api: Api) -> None:
+    """The rule holds per calendar, and names of calendars differ by case."""
+    for calendar in ("default", "crew-1", "crew-2", "Crew-1"):
+        api.placed_order(calendar=calendar)
+    assert [c["id"] for c in refusal(api.place_order(calendar="crew-2"))["conflicts"]] == ["1000000000002"]
+
+
+def test_a_deleted_order_is_not_in_the_way(api: Api) -> None:
+    """Its place is free as soon as the deletion is answered."""
+    there = api.placed_order()
+    api.client.delete(f"/orders/{there['id']}")
+    api.placed_order()
+
+
+# --- moving ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+@pytest.mark.parametrize(
+    ("at", "status"),
+    [
+        (later(hours=9), 409),
+        (later(hours=9) + JUST_TOO_CLOSE, 409),
+        (later(hours=9) - JUST_TOO_CLOSE, 409),
+        (later(hours=12), 200),
+        (later(hours=6), 200),
+        (later(hours=1), 200),
+        (NOON, 200),
+    ],
+    ids=["onto", "just after", "just before", "exactly after", "exactly before", "near itself", "in place"],
+)
+def test_an_update_keeps_the_distance_from_all_orders_but_itself(
+    api: Api, method: str, at: datetime, status: int
+) -> None:
+    """Moving by an hour is no conflict with where the order was."""
+    mine = api.placed_order(at=NOON)
+    other = api.placed_order(at=later(hours=9))
+    body = order_body(at=at) if method == "PUT" else {"datetime": text_of(at)}
+    answer = api.client.request(method, f"/orders/{mine['id']}", json=body)
+    assert answer.status_code == status, answer.text
+    if status == 409:
+        assert refusal(answer)["conflicts"] == [{"id": other["id"], "datetime": other["datetime"]}]
+        assert api.client.get(f"/orders/{mine['id']}").json() == mine
+    else:
+        assert moment(answer.json()["datetime"]) == at
+
+
+def test_an_order_that_moved_away_leaves_its_place_free(api: Api) -> None:
+    """And stands in the way where it is now."""
+    mine = api.placed_order(at=NOON)
+    assert replace(api, mine, at=later(days=1)).status_code == 200
+    api.placed_order(at=NOON)
+    refusal(api.place_order(at=later(days=1, hours=1)))
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_an_order_that_moves_to_another_calendar_keeps_the_distance_there(api: Api, method: str) -> None:
+    """The datetime stays, and another order has it on the other calendar."""
+    mine = api.placed_order(calendar="crew-1")
+    other = api.placed_order(calendar="crew-2")
+    body = order_body(calendar="crew-2") if method == "PUT" else {"calendar": "crew-2"}
+    answer = api.client.request(method, f"/orders/{mine['id']}", json=body)
+    assert refusal(answer)["conflicts"] == [{"id": other["id"], "datetime": other["datetime"]}]
+    body["calendar"] = "crew-3"
+    assert api.client.request(method, f"/orders/{mine['id']}", json=body).json()["calendar"] == "crew-3"
+    api.placed_order(calendar="crew-1")
+
+
+def test_a_put_without_a_calendar_moves_to_the_default_one_and_keeps_the_distance_there(api: Api) -> None:
+    """A full replacement: what is left out is its default, not what it was."""
+    mine = api.placed_order(calendar="crew-1")
+    api.placed_order()
+    refusal(replace(api, mine))
+    assert replace(api, mine, at=later(hours=3)).json()["calendar"] == "default"
+
+
+def test_nothing_but_their_own_import_may_stand_near_imported_orders(api: Api, database: Database) -> None:
+    """All of them are named, in their order."""
+    neighbours(database, NOON, later(hours=1), NOON)
+    for at in (NOON, later(hours=4) - MICROSECOND, NOON - JUST_TOO_CLOSE):
+        refusal(api.place_order(at=at))
+    conflicts = refusal(api.place_order(at=later(minutes=30)))["conflicts"]
+    assert [moment(c["datetime"]) for c in conflicts] == [NOON, NOON, later(hours=1)]
+    assert [int(c["id"]) - 10**12 for c in conflicts] == [0, 2, 1]
+    api.placed_order(at=later(hours=4))
+    api.placed_order(at=NOON - CLEARANCE)
+
+
+# --- what a refusal tells ----------------------------------------------------------------------------
+
+DENSE = tuple(later(hours=hours) for hours in (0, 3, 6, 11.5, 15, 21, 24))
+"""Gaps of 3, 3, 5.5, 3.5, 6 and 3 hours: only the one of six has room, for exactly one datetime."""
+
+
+@pytest.mark.parametrize(
+    ("taken", "asked", "before", "after"),
+    [
+        ([NOON], NOON, later(hours=-3), later(hours=3)),
+        ([NOON], later(hours=1), later(hours=-3), later(hours=3)),
+        ([NOON], later(hours=-2), later(hours=-3), later(hours=3)),
+        ([NOON, later(hours=5)], later(hours=2.5), later(hours=-3), later(hours=8)),
+        ([NOON, later(hours=6)], later(hours=2), later(hours=-3), later(hours=3)),
+        ([NOON, later(hours=6)], later(hours=5), later(hours=3), later(hours=9)),
+        ([NOON, later(hours=6) - MICROSECOND], later(hours=2), later(hours=-3), later(hours=9) - MICROSECOND),
+        (DENSE, later(hours=7), later(hours=-3), later(hours=18)),
+        (DENSE, later(hours=19), later(hours=18), later(hours=27)),
+        (DENSE, later(hours=24), later(hours=18), later(hours=27)),
+        ([NOON, NOON, NOON], NOON, later(hours=-3), later(hours=3)),
+    ],
+    ids=str,
+)
+def test_a_refusal_names_the_nearest_free_datetimes_on_both_sides(  # noqa: PLR0917 (a table's columns)
+    api: Api, database: Database, taken: list[datetime], asked: datetime, before: datetime, after: datetime
+) -> None:
+    """Gaps that are too small are passed over; both can really be booked."""
+    neighbours(database, *taken)
+    nearest = refusal(api.place_order(at=asked))["nearest"]
+    assert (moment(nearest["before"]), moment(nearest["after"])) == (before, after)
+    api.placed_order(at=nearest["before"])
+    api.placed_order(at=nearest["after"])
+
+
+def test_there_is_no_free_datetime_before_1970_or_after_2199(api: Api) -> None:
+    """The side without any is null, the other one can be booked."""
+    api.placed_order(at=EARLIEST)
+    api.placed_order(at=LATEST)
+    first = refusal(api.place_order(at="1970-01-01T02:59:59Z"))["nearest"]
+    assert first == {"before": None, "after": "1970-01-01T03:00:00.000Z"}
+    last = refusal(api.place_order(at="2199-12-31T21:00:00Z"))["nearest"]
+    assert last == {"before": "2199-12-31T20:59:59.999999Z", "after": None}
+    api.placed_order(at=first["after"])
+    api.placed_order(at=last["before"])
+
+
+def test_the_very_first_and_the_very_last_datetime_can_be_the_nearest(api: Api) -> None:
+    """The bounds are included."""
+    api.placed_order(at="1970-01-01T03:00:00Z")
+    api.placed_order(at="2199-12-31T20:59:59.999999Z")
+    assert refusal(api.place_order(at="1970-01-01T01:00:00Z"))["nearest"]["before"] == EARLIEST
+    assert refusal(api.place_order(at=LATEST.replace("23", "22")))["nearest"]["after"] == LATEST
+    api.placed_order(at=EARLIEST)
+    api.placed_order(at=LATEST)
+
+
+def test_the_nearest_datetimes_of_an_update_leave_the_order_itself_aside(api: Api) -> None:
+    """It may be told to go back to where it is, or near to it."""
+    mine = api.placed_order(at=NOON)
+    api.placed_order(at=later(hours=4))
+    problem = refusal(replace(api, mine, at=later(hours=2)))
+    assert moment(problem["nearest"]["before"]) == later(hours=1)
+    assert moment(problem["nearest"]["after"]) == later(hours=7)
+    assert replace(api, mine, at=problem["nearest"]["before"]).status_code == 200
+
+
+def test_the_nearest_datetimes_of_a_move_are_free_on_the_calendar_it_moves_to(api: Api) -> None:
+    """What stands on the calendar it leaves does not matter."""
+    mine = api.placed_order(at=NOON, calendar="crew-1")
+    api.placed_order(at=later(hours=3), calendar="crew-1")
+    api.placed_order(at=NOON, calendar="crew-2")
+    nearest = refusal(replace(api, mine, at=NOON, calendar="crew-2"))["nearest"]
+    assert moment(nearest["after"]) == later(hours=3)
+    assert replace(api, mine, at=nearest["after"], calendar="crew-2").status_code == 200
+
+
+def test_a_refusal_is_a_problem_that_says_in_words_what_to_do(api: Api) -> None:
+    """RFC 9457, with the id of the request."""
+    there = api.placed_order(at=NOON)
+    answer = api.place_order(at=later(hours=1))
+    problem = refusal(answer)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["status"] == 409
+    assert problem["instance"] == "/orders"
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    for word in (there["id"], "2030-06-01T12:00:00.000Z", "2030-06-01T09:00:00.000Z", "default"):
+        assert word in problem["detail"]
+
+
+minutes = st.integers(-600, 600)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(taken=st.lists(minutes, max_size=12), asked=minutes)
+def test_whatever_stands_there_a_place_is_given_or_the_nearest_ones_can_be_booked(
+    api: Api, database: Database, taken: list[int], asked: int
+) -> None:
+    """The answer agrees with a search minute by minute: nothing nearer is free on either side."""
+    database.clean()
+    database.add_services()
+    standing = [later(minutes=m) for m in taken]
+    neighbours(database, *standing)
+
+    def free(minute: int) -> bool:
+        return not any(too_close(later(minutes=minute), at) for at in standing)
+
+    answer = api.place_order(at=later(minutes=asked))
+    assert answer.status_code == (201 if free(asked) else 409)
+    if answer.status_code == 409:
+        problem = answer.json()
+        assert {moment(c["datetime"]) for c in problem["conflicts"]} == {
+            at for at in standing if too_close(later(minutes=asked), at)
+        }
+        before = next(m for m in range(asked, -10_000, -1) if free(m))
+        after = next(m for m in range(asked, 10_000) if free(m))
+        nearest = problem["nearest"]
+        assert (moment(nearest["before"]), moment(nearest["after"])) == (
+            later(minutes=before),
+            later(minutes=after),
+        )
+        api.placed_order(at=nearest["before"])
+        api.placed_order(at=nearest["after"])
+
+
+# --- the rule as functions ---------------------------------------------------------------------------
+
+moments = st.integers(0, 1_500).map(lambda m: later(minutes=m))
+
+
+@pytest.mark.parametrize(
+    ("distance", "refused"),
+    [(timedelta(0), True), (JUST_TOO_CLOSE, True), (CLEARANCE, False), (CLEARANCE + MICROSECOND, False)],
+    ids=str,
+)
+def test_too_close_is_less_than_three_hours_either_way(*, distance: timedelta, refused: bool) -> None:
+    """It does not matter which comes first."""
+    assert too_close(NOON, NOON + distance) is refused
+    assert too_close(NOON + distance, NOON) is refused
+
+
+@given(taken=st.lists(moments, max_size=8), bounds=st.tuples(moments, moments))
+def test_free_intervals_hold_exactly_the_moments_that_are_free(
+    taken: list[datetime], bounds: tuple[datetime, datetime]
+) -> None:
+    """Compared with asking for every minute by itself; bounds are included."""
+    earliest, latest = min(bounds), max(bounds)
+    free = list(free_intervals(sorted(taken), earliest, latest))
+    for (_, end), (start, _) in pairwise(free):
+        assert end < start
+    for start, end in free:
+        assert earliest <= start <= end <= latest
+    for minute in range(1_501):
+        at = later(minutes=minute)
+        if earliest <= at <= latest:
+            is_free = not any(too_close(at, other) for other in taken)
+            assert is_free == any(start <= at <= end for start, end in free)
+
+
+def test_an_interval_may_be_a_single_instant() -> None:
+    """Between two orders that are six hours apart."""
+    around = [NOON, later(hours=6)]
+    assert list(free_intervals(around, NOON, later(hours=6))) == [(later(hours=3), later(hours=3))]
+    assert list(free_intervals(around, NOON, later(hours=3) - MICROSECOND)) == []
+
+
+def test_without_orders_everything_is_free() -> None:
+    """One interval, as long as was asked for."""
+    assert list(free_intervals([], NOON, later(hours=1))) == [(NOON, later(hours=1))]
+    assert list(free_intervals([], NOON, NOON)) == [(NOON, NOON)]

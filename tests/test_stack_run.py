@@ -1,0 +1,198 @@
+"""``python -m stack.run``, which `make run` runs, for real: one stack for all tests, and one more start."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from stack.child_processes import started_with, working_in
+from tests.processes import ROOT, free_port
+
+pytestmark = pytest.mark.xdist_group("stack")
+
+_READY = re.compile(r"ready on (http://127\.0\.0\.1:\d+) .*curl -s (http://\S+)")
+_READY_WITHIN = 45.0
+_STOPPED_WITHIN = 10.0
+
+
+class Run:
+    """One run of the supervisor."""
+
+    def __init__(self, state: Path, port: int) -> None:
+        self.state = state
+        self.said: list[str] = []
+        self.address = self.tried = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stack.run"],
+            cwd=ROOT,
+            env=_environment(state, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Read on until the ready line, for the address and the URL that it names."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + _READY_WITHIN
+        begun = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while time.monotonic() < deadline:
+                if not selector.select(0.5):
+                    continue
+                said = os.read(self.process.stdout.fileno(), 65_536)
+                begun += said
+                *lines, begun = begun.split(b"\n")
+                self.said += [line.decode() for line in lines]
+                for line in lines:
+                    if ready := _READY.search(line.decode()):
+                        self.address, self.tried = ready.groups()
+                        return
+                if not said:
+                    break
+        raise AssertionError("never ready:\n" + "\n".join(self.said))
+
+    def processes(self) -> list[psutil.Process]:
+        """Find every living process of this run but the supervisor itself."""
+        return [
+            *started_with("ORDER_STACK", str(self.state)),
+            *working_in(self.state / "postgres" / "data", "postgres"),
+            *working_in(self.state / "valkey", "valkey-server"),
+        ]
+
+    def stop(self) -> None:
+        """Stop it, if a test has not done so."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.communicate(timeout=_STOPPED_WITHIN + 5)
+
+
+def _environment(state: Path, port: int) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OMS_")}
+    return kept | {"STATE_DIR": str(state), "PORT": str(port)}
+
+
+def _refused(state: Path, port: int) -> str:
+    """Run the supervisor where it must refuse; give the one line that it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stack.run"],
+        cwd=ROOT,
+        env=_environment(state, port),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def state() -> Iterator[Path]:
+    """Give a folder for a stack; pytest's own folders are closed to the database's unprivileged user."""
+    folder = Path(tempfile.mkdtemp(prefix="oms-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def running(state: Path) -> Iterator[Run]:
+    """Give a stack that was started on an empty folder, and is ready."""
+    run = Run(state, free_port())
+    try:
+        run.wait_until_ready()
+        yield run
+    finally:
+        run.stop()
+
+
+@pytest.fixture(scope="module")
+def address(running: Run) -> str:
+    """Give the address that the ready line names."""
+    return running.address
+
+
+def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run) -> None:
+    """The first start loads the sample data, and what it tells to try works."""
+    assert httpx.get(running.tried).json()["datetime"] == "2022-11-01T11:11:11.111Z"
+
+
+def test_lines_of_several_processes_carry_their_names(running: Run) -> None:
+    """Whoever says something is named before it."""
+    names = {line.split("|")[0].strip() for line in running.said}
+    assert {"stack", "api", "worker"} <= names
+
+
+def test_a_port_in_use_is_said_in_one_line(running: Run, address: str, tmp_path: Path) -> None:
+    """Nothing is started beside a port that is taken, not even a database."""
+    port = int(address.rsplit(":", 1)[1])
+    assert "Address already in use" in _refused(tmp_path / "other", port)
+    assert not (tmp_path / "other" / "postgres").exists()
+    assert running.process.poll() is None
+
+
+def test_a_second_run_in_one_folder_is_refused_in_one_line(running: Run) -> None:
+    """The folder belongs to the run that has it, which goes on."""
+    assert str(running.process.pid) in _refused(running.state, free_port())
+    assert running.process.poll() is None
+
+
+def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
+    """What `make import` does: the sample file was imported already, which is harmless."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.order_import"),
+            *("sample-data/orders.json", "--services", "sample-data/services.json"),
+        ],
+        cwd=ROOT,
+        env=_environment(running.state, 0),
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0
+
+
+def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
+    running: Run, address: str
+) -> None:
+    """Nothing of a killed run stands in the way of the next, and what was answered 201 is there."""
+    order = {"id": "9001", "datetime": "2030-01-01T12:00:00Z", "totalfee": 12.5, "services": [{"id": "123"}]}
+    assert httpx.post(f"{address}/orders", json=order).status_code == 201
+    before = {process.pid for process in running.processes()}
+    running.process.kill()
+    running.process.communicate()
+
+    again = Run(running.state, int(address.rsplit(":", 1)[1]))
+    try:
+        again.wait_until_ready()
+        assert httpx.get(f"{address}/orders/9001").json()["totalfee"] == 12.5
+        processes = again.processes()
+        assert len(processes) > 6  # API, relay, worker and their children, PostgreSQL's, Valkey
+        assert before.isdisjoint(process.pid for process in processes)
+
+        begun = time.monotonic()
+        again.process.send_signal(signal.SIGTERM)
+        again.process.send_signal(signal.SIGINT)  # an impatient Ctrl-C changes nothing
+        again.process.communicate(timeout=_STOPPED_WITHIN)
+        assert time.monotonic() - begun < _STOPPED_WITHIN
+        assert again.process.returncode == 0
+        assert not any(process.is_running() for process in processes)
+        assert again.processes() == []
+    finally:
+        again.stop()
