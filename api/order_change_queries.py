@@ -43,15 +43,16 @@ class Bounds:
     first: int
     last: int
 
-    def check(self, after: int) -> None:
-        """See that a subscriber that has everything up to a position can go on without a gap.
 
-        Raises:
-            PositionNotInLogError: it can't.
+def check_position(after: int, bounds: Bounds) -> None:
+    """See that a subscriber that has everything up to a position can go on without a gap.
 
-        """
-        if not self.first - 1 <= after <= self.last:
-            raise PositionNotInLogError(after, self.first, self.last)
+    Raises:
+        PositionNotInLogError: it can't.
+
+    """
+    if not bounds.first - 1 <= after <= bounds.last:
+        raise PositionNotInLogError(after, bounds.first, bounds.last)
 
 
 async def log_bounds() -> Bounds:
@@ -103,7 +104,7 @@ async def feed_page(filters: ChangeFilters, after: int, limit: int) -> FeedPage:
     through = after
     while True:
         changes, bounds = await _look(filters, through, limit)
-        bounds.check(through)
+        check_position(through, bounds)
         if len(changes) == limit:
             return FeedPage(changes, changes[-1].position)
         through = min(through + POSITIONS_AT_ONCE, bounds.last)

@@ -17,7 +17,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp
 
 from api.connections import drop_connections_that_take_nothing
-from api.order_change_queries import log_bounds
+from api.order_change_queries import check_position, log_bounds
 from api.order_change_tail import TAIL, encode_event
 from api.order_changes import read_position, refuse_if_too_many_follow
 from api.problems import Fault, malformed
@@ -65,7 +65,7 @@ async def stream_order_changes(request: AnyRequest) -> ASGIApp:
             after = read_position(last_event_id)
         except ValueError as error:
             raise malformed(Fault(str(error), header="Last-Event-ID")) from None
-    bounds.check(after)
+    check_position(after, bounds)
     if method_of(request) == "HEAD":
         return _head
     refuse_if_too_many_follow()

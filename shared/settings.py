@@ -130,7 +130,7 @@ class Settings(BaseSettings):
     republish_after: Seconds = 5
     """A consumer's cursor that stands still this long behind what was published is published to again."""
 
-    change_retention: Duration = timedelta(days=90)
+    change_retention: Duration = Field("90d", validate_default=True)
     """How long changes are kept for subscribers, as a number and a unit: ``90d``, ``12h``."""
 
     stream_silence: Seconds = 15

@@ -68,7 +68,7 @@ def place_large(database: Database, count: int) -> None:
         INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
         SELECT at, at + interval '3 hours', 10,
             ARRAY(SELECT generate_series(1, 50)), array_fill(repeat('x', 950), ARRAY[50]), 1
-        FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, $2::int) AS n) AS free
+        FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, $2::int) AS n)
         """,
         later(),
         count,
