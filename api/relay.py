@@ -1,4 +1,4 @@
-"""The relay: change log → queue. ``python -m api.relay``, beside the API; one at a time does the work.
+"""The relay: change log → queue and Redis stream. ``python -m api.relay``; one at a time does the work.
 
 Three numbers say everything, for each consumer: assigned ≥ published ≥ applied. The relay gives committed
 changes their positions, publishes what is assigned, never more than a window ahead of what is applied, and

@@ -15,7 +15,7 @@ from tests.builders import later
 from tests.steps import apply_every_change, assign_all, place, whole_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
 
     from tests.drivers import Database
 
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def _log(database: Database) -> Iterator[None]:
+def _services(database: Database) -> None:
     database.add_services()
-    yield
-    database.rows("UPDATE change_log SET first_position = 1")
 
 
 def age(database: Database, *positions: int, days: int = 91) -> None:

@@ -18,18 +18,11 @@ from tests.steps import apply_every_change, assign_all, place, whole_log
 from tests.subscribers import Feed, items_of, positions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
 
     from tests.drivers import Api, Database
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-@pytest.fixture
-def trimmed_log(database: Database) -> Iterator[None]:
-    """Let the log begin at 1 again after a test that trims it."""
-    yield
-    database.rows("UPDATE change_log SET first_position = 1")
 
 
 def test_the_feed_is_the_log_in_pages_and_every_page_stays_as_it_was(api: Api, run: Run) -> None:
@@ -241,7 +234,6 @@ def test_latest_is_a_place_to_start_from(api: Api, run: Run) -> None:
     assert positions_of(Feed.after(api, start).all()) == [2]
 
 
-@pytest.mark.usefixtures("trimmed_log")
 def test_a_position_older_than_the_log_is_told_from_where_it_can_go_on(
     api: Api, run: Run, database: Database
 ) -> None:
