@@ -99,6 +99,13 @@ SERVICE_NAME_TAKEN = ProblemType(
     "Another service has this name",
     "Use the service that has it, or choose another name. Names of archived services are free again.",
 )
+POSITION_EXPIRED = ProblemType(
+    "position-expired",
+    410,
+    "The change log doesn't go on from this position",
+    "Changes after it are no longer retained, or the position is of another log. Read all orders again, then "
+    "go on from `resume`, which begins at the first change that is retained.",
+)
 VERSION_MISMATCH = ProblemType(
     "version-mismatch",
     412,

@@ -24,7 +24,8 @@ from shared.settings import settings
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
 """Task: the fields of a ``shared.changes.Batch``, in order."""
 
-CONSUMER_QUEUE = "order-changes"
+CONSUMER_QUEUE = "order-change-batches"
+"""The key of the queue in Redis. Not ``order-changes``: that is the stream that subscribers read."""
 
 TASK_LIMIT_SECONDS = 50
 

@@ -145,7 +145,7 @@ class Database:
                 "SELECT FROM change_log FOR UPDATE; SELECT FROM consumer_cursor FOR UPDATE;"
                 f"TRUNCATE {', '.join(self.TABLES)} RESTART IDENTITY;"
                 "ALTER SEQUENCE order_import_id_seq RESTART;"
-                "UPDATE change_log SET last_position = 0;"
+                "UPDATE change_log SET last_position = 0, first_position = 1;"
                 "UPDATE consumer_cursor SET position = 0;"
             )
         )

@@ -52,9 +52,13 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
         # schemathesis takes ids out of earlier answers, and that of a rehearsed order is null.
         if value in (None, "null"):
             case.path_parameters[name] = "1"
+    # Sound, and only slow: the longest waits would take up all of the time there is.
+    case.query.pop("wait", None)
     drawn = zlib.crc32(repr((case.method, case.path_parameters, case.query, case.body)).encode())
     if drawn % 2:
         _name_what_exists(case)
+        if "after" in case.query:
+            case.query["after"] = 0
     if case.meta.phase.name == "stateful" and "Idempotency-Key" in case.headers:
         # A replayed create of what was deleted since is no creation; schemathesis would look for its result.
         case.headers["Idempotency-Key"] = f"attempt-{next(_attempts)}"

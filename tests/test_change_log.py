@@ -325,7 +325,7 @@ def test_a_notification_is_a_cloud_event(api: Api, run: Run) -> None:
     for position, event in enumerate(events, 1):
         assert set(event) == {
             *("specversion", "id", "source", "type", "subject", "time", "datacontenttype"),
-            *("sequence", "data"),
+            *("sequence", "orderversion", "data"),
         }
         assert (event["specversion"], event["source"], event["datacontenttype"]) == (
             "1.0",
@@ -333,6 +333,7 @@ def test_a_notification_is_a_cloud_event(api: Api, run: Run) -> None:
             "application/json",
         )
         assert event["subject"] == order["id"]
+        assert event["orderversion"] == position
         assert event["sequence"] == f"{position:019}"
         assert UUID(event["id"]).version == 7
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(\d{3})?Z", event["time"])

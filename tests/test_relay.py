@@ -250,6 +250,7 @@ def test_while_redis_is_away_positions_are_assigned_and_everything_is_published_
         wait_until(lambda: assigned(database) == 1, "assigned without Redis")
         run(place(later(days=1)))
         wait_until(lambda: assigned(database) == 2, "assigned without Redis, again")
+        wait_until(lambda: "queue_unavailable" in relay.log, "noticed")
         own_valkey.start()
         queue = Queue(own_valkey.url)
         wait_until(lambda: bool(len(queue)), "published")
