@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from litestar import Litestar
 from litestar.config.app import AppConfig
 
-from api import calendars, contract, fee_summaries, health, services
+from api import calendars, contract, health, services
 from api.access import check_access
+from api.fee_summaries import routes as fee_summaries
 from api.methods import options_routes
 from api.negotiation import check_acceptable
 from api.orders import routes as orders

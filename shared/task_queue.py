@@ -22,6 +22,9 @@ from shared.settings import settings
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
 """Task: the fields of a ``shared.changes.Batch``, in order."""
 
+PROVE_FEE_SUMMARIES = "fee_summaries.prove"
+"""Task, without arguments: compare every fee summary with the orders, and keep the result."""
+
 CONSUMER_QUEUE = "order-changes"
 
 TASK_LIMIT_SECONDS = 50

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
+from shared.database import DatabaseUnavailableError
+from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
 from shared.settings import settings
 from shared.task_queue import CONSUMER_QUEUE, app
 
 
 def main() -> None:
-    """Run the worker until it is told to stop."""
+    """Run the worker until it is told to stop.
+
+    Raises:
+        OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+
+    """
     configure_logs()
+    # While PostgreSQL is away nothing can be said; the worker then counts in the zone that is stored.
+    with contextlib.suppress(DatabaseUnavailableError):
+        asyncio.run(check_time_zone())
     app.worker_main(
         [
             "worker",
