@@ -185,7 +185,7 @@ def path_value(request: AnyRequest, name: str, read: Callable[[str], T]) -> T:
         raise malformed(Fault(str(error), parameter=name)) from None
 
 
-MOST_VALUES = 50
+MOST_VALUES = 20
 """How often a parameter may stand that may stand more than once."""
 
 

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import asyncpg
+
 from shared.database import DB, DatabaseUnavailableError, rows
 from worker.fee_summary_recount import PARTS, Progress, Strides, one_snapshot
 
@@ -143,7 +145,7 @@ def main() -> int:
     """Run from the command line."""
     try:
         proof = asyncio.run(_run())
-    except (DatabaseUnavailableError, OSError) as error:
+    except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         sys.stderr.write(f"verify: nothing was proved: {error}\n")
         return 2
     found = f"{proof.orders:,} orders at position {proof.position:,}, in {proof.seconds:.1f} s"

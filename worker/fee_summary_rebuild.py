@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import asyncpg
+
 from shared.change_log import cursor_of, hold_cursor
 from shared.database import DB, DatabaseUnavailableError, row, rows, transaction
 from shared.settings import settings
@@ -153,7 +155,7 @@ def main() -> int:
     except RebuildSupersededError:
         sys.stderr.write("rebuild: another one began meanwhile; this one changed nothing\n")
         return 1
-    except (DatabaseUnavailableError, OSError) as error:
+    except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         sys.stderr.write(f"rebuild: {error}; unless it was at its end, nothing has changed\n")
         return 2
     print(  # noqa: T201 (a command prints)
