@@ -16,6 +16,7 @@ from api.negotiation import check_acceptable
 from api.orders import routes as orders
 from api.problems import answer
 from api.request_log import request_log
+from api.requests import check_path
 from shared.database import DB
 from shared.logs import configure_logs
 from shared.settings import settings
@@ -54,7 +55,7 @@ def create_app() -> ASGIApp:
         AppConfig(
             # Those of OPTIONS first: Litestar adds its own to a path that has none yet.
             route_handlers=[*options_routes(ROUTES), *ROUTES],
-            guards=[check_access, check_acceptable],
+            guards=[check_path, check_access, check_acceptable],
             exception_handlers={Exception: answer},
             lifespan=[_database_pool],
             request_max_body_size=LARGEST_BODY_BYTES,

@@ -123,7 +123,8 @@ def _viewer_folder() -> Path:
 @route("/docs/{name:str}", http_method=_READ, opt={"produces": (*_VIEWER_FILES.values(),)})
 async def show_viewer_file(request: AnyRequest) -> Response[bytes]:
     """Give a file of the viewer."""
-    name = request.path_params["name"]
+    name = path_value(request, "name", str)
+    read_query(request, {})
     headers = {"Cache-Control": "max-age=86400"}
     if name == "start.js":
         return Response(_START.encode(), media_type="text/javascript", headers=headers)

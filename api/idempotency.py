@@ -55,7 +55,24 @@ class IdempotencyKey:
             """,
             *where,
         )
-        claimed = await row(
+        while await self._take(where) is None:
+            used = await row(
+                """
+                SELECT fingerprint, answer FROM idempotency_key
+                WHERE caller = $1 AND operation = $2 AND key = $3
+                """,
+                *where,
+            )
+            # None: it was there a moment ago, and has just been forgotten. Now it is free.
+            if used is not None:
+                if used["fingerprint"] != self.fingerprint:
+                    raise IdempotencyKeyReusedError(self.key)
+                answer: str = used["answer"]
+                return answer
+        return None
+
+    async def _take(self, where: tuple[str, str, str]) -> object:
+        return await row(
             """
             INSERT INTO idempotency_key (caller, operation, key, fingerprint, answer)
             VALUES ($1, $2, $3, $4, '') ON CONFLICT DO NOTHING RETURNING key
@@ -63,19 +80,6 @@ class IdempotencyKey:
             *where,
             self.fingerprint,
         )
-        if claimed is not None:
-            return None
-        used = await row(
-            """
-            SELECT fingerprint, answer FROM idempotency_key
-            WHERE caller = $1 AND operation = $2 AND key = $3
-            """,
-            *where,
-        )
-        if used is None or used["fingerprint"] != self.fingerprint:
-            raise IdempotencyKeyReusedError(self.key)
-        answer: str = used["answer"]
-        return answer
 
     async def keep(self, answer: str) -> None:
         """Keep the answer, in the transaction that claimed the key."""

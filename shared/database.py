@@ -61,6 +61,8 @@ async def _keep_session_state(_connection: object) -> None:
 class Transaction(PostgresTransaction):
     """Piccolo's transaction, which gives its connection back whatever COMMIT or ROLLBACK do."""
 
+    engine: Engine
+
     def __init__(self, engine: Engine, isolation: Isolation, *, readonly: bool) -> None:
         super().__init__(engine, allow_nested=False)
         self.isolation: Isolation = isolation
@@ -96,7 +98,7 @@ class Transaction(PostgresTransaction):
 
     async def _give_back(self) -> None:
         # Shielded: a request cancelled right here would otherwise keep its connection for ever.
-        await asyncio.shield(DB.release(self.connection))
+        await asyncio.shield(self.engine.release(self.connection))
 
 
 class Engine(PostgresEngine):
@@ -177,6 +179,17 @@ class Engine(PostgresEngine):
         """Run one statement, prepared once per connection; arguments stand as ``$1``, ``$2``, … in it."""
         async with _naming_unavailability(), self.connection() as connection:
             found: list[Row] = await connection.fetch(sql, *args)
+            return found
+
+    async def fetch_planned_afresh(self, sql: str, *args: object) -> list[Row]:
+        """Run one statement, planned for these arguments; a round trip more than ``fetch``.
+
+        For statements whose best plan depends on their arguments: one prepared for good may get a plan for
+        any arguments after its fifth use, and that one suits common values and is ruinous for rare ones.
+        """
+        async with _naming_unavailability(), self.connection() as connection:
+            statement = await connection.prepare(sql, name="")
+            found: list[Row] = await statement.fetch(*args)
             return found
 
 

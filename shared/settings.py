@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
 
     pool_size: Annotated[int, Field(ge=1, le=64)] = 6
-    """Database connections of one API process. More than 8 made it slower on two cores."""
+    """Database connections of one API process; 4 to 8 suit two cores."""
 
     pool_wait: Seconds = 5
     """How long a request may wait for a connection before it is answered 503."""

@@ -109,6 +109,7 @@ class Database:
         "orders",
         "claimed_order_id",
         "order_import",
+        "idempotency_key",
         "fee_summary",
         "fee_summary_step",
         "service",

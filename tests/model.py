@@ -174,6 +174,16 @@ class Model:
         self.archived.add(service)
         return Answer(204)
 
+    def rename(self, service: int, name: str) -> Answer:
+        """Answer the PUT of a service. Orders keep the name that they were written with."""
+        others = self.names.keys() - self.archived - {service}
+        if service not in self.archived and any(
+            self.names[other].lower() == name.lower() for other in others
+        ):
+            return Answer(409, "service-name-taken")
+        self.names[service] = name
+        return Answer(200)
+
     def summaries(self, by: str, period: str) -> dict[tuple[date, int | str | None], tuple[int, Decimal]]:
         """Sum orders and fees up, per period and service id, calendar or nothing."""
         sums: dict[tuple[date, int | str | None], tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
 
 from shared.database import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
@@ -19,12 +20,17 @@ def main() -> None:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
 
     """
+    from celery.platforms import SecurityWarning  # behind shared.task_queue, which sets REMAP_SIGTERM
+
     configure_logs()
     # While PostgreSQL is away nothing can be said; the worker then counts in the zone that is stored.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+    # Celery's advice on pickle under root says nothing here: accept_content is JSON alone.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     app.worker_main(
         [
+            "--quiet",
             "worker",
             "--pool=prefork",
             f"--concurrency={settings().worker_processes}",
