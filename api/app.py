@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from litestar import Litestar
 from litestar.config.app import AppConfig
 
-from api import calendars, contract, health, services
+from api import calendars, contract, health, metrics, services
 from api.access import check_access
 from api.fee_summaries import routes as fee_summaries
 from api.methods import options_routes
@@ -35,6 +35,7 @@ ROUTES = [
     *calendars.ROUTES,
     *fee_summaries.ROUTES,
     *health.ROUTES,
+    *metrics.ROUTES,
     *contract.ROUTES,
 ]
 

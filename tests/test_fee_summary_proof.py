@@ -345,3 +345,29 @@ def test_the_worker_proves_the_summaries_when_it_is_asked(pipeline: Pipeline) ->
     )
     proof = pipeline.api.client.get("/fee-summaries/proof").json()
     assert (proof["position"], proof["orders"], proof["differing"]) == (1, 1, 0)
+
+
+def test_metrics_tell_where_the_summaries_are_and_what_the_last_proof_found(
+    run: Run, api: Api, database: Database
+) -> None:
+    database.rows(
+        "UPDATE fee_summary_proof SET finished_at = NULL, differing = NULL, orders = NULL, seconds = NULL"
+    )
+    run(place(later(days=1)))
+    run(place(later(days=2)))
+    run(apply_every_change())
+    run(place(later(days=3)))
+    run(assign_all())
+
+    def gauges() -> dict[str, float]:
+        answer = api.client.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        lines = [line.split(" ") for line in answer.text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
+
+    assert gauges() == {"fee_summaries_position": 2, "fee_summaries_behind_changes": 1}
+    database.rows("UPDATE fee_summary SET orders = 7 WHERE day = '2030-06-02' AND service_id = 0")
+    run(prove())
+    found = gauges()
+    assert (found["fee_summary_proof_differing_rows"], found["fee_summary_proof_orders"]) == (1, 2)
+    assert 0 <= found["fee_summary_proof_age_seconds"] < 60

@@ -13,6 +13,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from contract.document import load
+from contract.har import TrafficCheck
+from contract.recording import Exchange, Message
 from tests.builders import later
 from tests.fee_summary_history import CALENDARS, SERVICES, History
 from tests.fee_summary_model import Query, counted_orders, report, shown_figures, shown_row
@@ -316,3 +319,42 @@ def test_a_cursor_is_good_for_the_report_it_was_made_for(run: Run, api: Api) -> 
     assert api.client.get(following).json()["items"][0]["period"] == "2030-06-02"
     other = following.replace("service=456", "service=789")
     assert api.client.get(other).json()["type"] == "/problems/invalid-cursor"
+
+
+def test_what_is_answered_is_what_the_contract_promises(run: Run, api: Api) -> None:
+    history = History(27)
+    run(history.write(25))
+    run(apply_every_change())
+    run(place(later(days=400)))
+    check = TrafficCheck(load())
+    tag = api.client.get("/fee-summaries").headers["etag"]
+    queries = [random_query(history).parameters() for _ in range(25)]
+    cases = [
+        *(("/fee-summaries?" + urlencode(query), {}) for query in queries),
+        *(("/fee-summaries?" + urlencode(query), {"Accept": "text/csv"}) for query in queries[:5]),
+        *((f"/fee-summaries/orders?limit=3&service={service}", {}) for service in SERVICES),
+        ("/fee-summaries", {"If-None-Match": tag}),
+        ("/fee-summaries?limit=1&by=service&by=calendar&by=none&position=20", {}),
+        ("/fee-summaries/orders?position=20&calendar=a&calendar=B", {}),
+        ("/fee-summaries?min_position=26&wait=0", {}),
+        (f"/fee-summaries?after_version={10**12}:1", {}),
+        ("/fee-summaries?after_version=999:1", {}),
+        ("/fee-summaries/proof", {}),
+        ("/metrics", {}),
+    ]
+    deviations = []
+    statuses = set()
+    for number, (path, headers) in enumerate(cases, start=1):
+        answer = api.client.get(path, headers=headers)
+        statuses.add(answer.status_code)
+        kind = answer.headers.get("content-type", "").partition(";")[0]
+        shown = Message(
+            {name.lower(): value for name, value in answer.headers.items()}, kind, answer.text or None
+        )
+        address, _, query = path.partition("?")
+        exchange = Exchange(
+            number, "GET", address, query, Message(headers, "", None), shown, answer.status_code
+        )
+        deviations += check.deviations(exchange)
+    assert [str(deviation) for deviation in deviations] == []
+    assert statuses == {200, 304, 404, 503}
