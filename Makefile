@@ -9,7 +9,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 CODE   := $(wildcard api bench contract shared stack tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help run import test faults fuzz contract check format format-check lint types imports lock clean
+.PHONY: help run import verify rebuild test faults fuzz contract check format format-check lint types imports lock clean
 
 help:  ## what each target is for
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -22,6 +22,12 @@ run: $(VENV)/run.stamp  ## the whole system on this machine [PORT=8000] [STATE_D
 import: $(VENV)/run.stamp  ## load orders into the running system: FILE=orders.json [SERVICES=services.json]
 	@test -n "$(FILE)" || { echo "make import: which file? make import FILE=orders.json [SERVICES=services.json]"; exit 2; }
 	@$(PY) -m stack.attach $(PY) -m api.order_import "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)")
+
+verify: $(VENV)/run.stamp  ## prove that every fee summary is what the orders say; names those that are not
+	@$(PY) -m stack.attach $(PY) -m worker.fee_summary_proof
+
+rebuild: $(VENV)/run.stamp  ## make the fee summaries anew while they are in use [OMS_TIME_ZONE=Europe/Rome]
+	@$(PY) -m stack.attach $(PY) -m worker.fee_summary_rebuild
 
 # --- check it ----------------------------------------------------------------------------------------
 

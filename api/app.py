@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from litestar import Litestar
 from litestar.config.app import AppConfig
 
-from api import calendars, contract, fee_summaries, health, order_change_stream, order_changes, services
+from api import calendars, contract, health, metrics, order_change_stream, order_changes, services
 from api.access import check_access
+from api.fee_summaries import routes as fee_summaries
 from api.methods import options_routes
 from api.negotiation import check_acceptable
 from api.order_change_tail import TAIL
@@ -39,6 +40,7 @@ ROUTES = [
     *order_changes.ROUTES,
     *order_change_stream.ROUTES,
     *health.ROUTES,
+    *metrics.ROUTES,
     *contract.ROUTES,
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from api.problem_types import INVALID_CURSOR
 from api.problems import ProblemError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from litestar.datastructures import MultiDict
 
     from api.requests import AnyRequest
 
@@ -31,17 +32,21 @@ class Page:
     next_after: Sequence[object] | None
 
 
-def _digest(filters: Mapping[str, str]) -> str:
-    return blake2s(json.dumps(sorted(filters.items())).encode(), digest_size=6).hexdigest()
+Filters = Sequence[tuple[str, str]]
+"""Parameters that decide what is in a list; a name may stand more than once."""
 
 
-def encode_cursor(after: Sequence[object], filters: Mapping[str, str]) -> str:
+def _digest(filters: Filters) -> str:
+    return blake2s(json.dumps(sorted(filters)).encode(), digest_size=6).hexdigest()
+
+
+def encode_cursor(after: Sequence[object], filters: Filters) -> str:
     """Make a cursor that stands behind an item, and only for the filters it was made with."""
     text = json.dumps([_digest(filters), *after], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, filters: Mapping[str, str]) -> list[Any]:
+def decode_cursor(cursor: str, filters: Filters) -> list[Any]:
     """Read a cursor.
 
     Raises:
@@ -58,15 +63,15 @@ def decode_cursor(cursor: str, filters: Mapping[str, str]) -> list[Any]:
     return after
 
 
-def _why(digest: object, filters: Mapping[str, str]) -> str:
+def _why(digest: object, filters: Filters) -> str:
     if digest != _digest(filters):
         return "The cursor was made for other filters; start again without it."
     return "The cursor was not made by this service."
 
 
-def filters_of(query: Mapping[str, str]) -> dict[str, str]:
+def filters_of(query: MultiDict[str]) -> Filters:
     """Give the parameters that decide what is in a list, as opposed to how much of it a page shows."""
-    return {name: value for name, value in query.items() if name not in ("cursor", "limit")}
+    return [(name, value) for name, value in query.multi_items() if name not in ("cursor", "limit")]
 
 
 def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[bytes]:
@@ -74,11 +79,11 @@ def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[byt
 
     ``head`` is JSON text of further members, ending in a comma.
     """
-    query = {name: request.query_params[name] for name in request.query_params}
     following = None
     if page.next_after is not None:
-        cursor = encode_cursor(page.next_after, filters_of(query))
-        following = f"{request.url.path}?{urlencode({**query, 'cursor': cursor})}"
+        cursor = encode_cursor(page.next_after, filters_of(request.query_params))
+        query = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
+        following = f"{request.url.path}?{urlencode([*query, ('cursor', cursor)])}"
     body = f'{{{head}"items":[{",".join(page.items)}],"next":{json.dumps(following)}}}'
     headers = {"Link": f'<{following}>; rel="next"'} if following else {}
     return Response(body.encode(), media_type="application/json", headers=headers)

@@ -33,7 +33,11 @@ class EntityTags:
 
     def weakly_match(self, version: int) -> bool:
         """Compare as If-None-Match does: weak or strong makes no difference."""
-        return self.tags is None or etag(version) in {tag.removeprefix("W/") for tag in self.tags}
+        return self.weakly_name(etag(version))
+
+    def weakly_name(self, tag: str) -> bool:
+        """Tell whether a tag is among these, whichever of them are weak."""
+        return self.tags is None or tag in {given.removeprefix("W/") for given in self.tags}
 
 
 def etag(version: int) -> str:

@@ -106,6 +106,13 @@ POSITION_EXPIRED = ProblemType(
     "Changes after it are no longer retained, or the position is of another log. Read all orders again, then "
     "go on from `resume`, which begins at the first change that is retained.",
 )
+REPORT_EXPIRED = ProblemType(
+    "report-expired",
+    410,
+    "The figures of this position can't be given any more",
+    "Figures are given for the present position and some way back. Begin the report again, without `cursor` "
+    "and `position`: it is then exact for `latest_position`, or a later one.",
+)
 VERSION_MISMATCH = ProblemType(
     "version-mismatch",
     412,
@@ -147,6 +154,13 @@ INTERNAL_ERROR = ProblemType(
     500,
     "Something went wrong on our side",
     "Nothing was stored unless a later GET shows it. Try again; if it persists, report the `request_id`.",
+)
+SUMMARIES_BEHIND = ProblemType(
+    "summaries-behind",
+    503,
+    "The fee summaries don't include that change yet",
+    "It will be in them soon: ask again after the seconds that `Retry-After` names, with a longer `wait`, or "
+    "do without it: `as_of` is what the figures are exact for at present.",
 )
 UNAVAILABLE = ProblemType(
     "unavailable",

@@ -15,6 +15,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
+from api.fee_summaries import errors as fee_summaries
 from api.order_change_queries import PositionNotInLogError
 from api.orders import errors as orders
 from api.problem_types import (
@@ -28,8 +29,10 @@ from api.problem_types import (
     ORDER_ID_TAKEN,
     ORDERS_TOO_CLOSE,
     POSITION_EXPIRED,
+    REPORT_EXPIRED,
     SERVICE_ID_TAKEN,
     SERVICE_NAME_TAKEN,
+    SUMMARIES_BEHIND,
     UNAVAILABLE,
     VALIDATION_FAILED,
     VERSION_MISMATCH,
@@ -188,6 +191,22 @@ def _not_in_log(error: PositionNotInLogError) -> ProblemError:
     )
 
 
+def _summaries_behind(error: fee_summaries.SummariesBehindError) -> ProblemError:
+    place = "has no position yet" if error.asked_position is None else f"is position {error.asked_position}"
+    asked = (
+        error.asked if error.asked == f"position {error.asked_position}" else f"{error.asked}, which {place},"
+    )
+    return ProblemError(
+        SUMMARIES_BEHIND,
+        f"The figures are exact for position {error.position}; {asked} is not in them yet.",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        members={
+            "as_of": {"position": error.position, "time": utc_text(error.time)},
+            "asked": {"position": error.asked_position},
+        },
+    )
+
+
 _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ProblemError: lambda error: error,
     HTTPException: _of_framework,
@@ -219,6 +238,15 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ),
     orders.ServiceNameTakenError: lambda error: ProblemError(
         SERVICE_NAME_TAKEN, f"Another service is called {error.name!r}."
+    ),
+    fee_summaries.ReportExpiredError: lambda error: ProblemError(
+        REPORT_EXPIRED,
+        f"Position {error.position} {error.reason}.",
+        members={"latest_position": error.latest},
+    ),
+    fee_summaries.SummariesBehindError: _summaries_behind,
+    fee_summaries.OrderVersionNotFoundError: lambda error: ProblemError(
+        NOT_FOUND, f"There is no version {error.version} of order {error.order_id}."
     ),
     Exception: _unforeseen,
 }

@@ -21,11 +21,12 @@ from api.change_retention import TRIM_AT_ONCE, trim_log
 from api.idempotency import FORGET_AT_ONCE, forget_expired
 from api.redis_stream import RedisStream
 from shared.change_log import assign_positions, changes_after, cursor_of
-from shared.changes import Batch, batch_of
-from shared.database import DB, DatabaseUnavailableError
+from shared.changes import batch_of
+from shared.database import DB, DatabaseUnavailableError, row
+from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
 from shared.settings import settings
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES, send_unless_full
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, PROVE_FEE_SUMMARIES, send_unless_full
 
 log = structlog.get_logger("relay")
 
@@ -75,12 +76,27 @@ class Relay:
             moved += await self._publish_once(publication)
         return moved
 
+    async def ask_for_proof_once(self) -> bool:
+        """Have the fee summaries proved if the last proof is a day old; tell whether it was asked for.
+
+        What the worker did not do within an hour (it was stopped, or Redis lost it) is asked for again.
+        """
+        due = await row(
+            """
+            UPDATE fee_summary_proof SET asked_at = now()
+            WHERE asked_at < now() - interval '1 hour'
+                AND (finished_at IS NULL OR finished_at < now() - interval '1 day')
+            RETURNING id
+            """
+        )
+        return due is not None and await self._send(PROVE_FEE_SUMMARIES, ())
+
     async def _publish_once(self, publication: Publication) -> int:
         await self._look_at_cursor(publication)
         published = 0
         while (room := settings().relay_window - (publication.published - publication.applied)) > 0:
             changes = await changes_after(publication.published, min(settings().relay_batch, room))
-            if not changes or not await self._send(publication.task, batch_of(changes)):
+            if not changes or not await self._send(publication.task, astuple(batch_of(changes))):
                 break
             publication.published = changes[-1].position
             published += len(changes)
@@ -107,12 +123,12 @@ class Relay:
             publication.published = applied
             publication.still_since = now
 
-    async def _send(self, task: str, batch: Batch) -> bool:
+    async def _send(self, task: str, arguments: tuple[object, ...]) -> bool:
         try:
             # In a thread: publishing blocks, up to the socket's time limit when Redis hangs. Subscribers that
             # need no Redis must not notice, so positions are given meanwhile.
             sending = asyncio.ensure_future(
-                asyncio.to_thread(send_unless_full, task, astuple(batch), most_waiting())
+                asyncio.to_thread(send_unless_full, task, arguments, most_waiting())
             )
             while not (await asyncio.wait({sending}, timeout=settings().relay_interval))[0]:
                 await assign_positions(ASSIGN_AT_ONCE)
@@ -155,6 +171,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     connection = await DB.get_new_connection()
     publishing: asyncio.Task[None] | None = None
     try:
+        await check_time_zone()
         if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
             return
         log.info("leading")
@@ -165,6 +182,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
         while not stop.is_set() and not connection.is_closed():
             if time.monotonic() - tidied > TIDYING_SECONDS and await _tidy_once():
                 tidied = time.monotonic()
+                await relay.ask_for_proof_once()
             if await relay.relay_once() == 0:
                 await _pause(stop, settings().relay_interval)
     finally:

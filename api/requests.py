@@ -20,7 +20,7 @@ from api.problem_types import NOT_FOUND, UNSUPPORTED_MEDIA_TYPE
 from api.problems import Fault, ProblemError, invalid, malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from pydantic_core import ErrorDetails
 
@@ -203,8 +203,16 @@ def path_value(request: AnyRequest, name: str, read: Callable[[str], T]) -> T:
         raise malformed(Fault(str(error), parameter=name)) from None
 
 
-def read_query(request: AnyRequest, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+MOST_VALUES = 20
+"""How often a parameter may stand that may stand more than once."""
+
+
+def read_query(
+    request: AnyRequest, known: Mapping[str, Callable[[str], Any]], repeatable: Collection[str] = ()
+) -> dict[str, Any]:
     """Read the query's parameters, each by its reader; those that are not there are not in the result.
+
+    One that is repeatable gives the list of its values, no two of which are the same.
 
     Raises:
         ProblemError: 400 with every fault: unknown, given twice, not UTF-8, not acceptable.
@@ -224,17 +232,33 @@ def read_query(request: AnyRequest, known: Mapping[str, Callable[[str], Any]]) -
             faults.append(
                 Fault(f"is unknown; known are {', '.join(sorted(known)) or 'none'}", parameter=name)
             )
-        elif name in found:
+        elif name in found and name not in repeatable:
             faults.append(Fault("stands twice; give it once", parameter=name))
         else:
             try:
-                found[name] = known[name](value)
+                read = known[name](value)
             except ValueError as error:
-                found[name] = None
+                read = None
                 faults.append(Fault(str(error), parameter=name))
+            if name in repeatable:
+                found.setdefault(name, []).append(read)
+            else:
+                found[name] = read
+    faults += _faults_of_lists({name: found[name] for name in repeatable if name in found})
     if faults:
         raise malformed(*faults)
     return found
+
+
+def _faults_of_lists(lists: Mapping[str, Sequence[Any]]) -> list[Fault]:
+    faults = []
+    for name, values in lists.items():
+        read = [value for value in values if value is not None]
+        if len(set(read)) < len(read):
+            faults.append(Fault("gives a value twice; give each once", parameter=name))
+        if len(values) > MOST_VALUES:
+            faults.append(Fault(f"may stand {MOST_VALUES} times at most", parameter=name))
+    return faults
 
 
 def require(query: Mapping[str, Any], *names: str) -> None:

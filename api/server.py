@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 from granian import Granian
 from granian.constants import Interfaces
 
+from shared.database import DatabaseUnavailableError
+from shared.fee_summaries import check_time_zone
 from shared.settings import settings
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until told to stop.
+
+    Raises:
+        OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+
+    """
     found = settings()
+    # While PostgreSQL is away nothing can be said; figures are then given in the zone that is stored.
+    with contextlib.suppress(DatabaseUnavailableError):
+        asyncio.run(check_time_zone())
     Granian(
         "api.app:create_app",
         factory=True,

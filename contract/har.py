@@ -87,18 +87,18 @@ class TrafficCheck:
                 yield f"{path} does not have the method {exchange.method}; it has {has}"
             return
         known = parameters(self._contract, path, operation)
-        given = {("path", name): unquote(value) for name, value in in_path.items()}
+        given = {("path", name): [unquote(value)] for name, value in in_path.items()}
         for name, value in parse_qsl(exchange.query, keep_blank_values=True):
             if ("query", name) not in known:
                 yield f"the query parameter {name} is unknown"
-            elif ("query", name) in given:
+            elif ("query", name) in given and not _is_list(known["query", name]):
                 yield f"the query parameter {name} stands twice"
-            given["query", name] = value
-        given |= {("header", name): value for name, value in exchange.request.headers.items()}
+            given.setdefault(("query", name), []).append(value)
+        given |= {("header", name): [value] for name, value in exchange.request.headers.items()}
         for (where, name), parameter in known.items():
             if (where, name) in given:
-                text = given[where, name]
-                yield from self._in_text(f"the {where} parameter {parameter.get('name')}", parameter, text)
+                texts = given[where, name]
+                yield from self._in_texts(f"the {where} parameter {parameter.get('name')}", parameter, texts)
             elif parameter.get("required"):
                 yield f"the {where} parameter {name} is missing"
         yield from self._in_body(operation.child("requestBody"), exchange.request)
@@ -134,6 +134,16 @@ class TrafficCheck:
         elif exchange.response.text:
             yield "there is a body where the contract has none"
 
+    def _in_texts(self, what: str, parameter: Place, texts: list[str]) -> Iterator[str]:
+        schema = parameter.child("schema")
+        items = schema.child("items") if schema is not None and _is_list(parameter) else None
+        if schema is None or items is None:
+            yield from self._in_text(what, parameter, texts[-1])
+            return
+        # A list is given by repeating its parameter (style form, exploded).
+        for fault in self._schemas.faults(schema, [read_text(items, text) for text in texts]):
+            yield f"{what}: {fault.removeprefix('# ')}"
+
     def _in_text(self, what: str, parameter: Place, text: str) -> Iterator[str]:
         schema = parameter.child("schema")
         if schema is not None:
@@ -156,6 +166,11 @@ class TrafficCheck:
             yield f"the body is not JSON: {error}"
             return
         yield from (f"the body: {fault}" for fault in self._schemas.faults(schema, value))
+
+
+def _is_list(parameter: Place) -> bool:
+    schema = parameter.child("schema")
+    return schema is not None and schema.get("type") == "array"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from piccolo.columns import (
     BigInt,
     BigSerial,
     Date,
+    DoublePrecision,
     ForeignKey,
     Integer,
     Numeric,
@@ -116,8 +117,37 @@ class FeeSummary(Table, tablename="fee_summary"):
     """
 
     id = BigSerial(primary_key=True)
-    day = Date(default=None, help_text="a day in OMS_TIME_ZONE")
+    generation = Integer(default=None, help_text="see FeeSummaryState; others are being built or removed")
+    day = Date(default=None, help_text="a day in FeeSummaryState.time_zone")
     calendar_id = Integer(default=None)
     service_id = BigInt(default=None, help_text="0 stands for the order as a whole")
     share = Numeric(digits=(12, 2), default=None)
     orders = Integer(default=None, help_text="never 0: such a row is deleted")
+
+
+class FeeSummaryState(Table, tablename="fee_summary_state"):
+    """One row: which fee summaries count. It changes only while the consumer's cursor is held."""
+
+    id = Integer(primary_key=True, default=1)
+    generation = Integer(default=None, help_text="of the rows that are read and kept up to date")
+    building = Integer(default=None, help_text="the highest that was ever begun: the latest rebuild's")
+    time_zone = Text(help_text="whose days they count in")
+
+
+class FeeSummaryStep(Table, tablename="fee_summary_step"):
+    """When the fee summaries got to a position, as far back as figures can be given for."""
+
+    position = BigInt(primary_key=True, default=None)
+    moved_at = Timestamptz(default=None)
+
+
+class FeeSummaryProof(Table, tablename="fee_summary_proof"):
+    """One row: the last proof of the fee summaries against the orders."""
+
+    id = Integer(primary_key=True, default=1)
+    asked_at = Timestamptz(help_text="when the relay last asked for one, or the installation")
+    finished_at = Timestamptz(null=True, default=None, help_text="null: there was none yet")
+    position = BigInt(null=True, default=None, help_text="the position it was made at")
+    orders = BigInt(null=True, default=None, help_text="how many orders were counted again")
+    differing = BigInt(null=True, default=None, help_text="rows that were not what the orders say")
+    seconds = DoublePrecision(null=True, default=None, help_text="how long it took")

@@ -27,6 +27,9 @@ APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
 CONSUMER_QUEUE = "order-change-batches"
 """The key of the queue in Redis. Not ``order-changes``: that is the stream that subscribers read."""
 
+PROVE_FEE_SUMMARIES = "fee_summaries.prove"
+"""Task, without arguments: compare every fee summary with the orders, and keep the result."""
+
 TASK_LIMIT_SECONDS = 50
 
 

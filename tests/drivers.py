@@ -111,6 +111,7 @@ class Database:
         "order_import",
         "idempotency_key",
         "fee_summary",
+        "fee_summary_step",
         "service",
         "calendar",
     )
@@ -197,7 +198,9 @@ class Database:
                 FROM counted GROUP BY 1, 2, 3, 4
             )
             SELECT *, expected.orders AS expected, kept.orders AS kept
-            FROM expected FULL JOIN fee_summary AS kept USING (day, calendar_id, service_id, share)
+            FROM expected FULL JOIN (
+                SELECT * FROM fee_summary WHERE generation = (SELECT generation FROM fee_summary_state)
+            ) AS kept USING (day, calendar_id, service_id, share)
             WHERE expected.orders IS DISTINCT FROM kept.orders
             """,
             zone,

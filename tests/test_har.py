@@ -341,3 +341,21 @@ def test_the_exit_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ]
     file.write_text("no recording")
     assert main([str(file)]) == 2
+
+
+def test_a_parameter_that_is_a_list_may_stand_more_than_once(check: TrafficCheck) -> None:
+    """Each value is checked, and the list as a whole; others still stand once."""
+
+    def found(query: str) -> list[str]:
+        text = json.dumps({"log": {"entries": [exchange(f"GET /fee-summaries?{query}", 401)]}})
+        return [
+            str(one)
+            for e in read_recording(text, ADDRESS)
+            for one in check.deviations(e)
+            if "parameter" in str(one)
+        ]
+
+    assert found("service=1&service=2&by=calendar&by=service") == []
+    assert len(found("service=1&service=1")) == 1
+    assert len(found("service=1&service=x")) == 1
+    assert len(found("limit=1&limit=2")) == 1

@@ -132,6 +132,7 @@ def provoked(api: Api) -> dict[str, httpx.Response]:
         "not-acceptable": api.client.get("/orders", headers={"Accept": "image/png"}),
         "unsupported-media-type": api.post_text("/orders", "{}", "text/plain"),
         "body-too-large": api.post_text("/orders", " " * 70_000),
+        "summaries-behind": api.client.get("/fee-summaries?min_position=999&wait=0"),
     }
 
 
@@ -145,7 +146,11 @@ def test_each_kind_is_answered_with_what_is_needed_to_go_on(api: Api) -> None:
     assert answers["method-not-allowed"].headers["allow"]
     assert answers["unsupported-media-type"].headers["accept"] == "application/json"
     elsewhere = {"unauthenticated", "forbidden", "version-required", "internal-error", "unavailable"}
-    assert set(TYPES) - set(answers) <= elsewhere | {"position-expired", "too-many-requests"}
+    assert set(TYPES) - set(answers) <= elsewhere | {
+        "position-expired",
+        "report-expired",
+        "too-many-requests",
+    }
 
 
 # --- faults of our own -------------------------------------------------------------------------------
@@ -203,6 +208,9 @@ METHODS = {
     "/calendars": "GET, HEAD, OPTIONS",
     "/calendars/a/availability": "GET, HEAD, OPTIONS",
     "/fee-summaries": "GET, HEAD, OPTIONS",
+    "/fee-summaries/orders": "GET, HEAD, OPTIONS",
+    "/fee-summaries/proof": "GET, HEAD, OPTIONS",
+    "/metrics": "GET, HEAD, OPTIONS",
     "/health/live": "GET, HEAD, OPTIONS",
     "/health/ready": "GET, HEAD, OPTIONS",
     "/openapi.yaml": "GET, HEAD, OPTIONS",

@@ -7,10 +7,12 @@ cursor stand still, publishes from there again. Rows and cursor move in one tran
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.change_log import hold_cursor, is_change_at, move_cursor
-from shared.database import rows, transaction
+from shared.database import row, rows, transaction
+from shared.fee_summaries import FURTHEST_BACK
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -21,32 +23,34 @@ CONSUMER = "fee_summaries"
 # Subtract what each order was, add what it is: one statement for the whole batch, whose cost depends on
 # the batch alone. An order counts under service 0 as a whole, and under each of its services by its share.
 _APPLY = """
-WITH notification AS (
-    SELECT n -> 'data' AS data FROM json_array_elements($1::json) AS n WHERE (n ->> 'sequence')::bigint > $2
-), effect AS (
-    SELECT data -> 'order' AS state, 1 AS sign FROM notification WHERE data ->> 'order' IS NOT NULL
+WITH change AS ({changes}), effect AS (
+    SELECT order_state AS state, 1 AS sign FROM change WHERE order_state IS NOT NULL
     UNION ALL
-    SELECT data -> 'previous', -1 FROM notification WHERE data ->> 'previous' IS NOT NULL
+    SELECT previous_state, -1 FROM change WHERE previous_state IS NOT NULL
 ), delta AS (
-    SELECT
-        ((state ->> 'datetime')::timestamptz AT TIME ZONE $3)::date AS day,
-        c.id AS calendar_id, s.service_id, s.share, sum(sign)::int AS orders
+    SELECT e.day, c.id AS calendar_id, e.service_id, e.share, sum(effect.sign)::int AS orders
     FROM effect
-    JOIN calendar AS c ON c.name = state ->> 'calendar'
-    CROSS JOIN LATERAL fee_shares(
-        (state ->> 'totalfee')::numeric,
-        ARRAY(SELECT (o ->> 'id')::bigint FROM json_array_elements(state -> 'services') AS o)
-    ) AS s
-    GROUP BY 1, 2, 3, 4 HAVING sum(sign) <> 0
+    CROSS JOIN LATERAL fee_effects(effect.state, $1) AS e
+    JOIN calendar AS c ON c.name = e.calendar
+    GROUP BY 1, 2, 3, 4 HAVING sum(effect.sign) <> 0
 )
 MERGE INTO fee_summary AS kept USING delta
-ON (kept.day, kept.calendar_id, kept.service_id, kept.share)
-    = (delta.day, delta.calendar_id, delta.service_id, delta.share)
+ON (kept.generation, kept.day, kept.calendar_id, kept.service_id, kept.share)
+    = ($2, delta.day, delta.calendar_id, delta.service_id, delta.share)
 WHEN MATCHED AND kept.orders + delta.orders = 0 THEN DELETE
 WHEN MATCHED THEN UPDATE SET orders = kept.orders + delta.orders
-WHEN NOT MATCHED THEN INSERT (day, calendar_id, service_id, share, orders)
-    VALUES (delta.day, delta.calendar_id, delta.service_id, delta.share, delta.orders)
+WHEN NOT MATCHED THEN INSERT (generation, day, calendar_id, service_id, share, orders)
+    VALUES ($2, delta.day, delta.calendar_id, delta.service_id, delta.share, delta.orders)
 """
+_APPLY_NOTIFICATIONS = _APPLY.format(
+    changes="""
+    SELECT (n #>> '{data,order}')::json AS order_state, (n #>> '{data,previous}')::json AS previous_state
+    FROM json_array_elements($3::json) AS n WHERE (n ->> 'sequence')::bigint > $4
+    """
+)
+_APPLY_LOGGED = _APPLY.format(
+    changes="SELECT order_state, previous_state FROM order_change WHERE position > $3 AND position <= $4"
+)
 
 
 class BatchAheadError(Exception):
@@ -55,6 +59,26 @@ class BatchAheadError(Exception):
 
 class ForeignBatchError(Exception):
     """The batch is of another log: PostgreSQL was restored or replaced while Redis kept its messages."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Rows of one making: all of one time zone's days, with a number of their own."""
+
+    number: int
+    time_zone: str
+
+
+async def current_generation() -> Generation:
+    """Give the generation that is read and kept up to date.
+
+    With the cursor held it can't change before the transaction ends.
+    """
+    found = await row("SELECT generation, time_zone FROM fee_summary_state WHERE id = 1")
+    if found is None:
+        message = "fee_summary_state has no row"
+        raise LookupError(message)
+    return Generation(found["generation"], found["time_zone"])
 
 
 async def apply_changes(batch: Batch) -> int:
@@ -75,6 +99,48 @@ async def apply_changes(batch: Batch) -> int:
         # holds from before would be counted in place of the changes that have these positions now.
         if not await is_change_at(batch.last, batch.last_event_id):
             raise ForeignBatchError
-        await rows(_APPLY, batch.notifications, position, settings().time_zone)
+        generation = await _generation_to_add_to()
+        await rows(
+            _APPLY_NOTIFICATIONS, generation.time_zone, generation.number, batch.notifications, position
+        )
         await move_cursor(CONSUMER, batch.last)
+        await _remember_step()
         return batch.last - position
+
+
+async def _generation_to_add_to() -> Generation:
+    """Give the current generation, its zone taken from the settings if there is no row to contradict it."""
+    current = await current_generation()
+    if current.time_zone == settings().time_zone:
+        return current
+    # With rows there, the stored zone stays: theirs are its days. Who is told another one refuses to start.
+    await rows(
+        """
+        UPDATE fee_summary_state SET time_zone = $1
+        WHERE NOT EXISTS (SELECT FROM fee_summary AS f WHERE f.generation = fee_summary_state.generation)
+        """,
+        settings().time_zone,
+    )
+    return await current_generation()
+
+
+async def _remember_step() -> None:
+    """Keep when the cursor got where it is, and forget what is too far back to be asked for."""
+    await rows(
+        """
+        WITH step AS (
+            INSERT INTO fee_summary_step (position, moved_at)
+            SELECT position, moved_at FROM consumer_cursor WHERE consumer = $1
+            ON CONFLICT (position) DO UPDATE SET moved_at = excluded.moved_at
+            RETURNING position
+        )
+        DELETE FROM fee_summary_step AS old USING step WHERE old.position < step.position - $2::bigint
+        """,
+        CONSUMER,
+        FURTHEST_BACK,
+    )
+
+
+async def add_logged_changes(generation: Generation, after: int, last: int) -> None:
+    """Add the changes of positions ``after + 1`` … ``last`` to a generation, in the current transaction."""
+    await rows(_APPLY_LOGGED, generation.time_zone, generation.number, after, last)

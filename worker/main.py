@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import warnings
 
+from shared.database import DatabaseUnavailableError
+from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
 from shared.settings import settings
 from shared.task_queue import CONSUMER_QUEUE, app
 
 
 def main() -> None:
-    """Run the worker until it is told to stop."""
+    """Run the worker until it is told to stop.
+
+    Raises:
+        OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+
+    """
     from celery.exceptions import SecurityWarning  # behind shared.task_queue, which sets REMAP_SIGTERM
 
     configure_logs()
+    # While PostgreSQL is away nothing can be said; the worker then counts in the zone that is stored.
+    with contextlib.suppress(DatabaseUnavailableError):
+        asyncio.run(check_time_zone())
     # Celery's advice on pickle under root says nothing here: accept_content is JSON alone.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app.worker_main(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -12,8 +13,9 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from shared.changes import Batch
 from shared.database import DB, DatabaseUnavailableError
 from shared.logs import configure_logs
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES, app
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, PROVE_FEE_SUMMARIES, app
 from worker.fee_summaries import BatchAheadError, ForeignBatchError, apply_changes
+from worker.fee_summary_proof import prove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -86,3 +88,25 @@ def apply_changes_to_fee_summaries(first: int, last: int, last_event_id: str, no
         log.warning("batch_ahead_dropped", first=first, last=last)
     else:
         log.debug("changes_applied", first=first, last=last, applied=applied)
+
+
+LONGEST_PROOF_SECONDS = 3_600
+
+
+@app.task(
+    name=PROVE_FEE_SUMMARIES,
+    # Acknowledged when it begins: it may outlive the time after which Redis would hand it out again.
+    acks_late=False,
+    soft_time_limit=LONGEST_PROOF_SECONDS,
+    time_limit=LONGEST_PROOF_SECONDS + 10,
+)
+def prove_fee_summaries() -> None:
+    """Compare every fee summary with the orders: the relay asks for it once a day."""
+    try:
+        proof = _Loop.run(prove(report=lambda one: log.error("fee_summary_differs", row=str(one))))
+    except DatabaseUnavailableError as error:
+        # The relay asks again within the hour.
+        log.warning("database_unavailable", reason=str(error))
+        return
+    tell = log.error if proof.differing else log.info
+    tell("fee_summaries_proved", **asdict(proof))

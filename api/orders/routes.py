@@ -10,6 +10,7 @@ from litestar import HttpMethod, Response, delete, patch, post, put, route
 from litestar.response import Stream
 
 from api import fields
+from api.exports import CSV, NDJSON
 from api.idempotency import read_idempotency_key
 from api.negotiation import JSON, accepted
 from api.orders import commands, exports, queries
@@ -149,11 +150,11 @@ PAGE_PARAMETERS: Mapping[str, Callable[[str], Any]] = {**FILTERS, "limit": read_
 @route(
     "/orders",
     http_method=[HttpMethod.GET, HttpMethod.HEAD],
-    opt={"produces": (JSON, exports.NDJSON, exports.CSV)},
+    opt={"produces": (JSON, NDJSON, CSV)},
 )
 async def list_orders(request: AnyRequest) -> Response[Any]:
     """List orders page by page, or all that match as one stream."""
-    media_type = accepted(request, (JSON, exports.NDJSON, exports.CSV))
+    media_type = accepted(request, (JSON, NDJSON, CSV))
     query = read_query(request, PAGE_PARAMETERS if media_type == JSON else FILTERS)
     filters = queries.OrderFilters(
         earliest=query.get("from"),
@@ -164,12 +165,12 @@ async def list_orders(request: AnyRequest) -> Response[Any]:
     )
     if filters.earliest and filters.before and filters.earliest > filters.before:
         raise malformed(Fault("must not be later than to", parameter="from"))
-    if media_type == exports.NDJSON:
-        return Stream(await exports.stream_orders(filters, exports.ndjson_lines), media_type=exports.NDJSON)
-    if media_type == exports.CSV:
+    if media_type == NDJSON:
+        return Stream(await exports.stream_orders(filters, exports.ndjson_of_orders), media_type=NDJSON)
+    if media_type == CSV:
         return Stream(
-            await exports.stream_orders(filters, exports.csv_lines, exports.CSV_HEAD),
-            media_type=exports.CSV,
+            await exports.stream_orders(filters, exports.csv_of_orders, exports.CSV_HEAD),
+            media_type=CSV,
         )
     after = None
     if "cursor" in query:

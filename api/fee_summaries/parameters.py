@@ -1,0 +1,104 @@
+"""The parameters of fee summaries: how each is read, and which report they ask for."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from api import fields
+from api.fee_summaries import positions
+from api.fee_summaries.reports import PERIODS, ReportQuery
+from api.problems import Fault, malformed
+from api.requests import read_limit
+from api.times import EARLIEST, LATEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+LAST_END = date(LATEST.year + 1, 1, 1)
+"""The latest day that a range may end before."""
+
+
+def read_date(value: str) -> date:
+    """Read a date of 1970 to 2199, or the day after.
+
+    Raises:
+        ValueError: it is none; the text says what would be right.
+
+    """
+    try:
+        found = date.fromisoformat(value) if _DATE.fullmatch(value) else None
+    except ValueError:
+        found = None
+    if found is None or not EARLIEST.date() <= found <= LAST_END:
+        message = "must be a date from 1970-01-01 to 2200-01-01, such as 2022-11-01"
+        raise ValueError(message)
+    return found
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Make a reader of one of some words."""
+
+    def read(value: str) -> str:
+        if value not in words:
+            message = (
+                f"must be {', '.join(words[:-1])} or {words[-1]}" if words[1:] else f"must be {words[0]}"
+            )
+            raise ValueError(message)
+        return value
+
+    return read
+
+
+REPEATABLE = ("by", "service", "calendar")
+SCOPE: Mapping[str, Callable[[str], Any]] = {
+    "from": read_date,
+    "to": read_date,
+    "service": fields.read_id,
+    "calendar": fields.read_calendar,
+    "position": positions.read_position,
+    "min_position": positions.read_position,
+    "after_version": positions.read_order_version,
+    "wait": positions.read_wait,
+}
+DIVISION: Mapping[str, Callable[[str], Any]] = {
+    "group_by": one_of(*PERIODS),
+    "by": one_of("service", "calendar", "none"),
+    "fill": one_of("zero"),
+}
+PAGING: Mapping[str, Callable[[str], Any]] = {"limit": read_limit, "cursor": str}
+
+
+def read_days(query: Mapping[str, Any]) -> tuple[date | None, date | None]:
+    """Read the range of days.
+
+    Raises:
+        ProblemError: 400, it ends before it begins.
+
+    """
+    first, end = query.get("from"), query.get("to")
+    if first and end and first > end:
+        raise malformed(Fault("must not be later than to", parameter="from"))
+    return first, end
+
+
+def read_report_query(query: Mapping[str, Any]) -> ReportQuery:
+    """Read which report is asked for.
+
+    Raises:
+        ProblemError: 400, its days end before they begin.
+
+    """
+    first, end = read_days(query)
+    return ReportQuery(
+        first,
+        end,
+        query.get("group_by", "day"),
+        frozenset(query.get("by", ())) - {"none"},
+        query.get("service"),
+        query.get("calendar"),
+        # A report of no day at all has no period to fill.
+        fill="fill" in query and (first is None or first != end),
+    )

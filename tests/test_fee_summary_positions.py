@@ -1,0 +1,163 @@
+"""Reading one's own writes, and figures of a position: waiting for it, going back to it, being too late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import later
+from tests.drivers import at_once
+from tests.steps import apply_every_change, assign_all, place
+
+if TYPE_CHECKING:
+    from tests.drivers import Api, Database, Pipeline
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(autouse=True)
+def _services(database: Database) -> None:
+    database.add_services()
+
+
+@pytest.mark.xdist_group("pipeline")
+def test_who_names_the_version_that_they_wrote_reads_figures_that_include_it(pipeline: Pipeline) -> None:
+    seen = 0
+    for day in range(15):
+        order = pipeline.api.placed_order(at=later(days=day))
+        query = {"after_version": f"{order['id']}:{order['version']}", "wait": "10"}
+        found = pipeline.api.fee_summaries(**query, group_by="year")
+        assert found["totals"]["orders"] == day + 1
+        assert found["as_of"]["position"] >= seen
+        seen = found["as_of"]["position"]
+    pipeline.api.client.delete(f"/orders/{order['id']}")
+    # A deletion is the version after the last.
+    query["after_version"] = f"{order['id']}:2"
+    assert pipeline.api.fee_summaries(**query, group_by="year")["totals"]["orders"] == 14
+    behind = pipeline.api.client.get("/fee-summaries/orders", params=query).json()
+    assert len(behind["items"]) == 14
+
+
+def test_what_is_not_summed_in_time_is_503_and_says_where_the_summaries_stand(run: Run, api: Api) -> None:
+    order_id = run(place(later(days=1)))
+    path = f"/fee-summaries?after_version={order_id}:1&wait=1"
+    before = time.monotonic()
+    answer = api.client.get(path)
+    assert 0.9 < time.monotonic() - before < 5
+    problem = answer.json()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert (problem["type"], problem["as_of"]["position"]) == ("/problems/summaries-behind", 0)
+    assert problem["asked"] == {"position": None}
+    run(assign_all())
+    assert api.client.get(path.replace("wait=1", "wait=0")).json()["asked"] == {"position": 1}
+    assert api.client.get("/fee-summaries?position=1&wait=0").status_code == 503
+    assert api.client.get("/fee-summaries/orders?min_position=1&wait=0").status_code == 503
+    run(apply_every_change())
+    for query in (f"after_version={order_id}:1", "min_position=1", "position=1", "min_position=0&wait=0"):
+        assert api.client.get(f"/fee-summaries?{query}").json()["as_of"]["position"] == 1
+
+
+def test_a_request_goes_on_as_soon_as_the_summaries_are_there(run: Run, api: Api) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        # Unassigned, assigned and not even written yet: each is waited for.
+        asked = thread.submit(api.client.get, "/fee-summaries?min_position=1&wait=10")
+        time.sleep(0.2)
+        assert not asked.done()
+        run(place(later(days=1)))
+        run(assign_all())
+        time.sleep(0.2)
+        assert not asked.done()
+        before = time.monotonic()
+        run(apply_every_change())
+        assert asked.result().json()["as_of"]["position"] == 1
+        assert time.monotonic() - before < 5
+
+
+def test_many_requests_wait_at_once_and_others_are_not_held_up(run: Run, api: Api) -> None:
+    def others() -> bool:
+        time.sleep(0.3)
+        return all(api.client.get("/fee-summaries").status_code == 200 for _ in range(5))
+
+    with ThreadPoolExecutor(1) as thread:
+        held_up = thread.submit(others)
+        answers = at_once([lambda: api.client.get("/fee-summaries?min_position=1&wait=2") for _ in range(40)])
+        assert {answer.status_code for answer in answers} == {503}
+        assert held_up.result()
+    run(place(later(days=1)))
+    run(apply_every_change())
+    assert api.client.get("/fee-summaries?min_position=1").status_code == 200
+
+
+def test_a_version_that_nobody_wrote_is_404(run: Run, api: Api) -> None:
+    order_id = run(place(later(days=1)))
+    run(apply_every_change())
+    for unknown in (f"{order_id}:2", "999:1"):
+        answer = api.client.get(f"/fee-summaries?after_version={unknown}&wait=10")
+        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
+
+
+def test_a_version_that_the_log_no_longer_holds_is_in_the_figures(
+    run: Run, api: Api, database: Database
+) -> None:
+    order_id = run(place(later(days=1)))
+    run(apply_every_change())
+    database.rows("DELETE FROM order_change")
+    assert api.client.get(f"/fee-summaries?after_version={order_id}:1&wait=0").status_code == 200
+
+
+def test_a_position_is_exact_only_as_long_as_the_changes_behind_it_are_retained(
+    run: Run, api: Api, database: Database
+) -> None:
+    for day in range(4):
+        run(place(later(days=day)))
+    run(apply_every_change())
+    assert api.client.get("/fee-summaries?position=1").status_code == 200
+    database.rows("DELETE FROM order_change WHERE position <= 2")
+    assert api.client.get("/fee-summaries?position=2").json()["totals"]["orders"] == 2
+    for path in ("/fee-summaries", "/fee-summaries/orders"):
+        answer = api.client.get(f"{path}?position=1")
+        assert (answer.status_code, answer.json()["type"]) == (410, "/problems/report-expired")
+        assert answer.json()["latest_position"] == 4
+    csv = api.client.get("/fee-summaries?position=1", headers={"Accept": "text/csv"})
+    assert csv.status_code == 410
+
+
+def test_a_report_that_is_read_on_too_late_is_410(run: Run, api: Api, database: Database) -> None:
+    for day in range(3):
+        run(place(later(days=day)))
+    run(apply_every_change())
+    following = api.client.get("/fee-summaries?limit=1").json()["next"]
+    behind = api.client.get("/fee-summaries/orders?limit=1").json()["next"]
+    # 50,001 changes later: their rows are not looked at any more.
+    database.rows("UPDATE consumer_cursor SET position = position + 50001 WHERE consumer = 'fee_summaries'")
+    for path in (following, behind, "/fee-summaries?position=3"):
+        answer = api.client.get(path)
+        assert (answer.status_code, answer.json()["type"]) == (410, "/problems/report-expired")
+    # A database that was restored from an older copy is behind its readers.
+    database.rows("UPDATE consumer_cursor SET position = 2 WHERE consumer = 'fee_summaries'")
+    assert api.client.get(following).status_code == 410
+
+
+def test_the_position_never_goes_back_while_batches_come_twice_and_summaries_are_rebuilt(
+    run: Run, api: Api, database: Database
+) -> None:
+    from worker.fee_summary_rebuild import rebuild
+
+    seen = []
+    for day in range(10):
+        run(place(later(days=day)))
+        run(apply_every_change())
+        if day % 3 == 0:
+            run(rebuild())
+        as_of = api.client.get("/fee-summaries").json()["as_of"]
+        seen.append((as_of["position"], as_of["time"]))
+    assert seen == sorted(seen)
+    assert [position for position, _ in seen] == list(range(1, 11))
+    steps = database.rows("SELECT position FROM fee_summary_step ORDER BY position")
+    assert [step["position"] for step in steps] == list(range(1, 11))
+    for position, at in seen:
+        assert api.client.get(f"/fee-summaries?position={position}").json()["as_of"]["time"] == at

@@ -1,0 +1,373 @@
+"""Proving, rebuilding, and the time zone: while orders are written, summed and read."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from celery import Celery
+
+from api.relay import Relay
+from shared.change_log import changes_after
+from shared.changes import batch_of
+from shared.fee_summaries import OtherTimeZoneError, check_time_zone
+from shared.task_queue import CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
+from tests.builders import later
+from tests.drivers import wait_until
+from tests.fee_summary_history import History
+from tests.fee_summary_model import Query, report, shown_figures, shown_row
+from tests.processes import ROOT, ServiceProcess, environment
+from tests.steps import applied, apply_every_change, assign_all, place
+from tests.test_fee_summary_reports import exactly, pages
+from worker.fee_summaries import apply_changes
+from worker.fee_summary_proof import Difference, prove
+from worker.fee_summary_rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
+
+if TYPE_CHECKING:
+    from tests.drivers import Api, Database, Pipeline
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(autouse=True)
+def _services(database: Database) -> None:
+    database.add_services()
+
+
+def differences(run: Run) -> list[Difference]:
+    """Prove the summaries, and give the rows that are wrong."""
+    found: list[Difference] = []
+    proof = run(prove(report=found.append))
+    assert proof.differing == len(found)
+    return found
+
+
+def command(module: str, url: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the commands."""
+    return subprocess.run(
+        [sys.executable, "-m", module],
+        check=False,
+        cwd=ROOT,
+        env=environment(url, "redis://127.0.0.1:1/0", **settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("seed", [31, 32])
+def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run, seed: int) -> None:
+    print(f"seed {seed}")
+    history = History(seed)
+    for number in range(40):
+        run(history.write(history.chance.randint(1, 3)))
+        if number % 3:
+            run(assign_all())
+        # Summed up to somewhere: some changes have a position and are not applied, others have none.
+        position = run(applied())
+        changes = run(changes_after(position, history.chance.randint(1, 6)))
+        if changes:
+            run(apply_changes(batch_of(changes)))
+        proof = run(prove())
+        assert (proof.differing, proof.position) == (0, run(applied()))
+        assert proof.orders == len(history.states[proof.position])
+
+
+@pytest.mark.parametrize(
+    ("corruption", "wrong"),
+    [
+        ("UPDATE fee_summary SET orders = orders + 1 WHERE service_id = 0 AND day = '2030-06-02'", 1),
+        ("UPDATE fee_summary SET share = share + 0.01 WHERE service_id = 456 AND day = '2030-06-02'", 2),
+        ("DELETE FROM fee_summary WHERE day = '2030-06-03'", 3),
+        ("UPDATE fee_summary SET day = '1970-01-01' WHERE day = '2030-06-02' AND service_id = 123", 2),
+        ("UPDATE fee_summary SET day = '2199-12-31' WHERE day = '2030-06-02' AND service_id = 123", 2),
+        (
+            "INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders) "
+            "SELECT generation, '2031-01-01', 999, 5, 1, 1 FROM fee_summary_state",
+            1,
+        ),
+        ("DELETE FROM fee_summary", 9),
+    ],
+)
+def test_a_corrupted_row_is_named_with_its_orders_and_healed_by_a_rebuild(
+    run: Run, api: Api, database: Database, corruption: str, wrong: int
+) -> None:
+    orders = [run(place(later(days=day), fee="100.01", services=(123, 456))) for day in range(3)]
+    run(apply_every_change())
+    assert differences(run) == []
+    before = api.client.get("/fee-summaries?by=service")
+    database.rows(corruption)
+    found = differences(run)
+    assert len(found) == wrong
+    for one in found:
+        if one.expected:
+            assert one.order_ids == (orders[one.day.day - 1],)
+            assert str(one.order_ids[0]) in str(one)
+        assert one.kept != one.expected
+    assert database.rows("SELECT differing FROM fee_summary_proof") == [{"differing": wrong}]
+    rebuilt = run(rebuild())
+    assert (rebuilt.position, rebuilt.orders, rebuilt.time_zone) == (3, 3, "UTC")
+    assert differences(run) == []
+    after = api.client.get("/fee-summaries?by=service", headers={"If-None-Match": before.headers["etag"]})
+    assert (after.status_code, after.text) == (200, before.text)
+    assert database.wrong_summaries() == []
+    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
+    proof = api.client.get("/fee-summaries/proof").json()
+    assert (proof["position"], proof["orders"], proof["differing"]) == (3, 3, 0)
+
+
+def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, postgres_url: str) -> None:
+    order_id = run(place(later(days=1)))
+    run(apply_every_change())
+    database.rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0")
+    shown = command("worker.fee_summary_proof", postgres_url)
+    assert (shown.returncode, shown.stdout) == (
+        1,
+        "2030-06-02 calendar default, whole orders at 100.00: the summary says 2 orders (200.00), "
+        f"there are 1 (100.00): {order_id}\n",
+    )
+    assert "1 fee summaries are not what the orders say" in shown.stderr
+    assert "make rebuild" in shown.stderr
+    rebuilt = command("worker.fee_summary_rebuild", postgres_url)
+    assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
+    assert "rebuilt from 1 orders, in days of UTC, at position 1" in rebuilt.stdout
+    shown = command("worker.fee_summary_proof", postgres_url)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "every fee summary is what the orders say, to the cent: 1 orders at position 1" in shown.stdout
+
+
+def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: str) -> None:
+    away = new_database_url.replace("own_", "no_such_")
+    for module, said in (
+        ("worker.fee_summary_proof", "verify: "),
+        ("worker.fee_summary_rebuild", "rebuild: "),
+    ):
+        shown = command(module, away)
+        assert shown.returncode == 2, shown.stderr
+        assert shown.stderr.splitlines()[-1].startswith(said)
+        assert "Traceback" not in shown.stderr
+
+
+def test_a_rebuild_adds_what_happens_meanwhile(
+    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In small steps, so that every path is taken with a short history.
+    monkeypatch.setattr("worker.fee_summary_rebuild.FEW_CHANGES", 2)
+    monkeypatch.setattr("worker.fee_summary_rebuild.ADDED_AT_ONCE", 3)
+    monkeypatch.setattr("worker.fee_summary_rebuild.REMOVED_AT_ONCE", 4)
+    history = History(33)
+    run(history.write(30))
+    run(apply_every_change())
+    run(history.write(3))
+
+    async def rebuild_with_writes() -> int:
+        writing = True
+
+        async def write() -> None:
+            while writing:
+                await history.write(5)
+                await apply_every_change(at_once=4)
+
+        writer = asyncio.create_task(write())
+        await asyncio.sleep(0.05)
+        done = await rebuild()
+        writing = False
+        await writer
+        return done.position
+
+    position = run(rebuild_with_writes())
+    assert position > 30
+    assert differences(run) == []
+    assert database.wrong_summaries() == []
+    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
+
+
+def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Database) -> None:
+    for day in range(3):
+        run(place(later(days=day)))
+    position = run(apply_every_change())
+    earlier = run(_begin())
+    # Some of its rows are written when the other begins, which removes them.
+    partial = """
+        INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
+        SELECT $1, day, calendar_id, service_id, share, orders FROM fee_summary LIMIT 2
+    """
+    database.rows(partial, earlier.number)
+    assert run(_begin()).number == earlier.number + 1
+    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
+    database.rows(partial, earlier.number)
+    with pytest.raises(RebuildSupersededError):
+        run(_swap_if_close(earlier, position))
+    assert differences(run) == []
+    # What a killed one left is removed by the next.
+    run(rebuild())
+    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
+    assert database.value("SELECT generation FROM fee_summary_state") == earlier.number + 2
+    with pytest.raises(RebuildSupersededError):
+        run(_swap_if_close(earlier, position))
+    assert differences(run) == []
+
+
+def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
+    run: Run, api: Api, database: Database, setting: Callable[..., None]
+) -> None:
+    zone = "Pacific/Auckland"
+    history = History(34)
+    run(history.write(40))
+    run(apply_every_change())
+    following = api.client.get("/fee-summaries?limit=1").json()["next"]
+    assert api.client.get(following).status_code == 200
+    setting(time_zone=zone)
+    with pytest.raises(OtherTimeZoneError, match="OMS_TIME_ZONE=Pacific/Auckland make rebuild"):
+        run(check_time_zone())
+    run(history.write(5))
+    run(apply_every_change())  # by who was not started again: still in the days of before
+    assert differences(run) == []
+    assert database.wrong_summaries("UTC") == []
+    run(rebuild())
+    run(check_time_zone())
+    assert database.wrong_summaries(zone) == []
+    run(history.write(10))
+    run(apply_every_change())
+    assert database.wrong_summaries(zone) == []
+    assert differences(run) == []
+    for position in (55, 50, 41, 20, 0):
+        found = pages(api, Query(by=("calendar",)), position=str(position))
+        rows, totals = report(history.at(position), Query(by=("calendar",)), zone)
+        assert {shown_row(item): shown_figures(item) for page in found for item in page["items"]} == rows
+        assert shown_figures(found[0]["totals"]) == totals
+        assert found[0]["time_zone"] == zone
+    assert api.client.get(following).json()["type"] == "/problems/report-expired"
+    setting(time_zone="UTC")
+    run(rebuild())
+
+
+@pytest.mark.parametrize("module", ["api.server", "api.relay", "worker.main"])
+def test_no_process_starts_with_another_zone_than_the_summaries_have(
+    run: Run, database: Database, postgres_url: str, module: str
+) -> None:
+    run(place(later(days=1)))
+    run(apply_every_change())
+    refused = command(module, postgres_url, OMS_TIME_ZONE="Europe/Rome")
+    assert refused.returncode == 1
+    said = [line for line in refused.stderr.splitlines() if "zone" in line.lower()]
+    assert len(said) == 1
+    assert "OMS_TIME_ZONE=Europe/Rome make rebuild" in said[0]
+    assert "Traceback" not in refused.stdout + refused.stderr
+    if module == "api.relay":
+        # Nothing is there to contradict it.
+        database.clean()
+        with ServiceProcess(
+            module, database=postgres_url, redis="redis://127.0.0.1:1/0", OMS_TIME_ZONE="Europe/Rome"
+        ) as relay:
+            wait_until(lambda: "leading" in relay.log, "the relay leads")
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("Europe/Rome", "2026-03-29", 23),
+        ("Europe/Rome", "2026-10-25", 25),
+        ("America/Havana", "2026-11-01", 25),  # its midnight comes twice
+        ("America/Santiago", "2026-09-06", 23),  # it has no midnight
+        ("Asia/Kolkata", "2026-03-29", 24),
+    ],
+)
+def test_an_order_at_local_midnight_is_of_the_day_that_begins(
+    run: Run, api: Api, database: Database, setting: Callable[..., None], zone: str, day: str, hours: int
+) -> None:
+    setting(time_zone=zone)
+    local = ZoneInfo(zone)
+    noon = datetime.fromisoformat(f"{day}T12:00:00").replace(tzinfo=local)
+    begin = noon.astimezone(ZoneInfo("UTC"))
+    tick = timedelta(microseconds=1)
+    while (begin - tick).astimezone(local).date() == noon.date():
+        begin -= timedelta(minutes=30)
+    end = begin + timedelta(hours=hours)
+    for calendar, at in enumerate((begin - tick, begin, end - tick, end)):
+        run(place(at, calendar=f"c{calendar}"))
+    run(apply_every_change())
+    tomorrow = (noon + timedelta(days=1)).date()
+    items = exactly(api.client.get("/fee-summaries"))["items"]
+    yesterday = (noon - timedelta(days=1)).date().isoformat()
+    assert [(item["period"], item["orders"]) for item in items] == [
+        (yesterday, 1),
+        (day, 2),
+        (tomorrow.isoformat(), 1),
+    ]
+    for item in items:
+        behind = exactly(api.client.get(item["counted_orders"]))
+        assert ({order["day"] for order in behind["items"]}, len(behind["items"])) == (
+            {item["period"]},
+            item["orders"],
+        )
+    assert differences(run) == []
+    run(rebuild())
+    assert [
+        (item["period"], item["orders"]) for item in exactly(api.client.get("/fee-summaries"))["items"]
+    ] == [(item["period"], item["orders"]) for item in items]
+    database.clean()
+
+
+def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Database) -> None:
+    relay = Relay()
+    hour, day, tick = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
+    due = "UPDATE fee_summary_proof SET asked_at = now() - $1::interval, finished_at = now() - $2::interval"
+    for asked, finished, is_due in (
+        (hour - tick, None, False),
+        (hour + tick, None, True),
+        (day + hour, day - tick, False),
+        (day + hour, day + tick, True),
+        (tick, day + tick, False),
+    ):
+        database.rows(due, asked, finished)
+        assert run(relay.ask_for_proof_once()) is is_due
+        assert not run(relay.ask_for_proof_once())
+
+
+@pytest.mark.xdist_group("pipeline")
+def test_the_worker_proves_the_summaries_when_it_is_asked(pipeline: Pipeline) -> None:
+    pipeline.database.rows("UPDATE fee_summary_proof SET finished_at = NULL")
+    pipeline.api.placed_order(at=later(days=1))
+    pipeline.wait_until_summed()
+    assert pipeline.api.client.get("/fee-summaries/proof").json()["time"] is None
+    client = Celery(broker=pipeline.redis_url)
+    client.send_task(PROVE_FEE_SUMMARIES, queue=CONSUMER_QUEUE)
+    client.close()
+    wait_until(
+        lambda: pipeline.api.client.get("/fee-summaries/proof").json()["time"] is not None, "it is proved"
+    )
+    proof = pipeline.api.client.get("/fee-summaries/proof").json()
+    assert (proof["position"], proof["orders"], proof["differing"]) == (1, 1, 0)
+
+
+def test_metrics_tell_where_the_summaries_are_and_what_the_last_proof_found(
+    run: Run, api: Api, database: Database
+) -> None:
+    database.rows(
+        "UPDATE fee_summary_proof SET finished_at = NULL, differing = NULL, orders = NULL, seconds = NULL"
+    )
+    run(place(later(days=1)))
+    run(place(later(days=2)))
+    run(apply_every_change())
+    run(place(later(days=3)))
+    run(assign_all())
+
+    def gauges() -> dict[str, float]:
+        answer = api.client.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        lines = [line.split(" ") for line in answer.text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
+
+    assert gauges() == {"fee_summaries_position": 2, "fee_summaries_behind_changes": 1}
+    database.rows("UPDATE fee_summary SET orders = 7 WHERE day = '2030-06-02' AND service_id = 0")
+    run(prove())
+    found = gauges()
+    assert (found["fee_summary_proof_differing_rows"], found["fee_summary_proof_orders"]) == (1, 2)
+    assert 0 <= found["fee_summary_proof_age_seconds"] < 60

@@ -1,0 +1,115 @@
+"""A reader in a loop, through everything that happens to summaries: no answer is wrong for its position."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+from decimal import Decimal
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import later
+from tests.fee_summary_model import CountedOrder, Query, report, shown_figures, shown_row
+from tests.test_fee_summary_proof import command
+from tests.test_fee_summary_reports import pages
+
+if TYPE_CHECKING:
+    from tests.drivers import Database, Pipeline
+
+SECONDS = 6.0
+
+QUERIES = (Query(by=("service",)), Query(group_by="month", by=("calendar",)), Query(group_by="year"))
+
+
+def states_of_log(database: Database) -> list[dict[int, CountedOrder]]:
+    """Fold the change log: the orders after each position."""
+    states: list[dict[int, CountedOrder]] = [{}]
+    for change in database.rows("SELECT order_id, order_state FROM order_change ORDER BY position"):
+        state = {order_id: order for order_id, order in states[-1].items() if order_id != change["order_id"]}
+        if change["order_state"] is not None:
+            order = json.loads(change["order_state"], parse_float=Decimal)
+            state[change["order_id"]] = CountedOrder(
+                change["order_id"],
+                datetime.fromisoformat(order["datetime"]),
+                order["totalfee"],
+                tuple(int(service["id"]) for service in order["services"]),
+                order["calendar"],
+            )
+        states.append(state)
+    return states
+
+
+def write_for_a_while(pipeline: Pipeline) -> int:
+    """Create, change and delete orders, and kill the worker now and then; return how many writes there were."""
+    orders: list[dict[str, Any]] = []
+    until = time.monotonic() + SECONDS
+    number = 0
+    while time.monotonic() < until:
+        number += 1
+        match number % 5:
+            case 0 if orders:
+                pipeline.api.client.delete(f"/orders/{orders.pop(0)['id']}")
+            case 1 if orders:
+                pipeline.api.client.patch(f"/orders/{orders[-1]['id']}", json={"totalfee": number})
+            case _:
+                services = ((123,), (123, 456), (123, 456, 789))[number % 3]
+                at, calendar = later(hours=3 * number), "ab"[number % 2]
+                fee = number + 0.01
+                orders.append(pipeline.api.placed_order(at=at, fee=fee, services=services, calendar=calendar))
+        if number % 100 == 0:
+            pipeline.worker.kill()
+            pipeline.worker.start()
+        time.sleep(0.005)
+    return number
+
+
+@pytest.mark.xdist_group("pipeline")
+def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pipeline) -> None:
+    url = pipeline.database._url
+    stop = Event()
+    answers: list[tuple[Query, dict[str, Any]]] = []
+    rebuilds: list[str] = []
+    failed: list[str] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            for query in QUERIES:
+                answers.extend((query, page) for page in pages(pipeline.api, query, limit="100"))
+
+    def rebuild_and_verify() -> None:
+        while not stop.is_set():
+            for module in ("worker.fee_summary_rebuild", "worker.fee_summary_proof"):
+                done = command(module, url)
+                (failed if done.returncode else rebuilds).append(done.stdout + done.stderr)
+
+    threads = [Thread(target=read), Thread(target=rebuild_and_verify)]
+    for thread in threads:
+        thread.start()
+    try:
+        writes = write_for_a_while(pipeline)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    position = pipeline.wait_until_summed()
+    states = states_of_log(pipeline.database)
+    assert len(states) == position + 1
+
+    positions = [page["as_of"]["position"] for _, page in answers]
+    print(
+        f"{len(answers)} answers at {len(set(positions))} positions; {writes} writes, "
+        f"{len(rebuilds)} rebuilds and proofs"
+    )
+    assert positions == sorted(positions)
+    assert len(set(positions)) > 3
+    assert rebuilds
+    for query, page in answers:
+        rows, totals = report(states[page["as_of"]["position"]].values(), query)
+        assert shown_figures(page["totals"]) == totals
+        for item in page["items"]:
+            assert shown_figures(item) == rows[shown_row(item)]
+    assert command("worker.fee_summary_proof", url).returncode == 0
