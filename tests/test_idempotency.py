@@ -53,7 +53,9 @@ def test_a_repeat_is_answered_as_the_first_was_and_stores_nothing(
     assert first.status_code == 201
     counts = database.counts()
     same_answer(posted(api, path, body), first)
-    spelt_differently = json.dumps(body, sort_keys=True, indent=4).replace('"totalfee": 100', '"totalfee": 1e2')
+    spelt_differently = json.dumps(body, sort_keys=True, indent=4).replace(
+        '"totalfee": 100', '"totalfee": 1e2'
+    )
     headers = {"Idempotency-Key": "try-1", "Content-Type": "application/json; charset=utf-8"}
     same_answer(api.client.post(path, content=spelt_differently, headers=headers), first)
     assert database.counts() == counts

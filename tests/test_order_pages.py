@@ -139,6 +139,8 @@ def test_a_cursor_outlives_the_order_that_it_stands_behind(api: Api, database: D
         page = api.client.get(f"/orders?limit=2&sort={sort}").json()
         rest = [order["id"] for order in api.every_item(page["next"])]
         last = page["items"][-1]["id"]
-        api.client.patch(f"/orders/{last}", json={"datetime": text_of(later(days=-99 if sort == "id" else 99))})
+        api.client.patch(
+            f"/orders/{last}", json={"datetime": text_of(later(days=-99 if sort == "id" else 99))}
+        )
         api.client.delete(f"/orders/{last}")
         assert [order["id"] for order in api.every_item(page["next"])] == rest

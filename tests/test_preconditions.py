@@ -129,9 +129,7 @@ def test_of_twenty_writes_that_mean_one_version_exactly_one_is_done(
 ) -> None:
     """Whoever is refused has overwritten nothing."""
     api.placed_order(id=5)
-    answers = at_once(
-        [lambda fee=fee: written(api, method, fee, if_match='"1"') for fee in range(1, 21)]
-    )
+    answers = at_once([lambda fee=fee: written(api, method, fee, if_match='"1"') for fee in range(1, 21)])
     statuses = sorted(answer.status_code for answer in answers)
     done = 204 if method == "DELETE" else 200
     assert statuses == [done, *[404 if method == "DELETE" else 412] * 19]
@@ -153,7 +151,10 @@ def test_counting_with_conditions_counts_everybody(api: Api) -> None:
                 return answer
 
     assert {answer.status_code for answer in at_once([add_one] * 8)} == {200}
-    assert api.client.get("/orders/5").json() | {"totalfee": 8, "version": 9} == api.client.get("/orders/5").json()
+    assert (
+        api.client.get("/orders/5").json() | {"totalfee": 8, "version": 9}
+        == api.client.get("/orders/5").json()
+    )
 
 
 # --- OMS_REQUIRE_IF_MATCH ----------------------------------------------------------------------------
