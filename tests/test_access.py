@@ -94,7 +94,7 @@ def test_without_a_valid_key_nothing_is_told_or_done(
 ) -> None:
     """401 with how to ask, before anything else about the request is looked at."""
     counts = database.counts()
-    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    headers = [] if authorization is None else [(b"Authorization", authorization.encode("latin-1"))]
     for method, path in (*WRITES, *(("GET", path) for path in READS), ("GET", "/orders/abc?x=1")):
         answer = guarded.api.client.request(method, path, headers=headers, content=b"{")
         assert answer.status_code == 401, (method, path)
@@ -184,5 +184,5 @@ def test_keys_that_cannot_be_read_end_the_process_at_its_start(
 ) -> None:
     """A setting that was half understood might let everybody in."""
     setting(api_keys=keys)
-    with pytest.raises(SettingsError, match="OMS_API_KEYS: .*name:read:sha256"):
+    with pytest.raises(SettingsError, match=r"OMS_API_KEYS: .*name:read:sha256"):
         settings()

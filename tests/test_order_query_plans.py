@@ -38,10 +38,12 @@ latest twentieth, all of the first.
 FILL = """
 INSERT INTO orders
     (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-SELECT n, at, at + interval '3 hours', 100, s, array_fill('a service'::text, ARRAY[cardinality(s)]), 1 + n % $3
+SELECT
+    n, at, at + interval '3 hours', 100, s, array_fill('a service'::text, ARRAY[cardinality(s)]), 1 + n % $3
 FROM (
     SELECT n, $4::timestamptz + n / $3 * interval '3 hours' + n % $3 * interval '1 second' AS at,
-        CASE WHEN n > $2 - $2 / 20 THEN '{6}' WHEN n < $2 / 20 THEN '{7}' WHEN n % 10000 = 7 THEN '{4}' WHEN n % 100 = 7 THEN '{3}' WHEN n % 10 = 7 THEN '{2,9}'
+        CASE WHEN n > $2 - $2 / 20 THEN '{6}' WHEN n < $2 / 20 THEN '{7}'
+            WHEN n % 10000 = 7 THEN '{4}' WHEN n % 100 = 7 THEN '{3}' WHEN n % 10 = 7 THEN '{2,9}'
             WHEN n % 2 = 0 THEN '{1}' ELSE '{9}' END::bigint[] AS s
     FROM generate_series($1::bigint, $2::bigint) AS n
 ) AS t
@@ -116,7 +118,7 @@ def orders(own_database_url: str) -> Iterator[Orders]:
 
 
 def lists(orders: Orders) -> dict[str, tuple[OrderFilters, list[Any] | None]]:
-    """Give every combination of filters and sorts that there are, at the list's beginning and in its middle."""
+    """Give all combinations of filters and sorts, at the list's beginning and in its middle."""
     month = orders.middle + timedelta(days=30)
     filters: dict[str, dict[str, Any]] = {
         "all": {},
@@ -163,15 +165,16 @@ def test_a_page_costs_the_same_among_a_thousand_orders_as_among_many(orders: Ord
         costs[name].append(touched(plan))
         print(f"{costs[name][0]:5} {costs[name][1]:5}  {name:62} {described(plan)}")  # noqa: T201 (figures)
         assert "Seq Scan" not in described(plan), name
-    # An order takes up to four pages to show; one that is passed over takes a fraction of one.
-    most = 4 * (PAGE + 1) + 1_000
+    # An order takes up to eight pages to show, as an index of a million is four levels deep; those of a
+    # calendar that are passed over take one each.
+    most = 8 * (PAGE + 1) + 1_000
     assert {name: cost for name, cost in costs.items() if cost[1] > most} == {}
     usual = [cost[1] for cost in costs.values()]
-    assert sorted(usual)[len(usual) // 2] <= 4 * (PAGE + 1)
+    assert sorted(usual)[len(usual) // 2] <= 8 * (PAGE + 1)
 
 
 def test_a_stream_begins_without_looking_at_every_order(orders: Orders) -> None:
-    """Its cursor is planned for its beginning: in the index's order, nothing sorted, nothing written to disk."""
+    """Its cursor is planned for its beginning: in the index's order, nothing sorted or written to disk."""
     if orders.count < MANY:
         orders.fill(MANY)
     database = orders.database

@@ -30,13 +30,15 @@ PLACES = 4
 
 
 def fill(database: Database, count: int) -> None:
-    """Let orders stand three hours apart from 1970 on, on calendars of 100,000 each, without their changes."""
+    """Let orders stand three hours apart from 1970 on, 100,000 to a calendar, without their changes."""
     for statement in (
         "ALTER TABLE orders DISABLE TRIGGER orders_record_change",
         "INSERT INTO calendar (name) SELECT 'crew-' || n FROM generate_series(1, 10) AS n",
         f"""
         INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT at, at + interval '3 hours', n % 1000 + 0.25, '{{123,456}}', '{{Inspection,Analysis}}', 1 + n / 100000
+        SELECT
+            at, at + interval '3 hours', n % 1000 + 0.25, '{{123,456}}', '{{Inspection,Analysis}}',
+            1 + n / 100000
         FROM (
             SELECT n, timestamptz '1970-01-01Z' + n % 100000 * interval '3 hours' AS at
             FROM generate_series(1, {count}) AS n
@@ -221,7 +223,8 @@ def test_a_stream_takes_no_more_memory_than_a_part_of_it(large: tuple[Api, Datab
             size += len(chunk)
             peak = max(peak, server.memory_info().rss)
     seconds = time.monotonic() - started
-    print(f"{lines:,} orders, {size / 1e6:.0f} MB in {seconds:.1f} s, memory +{(peak - before) / 1e6:.1f} MB")  # noqa: T201 (figures)
+    more = (peak - before) / 1e6
+    print(f"{lines:,} orders, {size / 1e6:.0f} MB in {seconds:.1f} s, memory +{more:.1f} MB")  # noqa: T201 (figures)
     assert lines == MANY
     assert size > 40_000_000
     assert peak - before < 15_000_000

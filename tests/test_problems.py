@@ -101,7 +101,7 @@ def test_a_problem_names_the_request_that_it_is_about(api: Api) -> None:
 @pytest.mark.parametrize("given", ["a b", "é", "x" * 129, '{"a":\t1}', ""])
 def test_a_request_id_that_could_forge_the_log_is_replaced(api: Api, given: str) -> None:
     """Visible ASCII, 128 characters at most."""
-    answer = api.client.get("/orders", headers={"X-Request-Id": given.encode("latin-1")})
+    answer = api.client.get("/orders", headers=[(b"X-Request-Id", given.encode("latin-1"))])
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
 
 
