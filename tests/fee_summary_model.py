@@ -106,11 +106,27 @@ def _counted(
             yield order, day, chosen
 
 
+Parts = dict[tuple[date, int, str], list[Decimal]]
+
+
+def _fill(parts: Parts, query: Query) -> None:
+    if not (query.fill and query.first and query.end):
+        return
+    series = {(service, calendar) for _, service, calendar in parts}
+    named_services = query.services if "service" in query.by else (0,)
+    named_calendars = query.calendars if "calendar" in query.by else ("",)
+    series |= {(service, calendar) for service in named_services for calendar in named_calendars}
+    days = (query.end - query.first).days
+    for period in {period_of(query.first + timedelta(days=n), query.group_by) for n in range(days)}:
+        for service, calendar in series:
+            parts[period, service, calendar] += []
+
+
 def report(
     orders: Iterable[CountedOrder], query: Query, zone: str = "UTC"
 ) -> tuple[dict[Row, Figures], Figures]:
     """Give a report's rows by period, service and calendar, and its totals."""
-    parts: dict[tuple[date, int, str], list[Decimal]] = defaultdict(list)
+    parts: Parts = defaultdict(list)
     whole: list[Decimal] = []
     for order, day, chosen in _counted(orders, query, zone):
         period = period_of(day, query.group_by)
@@ -126,15 +142,7 @@ def report(
             whole.append(order.fee)
             if "service" not in query.by:
                 parts[period, 0, calendar].append(order.fee)
-    if query.fill and query.first and query.end:
-        series = {(service, calendar) for _, service, calendar in parts}
-        named_services = query.services if "service" in query.by else (0,)
-        named_calendars = query.calendars if "calendar" in query.by else ("",)
-        series |= {(service, calendar) for service in named_services for calendar in named_calendars}
-        days = (query.end - query.first).days
-        for period in {period_of(query.first + timedelta(days=n), query.group_by) for n in range(days)}:
-            for service, calendar in series:
-                parts[period, service, calendar] += []
+    _fill(parts, query)
     apart = "service" in query.by or len(query.services) < 2
     rows: dict[Row, Figures] = {}
     for period, service, calendar in sorted(parts):

@@ -26,7 +26,10 @@ def _services(database: Database) -> None:
 
 @pytest.mark.xdist_group("pipeline")
 def test_who_names_the_version_that_they_wrote_reads_figures_that_include_it(pipeline: Pipeline) -> None:
+    """Through relay, queue and worker, without ever waiting by the clock."""
     seen = 0
+    order: dict[str, Any] = {}
+    query: dict[str, str] = {}
     for day in range(15):
         order = pipeline.api.placed_order(at=later(days=day))
         query = {"after_version": f"{order['id']}:{order['version']}", "wait": "10"}
@@ -43,6 +46,7 @@ def test_who_names_the_version_that_they_wrote_reads_figures_that_include_it(pip
 
 
 def test_what_is_not_summed_in_time_is_503_and_says_where_the_summaries_stand(run: Run, api: Api) -> None:
+    """With and without a position of its own, on every route that gives figures."""
     order_id = run(place(later(days=1)))
     path = f"/fee-summaries?after_version={order_id}:1&wait=1"
     before = time.monotonic()
@@ -62,6 +66,7 @@ def test_what_is_not_summed_in_time_is_503_and_says_where_the_summaries_stand(ru
 
 
 def test_a_request_goes_on_as_soon_as_the_summaries_are_there(run: Run, api: Api) -> None:
+    """Before the order is even written, and before it has a position."""
     with ThreadPoolExecutor(1) as thread:
         # Unassigned, assigned and not even written yet: each is waited for.
         asked = thread.submit(api.client.get, "/fee-summaries?min_position=1&wait=10")
@@ -78,6 +83,8 @@ def test_a_request_goes_on_as_soon_as_the_summaries_are_there(run: Run, api: Api
 
 
 def test_many_requests_wait_at_once_and_others_are_not_held_up(run: Run, api: Api) -> None:
+    """Waiting takes no connection of the pool."""
+
     def others() -> bool:
         time.sleep(0.3)
         return all(api.client.get("/fee-summaries").status_code == 200 for _ in range(5))
@@ -93,6 +100,7 @@ def test_many_requests_wait_at_once_and_others_are_not_held_up(run: Run, api: Ap
 
 
 def test_a_version_that_nobody_wrote_is_404(run: Run, api: Api) -> None:
+    """At once: nothing is waited for that may never come."""
     order_id = run(place(later(days=1)))
     run(apply_every_change())
     for unknown in (f"{order_id}:2", "999:1"):
@@ -103,6 +111,7 @@ def test_a_version_that_nobody_wrote_is_404(run: Run, api: Api) -> None:
 def test_a_version_that_the_log_no_longer_holds_is_in_the_figures(
     run: Run, api: Api, database: Database
 ) -> None:
+    """Only what is applied is ever removed."""
     order_id = run(place(later(days=1)))
     run(apply_every_change())
     database.rows("DELETE FROM order_change")
@@ -112,6 +121,7 @@ def test_a_version_that_the_log_no_longer_holds_is_in_the_figures(
 def test_a_position_is_exact_only_as_long_as_the_changes_behind_it_are_retained(
     run: Run, api: Api, database: Database
 ) -> None:
+    """410, never figures that are a little wrong."""
     for day in range(4):
         run(place(later(days=day)))
     run(apply_every_change())
@@ -127,6 +137,7 @@ def test_a_position_is_exact_only_as_long_as_the_changes_behind_it_are_retained(
 
 
 def test_a_report_that_is_read_on_too_late_is_410(run: Run, api: Api, database: Database) -> None:
+    """Or one of a database that was restored since."""
     for day in range(3):
         run(place(later(days=day)))
     run(apply_every_change())
@@ -145,6 +156,7 @@ def test_a_report_that_is_read_on_too_late_is_410(run: Run, api: Api, database: 
 def test_the_position_never_goes_back_while_batches_come_twice_and_summaries_are_rebuilt(
     run: Run, api: Api, database: Database
 ) -> None:
+    """And a position always names the same time."""
     from worker.fee_summary_rebuild import rebuild
 
     seen = []

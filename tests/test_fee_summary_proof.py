@@ -63,7 +63,7 @@ def command(module: str, url: str, **settings: str) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize("seed", [31, 32])
 def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run, seed: int) -> None:
-    print(f"seed {seed}")
+    """With changes waiting that have a position, and others that have none."""
     history = History(seed)
     for number in range(40):
         run(history.write(history.chance.randint(1, 3)))
@@ -88,8 +88,10 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
         ("UPDATE fee_summary SET day = '1970-01-01' WHERE day = '2030-06-02' AND service_id = 123", 2),
         ("UPDATE fee_summary SET day = '2199-12-31' WHERE day = '2030-06-02' AND service_id = 123", 2),
         (
-            "INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders) "
-            "SELECT generation, '2031-01-01', 999, 5, 1, 1 FROM fee_summary_state",
+            """
+            INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
+            SELECT generation, '2031-01-01', 999, 5, 1, 1 FROM fee_summary_state
+            """,
             1,
         ),
         ("DELETE FROM fee_summary", 9),
@@ -98,6 +100,7 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
 def test_a_corrupted_row_is_named_with_its_orders_and_healed_by_a_rebuild(
     run: Run, api: Api, database: Database, corruption: str, wrong: int
 ) -> None:
+    """Whatever is wrong: a count, a share, a day, a row too many or too few, all of it."""
     orders = [run(place(later(days=day), fee="100.01", services=(123, 456))) for day in range(3)]
     run(apply_every_change())
     assert differences(run) == []
@@ -123,14 +126,15 @@ def test_a_corrupted_row_is_named_with_its_orders_and_healed_by_a_rebuild(
 
 
 def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, postgres_url: str) -> None:
+    """By their words and their exit statuses."""
     order_id = run(place(later(days=1)))
     run(apply_every_change())
     database.rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0")
+    row = "2030-06-02 calendar default, whole orders at 100.00:"
     shown = command("worker.fee_summary_proof", postgres_url)
     assert (shown.returncode, shown.stdout) == (
         1,
-        "2030-06-02 calendar default, whole orders at 100.00: the summary says 2 orders (200.00), "
-        f"there are 1 (100.00): {order_id}\n",
+        f"{row} the summary says 2 orders (200.00), there are 1 (100.00): {order_id}\n",
     )
     assert "1 fee summaries are not what the orders say" in shown.stderr
     assert "make rebuild" in shown.stderr
@@ -143,6 +147,7 @@ def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, 
 
 
 def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: str) -> None:
+    """It is neither equal nor different."""
     away = new_database_url.replace("own_", "no_such_")
     for module, said in (
         ("worker.fee_summary_proof", "verify: "),
@@ -157,6 +162,7 @@ def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: 
 def test_a_rebuild_adds_what_happens_meanwhile(
     run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Orders are written and summed all the while."""
     # In small steps, so that every path is taken with a short history.
     monkeypatch.setattr("worker.fee_summary_rebuild.FEW_CHANGES", 2)
     monkeypatch.setattr("worker.fee_summary_rebuild.ADDED_AT_ONCE", 3)
@@ -189,6 +195,7 @@ def test_a_rebuild_adds_what_happens_meanwhile(
 
 
 def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Database) -> None:
+    """Rows that another may have removed never become the current ones."""
     for day in range(3):
         run(place(later(days=day)))
     position = run(apply_every_change())
@@ -217,6 +224,7 @@ def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Databas
 def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
     run: Run, api: Api, database: Database, setting: Callable[..., None]
 ) -> None:
+    """Until then nothing is ever counted in days of two zones."""
     zone = "Pacific/Auckland"
     history = History(34)
     run(history.write(40))
@@ -252,6 +260,7 @@ def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
 def test_no_process_starts_with_another_zone_than_the_summaries_have(
     run: Run, database: Database, postgres_url: str, module: str
 ) -> None:
+    """One line says why, and the command."""
     run(place(later(days=1)))
     run(apply_every_change())
     refused = command(module, postgres_url, OMS_TIME_ZONE="Europe/Rome")
@@ -279,9 +288,10 @@ def test_no_process_starts_with_another_zone_than_the_summaries_have(
         ("Asia/Kolkata", "2026-03-29", 24),
     ],
 )
-def test_an_order_at_local_midnight_is_of_the_day_that_begins(
-    run: Run, api: Api, database: Database, setting: Callable[..., None], zone: str, day: str, hours: int
+def test_an_order_at_local_midnight_is_of_the_day_that_begins(  # noqa: PLR0917 (fixtures and cases)
+    run: Run, api: Api, setting: Callable[..., None], zone: str, day: str, hours: int
 ) -> None:
+    """On days of 23, 24 and 25 hours, with two midnights and with none."""
     setting(time_zone=zone)
     local = ZoneInfo(zone)
     noon = datetime.fromisoformat(f"{day}T12:00:00").replace(tzinfo=local)
@@ -312,10 +322,10 @@ def test_an_order_at_local_midnight_is_of_the_day_that_begins(
     assert [
         (item["period"], item["orders"]) for item in exactly(api.client.get("/fee-summaries"))["items"]
     ] == [(item["period"], item["orders"]) for item in items]
-    database.clean()
 
 
 def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Database) -> None:
+    """And again after an hour if nobody did it."""
     relay = Relay()
     hour, day, tick = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
     due = "UPDATE fee_summary_proof SET asked_at = now() - $1::interval, finished_at = now() - $2::interval"
@@ -333,6 +343,7 @@ def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Datab
 
 @pytest.mark.xdist_group("pipeline")
 def test_the_worker_proves_the_summaries_when_it_is_asked(pipeline: Pipeline) -> None:
+    """By a task, as the relay asks."""
     pipeline.database.rows("UPDATE fee_summary_proof SET finished_at = NULL")
     pipeline.api.placed_order(at=later(days=1))
     pipeline.wait_until_summed()
@@ -350,6 +361,7 @@ def test_the_worker_proves_the_summaries_when_it_is_asked(pipeline: Pipeline) ->
 def test_metrics_tell_where_the_summaries_are_and_what_the_last_proof_found(
     run: Run, api: Api, database: Database
 ) -> None:
+    """Before the first proof there are no figures of one."""
     database.rows(
         "UPDATE fee_summary_proof SET finished_at = NULL, differing = NULL, orders = NULL, seconds = NULL"
     )

@@ -100,6 +100,7 @@ async def apply_changes(batch: Batch) -> int:
         if not await is_change_at(batch.last, batch.last_event_id):
             raise ForeignBatchError
         generation = await _generation_to_add_to()
+        await _look_rows_up()
         await rows(
             _APPLY_NOTIFICATIONS, generation.time_zone, generation.number, batch.notifications, position
         )
@@ -124,6 +125,17 @@ async def _generation_to_add_to() -> Generation:
     return await current_generation()
 
 
+async def _look_rows_up() -> None:
+    """Have the rest of this transaction find rows by the index, one by one, whatever the planner thinks.
+
+    It takes a batch for forty times what it is and would rather read the whole table once: the cost of a
+    change would grow with the history (2.3 times from 4,000 to 160,000 rows, measured).
+    """
+    await rows(
+        "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+    )
+
+
 async def _remember_step() -> None:
     """Keep when the cursor got where it is, and forget what is too far back to be asked for."""
     await rows(
@@ -143,4 +155,5 @@ async def _remember_step() -> None:
 
 async def add_logged_changes(generation: Generation, after: int, last: int) -> None:
     """Add the changes of positions ``after + 1`` … ``last`` to a generation, in the current transaction."""
+    await _look_rows_up()
     await rows(_APPLY_LOGGED, generation.time_zone, generation.number, after, last)

@@ -1,0 +1,184 @@
+"""What a change costs the consumer of fee summaries, after a short history and after a long one.
+
+    python -m bench.fee_summary_consumer [ORDERS]
+
+Two databases of its own, with 1,000 and ORDERS (100,000) orders summed up, take turns: each applies batches
+of 500 changes of the same kinds (updates that move an order or change its fee). The medians and their ratio
+are printed. Then, on the large one: what a page of a report costs at the present position, far back (49,500
+changes), and what a proof and a rebuild take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from stack.embedded_postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+SMALL, BATCH, ROUNDS = 1_000, 500, 15
+
+_FILL = """
+INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+SELECT at, at + interval '3 hours', (n * 7919 % 1000000) / 100.0, ARRAY[123, 456, 789],
+    ARRAY['a', 'b', 'c'], c.id
+FROM (
+    SELECT n, timestamptz '2030-01-01Z' + (n / 20) * interval '4 hours' AS at, 'c' || (n % 20) AS name
+    FROM generate_series(0, $1 - 1) AS n
+) AS o JOIN calendar AS c USING (name)
+"""
+_CHANGE = """
+WITH chosen AS (SELECT id FROM orders ORDER BY hashint8(id + $1) LIMIT $2)
+UPDATE orders SET version = version + 1, totalfee = (id * 31 + $1) % 100000 / 100.0,
+    datetime = datetime + interval '1 minute' * ($1 % 2 * 2 - 1),
+    clear_until = clear_until + interval '1 minute' * ($1 % 2 * 2 - 1)
+WHERE id IN (SELECT id FROM chosen)
+"""
+
+
+async def _fill(url: str, orders: int) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("INSERT INTO service (id, name) VALUES (123, 'a'), (456, 'b'), (789, 'c')")
+        await connection.execute(
+            "INSERT INTO calendar (name) SELECT 'c' || n FROM generate_series(0, 19) AS n"
+        )
+        await connection.execute(_FILL.replace("$1", str(orders)))
+        await connection.execute("VACUUM ANALYZE")
+    finally:
+        await connection.close()
+
+
+def _run(url: str, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a step on one of the databases, with an engine and a loop of its own."""
+    from shared import database
+
+    database.DB.config["dsn"] = url
+
+    async def step() -> Any:
+        await database.DB.start(size=2)
+        try:
+            return await coroutine()
+        finally:
+            await database.DB.stop()
+
+    return asyncio.run(step())
+
+
+async def _catch_up(at_once: int = 5_000) -> list[float]:
+    """Apply every change there is; return what each batch took."""
+    from shared.change_log import assign_positions, changes_after, cursor_of
+    from shared.changes import batch_of
+    from worker.fee_summaries import CONSUMER, apply_changes
+
+    while await assign_positions():
+        pass
+    took = []
+    while changes := await changes_after((await cursor_of(CONSUMER))[0], at_once):
+        batch = batch_of(changes)
+        begun = time.perf_counter()
+        await apply_changes(batch)
+        took.append(time.perf_counter() - begun)
+    return took
+
+
+async def _measure(number: int, rounds: int = 1) -> list[float]:
+    from shared.database import rows
+
+    took = []
+    for one in range(rounds):
+        await rows(_CHANGE, number * 100 + one, BATCH)
+        took += await _catch_up(BATCH)
+    return took
+
+
+async def _report(position: int | None) -> float:
+    from api.fee_summaries.reports import ReportQuery
+    from shared.database import rows
+
+    statement, arguments = ReportQuery(group_by="month", by=frozenset({"calendar"})).statement(
+        position, None, 50
+    )
+    await rows(statement, *arguments)
+    begun = time.perf_counter()
+    await rows(statement, *arguments)
+    return time.perf_counter() - begun
+
+
+async def _large(orders: int) -> None:
+    from shared.change_log import cursor_of
+    from shared.database import rows
+    from worker.fee_summaries import CONSUMER
+    from worker.fee_summary_proof import prove
+    from worker.fee_summary_rebuild import rebuild
+
+    print(f"a page of months by calendar, {orders:,} orders: {await _report(None) * 1e3:.0f} ms")
+    while True:
+        position, _ = await cursor_of(CONSUMER)
+        if position >= orders + ROUNDS * BATCH + 50_000:
+            break
+        await rows(_CHANGE, position, 10_000)
+        await _catch_up()
+    for back in (100, 5_000, 49_500):
+        print(f"the same {back:,} changes back: {await _report(position - back) * 1e3:.0f} ms")
+    proof = await prove()
+    print(f"proof: {proof.seconds:.1f} s, {proof.differing} differing")
+    print(f"rebuild: {(await rebuild()).seconds:.1f} s")
+    proof = await prove()
+    print(f"proof after it: {proof.seconds:.1f} s, {proof.differing} differing")
+
+
+def main() -> None:
+    """Measure and print."""
+    orders = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    with (
+        tempfile.TemporaryDirectory(prefix="oms-") as folder,
+        EmbeddedPostgres(Path(folder) / "postgres", durable=False) as postgres,
+    ):
+        os.environ["OMS_REDIS_URL"] = "redis://127.0.0.1:1/0"
+        urls = {}
+        for name, size in (("small", SMALL), ("large", orders)):
+            asyncio.run(_create(postgres.url_of("postgres"), name))
+            urls[name] = postgres.url_of(name)
+            os.environ["OMS_DATABASE_URL"] = urls[name]
+            _migrate(urls[name])
+            asyncio.run(_fill(urls[name], size))
+            _run(urls[name], _catch_up)
+        took: dict[str, list[float]] = {"small": [], "large": []}
+        for number in range(ROUNDS):
+            for name, url in urls.items():
+                # The first batch of a connection prepares its statements: not counted.
+                took[name] += _run(url, lambda number=number: _measure(number, 3))[1:]  # type: ignore[misc]
+        medians = {name: statistics.median(values) / BATCH * 1e6 for name, values in took.items()}
+        for name, value in medians.items():
+            print(f"{name}: {value:.1f} µs per change (median of {len(took[name])} batches of {BATCH})")
+        print(f"ratio large to small: {medians['large'] / medians['small']:.2f}")
+        _run(urls["large"], lambda: _large(orders))
+
+
+async def _create(url: str, name: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+
+
+def _migrate(url: str) -> None:
+    from tests.processes import migrate
+
+    migrate(url)
+
+
+if __name__ == "__main__":
+    main()
