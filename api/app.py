@@ -56,6 +56,7 @@ async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _streams(_app: Litestar) -> AsyncIterator[None]:
+    TAIL.begin()
     with noticing_shutdown(TAIL.end):
         yield
     TAIL.end()

@@ -65,6 +65,10 @@ class Tail:
     """The latest changes, and a way to wait for more."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin, in the event loop that runs the application from now on."""
         self.ended = False
         """The process is stopping: whoever follows says goodbye."""
         self.generation = 0
