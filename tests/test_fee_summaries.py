@@ -255,7 +255,7 @@ def test_a_query_that_cannot_be_read_is_refused(api: Api, query: str, wrong: str
 )
 def test_a_forged_cursor_is_refused(api: Api, after: tuple[Any, ...]) -> None:
     """None reaches the database."""
-    answer = api.client.get("/fee-summaries", params={"cursor": encode_cursor(after, {})})
+    answer = api.client.get("/fee-summaries", params={"cursor": encode_cursor(after, [])})
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-cursor")
 
 

@@ -297,7 +297,7 @@ def test_all_faults_of_a_query_are_told_at_once(api: Api) -> None:
 
 def forged(*after: Any) -> str:
     """Make a cursor as the service does, to a place of our own."""
-    return encode_cursor(after, {})
+    return encode_cursor(after, [])
 
 
 @pytest.mark.parametrize(
