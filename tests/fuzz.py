@@ -67,7 +67,7 @@ def run(minutes: float, seed: int, folder: Path) -> int:
         ]
         api = started.enter_context(Api(port))
         api.wait_until_ready()
-        print(f"fuzz: seed {seed}, {minutes} min on {api.url}; reports in {folder}", flush=True)  # noqa: T201
+        print(f"fuzz: seed {seed}, {minutes} min on {api.url}; reports in {folder}", flush=True)
         found = fuzz(api.url, folder, "--seed", str(seed), "--max-time", str(round(minutes * 60)))
         deviating = check_recording(api.url, folder)
         for process in processes:

@@ -30,7 +30,7 @@ CALENDARS = ("default", "crew-1", "crew-2")
 def chance() -> random.Random:
     """Give a source of chance; its seed is printed when a test fails, and ``TEST_SEED`` sets it."""
     seed = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
-    print(f"TEST_SEED={seed}")  # noqa: T201 (pytest shows it when the test fails)
+    print(f"TEST_SEED={seed}")
     return random.Random(seed)  # noqa: S311 (to be repeated, not to be secret)
 
 

@@ -163,7 +163,7 @@ def test_a_page_costs_the_same_among_a_thousand_orders_as_among_many(orders: Ord
     for name, one in lists(orders).items():
         plan = orders.plan(*one)
         costs[name].append(touched(plan))
-        print(f"{costs[name][0]:5} {costs[name][1]:5}  {name:62} {described(plan)}")  # noqa: T201 (figures)
+        print(f"{costs[name][0]:5} {costs[name][1]:5}  {name:62} {described(plan)}")
         assert "Seq Scan" not in described(plan), name
     # An order takes up to eight pages to show, as an index of a million is four levels deep; those of a
     # calendar that are passed over take one each.

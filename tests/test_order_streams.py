@@ -224,7 +224,7 @@ def test_a_stream_takes_no_more_memory_than_a_part_of_it(large: tuple[Api, Datab
             peak = max(peak, server.memory_info().rss)
     seconds = time.monotonic() - started
     more = (peak - before) / 1e6
-    print(f"{lines:,} orders, {size / 1e6:.0f} MB in {seconds:.1f} s, memory +{more:.1f} MB")  # noqa: T201 (figures)
+    print(f"{lines:,} orders, {size / 1e6:.0f} MB in {seconds:.1f} s, memory +{more:.1f} MB")
     assert lines == MANY
     assert size > 40_000_000
     assert peak - before < 15_000_000

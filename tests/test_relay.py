@@ -1,5 +1,4 @@
 """The relay: positions for what is committed, and batches in order, through whatever happens to Redis."""
-# ruff: noqa: T201 (what was measured is said)
 
 from __future__ import annotations
 
