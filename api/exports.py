@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from api.problem_types import UNAVAILABLE
@@ -26,8 +27,15 @@ NDJSON = "application/x-ndjson"
 CSV = "text/csv"
 
 
-def _harmless(cell: str) -> str:
-    # A spreadsheet runs a cell that begins with one of these; an apostrophe makes it text (OWASP).
+@dataclass(frozen=True)
+class _Query:
+    statement: str
+    arguments: Sequence[Any]
+    planned_for: float
+
+
+def harmless(cell: str) -> str:
+    """Make a cell one that no spreadsheet runs: with an apostrophe in front it is text (OWASP)."""
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
@@ -36,7 +44,7 @@ def csv_lines(lines: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     for cells in lines:
-        writer.writerow("" if cell is None else _harmless(str(cell)) for cell in cells)
+        writer.writerow("" if cell is None else harmless(str(cell)) for cell in cells)
     return text.getvalue().encode()
 
 
@@ -46,10 +54,13 @@ async def stream_rows(
     encode: Callable[[Sequence[Row]], bytes],
     head: bytes = b"",
     tail: Callable[[], bytes] = bytes,
+    *,
+    planned_for: float = 1,
 ) -> AsyncIterator[bytes]:
     """Open a stream of every row of a statement, as of the moment this is called.
 
-    The first rows are encoded before this returns, so ``encode`` may still refuse them.
+    ``planned_for`` is the part of the rows that shall come as fast as can be. The first ones are encoded before
+    this returns, so ``encode`` may still refuse them.
 
     Raises:
         ProblemError: 503, as many streams as there may be are under way.
@@ -66,7 +77,7 @@ async def stream_rows(
     except BaseException:
         _places.release()
         raise
-    stream = _stream(connection, (statement, *arguments), encode, head, tail)
+    stream = _stream(connection, _Query(statement, arguments, planned_for), encode, head, tail)
     # Begun here and not with the first byte: what fails at once is still answered as a problem, and a
     # stream that has begun gives back its place and its connection even if nobody ever reads it.
     return _resumed(await anext(stream), stream)
@@ -80,16 +91,20 @@ async def _resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 
 async def _stream(
     connection: Any,
-    query: Sequence[Any],
+    query: _Query,
     encode: Callable[[Sequence[Row]], bytes],
     head: bytes,
     tail: Callable[[], bytes],
 ) -> AsyncIterator[bytes]:
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            cursor = await connection.cursor(*query)
-            yield head + encode(await cursor.fetch(CHUNK))
-            while found := await cursor.fetch(CHUNK):
+            await connection.execute(f"SET LOCAL cursor_tuple_fraction = {query.planned_for}")
+            await connection.execute(
+                f"DECLARE stream NO SCROLL CURSOR FOR {query.statement}", *query.arguments
+            )
+            fetch = f"FETCH {CHUNK} FROM stream"
+            yield head + encode(await connection.fetch(fetch))
+            while found := await connection.fetch(fetch):
                 yield encode(found)
             yield tail()
     finally:

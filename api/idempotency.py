@@ -8,6 +8,7 @@ and the repeat is the first. A refused create leaves its key unused.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from hashlib import sha256
@@ -104,7 +105,7 @@ def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -
         return None
     if len(given) > 1 or not _KEY.fullmatch(given[0]):
         raise malformed(Fault("must be 1 to 255 visible ASCII characters, once", header="Idempotency-Key"))
-    content = body.model_dump_json().encode()
+    content = json.dumps(body.model_dump(), default=str).encode()
     return IdempotencyKey(caller_of(request).name, operation, given[0], sha256(content).digest())
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import zlib
@@ -35,6 +36,9 @@ REASONS = {
 """Why a request that fits its schema may be refused: place and beginning of the detail, as patterns."""
 
 
+_attempts = itertools.count(1)
+
+
 @schemathesis.hook
 def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
     """Let half of the sound requests get further than drawn values alone ever would.
@@ -51,6 +55,9 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
     drawn = zlib.crc32(repr((case.method, case.path_parameters, case.query, case.body)).encode())
     if drawn % 2:
         _name_what_exists(case)
+    if case.meta.phase.name == "stateful" and "Idempotency-Key" in case.headers:
+        # A replayed create of what was deleted since is no creation; schemathesis would look for its result.
+        case.headers["Idempotency-Key"] = f"attempt-{next(_attempts)}"
     if case.operation.label == "GET /orders" and not {"cursor", "limit"} & set(case.query):
         wanted = ("application/json", "application/x-ndjson", "text/csv")[drawn % 3]
         case.headers["Accept"] = wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from api.exports import csv_lines, stream_rows
+from api.exports import csv_lines, harmless, stream_rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -42,7 +42,8 @@ def _cells(order: str) -> list[object]:
     shown: dict[str, Any] = json.loads(order, parse_float=str)
     services = shown.pop("services")
     shown["service_ids"] = " ".join(service["id"] for service in services)
-    shown["service_names"] = "; ".join(service["name"] for service in services)
+    # Each name, as a reader whose separator is a semicolon sees each as a cell.
+    shown["service_names"] = "; ".join(harmless(service["name"]) for service in services)
     return [shown[column] for column in CSV_COLUMNS]
 
 
@@ -57,4 +58,7 @@ async def stream_orders(
 
     """
     statement, arguments = filters.select(None, None)
-    return await stream_rows(statement, arguments, encode, head)
+    # Planned for its first rows: the plan that is cheapest for all of them sorts them all, rendered, before it
+    # gives the first: 5 s for 200,000 orders, and as much on disk. It neither begins at once, nor ends when
+    # the caller goes, nor stays below the statement timeout.
+    return await stream_rows(statement, arguments, encode, head, planned_for=0.001)
