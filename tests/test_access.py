@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
     from tests.drivers import Database
 
-KEYS = {"office": ("write", "key of the office"), "shop": ("write", "key of the shop"), "board": ("read", "key of the board")}
+pytestmark = pytest.mark.xdist_group("access")  # one process, so that what they share is made once
+
+KEYS = {
+    "office": ("write", "key of the office"),
+    "shop": ("write", "key of the shop"),
+    "board": ("read", "key of the board"),
+}
 SETTING = ",".join(f"{name}:{role}:{sha256(key.encode()).hexdigest()}" for name, (role, key) in KEYS.items())
 
 
@@ -88,7 +94,7 @@ def test_without_a_valid_key_nothing_is_told_or_done(
 ) -> None:
     """401 with how to ask, before anything else about the request is looked at."""
     counts = database.counts()
-    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    headers = [] if authorization is None else [(b"Authorization", authorization.encode("latin-1"))]
     for method, path in (*WRITES, *(("GET", path) for path in READS), ("GET", "/orders/abc?x=1")):
         answer = guarded.api.client.request(method, path, headers=headers, content=b"{")
         assert answer.status_code == 401, (method, path)
@@ -125,7 +131,15 @@ def test_a_key_that_may_write_writes(guarded: Guarded) -> None:
 
 def test_what_one_reads_before_one_has_a_key_needs_none(guarded: Guarded) -> None:
     """Probes, the contract, its viewer, and what explains problems."""
-    for path in ("/health/live", "/health/ready", "/openapi.yaml", "/openapi.json", "/docs", "/docs/start.js", "/problems/forbidden"):
+    for path in (
+        "/health/live",
+        "/health/ready",
+        "/openapi.yaml",
+        "/openapi.json",
+        "/docs",
+        "/docs/start.js",
+        "/problems/forbidden",
+    ):
         assert guarded.asked("GET", path).status_code == 200, path
 
 
@@ -165,8 +179,10 @@ def test_no_key_is_ever_logged(guarded: Guarded) -> None:
         f"a:read:{'0' * 64};b:write:{'1' * 64}",
     ],
 )
-def test_keys_that_cannot_be_read_end_the_process_at_its_start(setting: Callable[..., None], keys: str) -> None:
+def test_keys_that_cannot_be_read_end_the_process_at_its_start(
+    setting: Callable[..., None], keys: str
+) -> None:
     """A setting that was half understood might let everybody in."""
     setting(api_keys=keys)
-    with pytest.raises(SettingsError, match="OMS_API_KEYS: .*name:read:sha256"):
+    with pytest.raises(SettingsError, match=r"OMS_API_KEYS: .*name:read:sha256"):
         settings()

@@ -28,9 +28,7 @@ def free(api: Api, begin: datetime, end: datetime, calendar: str = "default") ->
     body = answer.json()
     assert (body["calendar"], body["next"]) == (calendar, None)
     assert [datetime.fromisoformat(body[name]) for name in ("from", "to")] == [begin, end]
-    return [
-        (datetime.fromisoformat(one["from"]), datetime.fromisoformat(one["to"])) for one in body["items"]
-    ]
+    return [(datetime.fromisoformat(one["from"]), datetime.fromisoformat(one["to"])) for one in body["items"]]
 
 
 def bookable(api: Api, at: datetime) -> bool:
@@ -44,7 +42,10 @@ def by_brute_force(taken: list[datetime], begin: datetime, end: datetime) -> lis
     """Try every instant at which anything may change, and those beside it."""
     edges = {begin, end, *(at + side * CLEARANCE for at in taken for side in (-1, 1))}
     instants = sorted(
-        at + step * MICROSECOND for at in edges for step in (-1, 0, 1) if begin <= at + step * MICROSECOND <= end
+        at + step * MICROSECOND
+        for at in edges
+        for step in (-1, 0, 1)
+        if begin <= at + step * MICROSECOND <= end
     )
     found: list[Interval] = []
     was_free = False
@@ -141,7 +142,10 @@ def test_a_full_window_of_thirty_two_days_has_no_more_intervals_than_the_contrac
 
 @pytest.mark.parametrize(
     ("begin", "end"),
-    [("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z"), ("2199-12-31T00:00:00Z", "2199-12-31T23:59:59.999999Z")],
+    [
+        ("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z"),
+        ("2199-12-31T00:00:00Z", "2199-12-31T23:59:59.999999Z"),
+    ],
 )
 def test_the_first_and_the_last_day_can_be_asked_for(api: Api, begin: str, end: str) -> None:
     """Where three hours more would be no datetime of ours."""

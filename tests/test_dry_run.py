@@ -96,7 +96,9 @@ def test_rehearsals_at_once_do_not_stand_in_each_others_way(api: Api, database: 
     answers = at_once([lambda: rehearsed(api, at=NOON)] * 12)
     assert {answer.status_code for answer in answers} == {200}
     creates = [lambda: api.place_order(at=NOON)]
-    mixed = at_once([*[lambda: rehearsed(api, at=NOON)] * 6, *creates, *[lambda: rehearsed(api, at=NOON)] * 6])
+    mixed = at_once(
+        [*[lambda: rehearsed(api, at=NOON)] * 6, *creates, *[lambda: rehearsed(api, at=NOON)] * 6]
+    )
     assert mixed[6].status_code == 201
     assert {answer.status_code for answer in mixed} <= {200, 201, 409}
     assert database.counts()["orders"] == 1

@@ -1,11 +1,14 @@
-"""Idempotency-Key: a create that is repeated stores nothing twice, wherever and whenever the first try died."""
+"""Idempotency-Key: a create that is repeated stores nothing twice, wherever the first try died."""
 
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from api.idempotency import forget_expired
@@ -16,7 +19,6 @@ from tests.processes import ServiceProcess, free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    import httpx
 
 # What each operation is asked to do, and how it is asked for something else.
 CREATES: dict[str, tuple[Any, Any]] = {
@@ -53,7 +55,9 @@ def test_a_repeat_is_answered_as_the_first_was_and_stores_nothing(
     assert first.status_code == 201
     counts = database.counts()
     same_answer(posted(api, path, body), first)
-    spelt_differently = json.dumps(body, sort_keys=True, indent=4).replace('"totalfee": 100', '"totalfee": 1e2')
+    spelt_differently = json.dumps(body, sort_keys=True, indent=4).replace(
+        '"totalfee": 100', '"totalfee": 1e2'
+    )
     headers = {"Idempotency-Key": "try-1", "Content-Type": "application/json; charset=utf-8"}
     same_answer(api.client.post(path, content=spelt_differently, headers=headers), first)
     assert database.counts() == counts
@@ -151,7 +155,7 @@ def test_of_twenty_equal_creates_at_once_one_is_stored_and_all_get_its_answer(
 def test_of_two_contents_at_once_under_one_key_one_is_stored(api: Api, database: Database) -> None:
     """The other is refused, not stored beside it."""
     bodies = [order_body(at=later(days=n % 2)) for n in range(12)]
-    answers = at_once([lambda body=body: posted(api, "/orders", body) for body in bodies])
+    answers = at_once([partial(posted, api, "/orders", body) for body in bodies])
     assert sorted({answer.status_code for answer in answers}) == [201, 422]
     assert database.counts()["orders"] == 1
 
@@ -181,8 +185,6 @@ def waiting(database: Database) -> int:
 
 def test_a_repeat_that_overtakes_the_first_try_waits_for_it(api: Api, database: Database) -> None:
     """It is answered when the first is, with the same."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(2) as threads:
         with held_up(database):
             first = threads.submit(posted, api, "/orders", order_body())
@@ -195,8 +197,6 @@ def test_a_repeat_that_overtakes_the_first_try_waits_for_it(api: Api, database: 
 
 def test_a_repeat_whose_first_try_is_refused_meanwhile_is_tried_itself(api: Api, database: Database) -> None:
     """What it waited for left the key unused."""
-    from concurrent.futures import ThreadPoolExecutor
-
     refused = order_body(services=(999,))
     with ThreadPoolExecutor(2) as threads:
         with held_up(database):
@@ -257,7 +257,8 @@ def test_the_relay_forgets_expired_keys_and_no_others(
 # --- when the process dies ---------------------------------------------------------------------------
 
 SLOW_COMMIT = """
-CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.7); RETURN NEW; END $$;
+CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_sleep(0.7); RETURN NEW; END $$;
 CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON orders DEFERRABLE INITIALLY {when}
 FOR EACH ROW EXECUTE FUNCTION be_slow();
 """
@@ -275,10 +276,6 @@ def test_a_create_whose_process_was_killed_is_repeated_safely_on_another(
 
     A trigger makes the server's COMMIT, or the statement before it, take long enough to be caught in the act.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    import httpx
-
     port = free_port()
     process = ServiceProcess("api.server", database=own_database_url, redis=redis_url, port=port)
     with ThreadPoolExecutor(1) as threads, Database(own_database_url) as database, Api(port) as api:

@@ -26,7 +26,9 @@ def orders_apart(database: Database, count: int) -> None:
         SELECT 1 + (n * 7919) % 100003, at, at + interval '3 hours', n,
             CASE WHEN n % 3 = 0 THEN '{123,456}' ELSE '{123}' END::bigint[],
             CASE WHEN n % 3 = 0 THEN '{Inspection,Analysis}' ELSE '{Inspection}' END::text[], 1 + n % 2
-        FROM (SELECT n, $1::timestamptz + n * interval '12 hours' AS at FROM generate_series(1, $2::int) AS n) t
+        FROM (
+            SELECT n, $1::timestamptz + n * interval '12 hours' AS at FROM generate_series(1, $2::int) AS n
+        ) AS t
         """,
         NOON,
         count,
@@ -82,8 +84,19 @@ def test_no_order_that_stays_is_skipped_or_repeated_whatever_is_written_meanwhil
     assert places == sorted(places, reverse=sort.startswith("-"))
 
 
-FILTERS = ("", "calendar=default", "calendar=crew-1", "service=123", "service=456", "from=2030-06-02T00:00:00Z",
-           "to=2031-01-01T00:00:00Z", "sort=id", "sort=-id", "sort=-datetime", "calendar=default&service=123")  # fmt: skip
+FILTERS = (
+    "",
+    "calendar=default",
+    "calendar=crew-1",
+    "service=123",
+    "service=456",
+    "from=2030-06-02T00:00:00Z",
+    "to=2031-01-01T00:00:00Z",
+    "sort=id",
+    "sort=-id",
+    "sort=-datetime",
+    "calendar=default&service=123",
+)
 
 
 def test_a_cursor_is_good_for_its_own_filters_and_no_others(api: Api, database: Database) -> None:
@@ -139,6 +152,8 @@ def test_a_cursor_outlives_the_order_that_it_stands_behind(api: Api, database: D
         page = api.client.get(f"/orders?limit=2&sort={sort}").json()
         rest = [order["id"] for order in api.every_item(page["next"])]
         last = page["items"][-1]["id"]
-        api.client.patch(f"/orders/{last}", json={"datetime": text_of(later(days=-99 if sort == "id" else 99))})
+        api.client.patch(
+            f"/orders/{last}", json={"datetime": text_of(later(days=-99 if sort == "id" else 99))}
+        )
         api.client.delete(f"/orders/{last}")
         assert [order["id"] for order in api.every_item(page["next"])] == rest

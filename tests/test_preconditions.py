@@ -1,7 +1,8 @@
-"""ETag, If-Match and If-None-Match: nobody overwrites what they have not seen, nobody reads twice (RFC 9110, 13)."""
+"""ETag, If-Match, If-None-Match: nobody overwrites what they have not seen, nobody reads twice."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -129,9 +130,7 @@ def test_of_twenty_writes_that_mean_one_version_exactly_one_is_done(
 ) -> None:
     """Whoever is refused has overwritten nothing."""
     api.placed_order(id=5)
-    answers = at_once(
-        [lambda fee=fee: written(api, method, fee, if_match='"1"') for fee in range(1, 21)]
-    )
+    answers = at_once([partial(written, api, method, fee, if_match='"1"') for fee in range(1, 21)])
     statuses = sorted(answer.status_code for answer in answers)
     done = 204 if method == "DELETE" else 200
     assert statuses == [done, *[404 if method == "DELETE" else 412] * 19]
@@ -153,7 +152,10 @@ def test_counting_with_conditions_counts_everybody(api: Api) -> None:
                 return answer
 
     assert {answer.status_code for answer in at_once([add_one] * 8)} == {200}
-    assert api.client.get("/orders/5").json() | {"totalfee": 8, "version": 9} == api.client.get("/orders/5").json()
+    assert (
+        api.client.get("/orders/5").json() | {"totalfee": 8, "version": 9}
+        == api.client.get("/orders/5").json()
+    )
 
 
 # --- OMS_REQUIRE_IF_MATCH ----------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_a_problem_names_the_request_that_it_is_about(api: Api) -> None:
 @pytest.mark.parametrize("given", ["a b", "é", "x" * 129, '{"a":\t1}', ""])
 def test_a_request_id_that_could_forge_the_log_is_replaced(api: Api, given: str) -> None:
     """Visible ASCII, 128 characters at most."""
-    answer = api.client.get("/orders", headers={"X-Request-Id": given.encode("latin-1")})
+    answer = api.client.get("/orders", headers=[(b"X-Request-Id", given.encode("latin-1"))])
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
 
 
@@ -183,7 +183,7 @@ def test_a_fault_of_ours_is_told_by_its_request_id_alone(own_database_url: str, 
             answer = api.client.get("/orders", headers={"Accept": media_type})
             assert answer.status_code == 500
             assert set(problem_of(answer)) == MEMBERS
-        assert 'order_json' in process.log
+        assert "order_json" in process.log
         assert "UndefinedFunction" in process.log
         assert database.counts() == counts
         database.rows("ALTER FUNCTION order_json_of_old RENAME TO order_json")
@@ -240,7 +240,9 @@ def test_head_is_get_without_the_body(api: Api, path: str) -> None:
         }
 
 
-@pytest.mark.parametrize("path", ["/", "/order", "/orders/5/services", "/.git/config", "/orders/", "//", "/orders%2F5"])
+@pytest.mark.parametrize(
+    "path", ["/", "/order", "/orders/5/services", "/.git/config", "/orders/", "//", "/orders%2F5"]
+)
 def test_an_unknown_route_is_a_problem_whatever_the_method(api: Api, path: str) -> None:
     """JSON, never a page of the framework's."""
     for method in ("GET", "POST", "DELETE", "FOO"):
