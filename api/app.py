@@ -15,6 +15,7 @@ from api.negotiation import check_acceptable
 from api.orders import routes as orders
 from api.problems import answer
 from api.request_log import request_log
+from api.webhooks import routes as webhooks
 from shared.database import DB
 from shared.logs import configure_logs
 from shared.settings import settings
@@ -32,6 +33,7 @@ ROUTES = [
     *services.ROUTES,
     *calendars.ROUTES,
     *fee_summaries.ROUTES,
+    *webhooks.ROUTES,
     *health.ROUTES,
     *contract.ROUTES,
 ]

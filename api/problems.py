@@ -31,9 +31,11 @@ from api.problem_types import (
     UNAVAILABLE,
     VALIDATION_FAILED,
     VERSION_MISMATCH,
+    WEBHOOK_DISABLED,
     ProblemType,
 )
 from api.times import utc_text
+from api.webhooks import errors as webhooks
 from shared.database import DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -196,6 +198,21 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ),
     orders.ServiceNameTakenError: lambda error: ProblemError(
         SERVICE_NAME_TAKEN, f"Another service is called {error.name!r}."
+    ),
+    webhooks.WebhookNotFoundError: lambda error: ProblemError(
+        NOT_FOUND, f"There is no webhook {error.webhook_id}."
+    ),
+    webhooks.DeliveryNotFoundError: lambda error: ProblemError(
+        NOT_FOUND, f"The webhook has no delivery {error.delivery_id}."
+    ),
+    webhooks.WebhookDisabledError: lambda error: ProblemError(
+        WEBHOOK_DISABLED, f"Webhook {error.webhook_id} is disabled ({error.reason})."
+    ),
+    webhooks.PositionNotRetainedError: lambda error: invalid(
+        Fault(
+            f"must be from {error.first}, behind which everything is retained, to {error.last}",
+            pointer="#/after",
+        )
     ),
     Exception: _unforeseen,
 }

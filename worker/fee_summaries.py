@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 from shared.change_log import hold_cursor, is_change_at, move_cursor
 from shared.database import rows, transaction
 from shared.settings import settings
+from worker.batches import BatchAheadError, ForeignBatchError
 
 if TYPE_CHECKING:
     from shared.changes import Batch
+
+__all__ = ["CONSUMER", "BatchAheadError", "ForeignBatchError", "apply_changes"]
 
 CONSUMER = "fee_summaries"
 
@@ -47,14 +50,6 @@ WHEN MATCHED THEN UPDATE SET orders = kept.orders + delta.orders
 WHEN NOT MATCHED THEN INSERT (day, calendar_id, service_id, share, orders)
     VALUES (delta.day, delta.calendar_id, delta.service_id, delta.share, delta.orders)
 """
-
-
-class BatchAheadError(Exception):
-    """Changes between the cursor and the batch have not arrived yet."""
-
-
-class ForeignBatchError(Exception):
-    """The batch is of another log: PostgreSQL was restored or replaced while Redis kept its messages."""
 
 
 async def apply_changes(batch: Batch) -> int:

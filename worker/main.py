@@ -6,7 +6,7 @@ import warnings
 
 from shared.logs import configure_logs
 from shared.settings import settings
-from shared.task_queue import CONSUMER_QUEUE, app
+from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 
 
 def main() -> None:
@@ -21,8 +21,9 @@ def main() -> None:
             "--quiet",
             "worker",
             "--pool=prefork",
-            f"--concurrency={settings().worker_processes}",
-            f"--queues={CONSUMER_QUEUE}",
+            # One more for the task that attempts deliveries: it waits for others, the consumers never do.
+            f"--concurrency={settings().worker_processes + 1}",
+            f"--queues={CONSUMER_QUEUE},{ATTEMPTS_QUEUE}",
             f"--loglevel={settings().log_level}",
             "--without-gossip",
             "--without-mingle",
