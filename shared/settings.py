@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     """
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
-    """Children of a worker that apply changes; one more attempts deliveries to webhooks."""
+    """Children of a worker that apply changes; two more attempt deliveries to webhooks."""
 
     webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
     """Private and loopback networks that webhooks may lead into: ``10.0.0.0/8,127.0.0.0/8``.

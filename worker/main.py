@@ -21,8 +21,9 @@ def main() -> None:
             "--quiet",
             "worker",
             "--pool=prefork",
-            # One more for the task that attempts deliveries: it waits for others, the consumers never do.
-            f"--concurrency={settings().worker_processes + 1}",
+            # Two more for the tasks that attempt deliveries, one that takes on more and one that finishes:
+            # they wait for others' endpoints, which must keep no consumer waiting.
+            f"--concurrency={settings().worker_processes + 2}",
             f"--queues={CONSUMER_QUEUE},{ATTEMPTS_QUEUE}",
             f"--loglevel={settings().log_level}",
             "--without-gossip",

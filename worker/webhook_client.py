@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Self
 
@@ -118,6 +119,15 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
+@cache
+def _tls(ca_file: str) -> ssl.SSLContext:
+    """Read the trusted certificates, once per process: it takes longer than many an attempt."""
+    context = ssl.create_default_context()
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    return context
+
+
 class WebhookClient:
     """Attempts deliveries. One per task: it keeps connections open between the deliveries to one endpoint."""
 
@@ -144,12 +154,9 @@ class WebhookClient:
         self._policy = policy
         self._seconds = seconds
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="resolve")
-        tls = ssl.create_default_context()
-        if ca_file:
-            tls.load_verify_locations(ca_file)
         self._pools = {
             scheme: httpcore.AsyncConnectionPool(
-                ssl_context=tls,
+                ssl_context=_tls(ca_file),
                 max_connections=None,
                 keepalive_expiry=5,
                 network_backend=_PinnedBackend(scheme, policy, resolve or self._look_up),

@@ -4,7 +4,7 @@
 asks for it, exactly once, behind a cursor. A webhook that is disabled gets its deliveries too, as
 ``disabled``: nothing that matched is ever without a row.
 
-**Attempts**: one task at a time (`attempt_due`) serves every webhook that has something due, many at once,
+**Attempts**: one task at a time (`attempt_due`) takes on every webhook that has something due, many at once,
 each by a child task of its own that sends one request after another. So a webhook that is slow, or dead,
 holds up nobody else, and notifications begin their way in the order of their positions. A webhook is served
 under a lease, renewed with each attempt: when a worker is killed half way, the lease ends and somebody
@@ -44,7 +44,7 @@ log = structlog.get_logger("worker")
 CONSUMER = "webhook_deliveries"
 
 TAKE_SECONDS = 15.0
-"""How long a task takes on more; with what is then under way it ends well within a task's limit."""
+"""How long a task takes on more; with what is then under way it ends well within a task's limit of 50 s."""
 
 LEASE_MARGIN_SECONDS = 5.0
 """What a lease lasts longer than an attempt may."""
@@ -103,30 +103,34 @@ class Lease:
 async def attempt_due(client: WebhookClient, take_seconds: float = TAKE_SECONDS) -> int:
     """Attempt what is due, until nothing is or the time is over; return how many attempts ended.
 
-    One at a time, whoever calls it: a second call returns 0 at once.
+    One at a time takes on more, whoever calls it: a second call returns 0 at once. When its time is over it
+    lets the next one begin, and only finishes what is under way, which a dead endpoint may draw out.
     """
     serving: dict[asyncio.Task[int], Lease] = {}
     attempted = 0
     until = time.monotonic() + take_seconds
     try:
         async with _only_one() as alone:
-            while alone:
-                if time.monotonic() < until:
-                    for lease in await _take(list(serving.values())):
-                        # Never inside a transaction: a child task would inherit its connection.
-                        serving[asyncio.create_task(_serve(lease, client, until))] = lease
+            while alone and time.monotonic() < until:
+                for lease in await _take(list(serving.values())):
+                    # Never inside a transaction: a child task would inherit its connection.
+                    serving[asyncio.create_task(_serve(lease, client, until))] = lease
                 if not serving:
                     break
-                ended, _ = await asyncio.wait(
-                    serving, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in ended:
-                    attempted += _result_of(task, serving.pop(task))
+                attempted += await _ended(serving, LOOK_SECONDS)
+        while serving:
+            attempted += await _ended(serving, None)
     finally:
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
     return attempted
+
+
+async def _ended(serving: dict[asyncio.Task[int], Lease], seconds: float | None) -> int:
+    """Wait until somebody is served, or the time is over; return how many attempts that was."""
+    ended, _ = await asyncio.wait(serving, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    return sum(_result_of(task, serving.pop(task)) for task in ended)
 
 
 def _result_of(task: asyncio.Task[int], lease: Lease) -> int:
