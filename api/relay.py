@@ -73,6 +73,8 @@ class Relay:
         self._publications = [Publication(consumer, task) for consumer, task in CONSUMERS.items()]
         self._queue_is_away = False
         self._queue_is_full = False
+        self._gave_up = False
+        """Whether Redis failed in this round: one that hangs costs a round one time limit, not one for each."""
 
     async def relay_once(self) -> int:
         """Assign and publish what there is, within the window; return how many changes were moved on.
@@ -82,9 +84,12 @@ class Relay:
 
         """
         moved = await assign_positions(ASSIGN_AT_ONCE)
+        self._gave_up = False
         for publication in self._publications:
-            moved += await self._publish_once(publication)
-        await self._ask_for_attempts()
+            if not self._gave_up:
+                moved += await self._publish_once(publication)
+        if not self._gave_up:
+            await self._ask_for_attempts()
         return moved
 
     async def _ask_for_attempts(self) -> None:
@@ -142,7 +147,7 @@ class Relay:
         except (OperationalError, OSError) as error:
             if not self._queue_is_away:
                 log.warning("queue_unavailable", reason=str(error))
-            self._queue_is_away = True
+            self._queue_is_away = self._gave_up = True
             return False
         if self._queue_is_away:
             log.info("queue_available_again")
