@@ -74,7 +74,7 @@ class Relay:
         self._queue_is_away = False
         self._queue_is_full = False
         self._gave_up = False
-        """Whether Redis failed in this round: one that hangs costs a round one time limit, not one for each."""
+        """Whether Redis failed in this round: one that hangs costs it one time limit, not several."""
 
     async def relay_once(self) -> int:
         """Assign and publish what there is, within the window; return how many changes were moved on.

@@ -91,6 +91,7 @@ def test_a_failed_attempt_is_repeated_on_schedule_with_the_same_id_until_it_is_e
             pause = datetime.fromisoformat(delivery["next_attempt_at"]) - before
             assert STEPS_SECONDS[number] <= pause.total_seconds() <= STEPS_SECONDS[number] * 1.1 + 5
             make_due(database)
+    (delivery,) = deliveries(api, webhook)
     assert (delivery["status"], delivery["next_attempt_at"]) == ("exhausted", None)
     assert len(set(receiver.ids)) == 1
     assert {(a["status"], a["answer"], a["error"]) for a in delivery["attempts"]} == {

@@ -68,6 +68,14 @@ class Answer:
 OK = Answer()
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: a handshake that breaks is what a test wants."""
+
+
 class Receiver:
     """An endpoint whose answers a test decides: ``receiver.answer = lambda request: Answer(500)``."""
 
@@ -106,10 +114,8 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign] (a broken handshake is a test)
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
+
         if tls:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(_WITH_KEY)
