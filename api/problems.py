@@ -210,7 +210,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ),
     webhooks.PositionNotRetainedError: lambda error: invalid(
         Fault(
-            f"must be from {error.first}, behind which everything is retained, to {error.last}",
+            f"must be from {error.first} to {error.last}: what came before is not retained, or too much",
             pointer="#/after",
         )
     ),

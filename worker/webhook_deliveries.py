@@ -238,10 +238,16 @@ async def _next_attempt(lease: Lease) -> Attempt | None:
                 ORDER BY s.id DESC
             ) AS secrets
         FROM held AS w
-        JOIN webhook_delivery AS d ON d.webhook_id = w.id AND d.next_attempt_at <= now()
+        CROSS JOIN LATERAL (
+            SELECT * FROM webhook_delivery AS due
+            WHERE due.webhook_id = w.id AND due.next_attempt_at <= now()
+                -- Unless its change was forgotten a moment ago, and it will be.
+                AND (due.payload IS NOT NULL OR EXISTS (
+                    SELECT FROM order_change AS c WHERE c.position = due.position
+                ))
+            ORDER BY due.position NULLS FIRST, due.id LIMIT 1
+        ) AS d
         LEFT JOIN order_change AS c ON c.position = d.position
-        WHERE d.payload IS NOT NULL OR c.position IS NOT NULL
-        ORDER BY d.position NULLS FIRST, d.id LIMIT 1
         """,
         lease.webhook_id,
         lease.token,

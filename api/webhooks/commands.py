@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 
 SECRET_BYTES = 32
+REPLAYED_AT_ONCE = 100_000
+"""Changes that one replay covers: five seconds' work, in which the fan-out waits."""
+
 MOST_SECRETS = 8
 """Each of them adds a signature to the header of every delivery; older ones end early."""
 
@@ -234,7 +237,8 @@ async def replay(webhook_id: int, wanted: Replay) -> int:
     Raises:
         WebhookNotFoundError: there is none.
         WebhookDisabledError: nothing is sent to it.
-        PositionNotRetainedError: changes after the position are not in the log any more; or it is none yet.
+        PositionNotRetainedError: changes after the position are not in the log any more, or too many; or it
+            is none yet.
 
     """
     async with transaction():
@@ -245,11 +249,15 @@ async def replay(webhook_id: int, wanted: Replay) -> int:
                 """
                 UPDATE webhook_delivery SET
                     state = 'pending', round = round + 1, attempts = 0, next_attempt_at = now()
-                WHERE webhook_id = $1 AND position IS NOT NULL
-                    AND state IN ('retrying', 'exhausted', 'disabled')
-                RETURNING 1
+                WHERE id IN (
+                    SELECT id FROM webhook_delivery
+                    WHERE webhook_id = $1 AND position IS NOT NULL
+                        AND state <> 'delivered' AND state <> 'pending'
+                    ORDER BY position LIMIT $2
+                ) RETURNING 1
                 """,
                 webhook_id,
+                REPLAYED_AT_ONCE,
             )
             return len(due)
         log = await row(
@@ -261,8 +269,9 @@ async def replay(webhook_id: int, wanted: Replay) -> int:
             """
         )
         assert log is not None  # noqa: S101 (the log's one row)
-        if not log["first"] <= wanted.after <= log["last"]:
-            raise PositionNotRetainedError(log["first"], log["last"])
+        first = max(log["first"], reached - REPLAYED_AT_ONCE)
+        if not first <= wanted.after <= log["last"]:
+            raise PositionNotRetainedError(first, log["last"])
         await rows(
             "UPDATE webhook SET starts_after = least(starts_after, $2) WHERE id = $1",
             webhook_id,

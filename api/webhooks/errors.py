@@ -29,9 +29,9 @@ class WebhookDisabledError(Exception):
 
 @dataclass
 class PositionNotRetainedError(Exception):
-    """A replay can't begin there: what follows is not in the log, any more or yet."""
+    """A replay can't begin there: what follows is not in the log, any more or yet, or is too much."""
 
     first: int
-    """The first position after which everything is retained."""
+    """The first position that it can begin after."""
     last: int
     """The last position there is."""
