@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from api.webhooks import commands
+from api.webhooks.bodies import Replay
+from api.webhooks.errors import PositionNotRetainedError
 from shared.change_log import changes_after
 from tests.builders import later
 from tests.processes import free_port
@@ -312,6 +315,25 @@ def test_everything_after_a_position_is_replayed_also_what_was_acknowledged_or_c
     assert receiver.ids[2:] == ids, "with the ids they had"
     beyond = api.client.post(f"/webhooks/{webhook['id']}/replay", json={"after": 7})
     assert beyond.status_code == 422
+
+
+def test_a_replay_covers_so_much_at_once_and_the_next_goes_on(
+    api: Api, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is missed as before, and an answer says from where a replay can begin."""
+    monkeypatch.setattr(commands, "REPLAYED_AT_ONCE", 2)
+    webhook = subscribe(api, "https://orders.example/")
+    for number in range(5):
+        api.placed_order(at=later(hours=3 * number))
+    run(fan_out())
+    path = f"/webhooks/{webhook['id']}"
+    for enabled in (False, True):
+        api.client.patch(path, json={"enabled": enabled})
+    replays = [run(commands.replay(int(webhook["id"]), Replay())) for _ in range(4)]
+    assert replays == [2, 2, 1, 0]
+    with pytest.raises(PositionNotRetainedError) as refused:
+        run(commands.replay(int(webhook["id"]), Replay(after=2)))
+    assert (refused.value.first, refused.value.last) == (3, 5)
 
 
 def test_a_replay_during_an_attempt_is_not_answered_by_that_attempt(
