@@ -93,7 +93,7 @@ def _shown_delivery(found: Row) -> str:
         "created_at": utc_text(found["created_at"]),
         "acknowledged_at": utc_text(found["acknowledged_at"]) if found["acknowledged_at"] else None,
         "next_attempt_at": utc_text(found["next_attempt_at"]) if found["next_attempt_at"] else None,
-        "attempts": msgspec.Raw(found["made"].encode()),
+        "attempts": msgspec.json.decode(found["made"]),
     }
     return _encode(head).decode()
 
