@@ -9,7 +9,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 CODE   := $(wildcard api bench contract shared stack tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help run import test check format format-check lint types imports lock clean
+.PHONY: help run import test faults fuzz contract check format format-check lint types imports lock clean
 
 help:  ## what each target is for
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -25,10 +25,22 @@ import: $(VENV)/run.stamp  ## load orders into the running system: FILE=orders.j
 
 # --- check it ----------------------------------------------------------------------------------------
 
-check: format-check lint types imports test  ## yes or no: format, lint, types, import rules, tests
+check: format-check lint types imports contract test  ## yes or no: format, lint, types, import rules, contract, tests
 
 test: $(VENV)/dev.stamp  ## the tests, on servers of their own [ARGS="-k spacing"]
-	$(PY) -m pytest -n auto --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n auto --dist loadfile $(ARGS)
+
+# The linters need node and say so where there is none; the rest needs only Python.
+contract: $(VENV)/dev.stamp  ## the contract: linted, equal to the code, no promise broken [BASE=main]
+	$(PY) -m contract.lint
+	$(PY) -m pytest -q tests/test_contract_examples.py tests/test_contract_parity.py tests/test_schema_parity.py
+	$(PY) -m contract.breaking_changes $(if $(BASE),--base $(BASE))
+
+fuzz: $(VENV)/dev.stamp  ## fuzz a system of its own against the contract [MINUTES=3] [SEED=7]
+	$(PY) -m tests.fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of a system of its own under load [MINUTES=2] [SEED=7]
+	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 format: $(VENV)/dev.stamp  ## lay the code out, mend what the linter can mend
 	$(PY) -m ruff format $(CODE)

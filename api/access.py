@@ -19,7 +19,7 @@ from shared.settings import settings
 if TYPE_CHECKING:
     from api.requests import AnyConnection
 
-OPEN_PATHS = ("/health/", "/problems/", "/docs", "/openapi.")
+OPEN_PATHS = ("/health/", "/problems/", "/docs", "/openapi.", "/asyncapi.")
 """What needs no key: probes, and what one reads before one has a key."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 from litestar import Litestar
 from litestar.config.app import AppConfig
 
-from api import calendars, contract, fee_summaries, health, services
+from api import calendars, contract, fee_summaries, health, order_change_stream, order_changes, services
 from api.access import check_access
 from api.methods import options_routes
 from api.negotiation import check_acceptable
+from api.order_change_tail import TAIL
 from api.orders import routes as orders
 from api.problems import answer
 from api.request_log import request_log
+from api.requests import check_path
+from api.shutdown import noticing_shutdown
+from api.unread_bodies import read_unread_bodies
 from api.webhooks import routes as webhooks
 from shared.database import DB
 from shared.logs import configure_logs
@@ -34,6 +38,8 @@ ROUTES = [
     *calendars.ROUTES,
     *fee_summaries.ROUTES,
     *webhooks.ROUTES,
+    *order_changes.ROUTES,
+    *order_change_stream.ROUTES,
     *health.ROUTES,
     *contract.ROUTES,
 ]
@@ -48,6 +54,13 @@ async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
         await DB.stop()
 
 
+@asynccontextmanager
+async def _streams(_app: Litestar) -> AsyncIterator[None]:
+    with noticing_shutdown(TAIL.end):
+        yield
+    TAIL.end()
+
+
 def create_app() -> ASGIApp:
     """Assemble the application. granian calls this in each of its processes."""
     configure_logs()
@@ -55,12 +68,12 @@ def create_app() -> ASGIApp:
         AppConfig(
             # Those of OPTIONS first: Litestar adds its own to a path that has none yet.
             route_handlers=[*options_routes(ROUTES), *ROUTES],
-            guards=[check_access, check_acceptable],
+            guards=[check_path, check_access, check_acceptable],
             exception_handlers={Exception: answer},
-            lifespan=[_database_pool],
+            lifespan=[_database_pool, _streams],
             request_max_body_size=LARGEST_BODY_BYTES,
             # The contract is written by hand and this is tested against it; a generated one would differ.
             openapi_config=None,
         )
     )
-    return request_log(application)
+    return request_log(read_unread_bodies(application))

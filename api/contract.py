@@ -22,6 +22,7 @@ from api.problems import ProblemError
 from api.requests import AnyRequest, path_value, read_query
 
 CONTRACT = Path(__file__).parent.parent / "contract" / "openapi.yaml"
+EVENTS = CONTRACT.with_name("asyncapi.yaml")
 
 YAML = "application/yaml"
 HTML = "text/html"
@@ -94,6 +95,18 @@ async def show_contract_as_json(request: AnyRequest) -> Response[bytes]:
     return Response(contract_json(), media_type="application/json")
 
 
+@cache
+def _events_bytes() -> bytes:
+    return EVENTS.read_bytes()
+
+
+@route("/asyncapi.yaml", http_method=_READ, opt={"produces": (YAML,)})
+async def show_events_as_yaml(request: AnyRequest) -> Response[bytes]:
+    """Show the contract of the notifications, byte for byte."""
+    read_query(request, {})
+    return Response(_events_bytes(), media_type=YAML)
+
+
 def _page(title: str, body: str) -> Response[bytes]:
     page = _PAGE.format(title=html.escape(title), body=body)
     return Response(
@@ -123,7 +136,8 @@ def _viewer_folder() -> Path:
 @route("/docs/{name:str}", http_method=_READ, opt={"produces": (*_VIEWER_FILES.values(),)})
 async def show_viewer_file(request: AnyRequest) -> Response[bytes]:
     """Give a file of the viewer."""
-    name = request.path_params["name"]
+    name = path_value(request, "name", str)
+    read_query(request, {})
     headers = {"Cache-Control": "max-age=86400"}
     if name == "start.js":
         return Response(_START.encode(), media_type="text/javascript", headers=headers)
@@ -151,6 +165,7 @@ async def show_problem(request: AnyRequest) -> Response[bytes]:
 ROUTES = [
     show_contract_as_yaml,
     show_contract_as_json,
+    show_events_as_yaml,
     show_docs,
     show_viewer_file,
     show_problem,

@@ -66,8 +66,8 @@ def read_date(value: str) -> date:
         found = date.fromisoformat(value) if _DATE.fullmatch(value) else None
     except ValueError:
         found = None
-    if found is None or not EARLIEST.year <= found.year <= LATEST.year + 1:
-        message = "must be a date from 1970-01-01 on, such as 2022-11-01"
+    if found is None or not EARLIEST.date() <= found <= LATEST.date() + timedelta(days=1):
+        message = "must be a date from 1970-01-01 to 2200-01-01, such as 2022-11-01"
         raise ValueError(message)
     return found
 

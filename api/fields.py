@@ -8,29 +8,31 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-GREATEST_BIGINT = 2**63 - 1
+GREATEST_ID = 10**18 - 1
+"""Eighteen digits, so that the contract's pattern can say it; below 2**63, as the columns need it."""
+
 GREATEST_CALLERS_ID = 999_999_999_999
 """Ids up to here are the callers' to give; the server's own begin after it, so they never collide."""
 
 GREATEST_FEE = Decimal("9999999999.99")
 DEFAULT_CALENDAR = "default"
 
-_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _CALENDAR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def read_id(value: object) -> int:
-    """Read an id: a positive integer of at most 63 bits, as digits or as a JSON number (223.0 is 223)."""
+    """Read an id: a positive integer of at most 18 digits, as a string or as a JSON number (223.0 is 223)."""
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         # In this order: the integer of 1e999999 would fill the memory.
-        number = int(value) if 1 <= value <= GREATEST_BIGINT and value == int(value) else 0
+        number = int(value) if 1 <= value <= GREATEST_ID and value == int(value) else 0
     elif isinstance(value, str) and _ID.fullmatch(value):
         number = int(value)
     else:
         number = 0
-    if not 1 <= number <= GREATEST_BIGINT:
-        message = f"must be an id: a whole number from 1 to {GREATEST_BIGINT}, in plain digits"
+    if not 1 <= number <= GREATEST_ID:
+        message = f"must be an id: a whole number from 1 to {GREATEST_ID}, in plain digits"
         raise ValueError(message)
     return number
 

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from api.problem_types import UNAVAILABLE
 from api.problems import RETRY_AFTER_SECONDS, ProblemError
+from api.requests import AnyRequest, read_query
 from shared.database import DatabaseUnavailableError, row
 from shared.migrate import pending_migrations
 from shared.settings import settings
@@ -19,14 +20,16 @@ REDIS_PATIENCE_SECONDS = 0.5
 
 
 @route("/health/live", http_method=[HttpMethod.GET, HttpMethod.HEAD])
-async def live() -> dict[str, str]:
+async def live(request: AnyRequest) -> dict[str, str]:
     """Answer at all."""
+    read_query(request, {})
     return {"status": "live"}
 
 
 @route("/health/ready", http_method=[HttpMethod.GET, HttpMethod.HEAD])
-async def ready() -> Response[dict[str, Any]]:
+async def ready(request: AnyRequest) -> Response[dict[str, Any]]:
     """Tell whether orders can be stored. Redis is reported, and its absence does not make this unready."""
+    read_query(request, {})
     queue, database = await asyncio.gather(_queue(), _database())
     checks = {**database, "queue": queue}
     if checks["migrations"] != "ok":

@@ -8,6 +8,7 @@ and the repeat is the first. A refused create leaves its key unused.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from hashlib import sha256
@@ -55,7 +56,24 @@ class IdempotencyKey:
             """,
             *where,
         )
-        claimed = await row(
+        while await self._take(where) is None:
+            used = await row(
+                """
+                SELECT fingerprint, answer FROM idempotency_key
+                WHERE caller = $1 AND operation = $2 AND key = $3
+                """,
+                *where,
+            )
+            # None: it was there a moment ago, and has just been forgotten. Now it is free.
+            if used is not None:
+                if used["fingerprint"] != self.fingerprint:
+                    raise IdempotencyKeyReusedError(self.key)
+                answer: str = used["answer"]
+                return answer
+        return None
+
+    async def _take(self, where: tuple[str, str, str]) -> object:
+        return await row(
             """
             INSERT INTO idempotency_key (caller, operation, key, fingerprint, answer)
             VALUES ($1, $2, $3, $4, '') ON CONFLICT DO NOTHING RETURNING key
@@ -63,19 +81,6 @@ class IdempotencyKey:
             *where,
             self.fingerprint,
         )
-        if claimed is not None:
-            return None
-        used = await row(
-            """
-            SELECT fingerprint, answer FROM idempotency_key
-            WHERE caller = $1 AND operation = $2 AND key = $3
-            """,
-            *where,
-        )
-        if used is None or used["fingerprint"] != self.fingerprint:
-            raise IdempotencyKeyReusedError(self.key)
-        answer: str = used["answer"]
-        return answer
 
     async def keep(self, answer: str) -> None:
         """Keep the answer, in the transaction that claimed the key."""
@@ -100,7 +105,7 @@ def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -
         return None
     if len(given) > 1 or not _KEY.fullmatch(given[0]):
         raise malformed(Fault("must be 1 to 255 visible ASCII characters, once", header="Idempotency-Key"))
-    content = body.model_dump_json().encode()
+    content = json.dumps(body.model_dump(), default=str).encode()
     return IdempotencyKey(caller_of(request).name, operation, given[0], sha256(content).digest())
 
 

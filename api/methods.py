@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from litestar import HttpMethod, Response, route
 
-from api.requests import AnyRequest, read_query
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -19,8 +17,6 @@ def options_routes(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandle
     """Make an OPTIONS route for every path. Litestar's own lists the methods of one of a path's handlers."""
     methods: dict[str, set[str]] = defaultdict(lambda: {"OPTIONS"})
     for handler in handlers:
-        if "refuses" in handler.opt:
-            continue
         for path in handler.paths:
             methods[path] |= {str(method) for method in handler.http_methods}
     return [_options(path, allowed) for path, allowed in sorted(methods.items())]
@@ -30,8 +26,7 @@ def _options(path: str, methods: set[str]) -> HTTPRouteHandler:
     allowed = ", ".join(sorted(methods))
 
     @route(path, http_method=[HttpMethod.OPTIONS], status_code=204)
-    async def show_methods(request: AnyRequest) -> Response[None]:
-        read_query(request, {})
+    async def show_methods() -> Response[None]:
         return Response(None, status_code=204, headers={"Allow": allowed})
 
     return show_methods

@@ -105,6 +105,13 @@ WEBHOOK_DISABLED = ProblemType(
     "Nothing is sent to this webhook",
     "It was disabled; `disabled` of the webhook says when and why. Enable it first: PATCH `enabled: true`.",
 )
+POSITION_EXPIRED = ProblemType(
+    "position-expired",
+    410,
+    "The change log doesn't go on from this position",
+    "Changes after it are no longer retained, or the position is of another log. Read all orders again, then "
+    "go on from `resume`, which begins at the first change that is retained.",
+)
 VERSION_MISMATCH = ProblemType(
     "version-mismatch",
     412,

@@ -15,6 +15,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
+from api.order_change_queries import PositionNotInLogError
 from api.orders import errors as orders
 from api.problem_types import (
     BATCH_REFUSED,
@@ -26,6 +27,7 @@ from api.problem_types import (
     NOT_FOUND,
     ORDER_ID_TAKEN,
     ORDERS_TOO_CLOSE,
+    POSITION_EXPIRED,
     SERVICE_ID_TAKEN,
     SERVICE_NAME_TAKEN,
     UNAVAILABLE,
@@ -168,6 +170,26 @@ def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:
     )
 
 
+def _not_in_log(error: PositionNotInLogError) -> ProblemError:
+    if error.after > error.last:
+        resume = error.last
+        detail = (
+            f"Position {error.after} is ahead of the log, which ends at {error.last}: it is of another log."
+        )
+    else:
+        resume = error.first - 1
+        detail = f"Changes {error.after + 1} to {resume} are no longer retained."
+    return ProblemError(
+        POSITION_EXPIRED,
+        detail,
+        members={
+            "first_position": error.first,
+            "latest_position": error.last,
+            "resume": f"/order-changes?after={resume}",
+        },
+    )
+
+
 _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ProblemError: lambda error: error,
     HTTPException: _of_framework,
@@ -182,6 +204,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
         *(Fault(reason, pointer=pointer) for pointer, reason in error.faults)
     ),
     orders.BatchRefusedError: _batch_refused,
+    PositionNotInLogError: _not_in_log,
     orders.VersionMismatchError: lambda error: ProblemError(
         VERSION_MISMATCH,
         f"Order {error.order_id} is at version {error.version}.",

@@ -1,4 +1,4 @@
-"""The relay: change log → queue. ``python -m api.relay``, beside the API; one at a time does the work.
+"""The relay: change log → queue and Redis stream. ``python -m api.relay``; one at a time does the work.
 
 Three numbers say everything, for each consumer: assigned ≥ published ≥ applied. The relay gives committed
 changes their positions, publishes what is assigned, never more than a window ahead of what is applied, and
@@ -17,7 +17,9 @@ import asyncpg
 import structlog
 from kombu.exceptions import OperationalError
 
+from api.change_retention import TRIM_AT_ONCE, trim_log
 from api.idempotency import FORGET_AT_ONCE, forget_expired
+from api.redis_stream import RedisStream
 from api.webhooks.upkeep import FORGET_AT_ONCE as FORGET_DELIVERIES_AT_ONCE
 from api.webhooks.upkeep import are_attempts_due, forget_old_deliveries
 from shared.change_log import assign_positions, changes_after, cursor_of
@@ -142,8 +144,12 @@ class Relay:
 
     async def _send(self, task: str, arguments: tuple[object, ...], most: int, queue: str) -> bool:
         try:
-            # In a thread: publishing blocks, up to the socket's time limit when Redis hangs.
-            sent = await asyncio.to_thread(send_unless_full, task, arguments, most, queue)
+            # In a thread: publishing blocks, up to the socket's time limit when Redis hangs. Subscribers that
+            # need no Redis must not notice, so positions are given meanwhile.
+            sending = asyncio.ensure_future(asyncio.to_thread(send_unless_full, task, arguments, most, queue))
+            while not (await asyncio.wait({sending}, timeout=settings().relay_interval))[0]:
+                await assign_positions(ASSIGN_AT_ONCE)
+            sent = sending.result()
         except (OperationalError, OSError) as error:
             if not self._queue_is_away:
                 log.warning("queue_unavailable", reason=str(error))
@@ -178,27 +184,33 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     # The lock lives as long as this connection. If the connection is lost while we work on, another relay
     # may begin: positions stay right (assigning has a lock of its own), and repeats are dropped.
     connection = await DB.get_new_connection()
+    publishing: asyncio.Task[None] | None = None
     try:
-        if DB.pool is None:
-            await DB.start(size=1)
         if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
             return
         log.info("leading")
         relay = Relay()
         tidied = 0.0
+        # Beside the loop: a Redis that hangs delays the stream and nothing else.
+        publishing = asyncio.create_task(RedisStream().publish_until(stop))
         while not stop.is_set() and not connection.is_closed():
             if time.monotonic() - tidied > TIDYING_SECONDS and await _tidy_once():
                 tidied = time.monotonic()
             if await relay.relay_once() == 0:
                 await _pause(stop, settings().relay_interval)
     finally:
+        if publishing is not None:
+            publishing.cancel()
+            await asyncio.wait({publishing})
         connection.terminate()
 
 
 async def _tidy_once() -> bool:
     """Forget what is old enough, some at a time; tell whether that was all of it."""
-    keys, deliveries = await forget_expired(), await forget_old_deliveries()
-    return keys < FORGET_AT_ONCE and deliveries < FORGET_DELIVERIES_AT_ONCE
+    keys, changes = await forget_expired(), await trim_log()
+    # After the changes: a delivery is forgotten with the change that it carries.
+    deliveries = await forget_old_deliveries()
+    return keys < FORGET_AT_ONCE and changes < TRIM_AT_ONCE and deliveries < FORGET_DELIVERIES_AT_ONCE
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
@@ -214,6 +226,8 @@ async def _main() -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     configure_logs()
     log.info("started")
+    # One for the loop and one for the Redis stream beside it.
+    await DB.start(size=2)
     await relay_until(stop)
     await DB.stop()
     log.info("stopped")

@@ -21,8 +21,10 @@ from api.problem_types import INVALID_CURSOR
 from api.problems import ProblemError
 from api.requests import AnyRequest, path_id, read_body, read_limit, read_query, read_yes_no
 from api.times import utc_text
-from shared.database import Row, transaction
+from shared.database import Row, rows, transaction
 from shared.tables import Service
+
+CATALOGUE_LOCK = 7_316_004
 
 _encode = msgspec.json.Encoder().encode
 
@@ -78,7 +80,8 @@ async def create_service(request: AnyRequest) -> Response[bytes]:
 
 async def _create(new: NewService, key: IdempotencyKey | None) -> tuple[bytes, bool]:
     """Store a service; give it as it is shown, and whether an earlier try with the same key stored it."""
-    values: dict[Any, Any] = {Service.name: new.name}
+    now = datetime.now(UTC)
+    values: dict[Any, Any] = {Service.name: new.name, Service.created_at: now, Service.updated_at: now}
     if new.id is not None:
         values[Service.id] = new.id
     try:
@@ -86,6 +89,7 @@ async def _create(new: NewService, key: IdempotencyKey | None) -> tuple[bytes, b
             answered = await key.claim() if key else None
             if answered is not None:
                 return answered.encode(), True
+            await lock_catalogue()
             stored = await Service.insert(Service(values)).returning(*Service.all_columns())
             shown = _shown(stored[0])
             if key:
@@ -123,9 +127,18 @@ async def archive_service(request: AnyRequest) -> None:
     await _update({Service.archived_at: datetime.now(UTC)}, service_id, in_use)
 
 
+async def lock_catalogue() -> None:
+    """Hold the catalogue until the transaction ends, against everybody else who writes it.
+
+    Ids and names are two unique indexes: writers who meet in them crosswise would wait for each other.
+    """
+    await rows(f"SELECT pg_advisory_xact_lock({CATALOGUE_LOCK})")
+
+
 async def _update(values: dict[Any, Any], service_id: int, which: Combinable) -> Row:
     try:
         async with transaction():
+            await lock_catalogue()
             changed = (
                 await Service.update({**values, Service.updated_at: datetime.now(UTC)})
                 .where(which)

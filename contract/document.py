@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 CONTRACT = Path(__file__).parent / "openapi.yaml"
+EVENTS = Path(__file__).parent / "asyncapi.yaml"
 METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "trace")
 
 
@@ -120,8 +121,8 @@ def parse(text: str) -> Place:
     except yaml.YAMLError as error:
         message = f"not YAML: {error}"
         raise ContractError(message) from None
-    if not isinstance(document, Mapping) or "openapi" not in document:
-        message = "not an OpenAPI document: it has no member `openapi`"
+    if not isinstance(document, Mapping) or not {"openapi", "asyncapi"} & document.keys():
+        message = "not an OpenAPI document: it has no member `openapi`, nor `asyncapi`"
         raise ContractError(message)
     return Place(document, "#", document)
 

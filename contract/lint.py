@@ -1,8 +1,8 @@
-"""Lint the contract with the recommended rules of spectral and redocly, and our own.
+"""Lint the contract: HTTP by the rules of spectral and redocly and our own, events by AsyncAPI's parser.
 
     python -m contract.lint
 
-Both need node. They are installed from ``contract/package-lock.json`` when they are missing or not the ones
+All need node. They are installed from ``contract/package-lock.json`` when they are missing or not the ones
 it names; after that nothing leaves the machine. The exit status is 0 if the contract is clean, 1 if it is
 not, 2 if the linters can't be run.
 """
@@ -19,16 +19,27 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 LOCK = FOLDER / "package-lock.json"
 INSTALLED = FOLDER / "node_modules" / ".installed-from-lock"
+OPENAPI = "contract/openapi.yaml"
 LINTERS = (
     (
-        "@stoplight/spectral-cli/dist/index.js",
+        "node_modules/@stoplight/spectral-cli/dist/index.js",
         "lint",
         "--ruleset",
         ".spectral.yaml",
         "--fail-severity",
         "warn",
+        OPENAPI,
     ),
-    ("@redocly/cli/bin/cli.js", "lint", "--config", "redocly.yaml", "--format", "codeframe"),
+    (
+        "node_modules/@redocly/cli/bin/cli.js",
+        "lint",
+        "--config",
+        "redocly.yaml",
+        "--format",
+        "codeframe",
+        OPENAPI,
+    ),
+    ("asyncapi-lint.cjs", "contract/asyncapi.yaml"),
 )
 QUIET = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true", "NO_UPDATE_NOTIFIER": "1"}
 
@@ -85,8 +96,7 @@ def main() -> int:
         return 2
     clean = True
     for script, *arguments in LINTERS:
-        path = FOLDER / "node_modules" / script
-        command = [node, "--no-deprecation", str(path), *arguments, "contract/openapi.yaml"]
+        command = [node, "--no-deprecation", str(FOLDER / script), *arguments]
         clean &= subprocess.run(command, cwd=ROOT, env=os.environ | QUIET, check=False).returncode == 0
     return 0 if clean else 1
 

@@ -51,14 +51,17 @@ async def last_position() -> int:
     return int(found["last_position"]) if found else 0
 
 
+CHANGE = """
+    position, event_id, type, order_id, order_version, utc_text(recorded_at) AS time,
+    order_state AS order, previous_state AS previous
+"""
+"""The columns of ``order_change`` that are the fields of a ``Change``."""
+
+
 async def changes_after(position: int, limit: int) -> list[Change]:
     """Read changes behind a position, in order."""
     found = await rows(
-        """
-        SELECT position, event_id, type, order_id, utc_text(recorded_at) AS time,
-               order_state AS order, previous_state AS previous
-        FROM order_change WHERE position > $1 ORDER BY position LIMIT $2
-        """,
+        f"SELECT {CHANGE} FROM order_change WHERE position > $1 ORDER BY position LIMIT $2",
         position,
         limit,
     )

@@ -24,6 +24,8 @@ class Change:
     event_id: UUID
     type: str
     order_id: int
+    order_version: int
+    """The order's version after the change. A deletion counts as one: it is the version that never was."""
     time: str
     """When it was recorded, RFC 3339 in UTC."""
     order: str | None
@@ -35,12 +37,13 @@ class Change:
         """Encode the change as its notification.
 
         ``sequence`` is the position, as a string of 19 digits: the CloudEvents extension of that name asks
-        for one that sorts as text.
+        for one that sorts as text. ``orderversion`` is an extension of our own: 1, 2, 3, … without a gap for
+        each order, a deletion included, which has no order any more that could carry it.
         """
         return (
             f'{{"specversion":"1.0","id":"{self.event_id}","source":"{SOURCE}","type":"{self.type}",'
             f'"subject":"{self.order_id}","time":"{self.time}","datacontenttype":"application/json",'
-            f'"sequence":"{self.position:019}",'
+            f'"sequence":"{self.position:019}","orderversion":{self.order_version},'
             f'"data":{{"order":{self.order or "null"},"previous":{self.previous or "null"}}}}}'
         )
 

@@ -8,7 +8,7 @@ time limit, every later request then hangs. Both are mended here, for all of Pic
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import asyncpg
@@ -31,6 +31,7 @@ class DatabaseUnavailableError(Exception):
 UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # sent between the server's farewell and the socket's end
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -104,29 +105,27 @@ class Transaction(PostgresTransaction):
 class Engine(PostgresEngine):
     """Piccolo's engine with a bounded wait for a connection, and a release that can't be skipped."""
 
+    async def check_version(self) -> None:
+        """Leave out Piccolo's look at the server's version: it connects while this module is imported."""
+
     async def start(self, size: int) -> None:
-        """Open the pool. One per process and event loop.
+        """Open the pool. One per process and event loop."""
+        await self.start_connection_pool(
+            # It connects when first asked: a process may start while the server is away.
+            min_size=0,
+            max_size=size,
+            reset=_keep_session_state,
+            max_inactive_connection_lifetime=60,
+        )
 
-        Raises:
-            DatabaseUnavailableError: the server can't be reached; there is no pool then.
-
-        """
-        async with _naming_unavailability():
-            await self.start_connection_pool(
-                min_size=min(2, size),
-                max_size=size,
-                reset=_keep_session_state,
-                max_inactive_connection_lifetime=60,
-            )
-
-    async def stop(self) -> None:
-        """Close the pool, ending what is still running after five seconds."""
+    async def stop(self, grace: float = 5) -> None:
+        """Close the pool, ending what is still running after ``grace`` seconds."""
         pool = self.pool
         if pool is None:
             return
         self.pool = None
         try:
-            await asyncio.wait_for(pool.close(), timeout=5)
+            await asyncio.wait_for(pool.close(), timeout=grace)
         except TimeoutError:
             pool.terminate()
 
@@ -155,7 +154,10 @@ class Engine(PostgresEngine):
     async def release(self, connection: Any) -> None:
         """Give a connection back; one that is in no state to be used again is closed by the pool."""
         if isinstance(connection, asyncpg.pool.PoolConnectionProxy):
-            await connection._holder._pool.release(connection)  # noqa: SLF001 (its pool, even if stopped since)
+            # A connection that the server ends at this moment frees its place itself, and the pool says so:
+            # no reason to tell a caller whose transaction has committed that it has not.
+            with suppress(asyncpg.InternalClientError):
+                await connection._holder._pool.release(connection)  # noqa: SLF001 (its pool, even if stopped since)
         else:
             await connection.close()
 
@@ -179,6 +181,17 @@ class Engine(PostgresEngine):
         """Run one statement, prepared once per connection; arguments stand as ``$1``, ``$2``, … in it."""
         async with _naming_unavailability(), self.connection() as connection:
             found: list[Row] = await connection.fetch(sql, *args)
+            return found
+
+    async def fetch_planned_afresh(self, sql: str, *args: object) -> list[Row]:
+        """Run one statement, planned for these arguments; a round trip more than ``fetch``.
+
+        For statements whose best plan depends on their arguments: one prepared for good may get a plan for
+        any arguments after its fifth use, and that one suits common values and is ruinous for rare ones.
+        """
+        async with _naming_unavailability(), self.connection() as connection:
+            statement = await connection.prepare(sql, name="")
+            found: list[Row] = await statement.fetch(*args)
             return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -80,11 +81,26 @@ def _ports(value: object) -> object:
     return read_ports(value) if isinstance(value, str) else value
 
 
+_DURATION = re.compile(r"([1-9][0-9]{0,8})(d|h|m|s)")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+
+def _duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = _DURATION.fullmatch(value)
+    if not found:
+        message = "must be a whole number and a unit, d, h, m or s: 90d, 12h"
+        raise ValueError(message)
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseSettings):
-    """Where things are and how long they may take. Durations are in seconds."""
+    """Where things are and how long they may take. Durations without a unit are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -123,6 +139,18 @@ class Settings(BaseSettings):
 
     republish_after: Seconds = 5
     """A consumer's cursor that stands still this long behind what was published is published to again."""
+
+    change_retention: Duration = Field("90d", validate_default=True)
+    """How long changes are kept for subscribers, as a number and a unit: ``90d``, ``12h``."""
+
+    stream_silence: Seconds = 15
+    """A stream without an event for this long gets a comment, so that no proxy thinks it dead."""
+
+    stream_patience: Seconds = 10
+    """A reader of a stream whose connection takes nothing for this long is dropped; it may come back."""
+
+    redis_stream_length: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
+    """Changes that the Redis stream holds, about: Redis trims it in blocks."""
 
     require_if_match: Annotated[bool, BeforeValidator(_yes_or_no)] = False
     """Whether PUT, PATCH and DELETE of an order must say which version they mean (428 without If-Match)."""

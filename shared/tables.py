@@ -93,10 +93,11 @@ class OrderChange(Table, tablename="order_change"):
 
 
 class ChangeLog(Table, tablename="change_log"):
-    """One row: how far the change log's positions go. Its lock makes assigning them one at a time."""
+    """One row: from where to where the change log goes. Its lock makes assigning positions one at a time."""
 
     id = Integer(primary_key=True, default=1)
     last_position = BigInt(default=0)
+    first_position = BigInt(default=1, help_text="the first that is retained, or the next if none is")
 
 
 class ConsumerCursor(Table, tablename="consumer_cursor"):

@@ -15,6 +15,8 @@ os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from kombu.transport import redis as over_redis
+from kombu.transport import virtual
 from redis import RedisError
 
 from shared.settings import settings
@@ -28,7 +30,8 @@ APPLY_TO_WEBHOOK_DELIVERIES = "webhook_deliveries.apply_changes"
 ATTEMPT_DUE_DELIVERIES = "webhook_deliveries.attempt_due"
 """Task, without arguments: attempt the deliveries that are due. What and when stands in PostgreSQL."""
 
-CONSUMER_QUEUE = "order-changes"
+CONSUMER_QUEUE = "order-change-batches"
+"""The key of the queue in Redis. Not ``order-changes``: that is the stream that subscribers read."""
 
 ATTEMPTS_QUEUE = "webhook-attempts"
 """Of its own, so that one request to look waits at most, however many batches do."""
@@ -38,8 +41,35 @@ ATTEMPTS_LOCK = 7_316_004
 
 TASK_LIMIT_SECONDS = 50
 
+
+class _Acknowledgements(over_redis.QoS):
+    """Kombu's, without its leak: an acknowledgement that fails gives its place in the prefetch window back.
+
+    Otherwise a worker whose Redis goes away while all of its children are at work is deaf for ever: it asks
+    for no further message, so it does not even notice that its connection is gone.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except BaseException:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+
+class _Channel(over_redis.Channel):
+    QoS = _Acknowledgements
+
+
+class Transport(over_redis.Transport):
+    """Celery over Redis, as kombu has it but for ``_Acknowledgements``."""
+
+    Channel = _Channel
+
+
 app = Celery("oms", broker=settings().redis_url, include=["worker.tasks"])
 app.conf.update(
+    broker_transport=f"{__name__}:{Transport.__name__}",
     task_default_queue=CONSUMER_QUEUE,
     task_routes={ATTEMPT_DUE_DELIVERIES: {"queue": ATTEMPTS_QUEUE}},
     task_serializer="json",

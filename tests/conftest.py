@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from stack.embedded_valkey import EmbeddedValkey
 
         folder = Path(_servers.enter_context(tempfile.TemporaryDirectory(prefix="oms-")))
+        folder.chmod(0o711)  # for root, whose PostgreSQL runs as somebody else
         postgres = _servers.enter_context(EmbeddedPostgres(folder / "postgres", durable=False))
         valkey = _servers.enter_context(EmbeddedValkey(folder / "valkey"))
         os.environ[_POSTGRES] = postgres.url_of("{}")

@@ -113,6 +113,7 @@ class Database:
         "orders",
         "claimed_order_id",
         "order_import",
+        "idempotency_key",
         "fee_summary",
         "service",
         "calendar",
@@ -148,7 +149,7 @@ class Database:
                 "SELECT FROM change_log FOR UPDATE; SELECT FROM consumer_cursor FOR UPDATE;"
                 f"TRUNCATE {', '.join(self.TABLES)} RESTART IDENTITY;"
                 "ALTER SEQUENCE order_import_id_seq RESTART;"
-                "UPDATE change_log SET last_position = 0;"
+                "UPDATE change_log SET last_position = 0, first_position = 1;"
                 "UPDATE consumer_cursor SET position = 0;"
             )
         )
@@ -194,7 +195,9 @@ class Database:
                     (cents / parts + CASE WHEN place <= cents % parts THEN 1 ELSE 0 END) * 0.01
                 FROM part
             ), expected AS (
-                SELECT (datetime AT TIME ZONE $1)::date AS day, calendar_id, service_id, share, count(*) AS orders
+                SELECT
+                    (datetime AT TIME ZONE $1)::date AS day, calendar_id, service_id, share,
+                    count(*) AS orders
                 FROM counted GROUP BY 1, 2, 3, 4
             )
             SELECT *, expected.orders AS expected, kept.orders AS kept

@@ -101,9 +101,7 @@ class Model:
         """Give services with the names they have now."""
         return tuple((service, self.names[service]) for service in sorted(services))
 
-    def create(
-        self, order_id: int | None, at: datetime, fee: Decimal, services: Sequence[int], calendar: str
-    ) -> Answer:
+    def create(self, order_id: int | None, at: datetime, services: Sequence[int], calendar: str) -> Answer:
         """Answer a POST; the order itself is added by ``store``, under the id it got."""
         if order_id is not None and order_id in self.claimed:
             return Answer(409, "order-id-taken")
@@ -197,7 +195,8 @@ class Model:
             }[period]
             parts: dict[int | str | None, Decimal] = {}
             if by == "service":
-                parts.update(fee_shares(order.fee, [service for service, _ in order.services]))
+                shares = fee_shares(order.fee, [service for service, _ in order.services])
+                parts.update((service, share) for service, share in shares.items())
             else:
                 parts[order.calendar if by == "calendar" else None] = order.fee
             for part, share in parts.items():

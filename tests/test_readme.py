@@ -11,6 +11,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_configuration_table_names_every_setting_with_its_default() -> None:
+    """A setting that is added, removed or changed shows up here."""
     named = dict(re.findall(rf"^\| `({PREFIX}[A-Z_]+)` \| ([^|]+) \|", README, re.MULTILINE))
     expected = {
         PREFIX + name.upper(): "required" if field.is_required() else f"`{field.default}`"
@@ -20,6 +21,7 @@ def test_the_configuration_table_names_every_setting_with_its_default() -> None:
 
 
 def test_every_file_that_the_readme_links_to_exists() -> None:
+    """No link leads nowhere."""
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -1,4 +1,5 @@
 """The relay: positions for what is committed, and batches in order, through whatever happens to Redis."""
+# ruff: noqa: T201 (what was measured is said)
 
 from __future__ import annotations
 
@@ -123,6 +124,7 @@ async def put_cursor(position: int) -> None:
 def test_changes_are_assigned_and_published_in_order(
     run: Run, queue: Queue, setting: Callable[..., None]
 ) -> None:
+    """In batches, each of which continues the one before it."""
     setting(relay_batch=2)
     relay = Relay()
     for day in range(5):
@@ -143,6 +145,7 @@ def test_changes_are_assigned_and_published_in_order(
 def test_a_stopped_worker_can_not_fill_redis(
     run: Run, queue: Queue, database: Database, setting: Callable[..., None]
 ) -> None:
+    """3,000 changes wait, and Redis holds two windows at most, however often they are published again."""
     setting(relay_batch=10, relay_window=50, republish_after=0.05)
     place_many(database, 3_000)
     relay = Relay()
@@ -169,6 +172,7 @@ def test_a_stopped_worker_can_not_fill_redis(
 def test_changes_of_one_at_a_time_can_not_fill_redis_either(
     run: Run, queue: Queue, setting: Callable[..., None]
 ) -> None:
+    """The window counts changes; the queue is bounded in messages too."""
     setting(relay_batch=10, relay_window=50, republish_after=0.05)
     relay = Relay()
     for day in range(60):
@@ -180,6 +184,7 @@ def test_changes_of_one_at_a_time_can_not_fill_redis_either(
 def test_what_is_lost_is_published_again_when_the_cursor_stands_still(
     run: Run, queue: Queue, database: Database, setting: Callable[..., None]
 ) -> None:
+    """And not once more when it has arrived."""
     setting(republish_after=0.1)
     relay = Relay()
     for day in range(3):
@@ -198,6 +203,7 @@ def test_what_is_lost_is_published_again_when_the_cursor_stands_still(
 
 
 def test_a_cursor_that_went_back_is_published_to_again_at_once(run: Run, queue: Queue) -> None:
+    """A restored database, or summaries that are rebuilt."""
     relay = Relay()
     for day in range(4):
         run(place(later(days=day)))
@@ -212,6 +218,7 @@ def test_a_cursor_that_went_back_is_published_to_again_at_once(run: Run, queue: 
 
 
 def test_a_new_relay_begins_at_the_cursor(run: Run, queue: Queue) -> None:
+    """What the one before it had published is only remembered, not stored."""
     for day in range(4):
         run(place(later(days=day)))
     run(relay_all(Relay()))
@@ -222,6 +229,7 @@ def test_a_new_relay_begins_at_the_cursor(run: Run, queue: Queue) -> None:
 
 
 def test_a_cursor_that_another_relay_moved_is_followed(run: Run, queue: Queue) -> None:
+    """What is applied already is not published."""
     relay = Relay()
     run(place(later(days=0)))
     run(relay_all(relay))
@@ -242,12 +250,14 @@ def assigned(database: Database) -> int:
 def test_while_redis_is_away_positions_are_assigned_and_everything_is_published_later(
     run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
 ) -> None:
+    """The log and whoever reads it do not depend on Redis."""
     own_valkey.kill()
     with ServiceProcess("api.relay", database=postgres_url, redis=own_valkey.url) as relay:
         run(place(later(days=0)))
         wait_until(lambda: assigned(database) == 1, "assigned without Redis")
         run(place(later(days=1)))
         wait_until(lambda: assigned(database) == 2, "assigned without Redis, again")
+        wait_until(lambda: "queue_unavailable" in relay.log, "noticed")
         own_valkey.start()
         queue = Queue(own_valkey.url)
         wait_until(lambda: bool(len(queue)), "published")
@@ -260,6 +270,7 @@ def test_while_redis_is_away_positions_are_assigned_and_everything_is_published_
 def test_a_redis_that_refuses_or_hangs_neither_ends_the_relay_nor_blocks_it_for_ever(
     run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
 ) -> None:
+    """Out of memory, then stopped with SIGSTOP; also a stop is heard within ten seconds."""
     queue = Queue(own_valkey.url)
     with ServiceProcess("api.relay", database=postgres_url, redis=own_valkey.url) as relay:
         run(place(later(days=0)))
@@ -293,6 +304,7 @@ def test_a_redis_that_refuses_or_hangs_neither_ends_the_relay_nor_blocks_it_for_
 def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
     run: Run, database: Database, redis_url: str, queue: Queue, postgres_url: str
 ) -> None:
+    """One leads, and the next one begins as soon as it is gone."""
     with ExitStack() as processes:
 
         def start_relay() -> ServiceProcess:

@@ -136,7 +136,7 @@ def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run) -> None:
 def test_lines_of_several_processes_carry_their_names(running: Run) -> None:
     """Whoever says something is named before it."""
     names = {line.split("|")[0].strip() for line in running.said}
-    assert {"stack", "api", "worker"} <= names
+    assert {"stack", "migrate", "import", "api", "relay"} <= names
 
 
 def test_a_port_in_use_is_said_in_one_line(running: Run, address: str, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_deliveries_are_forgotten_with_their_changes_and_the_list_says_from_wher
     run(deliver())
     assert run(forget_old_deliveries()) == 0
     database.rows("DELETE FROM order_change WHERE position <= 3")
+    database.rows("UPDATE change_log SET first_position = 4")
     api.client.delete(f"/webhooks/{deleted['id']}")
     database.rows("UPDATE webhook SET deleted_at = deleted_at - interval '2 hours'")
     assert run(forget_old_deliveries()) == 3 + 6

@@ -11,7 +11,7 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 
 def main() -> None:
     """Run the worker until it is told to stop."""
-    from celery.platforms import SecurityWarning  # behind shared.task_queue, which sets REMAP_SIGTERM
+    from celery.exceptions import SecurityWarning  # behind shared.task_queue, which sets REMAP_SIGTERM
 
     configure_logs()
     # Celery's advice on pickle under root says nothing here: accept_content is JSON alone.

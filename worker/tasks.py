@@ -43,23 +43,14 @@ class _Loop:
     def run(cls, coroutine: Coroutine[Any, Any, T]) -> T:
         if cls.runner is None:
             cls.runner = asyncio.Runner()
-        return cls.runner.run(cls._with_pool(coroutine))
-
-    @staticmethod
-    async def _with_pool(coroutine: Coroutine[Any, Any, T]) -> T:
-        # Again and again until it succeeds: PostgreSQL may be away when a child begins.
-        if DB.pool is None:
-            try:
-                await DB.start(size=1)
-            except BaseException:
-                coroutine.close()
-                raise
-        return await coroutine
+            cls.runner.run(DB.start(size=1))
+        return cls.runner.run(coroutine)
 
     @classmethod
     def close(cls) -> None:
         if cls.runner is not None:
-            cls.runner.run(DB.stop())
+            # Briefly: a batch that the soft shutdown had no patience for is rolled back, and comes again.
+            cls.runner.run(DB.stop(grace=0.2))
             cls.runner.close()
             cls.runner = None
 

@@ -26,8 +26,9 @@ from uuid import UUID, uuid4
 
 import structlog
 
+from shared.change_log import CHANGE
 from shared.changes import Change
-from shared.database import DB, DatabaseUnavailableError, row, rows
+from shared.database import DB, DatabaseUnavailableError, Row, row, rows
 from shared.settings import settings
 from shared.task_queue import ATTEMPTS_LOCK
 from worker.batches import apply_once
@@ -224,14 +225,14 @@ async def _next_attempt(lease: Lease) -> Attempt | None:
     The webhook is read again for each attempt, so a new URL, a rotated secret or an end counts at once.
     """
     found = await row(
-        """
+        f"""
         WITH held AS (
             UPDATE webhook SET leased_until = now() + $3 * interval '1 second'
             WHERE id = $1 AND lease = $2 AND disabled_at IS NULL AND deleted_at IS NULL RETURNING id, url
         )
         SELECT
             w.url, d.id, d.round, d.position, d.event_id, d.type, d.payload,
-            c.order_id, utc_text(c.recorded_at) AS time, c.order_state, c.previous_state,
+            d.order_id, c.order_version, c.time, c."order", c.previous,
             ARRAY(
                 SELECT secret FROM webhook_secret AS s
                 WHERE s.webhook_id = w.id AND (s.valid_until IS NULL OR s.valid_until > now())
@@ -247,7 +248,7 @@ async def _next_attempt(lease: Lease) -> Attempt | None:
                 ))
             ORDER BY due.position NULLS FIRST, due.id LIMIT 1
         ) AS d
-        LEFT JOIN order_change AS c ON c.position = d.position
+        LEFT JOIN LATERAL (SELECT {CHANGE} FROM order_change WHERE position = d.position) AS c ON true
         """,
         lease.webhook_id,
         lease.token,
@@ -255,17 +256,19 @@ async def _next_attempt(lease: Lease) -> Attempt | None:
     )
     if found is None:
         return None
-    body = (
-        found["payload"]
-        or Change(
-            found["position"],
-            found["event_id"],
-            found["type"],
-            found["order_id"],
-            found["time"],
-            found["order_state"],
-            found["previous_state"],
-        ).notification()
-    )
+    body = found["payload"] or _change_of(found).notification()
     message = Message(found["url"], str(found["event_id"]), body, found["secrets"])
     return Attempt(lease.webhook_id, found["id"], found["round"], message)
+
+
+def _change_of(delivery: Row) -> Change:
+    return Change(
+        position=delivery["position"],
+        event_id=delivery["event_id"],
+        type=delivery["type"],
+        order_id=delivery["order_id"],
+        order_version=delivery["order_version"],
+        time=delivery["time"],
+        order=delivery["order"],
+        previous=delivery["previous"],
+    )

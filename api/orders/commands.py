@@ -118,10 +118,11 @@ async def _create(new: NewOrder) -> StoredOrder:
     service_ids = [service.id for service in new.services]
     at = new.datetime or datetime.now(UTC)
     stored = await _store(new, at, service_ids)
-    if stored is None and await make_calendar(new.calendar):
-        stored = await _store(new, at, service_ids)
     if stored is None:
         await _orderable_names(service_ids)
+        if await make_calendar(new.calendar):
+            stored = await _store(new, at, service_ids)
+    if stored is None:
         await _refuse_if_too_close(new.calendar, at, None)
         raise _GoneByNowError
     return stored
@@ -160,14 +161,14 @@ async def create_orders(
 async def _create_all(batch: Sequence[NewOrder]) -> list[StoredOrder]:
     now = datetime.now(UTC)
     taken = await claim_ids([new.id for new in batch if new.id is not None])
-    ids = await calendar_ids({new.calendar for new in batch})
-    await lock_calendars(ids.values())
     places = [
         (f"#/orders/{index}/services/{place}/id", service.id)
         for index, new in enumerate(batch)
         for place, service in enumerate(new.services)
     ]
     await _refuse_unless_orderable(places)
+    ids = await calendar_ids({new.calendar for new in batch})
+    await lock_calendars(ids.values())
     stored: dict[int, StoredOrder] = {}
     refusals: list[tuple[int, OrdersTooCloseError | OrderIdTakenError]] = []
     for index, new in enumerate(batch):

@@ -60,7 +60,8 @@ def csv_lines(orders: Sequence[str]) -> bytes:
         shown: dict[str, Any] = json.loads(order, parse_float=str)
         services = shown.pop("services")
         shown["service_ids"] = " ".join(service["id"] for service in services)
-        shown["service_names"] = "; ".join(service["name"] for service in services)
+        # Each name, as a reader whose separator is a semicolon sees each as a cell.
+        shown["service_names"] = "; ".join(_harmless(service["name"]) for service in services)
         writer.writerow(_harmless(str(shown[column])) for column in CSV_COLUMNS)
     return text.getvalue().encode()
 
@@ -106,9 +107,13 @@ async def _stream(
     statement, arguments = filters.select(None, None)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            cursor = await connection.cursor(statement, *arguments)
+            # Declared, and planned for its first thousandth: the plan that is cheapest for all rows sorts them
+            # all, rendered, before it gives the first: 12 s for 200,000 orders, and as much on disk. That
+            # neither begins at once, nor ends when the caller goes, nor stays below the statement timeout.
+            await connection.execute("SET LOCAL cursor_tuple_fraction = 0.001")
+            await connection.execute(f"DECLARE stream NO SCROLL CURSOR FOR {statement}", *arguments)
             yield head
-            while orders := await cursor.fetch(CHUNK):
+            while orders := await connection.fetch(f"FETCH {CHUNK} FROM stream"):
                 yield encode([order["json"] for order in orders])
     finally:
         _places.release()

@@ -18,6 +18,7 @@ import msgspec
 from api.orders.bodies import NewOrder, OrderDatetime
 from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendars
 from api.orders.errors import ContentionError
+from api.services import lock_catalogue
 from api.times import utc_text
 from shared.database import row, rows, transaction
 
@@ -157,6 +158,7 @@ def _records(orders: Sequence[ImportedOrder], calendars: dict[str, int]) -> str:
 
 
 async def _add_services(services: Sequence[CatalogueEntry]) -> None:
+    await lock_catalogue()
     try:
         await rows(
             """

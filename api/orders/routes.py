@@ -16,7 +16,7 @@ from api.orders import commands, exports, queries
 from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
 from api.pages import DEFAULT_LIMIT, answer_page, decode_cursor, filters_of
 from api.preconditions import etag, read_if_match, read_if_none_match
-from api.problem_types import INVALID_CURSOR, METHOD_NOT_ALLOWED
+from api.problem_types import INVALID_CURSOR
 from api.problems import Fault, ProblemError, invalid, malformed
 from api.requests import MERGE_PATCH, AnyRequest, path_id, read_body, read_limit, read_query, read_yes_no
 from api.times import read_datetime
@@ -85,17 +85,6 @@ async def create_orders(request: AnyRequest) -> Response[bytes]:
         media_type=JSON,
         headers=REPLAYED if any(order.replayed for order in stored) else {},
     )
-
-
-@route(
-    "/orders/batch",
-    http_method=[HttpMethod.GET, HttpMethod.HEAD, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE],
-    status_code=405,
-    opt={"refuses": True},
-)
-async def refuse_batch_as_order() -> None:
-    """Refuse what would otherwise be taken for the order of that id."""
-    raise ProblemError(METHOD_NOT_ALLOWED, "A batch is only posted.", headers={"Allow": "OPTIONS, POST"})
 
 
 @route("/orders/{order_id:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
@@ -194,7 +183,6 @@ async def list_orders(request: AnyRequest) -> Response[Any]:
 ROUTES = [
     create_order,
     create_orders,
-    refuse_batch_as_order,
     list_orders,
     read_order,
     replace_order,

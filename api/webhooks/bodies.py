@@ -128,4 +128,4 @@ class SecretRotation(Body):
 class Replay(Body):
     """The body of a replay: everything after a position, or all that was missed."""
 
-    after: Annotated[int | None, _whole_number(fields.GREATEST_BIGINT)] = None
+    after: Annotated[int | None, _whole_number(fields.GREATEST_ID)] = None

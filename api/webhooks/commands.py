@@ -260,14 +260,7 @@ async def replay(webhook_id: int, wanted: Replay) -> int:
                 REPLAYED_AT_ONCE,
             )
             return len(due)
-        log = await row(
-            """
-            SELECT last_position AS last, coalesce((
-                SELECT position - 1 FROM order_change WHERE position IS NOT NULL ORDER BY position LIMIT 1
-            ), last_position) AS first
-            FROM change_log
-            """
-        )
+        log = await row("SELECT first_position - 1 AS first, last_position AS last FROM change_log")
         assert log is not None  # noqa: S101 (the log's one row)
         first = max(log["first"], reached - REPLAYED_AT_ONCE)
         if not first <= wanted.after <= log["last"]:

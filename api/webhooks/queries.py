@@ -146,9 +146,8 @@ class Missed:
 # where it has not been yet, the webhook's wishes of now say what will be.
 _MISSED = """
 WITH held AS (
-    SELECT w.*, log.last_position, cursor.position AS reached, greatest(w.starts_after, coalesce((
-        SELECT position - 1 FROM order_change WHERE position IS NOT NULL ORDER BY position LIMIT 1
-    ), log.last_position)) AS after
+    SELECT w.*, log.last_position, cursor.position AS reached,
+        greatest(w.starts_after, log.first_position - 1) AS after
     FROM webhook AS w, change_log AS log, consumer_cursor AS cursor
     WHERE w.id = $1 AND w.deleted_at IS NULL AND cursor.consumer = $2
 ), judged AS (

@@ -36,7 +36,7 @@ def _place(request: AnyRequest, query: dict[str, Any], otherwise: int) -> int:
     if "cursor" not in query:
         return otherwise
     match decode_cursor(query["cursor"], filters_of(request.query_params)):
-        case [int(place)] if 0 <= place <= fields.GREATEST_BIGINT:
+        case [int(place)] if 0 <= place <= fields.GREATEST_ID:
             return place
         case _:
             raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.")
@@ -115,7 +115,7 @@ async def list_deliveries(request: AnyRequest) -> Response[bytes]:
     """List deliveries with their attempts, newest first."""
     webhook_id = path_id(request, "webhook_id")
     query = read_query(request, {"status": one_of(*queries.STATUSES), "limit": read_limit, "cursor": str})
-    before = _place(request, query, fields.GREATEST_BIGINT)
+    before = _place(request, query, fields.GREATEST_ID)
     await queries.find_webhook(webhook_id)
     page = await queries.list_deliveries(
         webhook_id, query.get("status"), before, query.get("limit", DEFAULT_LIMIT)

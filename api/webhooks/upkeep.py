@@ -44,10 +44,7 @@ async def forget_old_deliveries() -> int:
         f"""
         DELETE FROM webhook_delivery WHERE id IN (
             SELECT d.id FROM webhook_delivery AS d
-            WHERE d.position < coalesce(
-                    (SELECT position FROM order_change WHERE position IS NOT NULL ORDER BY position LIMIT 1),
-                    (SELECT last_position + 1 FROM change_log)
-                )
+            WHERE d.position < (SELECT first_position FROM change_log)
                 OR (d.position IS NULL AND d.created_at < now() - interval '{TESTS_KEPT}')
                 OR d.webhook_id IN (SELECT id FROM webhook WHERE deleted_at IS NOT NULL)
             LIMIT {FORGET_AT_ONCE}

@@ -1,0 +1,55 @@
+"""Refusals that arrive: what a caller is still sending is read before it is answered.
+
+A server that answers and closes while the caller is writing resets the connection, and the caller sees that
+and not the answer (RFC 9112, section 9.6). Up to a limit, the rest of a refused body is read and thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from litestar.enums import ScopeType
+
+if TYPE_CHECKING:
+    from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST_BYTES = 8_000_000
+"""What is read of a body that nobody wants; who sends more is cut off."""
+
+MOST_SECONDS = 5.0
+
+_BODIES = (b"content-length", b"transfer-encoding")
+
+
+def read_unread_bodies(app: ASGIApp) -> ASGIApp:
+    """Wrap the application: begin an answer only when the request was read to its end."""
+
+    async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or not any(name in _BODIES for name, _ in scope["headers"]):
+            await app(scope, receive, send)
+            return
+        ended = False
+
+        async def watched_receive() -> Any:
+            nonlocal ended
+            message = await receive()
+            ended = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        async def drain() -> None:
+            read = 0
+            while not ended and read < MOST_BYTES:
+                message = await watched_receive()
+                read += len(message.get("body", b"")) if message["type"] == "http.request" else 0
+
+        async def send_behind_body(message: Message) -> None:
+            if message["type"] == "http.response.start" and not ended:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(drain(), MOST_SECONDS)
+            await send(message)
+
+        await app(scope, watched_receive, send_behind_body)
+
+    return reading

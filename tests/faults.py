@@ -1,0 +1,371 @@
+"""Random faults under random load: ``python -m tests.faults --minutes 10 [--seed 1]``.
+
+Servers and processes of its own are killed, hung, wiped and restarted while callers place, change and delete
+orders. At the end everything is mended, and what must hold is checked: nothing acknowledged is lost,
+nobody was answered 5xx except 503, the rule holds, the change log is dense, and the summaries are exactly
+what the orders say. Exit status 0: all held; 1: something did not, and it is said what.
+"""
+# ruff: noqa: S311, T201 (faults and load are random, not secret; a command prints)
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import asyncpg
+import httpx
+import psutil
+import redis
+
+from stack.embedded_postgres import EmbeddedPostgres
+from stack.embedded_valkey import EmbeddedValkey
+from tests.drivers import Api, Database, wait_until
+from tests.processes import ServiceProcess, free_port, migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+HEALING_SECONDS = 60.0
+
+
+class Deployment:
+    """A whole deployment on one machine, each part of which may be broken and mended.
+
+    Args:
+        folder: where Redis keeps its data.
+        database_url: a migrated database that nobody else uses.
+        postgres: its server, if that may be killed.
+
+    """
+
+    def __init__(self, folder: Path, database_url: str, postgres: EmbeddedPostgres | None = None) -> None:
+        self.database_url = database_url
+        self.postgres = postgres
+        self.valkey = EmbeddedValkey(folder / "valkey")
+        self._valkey_data = folder / "valkey" / "appendonlydir"
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as begun:
+            begun.enter_context(self.valkey)
+
+            def started(module: str, port: int = 0, **settings: str) -> ServiceProcess:
+                process = ServiceProcess(
+                    module, database=self.database_url, redis=self.valkey.url, port=port, **settings
+                )
+                return begun.enter_context(process)
+
+            port = free_port()
+            self.api_process = started("api.server", port, OMS_POOL_WAIT="2", OMS_STATEMENT_TIMEOUT="4")
+            self.relay = started("api.relay")
+            self.standby = started("api.relay")
+            self.worker = started("worker.main")
+            self.api = begun.enter_context(Api(port))
+            self.api.wait_until_ready()
+            with self.psql() as database:
+                database.add_services()
+            self._closing = begun.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def psql(self) -> Database:
+        """Open a session of one's own on the database."""
+        return Database(self.database_url)
+
+    @property
+    def services(self) -> tuple[ServiceProcess, ...]:
+        """The service's own processes."""
+        return self.api_process, self.relay, self.standby, self.worker
+
+    def redis(self) -> redis.Redis:
+        """Speak to Redis."""
+        return redis.Redis.from_url(self.valkey.url, socket_timeout=5)
+
+    def terminate_backends(self) -> int:
+        """End every session on the database but the one that asks."""
+        with self.psql() as database:
+            return len(
+                database.rows(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+
+    def wipe_redis(self) -> None:
+        """Remove all that Redis holds."""
+        with suppress(redis.RedisError), self.redis() as client:
+            client.flushall()
+
+    def restart_redis(self, *, empty: bool, away: float = 0.0) -> None:
+        """Kill Redis, and bring it back some seconds later, with what it had on disk or without."""
+        self.valkey.kill()
+        time.sleep(away)
+        if empty:
+            shutil.rmtree(self._valkey_data, ignore_errors=True)
+        self.valkey.start()
+
+    def hang_redis(self, seconds: float) -> None:
+        """Let Redis accept connections and answer nothing for a while."""
+        process = self.valkey.process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+
+    def restart(self, process: ServiceProcess, *, away: float = 0.0) -> None:
+        """Kill a process with its children, and start it again some seconds later."""
+        process.kill()
+        time.sleep(away)
+        process.start()
+
+    def kill_worker_child(self, chance: random.Random) -> None:
+        """Kill one of the worker's children, as running out of memory does."""
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.worker.pid).children()
+            if children:
+                chance.choice(children).kill()
+
+    def restart_postgres(self, *, away: float = 0.0) -> None:
+        """Kill the database server, and bring it back."""
+        assert self.postgres is not None
+        self.postgres.kill()
+        time.sleep(away)
+        self.postgres.start()
+
+    def wait_until_exact(self, seconds: float = HEALING_SECONDS) -> float:
+        """Wait until every change is summed, and give the seconds that took."""
+        begun = time.monotonic()
+        with self.psql() as database:
+            wait_until(
+                lambda: database.value(
+                    "SELECT (SELECT count(*) FROM order_change) = (SELECT position FROM consumer_cursor)"
+                ),
+                "every change is summed",
+                seconds,
+            )
+        return time.monotonic() - begun
+
+    def faults(self) -> list[str]:
+        """List what does not hold although it must, once everything is summed."""
+        found = [
+            f"{process.module} ended by itself: {process.log[-2000:]}"
+            for process in self.services
+            if process._process is None or process._process.poll() is not None
+        ]
+        with self.psql() as database:
+            found += [f"summary: {row}" for row in database.wrong_summaries()[:5]]
+            found += [f"too close: {row}" for row in database.too_close_pairs()[:5]]
+            dense = database.value(
+                "SELECT count(*) = coalesce(max(position), 0) AND count(*) = count(position) "
+                "FROM order_change"
+            )
+            if not dense:
+                found.append("the change log has gaps")
+            unlike = database.value(
+                """
+                SELECT count(*) FROM orders AS o LEFT JOIN LATERAL (
+                    SELECT order_state FROM order_change AS c
+                    WHERE c.order_id = o.id ORDER BY position DESC LIMIT 1
+                ) AS last ON true WHERE last.order_state::text IS DISTINCT FROM order_json(o)::text
+                """
+            )
+            if unlike:
+                found.append(f"{unlike} orders are not what their last change says")
+        return found
+
+
+@dataclass
+class Caller(threading.Thread):
+    """Somebody who places, changes and deletes orders of their own, and remembers what was acknowledged."""
+
+    url: str
+    calendar: str
+    seed: int
+    stop: threading.Event
+    pause: float = 0.01
+    answers: Counter[int | str] = field(default_factory=Counter)
+    known: dict[str, int | None] = field(default_factory=dict)
+    """Orders whose version is certain; None: deleted for certain."""
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def run(self) -> None:
+        """Make requests until told to stop."""
+        chance = random.Random(self.seed)
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            while not self.stop.is_set():
+                self._request(client, chance)
+                time.sleep(self.pause * chance.random() * 2)
+
+    def _request(self, client: httpx.Client, chance: random.Random) -> None:
+        living = [order for order, version in self.known.items() if version is not None]
+        what = chance.random()
+        order = chance.choice(living) if living else ""
+        at = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(minutes=90 * chance.randrange(4_000))
+        body: dict[str, Any] = {"totalfee": chance.randrange(100_000) / 100}
+        if what < 0.3 or chance.random() < 0.3:
+            body["datetime"] = at.isoformat()
+        if what < 0.5 or not order:
+            services = chance.sample(["123", "456", "789"], chance.randint(1, 3))
+            body |= {
+                "datetime": at.isoformat(),
+                "calendar": self.calendar,
+                "services": [{"id": service} for service in services],
+            }
+            method, path = "POST", "/orders"
+        elif what < 0.85:
+            method, path = "PATCH", f"/orders/{order}"
+        else:
+            method, path = "DELETE", f"/orders/{order}"
+        try:
+            answer = client.request(method, path, json=body if method != "DELETE" else None)
+        except httpx.TransportError as error:
+            self.answers[type(error).__name__] += 1
+            self.known.pop(order if method != "POST" else "", None)  # done or not: nobody knows
+            return
+        self.answers[answer.status_code] += 1
+        if answer.status_code in {200, 201}:
+            self.known[answer.json()["id"]] = answer.json()["version"]
+        elif answer.status_code == 204:
+            self.known[order] = None
+        elif answer.status_code >= 500 and method != "POST":
+            self.known.pop(order, None)
+
+    def losses(self, api: Api) -> list[str]:
+        """List what was acknowledged and is not there."""
+        stored = {
+            order["id"]: order["version"] for order in api.every_item(f"/orders?calendar={self.calendar}")
+        }
+        return [
+            f"order {order} should be {'deleted' if version is None else f'at version {version}'}, "
+            f"is {stored.get(order)}"
+            for order, version in self.known.items()
+            if stored.get(order) != version
+        ]
+
+    def refusals(self, allowed: frozenset[int | str]) -> list[str]:
+        """List the answers that nobody should have got."""
+        return [f"{answer}: {count} times" for answer, count in self.answers.items() if answer not in allowed]
+
+
+EXPECTED = frozenset({200, 201, 204, 409})
+
+
+def with_load(
+    deployment: Deployment, seed: int, during: Callable[[], object], callers: int = 3
+) -> list[Caller]:
+    """Have callers at work while something happens, and a moment longer."""
+    stop = threading.Event()
+    crowd = [
+        Caller(deployment.api.url, f"caller-{number}-{seed}", seed * 100 + number, stop)
+        for number in range(callers)
+    ]
+    for caller in crowd:
+        caller.start()
+    try:
+        time.sleep(0.2)
+        during()
+        time.sleep(0.2)
+    finally:
+        stop.set()
+        for caller in crowd:
+            caller.join(60)
+    return crowd
+
+
+def random_fault(deployment: Deployment, chance: random.Random) -> str:
+    """Break something, and mend it; say what was done."""
+    away = round(chance.choice((0.0, 0.2, 1.0, 2.0)) * chance.random(), 2)
+    process = chance.choice([deployment.worker, deployment.worker, deployment.relay, deployment.standby])
+    faults: list[tuple[str, Callable[[], object]]] = [
+        (f"{process.module} killed, away {away} s", lambda: deployment.restart(process, away=away)),
+        ("a child of the worker killed", lambda: deployment.kill_worker_child(chance)),
+        ("Redis wiped", deployment.wipe_redis),
+        (f"Redis killed, away {away} s", lambda: deployment.restart_redis(empty=False, away=away)),
+        (f"Redis replaced, away {away} s", lambda: deployment.restart_redis(empty=True, away=away)),
+        (f"Redis hung for {3 * away:.1f} s", lambda: deployment.hang_redis(3 * away)),
+        ("sessions of PostgreSQL ended", deployment.terminate_backends),
+        ("the API killed", lambda: deployment.restart(deployment.api_process)),
+    ]
+    if deployment.postgres is not None:
+        faults.append((f"PostgreSQL killed, away {away} s", lambda: deployment.restart_postgres(away=away)))
+    what, do = chance.choice(faults)
+    do()
+    return what
+
+
+def run(deployment: Deployment, seconds: float, seed: int) -> list[str]:
+    """Break things at random under load for a while; list what did not hold in the end."""
+    chance = random.Random(seed)
+    until = time.monotonic() + seconds
+
+    def break_things() -> None:
+        while time.monotonic() < until:
+            print(f"{datetime.now(UTC):%H:%M:%S} {random_fault(deployment, chance)}", flush=True)
+            time.sleep(chance.random() * 1.5)
+
+    crowd = with_load(deployment, seed, break_things)
+    deployment.api.wait_until_ready()
+    answers = sum((caller.answers for caller in crowd), Counter[int | str]())
+    print(f"answers: {dict(answers)}", flush=True)
+    print(f"exact after {deployment.wait_until_exact():.1f} s", flush=True)
+    # 503 while PostgreSQL is away, and no answer at all from an API that is killed.
+    allowed = EXPECTED | {503} | {answer for answer in answers if isinstance(answer, str)}
+    return [
+        *deployment.faults(),
+        *(loss for caller in crowd for loss in caller.losses(deployment.api)),
+        *(refusal for caller in crowd for refusal in caller.refusals(allowed)),
+    ]
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="tests.faults", description="Random faults under random load.")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=None)
+    given = parser.parse_args()
+    seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}: python -m tests.faults --minutes {given.minutes:g} --seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="oms-faults-") as name:
+        folder = Path(name)
+        with EmbeddedPostgres(folder / "postgres", durable=False) as postgres:
+            migrate(postgres.url)
+            with Deployment(folder, postgres.url, postgres) as deployment:
+                try:
+                    found = run(deployment, given.minutes * 60, seed)
+                except (AssertionError, asyncpg.PostgresError) as error:
+                    found = [str(error), *deployment.faults()]
+                if found:
+                    for process in deployment.services:
+                        print(f"---- {process.module}\n{process.log}")
+    print(json.dumps(found, indent=1, ensure_ascii=False) if found else "everything held")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

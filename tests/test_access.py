@@ -1,0 +1,186 @@
+"""API keys: who may read and who may write, once a deployment says so (OMS_API_KEYS)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shared.settings import SettingsError, settings
+from tests.builders import later, order_body
+from tests.drivers import Api
+from tests.processes import ServiceProcess, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import httpx
+
+    from tests.drivers import Database
+
+KEYS = {
+    "office": ("write", "key of the office"),
+    "shop": ("write", "key of the shop"),
+    "board": ("read", "key of the board"),
+}
+SETTING = ",".join(f"{name}:{role}:{sha256(key.encode()).hexdigest()}" for name, (role, key) in KEYS.items())
+
+
+@dataclass
+class Guarded:
+    """An API with keys, and its process."""
+
+    api: Api
+    process: ServiceProcess
+
+    def asked(self, method: str, path: str, caller: str | None = None, **more: Any) -> httpx.Response:
+        """Ask, with the key of a caller."""
+        headers = {**more.pop("headers", {})}
+        if caller:
+            headers["Authorization"] = f"Bearer {KEYS[caller][1]}"
+        return self.api.client.request(method, path, headers=headers, **more)
+
+
+@pytest.fixture(scope="module")
+def _guarded_server(postgres_url: str, redis_url: str) -> Iterator[Guarded]:
+    port = free_port()
+    with (
+        ServiceProcess(
+            "api.server", database=postgres_url, redis=redis_url, port=port, OMS_API_KEYS=SETTING
+        ) as process,
+        Api(port) as api,
+    ):
+        api.wait_until_ready()
+        yield Guarded(api, process)
+
+
+@pytest.fixture
+def guarded(_guarded_server: Guarded, api: Api) -> Guarded:
+    """Give an API with keys, with one order."""
+    api.placed_order(id=5)
+    return _guarded_server
+
+
+READS = ("/orders", "/orders/5", "/services", "/services/123", "/calendars", "/fee-summaries")
+WRITES = (
+    *(("POST", "/orders"), ("POST", "/orders?dry_run=true"), ("POST", "/orders/batch"), ("PUT", "/orders/5")),
+    *(("PATCH", "/orders/5"), ("DELETE", "/orders/5"), ("POST", "/services"), ("PUT", "/services/123")),
+    ("DELETE", "/services/123"),
+)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong",
+        "Basic a2V5OmtleQ==",
+        "key of the office",
+        "Bearer key of the offic",
+        "Bearer KEY OF THE OFFICE",
+        f"Bearer {sha256(b'key of the office').hexdigest()}",
+        "Bearer office",
+        "Bearer kéy",
+    ],
+)
+def test_without_a_valid_key_nothing_is_told_or_done(
+    guarded: Guarded, database: Database, authorization: str | None
+) -> None:
+    """401 with how to ask, before anything else about the request is looked at."""
+    counts = database.counts()
+    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    for method, path in (*WRITES, *(("GET", path) for path in READS), ("GET", "/orders/abc?x=1")):
+        answer = guarded.api.client.request(method, path, headers=headers, content=b"{")
+        assert answer.status_code == 401, (method, path)
+        assert answer.json()["type"] == "/problems/unauthenticated"
+        assert answer.headers["www-authenticate"].startswith("Bearer ")
+    assert database.counts() == counts
+
+
+@pytest.mark.parametrize("caller", ["board", "office"])
+def test_any_key_may_read(guarded: Guarded, caller: str) -> None:
+    """HEAD and OPTIONS too."""
+    for path in READS:
+        assert guarded.asked("GET", path, caller).status_code == 200, path
+        assert guarded.asked("HEAD", path, caller).status_code == 200, path
+        assert guarded.asked("OPTIONS", path, caller).status_code == 204, path
+
+
+def test_a_key_that_may_only_read_changes_nothing(guarded: Guarded, database: Database) -> None:
+    """403, whatever the body; also what would store nothing."""
+    counts = database.counts()
+    for method, path in WRITES:
+        answer = guarded.asked(method, path, "board", json=order_body())
+        assert answer.status_code == 403, (method, path)
+        assert answer.json()["type"] == "/problems/forbidden"
+    assert database.counts() == counts
+
+
+def test_a_key_that_may_write_writes(guarded: Guarded) -> None:
+    """The scheme's name has no case (RFC 9110, 11.1)."""
+    assert guarded.asked("POST", "/orders", "office", json=order_body(at=later(days=1))).status_code == 201
+    headers = {"Authorization": f"bearer {KEYS['office'][1]}"}
+    assert guarded.api.client.delete("/orders/5", headers=headers).status_code == 204
+
+
+def test_what_one_reads_before_one_has_a_key_needs_none(guarded: Guarded) -> None:
+    """Probes, the contract, its viewer, and what explains problems."""
+    for path in (
+        "/health/live",
+        "/health/ready",
+        "/openapi.yaml",
+        "/openapi.json",
+        "/docs",
+        "/docs/start.js",
+        "/problems/forbidden",
+    ):
+        assert guarded.asked("GET", path).status_code == 200, path
+
+
+def test_an_idempotency_key_belongs_to_its_caller(guarded: Guarded) -> None:
+    """Nobody gets an answer that was somebody else's, or is refused because of it."""
+    key = {"Idempotency-Key": "try-1"}
+    first = guarded.asked("POST", "/services", "office", json={"name": "One"}, headers=key)
+    other = guarded.asked("POST", "/services", "shop", json={"name": "Two"}, headers=key)
+    assert (first.status_code, other.status_code) == (201, 201)
+    assert "idempotency-replayed" not in other.headers
+    again = guarded.asked("POST", "/services", "shop", json={"name": "Two"}, headers=key)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.content == other.content
+
+
+def test_no_key_is_ever_logged(guarded: Guarded) -> None:
+    """Valid ones and wrong ones alike."""
+    guarded.asked("GET", "/orders", "office")
+    guarded.api.client.get("/orders", headers={"Authorization": "Bearer a wrong guess"})
+    log = guarded.process.log
+    assert "answered" in log
+    assert "key of the" not in log
+    assert "wrong guess" not in log
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "office",
+        "office:write",
+        "office:write:secret",
+        f"office:admin:{'0' * 64}",
+        f"office:write:{'G' * 64}",
+        f"office:write:{'0' * 63}",
+        f":write:{'0' * 64}",
+        f"a:read:{'0' * 64},a:write:{'1' * 64}",
+        f"a:read:{'0' * 64};b:write:{'1' * 64}",
+    ],
+)
+def test_keys_that_cannot_be_read_end_the_process_at_its_start(
+    setting: Callable[..., None], keys: str
+) -> None:
+    """A setting that was half understood might let everybody in."""
+    setting(api_keys=keys)
+    with pytest.raises(SettingsError, match="OMS_API_KEYS: .*name:read:sha256"):
+        settings()

@@ -1,0 +1,167 @@
+"""GET /calendars and /calendars/{calendar}/availability: what is free, compared with what can be booked."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import NOON, later, order_body, text_of
+
+if TYPE_CHECKING:
+    from tests.drivers import Api, Database
+
+MICROSECOND = timedelta(microseconds=1)
+CLEARANCE = timedelta(hours=3)
+
+Interval = tuple[datetime, datetime]
+
+
+def free(api: Api, begin: datetime, end: datetime, calendar: str = "default") -> list[Interval]:
+    """Give the intervals that are free."""
+    answer = api.client.get(
+        f"/calendars/{calendar}/availability", params={"from": text_of(begin), "to": text_of(end)}
+    )
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["calendar"], body["next"]) == (calendar, None)
+    assert [datetime.fromisoformat(body[name]) for name in ("from", "to")] == [begin, end]
+    return [(datetime.fromisoformat(one["from"]), datetime.fromisoformat(one["to"])) for one in body["items"]]
+
+
+def bookable(api: Api, at: datetime) -> bool:
+    """Try whether an order could be placed."""
+    answer = api.client.post("/orders?dry_run=true", json=order_body(at=at))
+    assert answer.status_code in (200, 409), answer.text
+    return answer.status_code == 200
+
+
+def by_brute_force(taken: list[datetime], begin: datetime, end: datetime) -> list[Interval]:
+    """Try every instant at which anything may change, and those beside it."""
+    edges = {begin, end, *(at + side * CLEARANCE for at in taken for side in (-1, 1))}
+    instants = sorted(
+        at + step * MICROSECOND
+        for at in edges
+        for step in (-1, 0, 1)
+        if begin <= at + step * MICROSECOND <= end
+    )
+    found: list[Interval] = []
+    was_free = False
+    for at in dict.fromkeys(instants):
+        is_free = all(abs(at - other) >= CLEARANCE for other in taken)
+        if is_free and was_free:
+            found[-1] = (found[-1][0], at)
+        elif is_free:
+            found.append((at, at))
+        was_free = is_free
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_free_is_what_can_be_booked(api: Api, database: Database, seed: int) -> None:
+    """To the microsecond at both ends of every interval, for random calendars and windows."""
+    chance = random.Random(seed)  # noqa: S311 (a test's dice)
+    database.rows("INSERT INTO calendar (name) VALUES ('default')")
+    begin = later(minutes=chance.randrange(600))
+    end = begin + timedelta(hours=chance.choice((1, 5, 40, 100)), microseconds=chance.randrange(10**6))
+    at = begin - timedelta(hours=7)
+    times: list[datetime] = []
+    while at < end + timedelta(hours=7):
+        times.append(at)
+        gap = chance.choice((3, 3, 4, 6, 6, 9)) * 3600 * 10**6 + chance.choice((0, 0, 1, 10**6))
+        at += timedelta(microseconds=gap)
+    database.rows(
+        """
+        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, at + interval '3 hours', 1, '{123}', '{Inspection}', 1 FROM unnest($1::timestamptz[]) AS at
+        """,
+        times,
+    )
+    intervals = free(api, begin, end)
+    assert intervals == by_brute_force(times, begin, end)
+    for first, last in intervals:
+        assert bookable(api, first)
+        assert bookable(api, last)
+        assert begin == first or not bookable(api, first - MICROSECOND)
+        assert end == last or not bookable(api, last + MICROSECOND)
+
+
+def test_the_ends_of_an_interval_can_really_be_booked(api: Api) -> None:
+    """Both, one after the other, until nothing is left of it."""
+    api.placed_order(at=NOON)
+    api.placed_order(at=later(hours=12))
+    assert free(api, NOON, later(hours=12)) == [(later(hours=3), later(hours=9))]
+    api.placed_order(at=later(hours=3))
+    assert free(api, NOON, later(hours=12)) == [(later(hours=6), later(hours=9))]
+    api.placed_order(at=later(hours=9))
+    assert free(api, NOON, later(hours=12)) == [(later(hours=6), later(hours=6))]
+    api.placed_order(at=later(hours=6))
+    assert free(api, NOON, later(hours=12)) == []
+
+
+def test_orders_outside_of_the_window_count_up_to_three_hours_away(api: Api) -> None:
+    """Not those further off, and not those of other calendars."""
+    api.placed_order(at=later(hours=-1))
+    api.placed_order(at=later(hours=11))
+    api.placed_order(at=later(hours=5), calendar="crew-1")
+    assert free(api, NOON, later(hours=10)) == [(later(hours=2), later(hours=8))]
+    assert free(api, later(hours=2), later(hours=8)) == [(later(hours=2), later(hours=8))]
+
+
+def test_a_calendar_that_nobody_has_used_is_free(api: Api, database: Database) -> None:
+    """Asking makes none."""
+    assert free(api, NOON, later(days=1), "nobody") == [(NOON, later(days=1))]
+    assert database.counts()["calendar"] == 0
+
+
+def test_a_window_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
+    """Its ends included."""
+    api.placed_order(at=NOON)
+    assert free(api, later(hours=3), later(hours=3)) == [(later(hours=3), later(hours=3))]
+    assert free(api, later(hours=2), later(hours=2)) == []
+    assert free(api, NOON, later(days=32)) == [(later(hours=3), later(days=32))]
+
+
+def test_a_full_window_of_thirty_two_days_has_no_more_intervals_than_the_contract_says(
+    api: Api, database: Database
+) -> None:
+    """A free instant between any two orders: 257 at most."""
+    database.rows("INSERT INTO calendar (name) VALUES ('default')")
+    database.rows(
+        """
+        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, at + interval '3 hours', 1, '{123}', '{Inspection}', 1
+        FROM (SELECT $1::timestamptz + n * interval '6 hours' AS at FROM generate_series(-1, 200) AS n) AS t
+        """,
+        NOON,
+    )
+    assert len(free(api, NOON, later(days=32))) == 128
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z"),
+        ("2199-12-31T00:00:00Z", "2199-12-31T23:59:59.999999Z"),
+    ],
+)
+def test_the_first_and_the_last_day_can_be_asked_for(api: Api, begin: str, end: str) -> None:
+    """Where three hours more would be no datetime of ours."""
+    first, last = datetime.fromisoformat(begin), datetime.fromisoformat(end)
+    assert free(api, first, last) == [(first, last)]
+    api.placed_order(at=first)
+    api.placed_order(at=last)
+    assert free(api, first, last) == [(first + CLEARANCE, last - CLEARANCE)]
+
+
+def test_calendars_are_listed_by_name_page_by_page(api: Api) -> None:
+    """Each once, with when it was first used."""
+    names = ["A", "Z", "a", "crew-1", "crew-10", "crew-2", "crew.2", "default", "z"]
+    for name in reversed(names):
+        api.placed_order(calendar=name)
+    listed: list[dict[str, Any]] = api.every_item("/calendars?limit=2")
+    assert sorted(calendar["name"] for calendar in listed) == sorted(names)
+    assert listed == api.every_item("/calendars?limit=100")
+    assert set(listed[0]) == {"name", "created_at"}

@@ -1,0 +1,162 @@
+"""POST /orders/batch: all orders or none, and for each that can't be stored a problem of its own."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import NOON, later, order_body, text_of
+from tests.drivers import at_once
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.drivers import Api, Database
+
+
+def posted(api: Api, *orders: dict[str, Any]) -> httpx.Response:
+    """Post a batch."""
+    return api.client.post("/orders/batch", json={"orders": list(orders)})
+
+
+def test_all_orders_of_a_batch_are_stored_and_answered_in_its_order(api: Api, database: Database) -> None:
+    """Each with a change of its own, as if it had been placed alone."""
+    answer = posted(
+        api,
+        order_body(at=later(hours=6), fee=2),
+        order_body(at=NOON, id=5, services=(456, 123)),
+        order_body(at=NOON, calendar="crew-1"),
+        order_body(at=later(hours=3), fee=0.5),
+    )
+    assert answer.status_code == 201
+    orders = answer.json()["orders"]
+    assert [order["datetime"] for order in orders] == [
+        "2030-06-01T18:00:00.000Z",
+        "2030-06-01T12:00:00.000Z",
+        "2030-06-01T12:00:00.000Z",
+        "2030-06-01T15:00:00.000Z",
+    ]
+    assert orders[1]["id"] == "5"
+    for order in orders:
+        assert api.client.get(f"/orders/{order['id']}").json() == order
+    assert database.counts()["order_change"] == 4
+
+
+def test_a_hundred_orders_fit_at_exactly_three_hours_from_each_other(api: Api) -> None:
+    """As many as a batch may have, in any order."""
+    times = [later(hours=3 * n) for n in range(100)]
+    random.Random(1).shuffle(times)  # noqa: S311 (a test's dice)
+    answer = posted(api, *(order_body(at=at) for at in times))
+    assert answer.status_code == 201
+    assert len(api.every_order()) == 100
+
+
+def test_one_order_that_cannot_be_stored_leaves_nothing_behind(api: Api, database: Database) -> None:
+    """No order, no change, no calendar, no claimed id."""
+    api.placed_order(at=later(hours=1))
+    counts = database.counts()
+    answer = posted(api, order_body(at=later(days=1), id=7, calendar="new"), order_body(at=NOON))
+    assert answer.status_code == 409
+    assert database.counts() == counts
+    assert posted(api, order_body(at=later(days=1), id=7, calendar="new")).status_code == 201
+
+
+def test_each_order_that_cannot_be_stored_is_told_why_by_its_index(api: Api) -> None:
+    """The problem it would have had alone; orders of the same batch by their index, as they have no id."""
+    near = api.placed_order(at=later(hours=1), id=5)
+    answer = posted(
+        api,
+        order_body(at=NOON),
+        order_body(at=later(days=1)),
+        order_body(at=later(days=1, hours=2)),
+        order_body(at=later(days=2), id=5),
+        order_body(at=later(days=3)),
+    )
+    assert answer.status_code == 409
+    problem = answer.json()
+    assert problem["type"] == "/problems/batch-refused"
+    assert [(item["index"], item["type"], item["status"]) for item in problem["items"]] == [
+        (0, "/problems/orders-too-close", 409),
+        (2, "/problems/orders-too-close", 409),
+        (3, "/problems/order-id-taken", 409),
+    ]
+    too_close, within, _ = problem["items"]
+    assert too_close["conflicts"] == [{"id": "5", "datetime": near["datetime"]}]
+    assert too_close["nearest"] == {"before": "2030-06-01T10:00:00.000Z", "after": "2030-06-01T16:00:00.000Z"}
+    assert within["conflicts"] == [{"index": 1, "datetime": "2030-06-02T12:00:00.000Z"}]
+    assert "batch's order 1" in within["detail"]
+    alone = api.place_order(at=NOON).json()
+    for member in ("type", "title", "status", "detail", "conflicts", "nearest"):
+        assert alone[member] == too_close[member]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_rule_holds_between_the_orders_of_a_batch(api: Api, database: Database, first: int) -> None:
+    """A microsecond too little is too little, whichever comes first."""
+    close = [order_body(at=NOON), order_body(at=later(hours=3, microseconds=-1))]
+    answer = posted(api, close[first], close[1 - first])
+    assert answer.status_code == 409
+    assert [item["index"] for item in answer.json()["items"]] == [1]
+    assert database.counts()["orders"] == 0
+
+
+def test_unknown_services_are_named_by_their_places_in_the_batch(api: Api, database: Database) -> None:
+    """All of them at once, before anything is stored."""
+    api.client.delete("/services/789")
+    answer = posted(api, order_body(services=(999, 123)), order_body(at=later(days=1), services=(123, 789)))
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [
+        "#/orders/0/services/0/id",
+        "#/orders/1/services/1/id",
+    ]
+    assert database.counts()["orders"] == 0
+
+
+def test_faults_of_all_orders_are_told_at_once(api: Api) -> None:
+    """As with a single order."""
+    answer = posted(api, {"totalfee": 1}, order_body(fee=-1, more=1))
+    assert answer.status_code == 422
+    assert {fault["pointer"] for fault in answer.json()["errors"]} == {
+        "#/orders/0/services",
+        "#/orders/1/totalfee",
+        "#/orders/1/more",
+    }
+
+
+def test_orders_without_a_datetime_are_all_for_now(api: Api) -> None:
+    """So two of them on one calendar are too close."""
+    assert posted(api, order_body(at=None), order_body(at=None, calendar="crew-1")).status_code == 201
+    assert posted(api, *[order_body(at=None, calendar="crew-2")] * 2).status_code == 409
+
+
+def test_whatever_batches_come_at_once_each_is_stored_whole_or_not_at_all(
+    api: Api, database: Database
+) -> None:
+    """Overlapping ones, over several calendars in different orders, beside creates: no deadlock, no 5xx."""
+    chance = random.Random(7)  # noqa: S311 (a test's dice)
+
+    def batch() -> list[dict[str, Any]]:
+        places = chance.sample([(crew, slot) for crew in "abc" for slot in range(6)], 5)
+        return [order_body(at=later(hours=3 * slot, minutes=slot), calendar=crew) for crew, slot in places]
+
+    batches = [batch() for _ in range(24)]
+    calls = [lambda orders=orders: posted(api, *orders) for orders in batches]
+    calls += [lambda crew=crew: api.place_order(at=NOON, calendar=crew) for crew in "abcabc"]
+    chance.shuffle(calls)
+    answers = at_once(calls)
+    assert {answer.status_code for answer in answers} == {201, 409}
+    stored = sum(len(answer.json().get("orders", "1")) for answer in answers if answer.status_code == 201)
+    assert database.counts()["orders"] == stored
+    assert database.too_close_pairs() == []
+
+
+def test_a_batch_larger_than_a_single_order_may_be_is_read(api: Api) -> None:
+    """A megabyte, where a single order has 64 KiB."""
+    orders = [order_body(at=text_of(later(hours=3 * n)), id=str(n + 1)) for n in range(100)]
+    import json
+
+    body = json.dumps({"orders": orders}, indent=40)
+    assert 65_536 < len(body) < 1_048_576
+    assert api.post_text("/orders/batch", body).status_code == 201

@@ -1,0 +1,249 @@
+"""Many writers at once: whatever the interleaving, the rule holds and nobody meets a 5xx or a deadlock."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import later, order_body
+from tests.drivers import at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import httpx
+
+    from tests.drivers import Api, Database
+
+MANY = 50
+CALENDARS = ("default", "crew-1", "crew-2")
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Give a source of chance; its seed is printed when a test fails, and ``TEST_SEED`` sets it."""
+    seed = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
+    print(f"TEST_SEED={seed}")  # noqa: T201 (pytest shows it when the test fails)
+    return random.Random(seed)  # noqa: S311 (to be repeated, not to be secret)
+
+
+@pytest.fixture(autouse=True)
+def _sound_afterwards(database: Database) -> Iterator[None]:
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    before = database.value(deadlocks)
+    yield
+    assert database.too_close_pairs() == []
+    assert database.value(deadlocks) == before
+    # Each version of each order is one change, and the last one is what the order is.
+    assert (
+        database.rows(
+            """
+        SELECT order_id FROM order_change GROUP BY order_id
+        HAVING min(order_version) <> 1 OR max(order_version) <> count(*)
+        """
+        )
+        == []
+    )
+    assert (
+        database.rows(
+            """
+        SELECT o.id FROM orders AS o
+        LEFT JOIN order_change AS c ON c.order_id = o.id AND c.order_version = o.version
+        WHERE c.order_state::jsonb IS DISTINCT FROM order_json(o)::jsonb
+        """
+        )
+        == []
+    )
+
+
+def statuses(answers: list[httpx.Response]) -> Counter[int]:
+    """Count the answers by status."""
+    return Counter(answer.status_code for answer in answers)
+
+
+def spread(api: Api, count: int, calendar: str = "default") -> list[dict[str, Any]]:
+    """Place orders a day apart, from tomorrow on."""
+    return [api.placed_order(at=later(days=day), calendar=calendar) for day in range(1, count + 1)]
+
+
+def replacing(api: Api, order: dict[str, Any], **fields: Any) -> Callable[[], httpx.Response]:
+    """Prepare a PUT."""
+    return lambda: api.client.put(f"/orders/{order['id']}", json=order_body(**fields))
+
+
+def patching(api: Api, order: dict[str, Any], **fields: Any) -> Callable[[], httpx.Response]:
+    """Prepare a PATCH."""
+    return lambda: api.client.patch(f"/orders/{order['id']}", json=fields)
+
+
+def deleting(api: Api, order: dict[str, Any]) -> Callable[[], httpx.Response]:
+    """Prepare a DELETE."""
+    return lambda: api.client.delete(f"/orders/{order['id']}")
+
+
+def placing(api: Api, **fields: Any) -> Callable[[], httpx.Response]:
+    """Prepare a POST."""
+    return lambda: api.place_order(**fields)
+
+
+def test_of_many_creates_at_one_datetime_exactly_one_is_stored(api: Api) -> None:
+    """The others are told who was first."""
+    api.placed_order(at=later(days=-1))
+    answers = at_once([placing(api)] * MANY)
+    assert statuses(answers) == {201: 1, 409: MANY - 1}
+    (stored,) = (answer.json()["id"] for answer in answers if answer.status_code == 201)
+    for answer in answers:
+        if answer.status_code == 409:
+            assert [c["id"] for c in answer.json()["conflicts"]] == [stored]
+
+
+def test_of_many_creates_within_three_hours_exactly_one_is_stored(api: Api) -> None:
+    """Each a minute from the next, so that all overlap all."""
+    api.placed_order(at=later(days=-1))
+    answers = at_once(placing(api, at=later(minutes=minute)) for minute in range(MANY))
+    assert statuses(answers) == {201: 1, 409: MANY - 1}
+
+
+def test_many_creates_on_a_new_calendar_make_it_once(api: Api, database: Database) -> None:
+    """One makes the calendar, and one, maybe another, gets the place."""
+    answers = at_once([placing(api, calendar="new")] * MANY)
+    assert statuses(answers) == {201: 1, 409: MANY - 1}
+    assert database.value("SELECT count(*) FROM calendar") == 1
+
+
+def test_creates_that_fit_are_all_stored_on_a_new_calendar(api: Api) -> None:
+    """Nobody is refused for having come at the same time."""
+    answers = at_once(placing(api, calendar="new", at=later(hours=3 * n)) for n in range(MANY))
+    assert statuses(answers) == {201: MANY}
+    assert {answer.json()["calendar"] for answer in answers} == {"new"}
+
+
+def test_of_many_creates_with_one_id_exactly_one_is_stored(api: Api, database: Database) -> None:
+    """Although all their datetimes are free."""
+    answers = at_once(placing(api, id=77, at=later(days=n), calendar=f"crew-{n % 5}") for n in range(MANY))
+    assert statuses(answers) == {201: 1, 409: MANY - 1}
+    refused = {answer.json()["type"] for answer in answers if answer.status_code == 409}
+    assert refused == {"/problems/order-id-taken"}
+    assert database.value("SELECT count(*) FROM calendar") == 1
+
+
+def test_of_many_orders_that_move_to_one_place_exactly_one_gets_there(api: Api) -> None:
+    """PUT against PUT; the others stay where they were."""
+    orders = spread(api, MANY)
+    answers = at_once(replacing(api, order) for order in orders)
+    assert statuses(answers) == {200: 1, 409: MANY - 1}
+    times = Counter(order["datetime"] for order in api.every_order())
+    moved = next(o for o, answer in zip(orders, answers, strict=True) if answer.status_code == 200)
+    assert set(times) == {o["datetime"] for o in orders if o != moved} | {"2030-06-01T12:00:00.000Z"}
+
+
+def test_of_creates_and_moves_to_one_place_exactly_one_gets_there(api: Api) -> None:
+    """POST against PUT and PATCH."""
+    orders = spread(api, MANY // 2)
+    calls = [replacing(api, order, at=later(minutes=n)) for n, order in enumerate(orders)]
+    calls += [placing(api, at=later(minutes=-n)) for n in range(MANY // 2)]
+    answers = at_once(calls)
+    found = statuses(answers)
+    assert found[409] == MANY - 1
+    assert found[200] + found[201] == 1
+
+
+def test_orders_that_swap_calendars_do_not_wait_for_each_other(api: Api) -> None:
+    """Moves from one to the other and back cross, on the same datetimes and on different ones."""
+    here, there = spread(api, 12, "crew-1"), spread(api, 12, "crew-2")
+    for _ in range(3):
+        answers = at_once(
+            replacing(api, order, at=order["datetime"], calendar=calendar)
+            for pair in zip(here, there, strict=True)
+            for order, calendar in zip(pair, ("crew-2", "crew-1"), strict=True)
+        )
+        assert set(statuses(answers)) <= {200, 409}
+    free = at_once(
+        replacing(api, order, at=later(days=100 + n, hours=12 * place), calendar=calendar)
+        for n, pair in enumerate(zip(here, there, strict=True))
+        for place, (order, calendar) in enumerate(zip(pair, ("crew-2", "crew-1"), strict=True))
+    )
+    assert statuses(free) == {200: 24}
+
+
+def test_a_slot_that_is_given_up_is_taken_by_one_of_many(api: Api) -> None:
+    """A deletion races with creates: before it they are refused, after it one gets the place."""
+    for _ in range(5):
+        order = api.placed_order()
+        answers = at_once([*[placing(api)] * 10, deleting(api, order), *[placing(api)] * 10])
+        found = statuses(answers)
+        assert found[204] == 1
+        assert found[201] <= 1
+        assert found[201] + found[409] == 20
+        for left in api.every_order():
+            assert api.client.delete(f"/orders/{left['id']}").status_code == 204
+
+
+def test_one_order_replaced_patched_and_deleted_at_once_stays_consistent(
+    api: Api, database: Database
+) -> None:
+    """One deletion succeeds; what comes after it is 404, what came before it is a version of its own."""
+    for _ in range(5):
+        order = api.placed_order()
+        calls: list[Callable[[], httpx.Response]] = []
+        for fee in range(8):
+            calls.append(replacing(api, order, fee=fee))
+            calls.append(patching(api, order, totalfee=fee))
+            calls.append(replacing(api, order, at=later(hours=fee)))
+        calls[12:12] = [deleting(api, order)] * 3
+        answers = at_once(calls)
+        found = statuses(answers)
+        assert found[204] == 1
+        assert set(found) <= {200, 204, 404}
+        versions = [answer.json()["version"] for answer in answers if answer.status_code == 200]
+        assert sorted(versions) == list(range(2, found[200] + 2))
+        recorded = database.value("SELECT count(*) FROM order_change WHERE order_id = $1", int(order["id"]))
+        assert recorded == found[200] + 2
+
+
+def test_whatever_many_callers_do_for_a_while_the_rule_holds(api: Api, chance: random.Random) -> None:
+    """Every kind of write, few places, three calendars, and new calendars now and then."""
+    seeds = [chance.randrange(10**9) for _ in range(16)]
+    end = time.monotonic() + 5
+    known = [order["id"] for calendar in CALENDARS for order in spread(api, 4, calendar)]
+
+    def caller(seed: int) -> Counter[int]:
+        own = random.Random(seed)  # noqa: S311 (to be repeated, not to be secret)
+        found: Counter[int] = Counter()
+        while time.monotonic() < end:
+            answer = _write(api, own, known)
+            found[answer.status_code] += 1
+            if answer.status_code == 201:
+                known.append(answer.json()["id"])
+        return found
+
+    with ThreadPoolExecutor(len(seeds)) as threads:
+        found = sum(threads.map(caller, seeds), Counter[int]())
+    assert set(found) <= {200, 201, 204, 404, 409}, found
+    for status in (200, 201, 204, 404, 409):
+        assert found[status] > 10, found
+
+
+def _write(api: Api, own: random.Random, known: list[str]) -> httpx.Response:
+    at = later(days=own.randint(0, 2), minutes=own.choice((0, 1, 90, 179, 180, 181, 360)))
+    at += timedelta(microseconds=own.choice((0, 0, -1, 1)))
+    calendar = own.choice(CALENDARS) if own.random() > 0.02 else f"new-{own.randint(0, 9)}"
+    path = f"/orders/{own.choice(known[-40:])}"
+    kind = own.random()
+    if kind < 0.35:
+        more = {"id": own.randint(1, 500)} if own.random() < 0.3 else {}
+        return api.place_order(at=at, calendar=calendar, **more)
+    if kind < 0.6:
+        return api.client.put(path, json=order_body(at=at, calendar=calendar, fee=own.randint(0, 99)))
+    if kind < 0.7:
+        return api.client.patch(path, json={"totalfee": own.randint(0, 99)})
+    if kind < 0.8:
+        return api.client.patch(path, json={"calendar": calendar})
+    return api.client.delete(path)

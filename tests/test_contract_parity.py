@@ -1,0 +1,204 @@
+"""The code against the contract: routes, parameters, media types, status codes and problems are the same."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from api import access
+from api.app import LARGEST_BODY_BYTES, ROUTES
+from api.negotiation import JSON
+from api.orders.routes import LARGEST_BATCH_BYTES
+from api.problem_types import TYPES, ProblemType
+from api.problems import _PROBLEM_OF, ProblemError
+from api.requests import read_body
+from contract.document import load, operations, parameters
+from tests.reachable import reachable
+
+if TYPE_CHECKING:
+    from litestar.handlers import HTTPRouteHandler
+
+    from tests.drivers import Api
+
+CONTRACT = load()
+OPERATIONS = {(method.upper(), path): operation for path, method, operation in operations(CONTRACT)}
+IDS = {key: operation.get("operationId") for key, operation in OPERATIONS.items()}
+
+OUTSIDE = re.compile(r"/docs/\{name\}")
+"""The viewer's own files are no operations; a browser asks for them because `/docs` says so."""
+
+
+def _routes() -> dict[tuple[str, str], HTTPRouteHandler]:
+    return {
+        (str(getattr(method, "value", method)), re.sub(r":\w+\}", "}", path)): handler
+        for handler in ROUTES
+        if "refuses" not in handler.opt
+        for path in handler.paths
+        for method in handler.http_methods
+    }
+
+
+HANDLERS = {key: handler for key, handler in _routes().items() if not OUTSIDE.fullmatch(key[1])}
+CASES = pytest.mark.parametrize("key", OPERATIONS, ids=[IDS[key] for key in OPERATIONS])
+
+
+def test_the_routes_are_the_contracts_operations() -> None:
+    """Same paths, same methods, same names in the path; HEAD is everywhere where GET is."""
+    without_head = {key for key in HANDLERS if key[0] != "HEAD" or key in OPERATIONS}
+    named = [
+        f"{method} {path} is in the contract, and no route" for method, path in OPERATIONS.keys() - HANDLERS
+    ]
+    named += [
+        f"{method} {path} is a route, and not in the contract"
+        for method, path in without_head - OPERATIONS.keys()
+    ]
+    named += [
+        f"{path} answers GET and not HEAD"
+        for m, path in HANDLERS
+        if m == "GET" and ("HEAD", path) not in HANDLERS
+    ]
+    assert named == []
+
+
+@CASES
+def test_the_query_parameters_are_the_contracts(key: tuple[str, str], api: Api) -> None:
+    """Asked for one that does not exist, a route names those that do."""
+    method, path = key
+    address = re.sub(r"\{\w+\}", "1", path)
+    found: set[str] = set()
+    for accept in OPERATIONS[key].members("responses").get("200", OPERATIONS[key]).members("content") or {
+        "*/*"
+    }:
+        answer = api.client.request(
+            "GET" if method == "HEAD" else method,
+            address,
+            params={"no_such": "1"},
+            headers={"Accept": accept},
+        )
+        assert answer.status_code == 400, (
+            f"{method} {address} takes a parameter that is in no contract: {answer.text}"
+        )
+        (fault,) = answer.json()["errors"]
+        assert fault["parameter"] == "no_such"
+        known = re.fullmatch(r"is unknown; known are (.*)", fault["detail"])
+        assert known, fault
+        found |= set(known[1].split(", ")) - {"none"}
+    promised = {name for where, name in parameters(CONTRACT, path, OPERATIONS[key]) if where == "query"}
+    assert found == promised, f"only in code: {found - promised}; only in the contract: {promised - found}"
+
+
+@CASES
+def test_the_media_types_of_answers_are_the_contracts(key: tuple[str, str]) -> None:
+    """What a route declares to produce is what the contract has for its successes."""
+    responses = OPERATIONS[key].members("responses")
+    promised = {
+        media_type
+        for status, response in responses.items()
+        if status < "300"
+        for media_type in response.members("content")
+    }
+    produced = set() if key[0] in ("HEAD", "DELETE") else set(HANDLERS[key].opt.get("produces", (JSON,)))
+    assert produced == promised
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in OPERATIONS if OPERATIONS[key].child("requestBody")], ids=IDS.get
+)
+def test_the_media_types_of_bodies_are_the_contracts(key: tuple[str, str], api: Api) -> None:
+    """Sent another one, a route names those that it reads, in the header that is for that."""
+    method, path = key
+    answer = api.client.request(
+        method,
+        re.sub(r"\{\w+\}", "1", path),
+        content=b"{}",
+        headers={"Content-Type": "application/x-no-such"},
+    )
+    assert answer.status_code == 415, answer.text
+    named = answer.headers["Accept-Patch" if method == "PATCH" else "Accept"].split(", ")
+    body = OPERATIONS[key].child("requestBody")
+    assert body is not None
+    assert set(named) == set(body.members("content"))
+
+
+NEVER = {"archiveService": {409: "it sets no name that another service could have"}}
+"""What a route's code could answer by its names alone, and does not."""
+
+
+def _statuses(key: tuple[str, str]) -> set[int]:
+    """Tell which errors a route's code, the guards before it and the server around it can end in."""
+    method, path = key
+    code = reachable(HANDLERS[key].fn)
+    kinds = {value for value in code if isinstance(value, ProblemType)}
+    for error in code & _PROBLEM_OF.keys() - {ProblemError}:
+        kinds |= {value for value in reachable(_PROBLEM_OF[error]) if isinstance(value, ProblemType)}
+    found = {kind.status for kind in kinds} | {500}
+    if any(
+        getattr(value, "__module__", "").startswith(("shared.database", "shared.tables")) for value in code
+    ):
+        found.add(503)
+    if read_body in code:
+        found.add(413)
+    if method != "DELETE":
+        found.add(406)
+    if not path.startswith(access.OPEN_PATHS):
+        found |= {401} if method in access.READING else {401, 403}
+    return found - NEVER.get(IDS[key], {}).keys()
+
+
+@CASES
+def test_the_errors_of_an_operation_are_those_that_its_code_can_end_in(key: tuple[str, str]) -> None:
+    """Every one is in the contract, and none that can't happen."""
+    promised = {int(status) for status in OPERATIONS[key].members("responses") if status >= "400"}
+    found = _statuses(key)
+    assert found == promised, (
+        f"only in code: {sorted(found - promised)}; only in the contract: {sorted(promised - found)}"
+    )
+
+
+@CASES
+def test_what_needs_a_key_is_what_the_contract_says(key: tuple[str, str]) -> None:
+    """Probes and explanations are open; the contract says so with an empty list."""
+    is_open = OPERATIONS[key].get("security", CONTRACT.get("security")) == []
+    assert key[1].startswith(access.OPEN_PATHS) == is_open
+
+
+def _schemas_of_problems() -> dict[str, Any]:
+    schemas = CONTRACT.members("components")["schemas"].value
+    return {name: schema for name, schema in schemas.items() if "unevaluatedProperties" in schema}
+
+
+def test_the_kinds_of_problems_are_the_contracts() -> None:
+    """Same slugs, each with the same status."""
+    assert set(CONTRACT.target("#/components/schemas/ProblemSlug").get("enum")) == set(TYPES)
+    found = {
+        (schema["properties"]["type"]["const"], schema["properties"]["status"]["const"])
+        for schema in _schemas_of_problems().values()
+    }
+    assert found == {(kind.uri, kind.status) for kind in TYPES.values()}
+
+
+def test_a_kind_of_problem_is_called_in_the_contracts_examples_as_in_answers() -> None:
+    """A title belongs to its type and is the same at every occurrence (RFC 9457, section 3.1.3)."""
+    problems = [
+        problem
+        for example in CONTRACT.members("components")["examples"].value.values()
+        if isinstance(example["value"], dict)
+        and str(example["value"].get("type", "")).startswith("/problems/")
+        for problem in (example["value"], *example["value"].get("items", ()))
+    ]
+    titles = {kind.uri: kind.title for kind in TYPES.values()}
+    wrong = {
+        problem["type"]: (problem["title"], titles[problem["type"]])
+        for problem in problems
+        if problem["title"] != titles[problem["type"]]
+    }
+    assert wrong == {}
+
+
+def test_the_largest_bodies_are_the_contracts() -> None:
+    """They stand in its description."""
+    assert f"A body is at most {LARGEST_BODY_BYTES:,} bytes, a batch {LARGEST_BATCH_BYTES:,}." in (
+        CONTRACT.get("info")["description"].replace("\n", " ").replace("  ", " ")
+    )

@@ -1,0 +1,104 @@
+"""POST /orders?dry_run=true: every check of a create, and nothing stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import NOON, later, order_body
+from tests.drivers import at_once
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.drivers import Api, Database
+
+
+def rehearsed(api: Api, **fields: Any) -> httpx.Response:
+    """Try an order out."""
+    return api.client.post("/orders?dry_run=true", json=order_body(**fields))
+
+
+def test_an_order_that_could_be_stored_is_shown_as_it_would_be(api: Api, database: Database) -> None:
+    """Without what only a stored order has: an id of the server's, a version, times of writing, a place."""
+    counts = database.counts()
+    answer = rehearsed(api, id=7, services=(456, "123"), fee=99.5, calendar="crew-1")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "id": "7",
+        "datetime": "2030-06-01T12:00:00.000Z",
+        "totalfee": 99.5,
+        "services": [{"id": "123", "name": "Inspection"}, {"id": "456", "name": "Analysis"}],
+        "calendar": "crew-1",
+    }
+    assert "location" not in answer.headers
+    assert "etag" not in answer.headers
+    assert database.counts() == counts
+    stored = api.placed_order(id=7, services=(456, "123"), fee=99.5, calendar="crew-1")
+    assert {name: stored[name] for name in answer.json()} == answer.json()
+
+
+def test_the_servers_own_id_is_not_told_before_there_is_one(api: Api) -> None:
+    """Another order may get it."""
+    assert rehearsed(api).json()["id"] is None
+
+
+def test_nothing_is_left_behind(api: Api, database: Database) -> None:
+    """No calendar, no claimed id, no change; the place and the id stay free."""
+    counts = database.counts()
+    for _ in range(3):
+        assert rehearsed(api, id=7, calendar="new").status_code == 200
+    assert database.counts() == counts
+    assert api.client.get("/orders/7").status_code == 404
+
+
+REFUSALS: dict[str, dict[str, Any]] = {
+    "too close": {"at": later(hours=2)},
+    "too close on both sides": {"at": later(hours=4)},
+    "the id is taken": {"id": 5, "at": later(days=2)},
+    "the id was taken": {"id": 6, "at": later(days=2)},
+    "an unknown service": {"services": (123, 999)},
+    "an archived service": {"services": (789,), "at": later(days=2)},
+    "a fee that is none": {"fee": -1},
+    "a field too many": {"more": 1},
+}
+
+
+@pytest.mark.parametrize("fields", REFUSALS.values(), ids=REFUSALS)
+def test_what_a_create_would_refuse_is_refused_in_the_same_words(
+    api: Api, database: Database, fields: dict[str, Any]
+) -> None:
+    """Conflicts, nearest datetimes, pointers: all of it."""
+    api.placed_order(id=5, at=NOON)
+    api.placed_order(id=6, at=later(hours=6))
+    api.placed_order(id=8, at=later(hours=6, days=1))
+    api.client.delete("/orders/6")
+    api.placed_order(at=later(hours=6))
+    api.client.delete("/services/789")
+    counts = database.counts()
+    dry, real = rehearsed(api, **fields), api.place_order(**fields)
+    assert dry.status_code == real.status_code >= 400
+    shown = [{**answer.json(), "request_id": None} for answer in (dry, real)]
+    assert shown[0] == shown[1]
+    assert database.counts() == counts
+
+
+def test_dry_run_false_is_a_create(api: Api) -> None:
+    """Said or not said."""
+    answer = api.client.post("/orders?dry_run=false", json=order_body())
+    assert answer.status_code == 201
+    assert api.client.get(answer.headers["location"]).status_code == 200
+
+
+def test_rehearsals_at_once_do_not_stand_in_each_others_way(api: Api, database: Database) -> None:
+    """Nor in that of a create: nothing fails because somebody was only trying."""
+    answers = at_once([lambda: rehearsed(api, at=NOON)] * 12)
+    assert {answer.status_code for answer in answers} == {200}
+    creates = [lambda: api.place_order(at=NOON)]
+    mixed = at_once(
+        [*[lambda: rehearsed(api, at=NOON)] * 6, *creates, *[lambda: rehearsed(api, at=NOON)] * 6]
+    )
+    assert mixed[6].status_code == 201
+    assert {answer.status_code for answer in mixed} <= {200, 201, 409}
+    assert database.counts()["orders"] == 1

@@ -1,0 +1,310 @@
+"""Fee summaries: every change counted exactly once, whatever the queue does to the batches."""
+# ruff: noqa: S311, T201 (a load is random, not secret; what was random or measured is said)
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import pytest
+
+from api.orders.bodies import OrderPatch
+from api.orders.commands import delete_order, patch_order
+from shared.change_log import changes_after, hold_cursor
+from shared.changes import Batch, batch_of
+from shared.database import transaction
+from tests.builders import later
+from tests.model import fee_shares
+from tests.steps import applied, apply_every_change, assign_all, place, whole_log
+from worker.fee_summaries import CONSUMER, BatchAheadError, ForeignBatchError, apply_changes
+
+if TYPE_CHECKING:
+    from tests.drivers import Database
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(autouse=True)
+def _services(database: Database) -> None:
+    database.add_services()
+
+
+async def six_changes() -> list[Batch]:
+    """Make three batches of two changes: creates, an update with a move, a deletion."""
+    orders = [
+        await place(later(days=day), fee="100.01", services=(123, 456, 789), calendar=calendar)
+        for day, calendar in ((0, "a"), (1, "a"), (2, "b"))
+    ]
+    moved = {"datetime": later(days=5).isoformat(), "calendar": "b", "totalfee": Decimal("0.05")}
+    await patch_order(orders[0], OrderPatch.model_validate(moved, strict=True))
+    await delete_order(orders[1])
+    await patch_order(orders[2], OrderPatch.model_validate({"services": [{"id": 789}]}, strict=True))
+    await assign_all()
+    log = await whole_log()
+    return [batch_of(log[start : start + 2]) for start in (0, 2, 4)]
+
+
+def test_a_batch_that_comes_twice_is_counted_once(run: Run, database: Database) -> None:
+    """The queue delivers at least once."""
+    batches = run(six_changes())
+    assert [run(apply_changes(batch)) for batch in batches] == [2, 2, 2]
+    before = database.rows("SELECT * FROM fee_summary ORDER BY id")
+    assert [run(apply_changes(batch)) for batch in batches] == [0, 0, 0]
+    assert database.rows("SELECT * FROM fee_summary ORDER BY id") == before
+    assert database.wrong_summaries() == []
+
+
+def test_a_batch_that_overlaps_is_applied_from_the_cursor_on(run: Run, database: Database) -> None:
+    """Published again with another beginning and end."""
+    run(six_changes())
+    log = run(whole_log())
+    assert run(apply_changes(batch_of(log[:3]))) == 3
+    assert run(apply_changes(batch_of(log[1:5]))) == 2
+    assert run(apply_changes(batch_of(log))) == 1
+    assert database.wrong_summaries() == []
+
+
+def test_a_batch_that_is_ahead_is_dropped(run: Run, database: Database) -> None:
+    """Nothing is applied behind a gap."""
+    first, second, third = run(six_changes())
+    for early in (second, third):
+        with pytest.raises(BatchAheadError):
+            run(apply_changes(early))
+    assert (run(applied()), database.value("SELECT count(*) FROM fee_summary")) == (0, 0)
+    run(apply_changes(first))
+    with pytest.raises(BatchAheadError):
+        run(apply_changes(third))
+    assert run(applied()) == 2
+
+
+def test_a_batch_of_another_change_log_is_dropped(run: Run, database: Database) -> None:
+    """The database was replaced; the queue still holds positions of the one before."""
+    foreign = run(six_changes())
+    database.clean()
+    database.add_services()
+    ours = run(six_changes())
+    with pytest.raises(ForeignBatchError):
+        run(apply_changes(foreign[0]))
+    beyond = replace(foreign[0], last=99)
+    with pytest.raises(ForeignBatchError):
+        run(apply_changes(beyond))
+    assert (run(applied()), database.value("SELECT count(*) FROM fee_summary")) == (0, 0)
+    for batch in ours:
+        run(apply_changes(batch))
+    assert database.wrong_summaries() == []
+
+
+def test_a_worker_that_dies_in_the_middle_leaves_neither_rows_nor_cursor(
+    run: Run, database: Database, postgres_url: str
+) -> None:
+    """Its session ends while its rows are being written."""
+    first, second, _ = run(six_changes())
+    run(apply_changes(first))
+    before = database.rows("SELECT * FROM fee_summary ORDER BY id")
+
+    async def killed_before_its_commit() -> None:
+        # Its last step, moving the cursor, waits for somebody; then its session ends.
+        blocker = await asyncpg.connect(postgres_url)
+        try:
+            async with blocker.transaction():
+                await blocker.execute("LOCK TABLE fee_summary IN SHARE MODE")
+                working = asyncio.create_task(apply_changes(second))
+                while not await blocker.fetchval(
+                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = "
+                    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+                ):
+                    assert not working.done()
+                    await asyncio.sleep(0.01)
+                await blocker.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND database = "
+                    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+                )
+                with pytest.raises(Exception, match=r"(?i)terminat|closed|connection"):
+                    await working
+        finally:
+            await blocker.close()
+
+    run(killed_before_its_commit())
+    assert run(applied()) == 2
+    assert database.rows("SELECT * FROM fee_summary ORDER BY id") == before
+    assert run(apply_every_change()) == 6
+    assert database.wrong_summaries() == []
+
+
+def test_a_batch_that_fails_halfway_leaves_neither_rows_nor_cursor(run: Run, database: Database) -> None:
+    """Some of its rows could be written, one could not."""
+    first, second, _ = run(six_changes())
+    run(apply_changes(first))
+    before = database.rows("SELECT * FROM fee_summary ORDER BY id")
+    database.rows("ALTER TABLE fee_summary ADD CONSTRAINT broken CHECK (calendar_id < 2) NOT VALID")
+    try:
+        with pytest.raises(asyncpg.CheckViolationError):
+            run(apply_changes(second))
+    finally:
+        database.rows("ALTER TABLE fee_summary DROP CONSTRAINT broken")
+    assert run(applied()) == 2
+    assert database.rows("SELECT * FROM fee_summary ORDER BY id") == before
+
+
+def test_batches_at_once_are_applied_one_after_the_other(run: Run, database: Database) -> None:
+    """Six deliveries of three batches at the same time: the cursor's lock sorts them."""
+    batches = run(six_changes())
+
+    async def worker(batch: Batch) -> int:
+        while True:
+            try:
+                return await apply_changes(batch)
+            except BatchAheadError:
+                await asyncio.sleep(0.001)
+
+    async def at_once() -> int:
+        return sum(await asyncio.gather(*(worker(batch) for batch in [*batches, *batches])))
+
+    assert run(at_once()) == 6
+    assert database.wrong_summaries() == []
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13, 14])
+def test_batches_out_of_order_twice_or_never_still_become_exact(  # noqa: C901 (a writer and a bad postman)
+    run: Run, database: Database, seed: int
+) -> None:
+    """As long as somebody publishes again from the cursor."""
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+
+    async def write() -> None:
+        orders: list[int] = []
+        for number in range(60):
+            what = chance.random()
+            if what < 0.6 or not orders:
+                calendar, fee = chance.choice("abc"), Decimal(chance.randrange(10_000)) / 100
+                services = chance.sample((123, 456, 789), chance.randint(1, 3))
+                at = later(hours=5 * number)
+                orders.append(await place(at, fee=str(fee), services=tuple(services), calendar=calendar))
+            elif what < 0.85:
+                change = {"totalfee": chance.randrange(100), "datetime": later(hours=-5 * number).isoformat()}
+                await patch_order(chance.choice(orders), OrderPatch.model_validate(change, strict=True))
+            else:
+                await delete_order(orders.pop(chance.randrange(len(orders))))
+        await assign_all()
+
+    async def deliver_badly() -> int:
+        """Publish from the cursor, again and again; lose, repeat and shuffle what was published."""
+        waiting: list[Batch] = []
+        looks = 0
+        while await applied() < 60:
+            looks += 1
+            position = await applied()
+            while changes := await changes_after(position, chance.randint(1, 9)):
+                position = changes[-1].position
+                waiting += [batch_of(changes)] * chance.choice((0, 1, 1, 1, 2, 3))
+            chance.shuffle(waiting)
+            for _ in range(chance.randint(0, len(waiting))):
+                try:
+                    await apply_changes(waiting.pop())
+                except BatchAheadError:
+                    continue
+        for batch in waiting:
+            assert await apply_changes(batch) == 0
+        return looks
+
+    run(write())
+    print(f"published {run(deliver_badly())} times")
+    assert database.wrong_summaries() == []
+
+
+def test_shares_are_equal_to_the_cent_and_the_first_services_take_the_odd_cents(database: Database) -> None:
+    """PostgreSQL's division against the model's, which hands out cent by cent."""
+    seed = 7
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    cases = [(0, 1), (1, 2), (1, 50), (99, 50), (10_001, 3), (999_999_999_999, 1), (999_999_999_999, 7)]
+    cases += [(chance.randrange(10 ** chance.randint(1, 12)), chance.randint(1, 50)) for _ in range(400)]
+    for cents, count in cases:
+        fee = Decimal(cents) / 100
+        ids = sorted(chance.sample(range(1, 10**12), count))
+        whole, *shares = [
+            (row["service_id"], row["share"])
+            for row in database.rows("SELECT * FROM fee_shares($1, $2) ORDER BY service_id", fee, ids)
+        ]
+        amounts = [share for _, share in shares]
+        assert whole == (0, fee)
+        assert sum(amounts) == fee
+        assert amounts == sorted(amounts, reverse=True)
+        assert max(amounts) - min(amounts) <= Decimal("0.01")
+        assert dict(shares) == fee_shares(fee, ids), (fee, count)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Rome", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"])
+def test_a_day_is_a_day_in_the_deployments_time_zone(
+    run: Run, database: Database, setting: Callable[..., None], zone: str
+) -> None:
+    """PostgreSQL's zones against Python's, around changes of clocks."""
+    setting(time_zone=zone)
+    # Around the changes of clocks of 2026, each whole hour of three weeks; days of 23, 23.5, 24.5 and 25 h.
+    hours = [
+        start + timedelta(hours=3 * n)
+        for start in (datetime.fromisoformat(f"2026-{day}T00:30:00Z") for day in ("03-25", "04-01", "09-02"))
+        for n in range(56)
+    ] + [datetime.fromisoformat("2026-10-22T00:30:00Z") + timedelta(hours=3 * n) for n in range(40)]
+    expected: dict[date, int] = {}
+    for at in sorted(set(hours)):
+        database_day = at.astimezone(ZoneInfo(zone)).date()
+        expected[database_day] = expected.get(database_day, 0) + 1
+        run(place(at))
+    run(apply_every_change())
+    assert database.wrong_summaries(zone) == []
+    kept = database.rows("SELECT day, orders FROM fee_summary WHERE service_id = 0 ORDER BY day")
+    assert [(row["day"], row["orders"]) for row in kept] == sorted(expected.items())
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("Europe/Rome", "2026-03-29", 23),
+        ("Europe/Rome", "2026-10-25", 25),
+        ("Europe/Rome", "2026-10-26", 24),
+        ("UTC", "2026-03-29", 24),
+    ],
+)
+def test_a_day_has_as_many_hours_as_its_zone_gives_it(  # noqa: PLR0917 (fixtures and parameters)
+    run: Run, database: Database, setting: Callable[..., None], zone: str, day: str, hours: float
+) -> None:
+    """From its first microsecond to its last: 23 hours, 25, or 24."""
+    setting(time_zone=zone)
+    start = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(zone))
+    begin = start.astimezone(ZoneInfo("UTC"))
+    length = timedelta(hours=hours)
+    tick = timedelta(microseconds=1)
+    for calendar, at in enumerate((begin - tick, begin, begin + length - tick, begin + length)):
+        run(place(at, calendar=f"c{calendar}"))
+    run(apply_every_change())
+    kept = database.rows("SELECT day, sum(orders) AS orders FROM fee_summary WHERE service_id = 0 GROUP BY 1")
+    counted = {row["day"]: row["orders"] for row in kept}
+    today = start.date()
+    assert counted == {today - timedelta(days=1): 1, today: 2, today + timedelta(days=1): 1}
+
+
+def test_the_cursor_is_held_until_the_batch_is_committed(run: Run, postgres_url: str) -> None:
+    """Nobody else can move it meanwhile."""
+    first, _, _ = run(six_changes())
+
+    async def second_waits_for_first() -> None:
+        async with transaction():
+            assert await hold_cursor(CONSUMER) == 0
+            other = await asyncpg.connect(postgres_url)
+            try:
+                with pytest.raises(asyncpg.LockNotAvailableError):
+                    await other.fetch("SELECT FROM consumer_cursor FOR UPDATE NOWAIT")
+            finally:
+                await other.close()
+        assert await apply_changes(first) == 2
+
+    run(second_waits_for_first())

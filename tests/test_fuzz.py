@@ -1,0 +1,85 @@
+"""The contract fuzzed briefly, the same way every time: in this process, and from outside through a socket.
+
+``make fuzz`` does the same for as long as one likes. ``schemathesis.toml`` says what is checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import schemathesis
+from schemathesis import engine
+from schemathesis.engine import events
+from schemathesis.python.asgi import shutdown_lifespans
+
+from api.app import create_app
+from tests.fuzz import check_recording, fuzz
+from tests.processes import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.drivers import Api, Database
+
+FEW = 4
+"""Requests drawn per operation; those at the edges of every schema come on top."""
+
+# Not by schemathesis' marks for pytest: they make out every request while pytest collects, for any run of any
+# test (15 s of it). The engine behind its command line does so when it comes to them.
+
+
+@pytest.fixture
+def in_process(database: Database) -> Iterator[Any]:
+    """Give the contract with the application to call."""
+    database.add_services()
+    config = schemathesis.Config.from_path(ROOT / "schemathesis.toml")
+    config.update(seed=1, max_failures=None)
+    config.projects.default.generation.update(deterministic=True, max_examples=FEW, no_shrink=True)
+    schema = schemathesis.openapi.from_path(ROOT / "contract" / "openapi.yaml", config=config)
+    schema.app = create_app()
+    yield schema
+    # Other tests of this process open the database's pool themselves.
+    shutdown_lifespans()
+
+
+def _failures(event: events.EngineEvent) -> Iterator[str]:
+    if isinstance(event, events.NonFatalError):
+        yield f"{event.label}: {event.value}"
+    elif isinstance(event, events.FatalError):
+        yield str(event.exception)
+    elif isinstance(event, events.ScenarioFinished):
+        for checks in event.recorder.checks.values():
+            for check in checks:
+                if check.failure_info is not None:
+                    found = check.failure_info
+                    yield f"{found.failure.operation}: {found.failure.message}\n{found.code_sample}"
+
+
+@pytest.mark.timeout(240)
+def test_the_contract_is_kept_in_process(in_process: Any) -> None:
+    """Examples, coverage, fuzzing and sequences along links: sound requests are accepted, others refused."""
+    passed: dict[str, int] = {}
+    failures = []
+    for event in engine.from_schema(in_process).execute():
+        failures += list(_failures(event))
+        if isinstance(event, events.ScenarioFinished):
+            passed[event.phase] = passed.get(event.phase, 0) + len(event.recorder.checks)
+    assert failures == []
+    assert {phase for phase, count in passed.items() if count} >= {
+        "examples",
+        "coverage",
+        "fuzzing",
+        "stateful",
+    }
+    assert sum(passed.values()) > 500
+
+
+@pytest.mark.timeout(240)
+def test_the_contract_is_kept_on_a_socket(api: Api, tmp_path: Path) -> None:
+    """The command line against granian: HTTP itself is parsed there, which in-process calls leave out."""
+    brief = ("--generation-deterministic", "--seed", "1", "--no-shrink", "--max-examples", str(FEW))
+    assert fuzz(api.url, tmp_path, *brief, "--phases", "examples,fuzzing,stateful") == 0
+    assert (tmp_path / "junit.xml").exists()
+    assert check_recording(api.url, tmp_path) == 0

@@ -1,0 +1,93 @@
+"""What the fuzzers found, each as a test of its own that stays.
+
+``make fuzz`` and tests/test_schema_parity.py would find these again; here they have names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from litestar.testing import RequestFactory
+
+from api.access import ANYONE
+from api.idempotency import read_idempotency_key
+from api.orders.bodies import NewOrder
+from api.requests import check, read_json
+from contract.document import load
+from contract.validation import Schemas
+from tests.builders import order_body
+
+if TYPE_CHECKING:
+    from tests.drivers import Api
+
+NINETEEN_DIGITS = "1000000000000000000"
+"""Fits the column, and is one digit longer than the contract's ids."""
+
+CONTRACT = load()
+
+
+@pytest.mark.parametrize("path", ["/orders", "/orders/batch", "/services/1", "/docs"])
+def test_options_answers_allow_whatever_the_query_says(api: Api, path: str) -> None:
+    """Coverage phase: 400 for `OPTIONS /orders?…`, where the contract promises 204 on every path."""
+    answer = api.client.options(path, params={"no_such": "1"})
+    assert answer.status_code == 204
+    assert "OPTIONS" in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("key", ["\n", "a b", '"', "é", "\x90\x13", "%", "#", "~/"])
+def test_a_pointer_is_a_uri_fragment_whatever_the_key(api: Api, key: str) -> None:
+    """Fuzzing phase: a key with a line feed came back raw in `pointer` (RFC 6901, section 6 encodes it)."""
+    answer = api.client.post("/orders", json={**order_body(), key: 1})
+    assert answer.status_code == 422
+    (fault,) = answer.json()["errors"]
+    assert re.fullmatch(r"#/([!$&-.0-;=?-Z_a-z~]|%[0-9A-F]{2})+", fault["pointer"])
+    assert Schemas(CONTRACT).faults(CONTRACT.target("#/components/schemas/Faults"), [fault]) == []
+
+
+@pytest.mark.parametrize("service", [NINETEEN_DIGITS, int(NINETEEN_DIGITS)])
+def test_a_service_id_of_nineteen_digits_is_no_id(api: Api, service: int | str) -> None:
+    """Fuzzing phase: read as an id, so orders were refused for their place (409), not their form."""
+    api.placed_order()
+    answer = api.place_order(services=(service,))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "#/services/0/id"
+    assert "must be an id" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/orders/{}", "/services/{}", "/orders?service={}"])
+def test_an_id_of_nineteen_digits_in_an_address_is_no_id(api: Api, path: str) -> None:
+    """As in bodies: `Id` has at most 18 digits everywhere."""
+    assert api.client.get(path.format(NINETEEN_DIGITS)).status_code == 400
+    assert api.client.get(path.format("9" * 18)).status_code in (200, 404)
+
+
+def test_the_contract_as_yaml_is_the_object_that_it_promises(api: Api) -> None:
+    """Examples phase: it promised a string, and whoever reads `application/yaml` gets an object."""
+    answer = api.client.get("/openapi.yaml")
+    promised = CONTRACT.target("#/paths/~1openapi.yaml/get/responses/200/content/application~1yaml/schema")
+    assert answer.headers["Content-Type"].startswith("application/yaml")
+    assert Schemas(CONTRACT).faults(promised.followed(), yaml.safe_load(answer.content)) == []
+
+
+@pytest.mark.parametrize(("day", "status"), [("2200-01-01", 200), ("2200-01-02", 400), ("2200-12-31", 400)])
+def test_a_day_is_at_most_the_one_after_the_last_orders(api: Api, day: str, status: int) -> None:
+    """Schema parity: every day of 2200 was read, where the contract ends with its first."""
+    assert api.client.get("/fee-summaries", params={"to": day}).status_code == status
+
+
+def test_a_keyed_create_is_fingerprinted_without_a_warning() -> None:
+    """In-process fuzzing: pydantic warned at each, as it did not build the values that it serialised."""
+    request = RequestFactory().post("/orders", headers={"Idempotency-Key": "a"})
+    request.scope["caller"] = ANYONE  # type: ignore[typeddict-unknown-key]
+    spelt = [json.dumps(order_body(services=(service,))).encode() for service in (123, "123")]
+    bodies = [check(NewOrder, read_json(text)) for text in spelt]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = (read_idempotency_key(request, "createOrder", body) for body in bodies)
+    assert first is not None
+    assert first == second

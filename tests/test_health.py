@@ -1,0 +1,102 @@
+"""GET /health/live and /health/ready: the process lives, and orders can be stored."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stack.embedded_postgres import EmbeddedPostgres
+from tests.drivers import Api, wait_until
+from tests.processes import ServiceProcess, free_port, migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NOBODY_THERE = "redis://127.0.0.1:1/0"
+
+
+@contextmanager
+def serving(database: str, redis: str) -> Iterator[Api]:
+    """Start an API of our own."""
+    port = free_port()
+    with ServiceProcess("api.server", database=database, redis=redis, port=port), Api(port) as api:
+        wait_until(lambda: port_answers(api), "the API answers")
+        yield api
+
+
+def port_answers(api: Api) -> bool:
+    """Tell whether somebody listens yet."""
+    import httpx
+
+    try:
+        return api.client.get("/health/live").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def test_a_process_that_answers_is_live(api: Api) -> None:
+    """It looks at nothing else."""
+    answer = api.client.get("/health/live")
+    assert (answer.status_code, answer.json()) == (200, {"status": "live"})
+
+
+def test_an_api_with_a_current_database_is_ready(api: Api) -> None:
+    """And says what it has looked at."""
+    answer = api.client.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "ready"
+    assert answer.json()["checks"]["database"] == "ok"
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_health_is_also_told_without_a_body(api: Api, path: str) -> None:
+    """Some probes ask with HEAD."""
+    answer = api.client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_without_redis_the_api_is_ready_and_says_that_redis_is_away(api: Api, postgres_url: str) -> None:
+    """Orders are accepted all the same."""
+    with_redis = api.client.get("/health/ready").json()
+    with serving(postgres_url, NOBODY_THERE) as own:
+        answer = own.client.get("/health/ready")
+        assert (answer.status_code, answer.json()["status"]) == (200, "ready")
+        differing = set(answer.json()["checks"].items()) - set(with_redis["checks"].items())
+        assert len(differing) == 1
+        own.placed_order()
+
+
+def test_a_database_without_its_migrations_makes_it_unready_until_they_are_applied(
+    new_database_url: str, redis_url: str
+) -> None:
+    """No restart is needed."""
+    with serving(new_database_url, redis_url) as own:
+        answer = own.client.get("/health/ready")
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["checks"]["database"] == "ok"
+        migrate(new_database_url)
+        assert own.client.get("/health/ready").status_code == 200
+
+
+def test_a_database_that_goes_away_makes_it_unready_until_it_is_back(tmp_path: Path, redis_url: str) -> None:
+    """Live all the while; whoever asks for orders meanwhile is told to try again, and nothing is kept."""
+    with EmbeddedPostgres(tmp_path / "postgres", durable=False) as postgres:
+        migrate(postgres.url)
+        with serving(postgres.url, redis_url) as own:
+            own.client.post("/services", json={"id": 123, "name": "Inspection"})
+            own.placed_order(id=5)
+            postgres.stop()
+            answer = own.client.get("/health/ready")
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
+            assert own.client.get("/health/live").status_code == 200
+            for refused in (own.place_order(id=6), own.client.get("/orders/5"), own.client.get("/services")):
+                assert refused.status_code == 503
+                assert refused.json()["type"] == "/problems/unavailable"
+                assert int(refused.headers["retry-after"]) >= 1
+            postgres.start()
+            wait_until(lambda: own.client.get("/health/ready").status_code == 200, "ready again")
+            assert [order["id"] for order in own.every_order()] == ["5"]

@@ -1,0 +1,313 @@
+"""Idempotency-Key: a create that is repeated stores nothing twice, wherever and whenever the first try died."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from api.idempotency import forget_expired
+from tests.builders import NOON, later, order_body
+from tests.drivers import Api, Database, at_once, wait_until
+from tests.processes import ServiceProcess, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    import httpx
+
+# What each operation is asked to do, and how it is asked for something else.
+CREATES: dict[str, tuple[Any, Any]] = {
+    "/orders": (order_body(), order_body(fee=101)),
+    "/orders/batch": (
+        {"orders": [order_body(), order_body(at=later(hours=3))]},
+        {"orders": [order_body(at=later(hours=3)), order_body()]},
+    ),
+    "/services": ({"name": "Cleaning"}, {"name": "Cleaning again"}),
+}
+
+
+def posted(api: Api, path: str, body: Any, key: str = "try-1") -> httpx.Response:
+    """Post something under a key."""
+    return api.client.post(path, json=body, headers={"Idempotency-Key": key})
+
+
+def same_answer(answer: httpx.Response, first: httpx.Response) -> None:
+    """See that an answer is the first one, byte for byte, and says so."""
+    assert (answer.status_code, answer.content) == (first.status_code, first.content), answer.text
+    for name in ("location", "etag", "content-type"):
+        assert answer.headers.get(name) == first.headers.get(name)
+    assert answer.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+
+
+@pytest.mark.parametrize("path", CREATES)
+def test_a_repeat_is_answered_as_the_first_was_and_stores_nothing(
+    api: Api, database: Database, path: str
+) -> None:
+    """Also when the same content is spelt in another way."""
+    body, _ = CREATES[path]
+    first = posted(api, path, body)
+    assert first.status_code == 201
+    counts = database.counts()
+    same_answer(posted(api, path, body), first)
+    spelt_differently = json.dumps(body, sort_keys=True, indent=4).replace(
+        '"totalfee": 100', '"totalfee": 1e2'
+    )
+    headers = {"Idempotency-Key": "try-1", "Content-Type": "application/json; charset=utf-8"}
+    same_answer(api.client.post(path, content=spelt_differently, headers=headers), first)
+    assert database.counts() == counts
+
+
+@pytest.mark.parametrize("path", CREATES)
+def test_a_key_that_comes_back_with_other_content_is_refused(api: Api, database: Database, path: str) -> None:
+    """Rather than answered with something that was not asked for."""
+    body, other = CREATES[path]
+    posted(api, path, body)
+    counts = database.counts()
+    answer = posted(api, path, other)
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "/problems/idempotency-key-reused"
+    assert "try-1" in answer.json()["detail"]
+    assert database.counts() == counts
+
+
+def test_a_repeat_is_answered_as_the_first_was_whatever_became_of_the_order(api: Api) -> None:
+    """The answer is to the create; a GET tells how things stand."""
+    first = posted(api, "/orders", order_body())
+    path = first.headers["location"]
+    assert api.client.patch(path, json={"totalfee": 7}).status_code == 200
+    same_answer(posted(api, "/orders", order_body()), first)
+    assert api.client.delete(path).status_code == 204
+    same_answer(posted(api, "/orders", order_body()), first)
+    assert api.client.get(path).status_code == 404
+
+
+def test_an_order_for_now_is_for_the_time_of_the_first_try(api: Api) -> None:
+    """A repeat has no datetime of its own."""
+    first = posted(api, "/orders", order_body(at=None))
+    same_answer(posted(api, "/orders", order_body(at=None)), first)
+
+
+def test_every_operation_has_keys_of_its_own(api: Api) -> None:
+    """One key for the whole of a caller's work is no trap."""
+    for path, (body, _) in CREATES.items():
+        moved = json.loads(json.dumps(body).replace("2030-06-01", "2031-06-01")) if "batch" in path else body
+        answer = posted(api, path, moved, "one-for-all")
+        assert answer.status_code == 201, answer.text
+        assert "idempotency-replayed" not in answer.headers
+
+
+def test_keys_differ_by_every_character(api: Api) -> None:
+    """Case included; up to 255 visible characters."""
+    for hours, key in enumerate(("a", "A", "a.", "!" * 255, "~" * 254)):
+        answer = posted(api, "/orders", order_body(at=later(hours=3 * hours)), key)
+        assert answer.status_code == 201
+        assert "idempotency-replayed" not in answer.headers
+
+
+def test_a_refused_create_leaves_its_key_unused(api: Api, database: Database) -> None:
+    """Who mends a request may send it under the key it had."""
+    in_the_way = api.placed_order(at=later(hours=1))
+    counts = database.counts()
+    assert posted(api, "/orders", order_body()).status_code == 409
+    assert posted(api, "/orders", order_body(services=(999,))).status_code == 422
+    assert posted(api, "/orders/batch", {"orders": [order_body()]}).status_code == 409
+    assert posted(api, "/services", {"name": "inspection"}).status_code == 409
+    assert database.counts() == counts
+    api.client.delete(f"/orders/{in_the_way['id']}")
+    first = posted(api, "/orders", order_body())
+    assert first.status_code == 201
+    same_answer(posted(api, "/orders", order_body()), first)
+
+
+def test_a_dry_run_leaves_its_key_unused(api: Api) -> None:
+    """It stores nothing, so nothing can be repeated."""
+    assert posted(api, "/orders?dry_run=true", order_body(fee=1)).status_code == 200
+    first = posted(api, "/orders", order_body())
+    assert first.status_code == 201
+    assert "idempotency-replayed" not in first.headers
+    assert posted(api, "/orders?dry_run=true", order_body()).status_code == 409
+
+
+# --- at the same time --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CREATES)
+def test_of_twenty_equal_creates_at_once_one_is_stored_and_all_get_its_answer(
+    api: Api, database: Database, path: str
+) -> None:
+    """Nobody is told that their own order is in the way."""
+    body, _ = CREATES[path]
+    answers = at_once([lambda: posted(api, path, body)] * 20)
+    assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+    stored = database.counts()
+    assert stored["idempotency_key"] == 1
+    assert stored["orders"] == {"/orders": 1, "/orders/batch": 2, "/services": 0}[path]
+    assert stored["service"] == (4 if path == "/services" else 3)
+
+
+def test_of_two_contents_at_once_under_one_key_one_is_stored(api: Api, database: Database) -> None:
+    """The other is refused, not stored beside it."""
+    bodies = [order_body(at=later(days=n % 2)) for n in range(12)]
+    answers = at_once([lambda body=body: posted(api, "/orders", body) for body in bodies])
+    assert sorted({answer.status_code for answer in answers}) == [201, 422]
+    assert database.counts()["orders"] == 1
+
+
+@contextmanager
+def held_up(database: Database) -> Iterator[None]:
+    """Let every create wait before its order is stored."""
+    database.rows("BEGIN")
+    database.rows("LOCK TABLE orders IN SHARE MODE")
+    try:
+        yield
+    finally:
+        database.rows("ROLLBACK")
+
+
+def waiting(database: Database) -> int:
+    """Count the sessions that wait for a lock of others."""
+    return int(
+        database.value(
+            """
+            SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'
+            """
+        )
+    )
+
+
+def test_a_repeat_that_overtakes_the_first_try_waits_for_it(api: Api, database: Database) -> None:
+    """It is answered when the first is, with the same."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as threads:
+        with held_up(database):
+            first = threads.submit(posted, api, "/orders", order_body())
+            wait_until(lambda: waiting(database) == 1, "the first try is under way")
+            repeat = threads.submit(posted, api, "/orders", order_body())
+            wait_until(lambda: waiting(database) == 2, "the repeat waits")
+            assert not repeat.done()
+        same_answer(repeat.result(), first.result())
+
+
+def test_a_repeat_whose_first_try_is_refused_meanwhile_is_tried_itself(api: Api, database: Database) -> None:
+    """What it waited for left the key unused."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    refused = order_body(services=(999,))
+    with ThreadPoolExecutor(2) as threads:
+        with held_up(database):
+            first = threads.submit(posted, api, "/orders", refused)
+            wait_until(lambda: waiting(database) == 1, "the first try is under way")
+            repeat = threads.submit(posted, api, "/orders", order_body())
+            wait_until(lambda: waiting(database) == 2, "the repeat waits")
+        assert first.result().status_code == 422
+        assert repeat.result().status_code == 201
+
+
+# --- and for how long --------------------------------------------------------------------------------
+
+
+def aged(database: Database, age: str) -> None:
+    """Let all keys be as old as that."""
+    database.rows(f"UPDATE idempotency_key SET created_at = now() - interval '{age}'")
+
+
+def test_a_key_is_good_for_24_hours(api: Api, database: Database) -> None:
+    """To the end of them; then it is a new one."""
+    first = posted(api, "/orders", order_body())
+    aged(database, "23 hours 59 minutes")
+    same_answer(posted(api, "/orders", order_body()), first)
+    aged(database, "24 hours 1 second")
+    # A new attempt, like one without a key: the order of the first stands in its way.
+    assert posted(api, "/orders", order_body()).status_code == 409
+    second = posted(api, "/orders", order_body(at=later(days=1)))
+    assert second.status_code == 201
+    assert second.headers["location"] != first.headers["location"]
+    same_answer(posted(api, "/orders", order_body(at=later(days=1))), second)
+
+
+def test_many_at_once_may_use_an_expired_key_again(api: Api, database: Database) -> None:
+    """One is the first, as with a key that was never used."""
+    posted(api, "/orders", order_body())
+    aged(database, "2 days")
+    answers = at_once([lambda: posted(api, "/orders", order_body(at=later(days=1)))] * 10)
+    assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
+    assert database.counts()["orders"] == 2
+
+
+def test_the_relay_forgets_expired_keys_and_no_others(
+    run: Callable[[Coroutine[Any, Any, int]], int], database: Database
+) -> None:
+    """A thousand at a time, so that it holds up nothing."""
+    database.rows(
+        """
+        INSERT INTO idempotency_key (caller, operation, key, fingerprint, answer, created_at)
+        SELECT 'anyone', 'createOrder', n::text, '', '', now() - n * interval '1 minute'
+        FROM generate_series(1, 3000) AS n
+        """
+    )
+    assert [run(forget_expired()) for _ in range(3)] == [1_000, 561, 0]
+    assert database.value("SELECT max(key::int) FROM idempotency_key") in (1_439, 1_440)
+
+
+# --- when the process dies ---------------------------------------------------------------------------
+
+SLOW_COMMIT = """
+CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.7); RETURN NEW; END $$;
+CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON orders DEFERRABLE INITIALLY {when}
+FOR EACH ROW EXECUTE FUNCTION be_slow();
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "stored"),
+    [("DEFERRED", True), ("IMMEDIATE", False)],
+    ids=["while it commits", "before it commits"],
+)
+def test_a_create_whose_process_was_killed_is_repeated_safely_on_another(
+    own_database_url: str, redis_url: str, when: str, *, stored: bool
+) -> None:
+    """The COMMIT was sent, the process is dead, nobody was answered: the repeat gets the order that is there.
+
+    A trigger makes the server's COMMIT, or the statement before it, take long enough to be caught in the act.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import httpx
+
+    port = free_port()
+    process = ServiceProcess("api.server", database=own_database_url, redis=redis_url, port=port)
+    with ThreadPoolExecutor(1) as threads, Database(own_database_url) as database, Api(port) as api:
+        database.clean()
+        database.add_services()
+        for statement in SLOW_COMMIT.format(when=when).split(";\n")[:2]:
+            database.rows(statement)
+        with process:
+            api.wait_until_ready()
+            first = threads.submit(posted, api, "/orders", order_body())
+            asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = $1"
+            name = database.value("SELECT current_database()")
+            wait_until(lambda: database.value(asleep, name) == 1, "the transaction is about to end")
+            process.kill()
+            with pytest.raises(httpx.TransportError):
+                first.result()
+            wait_until(lambda: database.value(asleep, name) == 0, "the transaction has ended")
+            wait_until(lambda: database.counts()["orders"] == stored, "the server has decided")
+            database.rows("DROP TRIGGER slow ON orders")
+            database.rows("DROP FUNCTION be_slow")
+            process.start()
+            api.wait_until_ready()
+            answer = posted(api, "/orders", order_body())
+            assert answer.status_code == 201, answer.text
+            assert answer.headers.get("idempotency-replayed") == ("true" if stored else None)
+            assert answer.json() == api.client.get(answer.headers["location"]).json()
+            assert database.counts()["orders"] == 1
+            assert database.counts()["order_change"] == 1
+            # Without the key the caller would now be told that their own order is in the way.
+            assert api.place_order(at=NOON).status_code == 409

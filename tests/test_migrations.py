@@ -1,0 +1,111 @@
+"""``python -m shared.migrate``: a schema from nothing, once, and the same as the tables in the code say."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from tests.drivers import Database
+from tests.processes import ROOT, environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NO_REDIS = "redis://127.0.0.1:1/0"
+
+
+def run_migrate(url: str) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    return subprocess.run(
+        [sys.executable, "-m", "shared.migrate"],
+        check=False,
+        cwd=ROOT,
+        env=environment(url, NO_REDIS),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def schema(url: str) -> list[str]:
+    """Describe all that migrations make: columns, constraints, indexes, functions, triggers, sequences."""
+    with Database(url) as database:
+        return [
+            row["line"]
+            for row in database.rows(
+                """
+                SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default) AS line
+                FROM information_schema.columns WHERE table_schema = 'public'
+                UNION ALL SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
+                FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
+                UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+                UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+                UNION ALL SELECT sequencename || ' ' || start_value FROM pg_sequences
+                ORDER BY 1
+                """
+            )
+        ]
+
+
+def test_an_empty_database_is_brought_up_to_date_and_a_second_run_changes_nothing(
+    new_database_url: str, postgres_url: str
+) -> None:
+    """Exit status 0 both times, and the schema is the one that all other tests run on."""
+    for _ in range(2):
+        done = run_migrate(new_database_url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert schema(new_database_url) == schema(postgres_url)
+    with Database(new_database_url) as database:
+        known = len(list((ROOT / "shared" / "migrations").glob("shared_*.py")))
+        assert database.value("SELECT count(*) FROM migration") == known
+
+
+def test_two_migrators_at_once_take_turns(new_database_url: str, postgres_url: str) -> None:
+    """As when two copies of the service are started together on a fresh database."""
+    with ThreadPoolExecutor(2) as threads:
+        runs = list(threads.map(run_migrate, [new_database_url] * 2))
+    assert [done.returncode for done in runs] == [0, 0], [done.stdout + done.stderr for done in runs]
+    assert schema(new_database_url) == schema(postgres_url)
+
+
+def test_a_second_run_keeps_what_is_stored(new_database_url: str) -> None:
+    """Migrations are applied once, whatever came in meanwhile."""
+    assert run_migrate(new_database_url).returncode == 0
+    with Database(new_database_url) as database:
+        database.add_services()
+        before = database.counts()
+        assert run_migrate(new_database_url).returncode == 0
+        assert database.counts() == before
+
+
+def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
+    """Exit status 1, so that whoever starts the service waits or stops."""
+    done = run_migrate(f"postgresql://nobody@/orders?host={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("migrate: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_migrations_make_the_tables_that_the_code_describes(tmp_path: Path, postgres_url: str) -> None:
+    """Piccolo's generator, run on a copy, finds nothing to add."""
+    shutil.copy(ROOT / "piccolo_conf.py", tmp_path)
+    shutil.copytree(ROOT / "shared", tmp_path / "shared", ignore=shutil.ignore_patterns("__pycache__"))
+    migrations = tmp_path / "shared" / "migrations"
+    before = {path.name for path in migrations.iterdir()}
+    done = subprocess.run(
+        [sys.executable, "-m", "piccolo.main", "migrations", "new", "shared", "--auto"],
+        check=False,
+        cwd=tmp_path,
+        env={**environment(postgres_url, NO_REDIS), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No changes detected" in done.stdout
+    assert {path.name for path in migrations.glob("shared_*.py")} == {
+        name for name in before if name.startswith("shared_")
+    }

@@ -1,0 +1,294 @@
+"""The live stream of order changes, on sockets, while Redis is down."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.builders import later
+from tests.drivers import Api, wait_until
+from tests.processes import ServiceProcess, free_port
+from tests.steps import assign_all, whole_log
+from tests.subscribers import EventStream, Feed, raw_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from tests.drivers import Database
+
+    Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+NO_REDIS = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture(scope="module")
+def _streaming(postgres_url: str) -> Iterator[tuple[Api, ServiceProcess]]:
+    port = free_port()
+    hurried = {"OMS_STREAM_SILENCE": "0.5", "OMS_STREAM_PATIENCE": "1"}
+    process = ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port, **hurried)
+    with process, Api(port) as api:
+        api.wait_until_ready()
+        yield api, process
+
+
+@pytest.fixture
+def api(_streaming: tuple[Api, ServiceProcess], database: Database) -> Api:
+    """Give an API that is less patient than usual, and without Redis."""
+    database.add_services()
+    return _streaming[0]
+
+
+@pytest.fixture
+def process(_streaming: tuple[Api, ServiceProcess]) -> ServiceProcess:
+    """Give that API's process."""
+    return _streaming[1]
+
+
+def open_streams(process: ServiceProcess) -> int:
+    """Count the connections that the server has open."""
+    workers = psutil.Process(process.pid).children(recursive=True)
+    return sum(
+        connection.status == psutil.CONN_ESTABLISHED
+        for worker in workers
+        for connection in worker.net_connections("tcp")
+    )
+
+
+def place_large(database: Database, count: int) -> None:
+    """Place orders whose notifications have 50 KB each, with plain SQL."""
+    database.rows("INSERT INTO calendar (name) VALUES ('default') ON CONFLICT DO NOTHING")
+    database.rows(
+        """
+        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, at + interval '3 hours', 10,
+            ARRAY(SELECT generate_series(1, 50)), array_fill(repeat('x', 950), ARRAY[50]), 1
+        FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, $2::int) AS n)
+        """,
+        later(),
+        count,
+    )
+
+
+def test_a_stream_is_the_feed_as_events(api: Api, run: Run) -> None:
+    order = api.placed_order()["id"]
+    api.client.patch(f"/orders/{order}", json={"totalfee": 1})
+    run(assign_all())
+    with EventStream(api.url, 0) as stream:
+        assert stream.answer.status == 200
+        assert stream.answer.getheader("Content-Type") == "text/event-stream"
+        assert stream.answer.getheader("Cache-Control") == "no-store"
+        events = stream.take(2)
+        api.client.delete(f"/orders/{order}")
+        run(assign_all())
+        events += stream.take(1)
+    assert [event.data for event in events] == Feed.after(api).all()
+    assert [(event.id, event.type) for event in events] == [
+        (1, "order.created"),
+        (2, "order.updated"),
+        (3, "order.deleted"),
+    ]
+
+
+def test_a_stream_that_names_no_position_begins_now_and_can_be_resumed_before_its_first_event(
+    api: Api, run: Run
+) -> None:
+    api.placed_order()
+    run(assign_all())
+    with EventStream(api.url) as stream:
+        lines = stream.lines()
+        greeting = [next(lines) for _ in range(3)]
+        assert 1_000 <= int(greeting[0].removeprefix("retry: ")) < 3_000
+        assert greeting[1:] == ["id: 1", ""]  # an id without data: no event, and the place to resume at
+    api.placed_order(at=later(days=1))
+    run(assign_all())
+    with EventStream(api.url, last_event_id=1) as stream:
+        assert [event.id for event in stream.take(1)] == [2]
+
+
+def test_a_silent_stream_gets_comments(api: Api) -> None:
+    with EventStream(api.url) as stream:
+        began = time.monotonic()
+        for line in stream.lines():
+            if line.startswith(":"):
+                break
+        assert 0.4 < time.monotonic() - began < 5
+
+
+def test_a_stream_can_be_cut_anywhere_and_resumed_without_gap_or_repeat(api: Api, run: Run) -> None:
+    for day in range(40):
+        api.placed_order(at=later(days=day))
+    run(assign_all())
+    taken: list[str] = []
+    for piece in (1, 7, 2, 13, 17):
+        # What a browser does: the address stays as it was, the header says how far it came.
+        with EventStream(api.url, 0, last_event_id=len(taken)) as stream:
+            taken += [event.data for event in stream.take(piece)]
+    assert taken == Feed.after(api, limit=100).all()
+
+
+def test_streams_behind_the_ring_catch_up_and_go_on_live(api: Api, run: Run, database: Database) -> None:
+    # More than the ring holds, in changes and in bytes; one stream follows all the while.
+    with EventStream(api.url) as live:
+        live_events: list[int] = []
+
+        def follow() -> None:
+            live_events.extend(event.id for event in live.take(301))
+
+        following = threading.Thread(target=follow)
+        following.start()
+        place_large(database, 100)
+        for fee in (1, 2):
+            database.rows("UPDATE orders SET totalfee = $1, version = version + 1", fee)
+            run(assign_all())
+        with EventStream(api.url, 0) as behind:
+            assert [event.id for event in behind.take(300)] == list(range(1, 301))
+            api.placed_order(at=later(days=300))
+            run(assign_all())
+            assert [event.id for event in behind.take(1)] == [301]
+        following.join(20)
+    assert live_events == list(range(1, 302))
+
+
+def test_a_slow_reader_is_dropped_and_nobody_waits_for_it(
+    api: Api, run: Run, database: Database, process: ServiceProcess
+) -> None:
+    run(assign_all())
+    wait_until(lambda: open_streams(process) <= 3, "earlier streams are gone")
+    before = open_streams(process)
+    slow = raw_stream(api.url, 0, receive_buffer=4_096)
+    with EventStream(api.url, 0) as quick:
+        wait_until(lambda: open_streams(process) == before + 2, "both are there")
+        place_large(database, 200)
+        run(assign_all())
+        began = time.monotonic()
+        assert [event.id for event in quick.take(200)] == list(range(1, 201))
+        assert time.monotonic() - began < 10
+        wait_until(lambda: open_streams(process) == before + 1, "the slow reader is dropped")
+    # What reached it is whole up to a point; from there it can go on.
+    received = b""
+    try:
+        while more := slow.recv(1 << 20):
+            received += more
+    except OSError as error:
+        print(error)
+    slow.close()
+    last = max(0, received.count(b"\ndata: {") - 1)
+    print(f"{len(received)} bytes reached the slow reader, {last} whole events")
+    assert last < 200
+    with EventStream(api.url, last_event_id=last) as resumed:
+        assert [event.id for event in resumed.take(200 - last)] == list(range(last + 1, 201))
+
+
+def test_what_is_no_stream_is_refused(api: Api) -> None:
+    def refused(query: str = "", **headers: str) -> tuple[int, Any]:
+        answer = api.client.get(f"/order-changes/stream{query}", headers=headers)
+        return answer.status_code, answer.json()
+
+    assert refused(Accept="application/json")[0] == 406
+    assert refused("?after=x")[0] == 400
+    assert refused("?limit=1")[0] == 400
+    status, problem = refused(**{"Last-Event-ID": "x"})
+    assert (status, problem["errors"][0]["header"]) == (400, "Last-Event-ID")
+    assert refused("?after=5")[0] == 410
+    head = api.client.head("/order-changes/stream")
+    assert (head.status_code, head.content, head.headers["Content-Type"]) == (200, b"", "text/event-stream")
+
+
+def test_a_log_that_was_replaced_ends_the_streams_that_followed_it(
+    api: Api, run: Run, database: Database
+) -> None:
+    api.placed_order()
+    run(assign_all())
+    with EventStream(api.url, 0) as stream:
+        events = stream.events()
+        assert next(events).id == 1
+        database.clean()
+        database.add_services()
+        assert list(events) == []
+    api.placed_order()
+    run(assign_all())
+    with EventStream(api.url, 0) as stream:
+        assert [event.data for event in stream.take(1)] == [c.notification() for c in run(whole_log())]
+
+
+@pytest.mark.xdist_group("faults")
+def test_a_thousand_idle_streams_cost_little_are_served_and_end_promptly(
+    database: Database, run: Run, postgres_url: str
+) -> None:
+    database.add_services()
+    streams = 1_000
+    port = free_port()
+
+    async def open_one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /order-changes/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"id: 0\n\n")
+        return reader, writer
+
+    async def scenario(api: Api, process: ServiceProcess) -> None:
+        (worker,) = psutil.Process(process.pid).children()
+        memory = worker.memory_info().rss
+        opened = []
+        for _ in range(streams // 50):
+            opened += await asyncio.gather(*(open_one() for _ in range(50)))
+        used, began = sum(worker.cpu_times()[:2]), time.monotonic()
+        await asyncio.sleep(1.5)
+        share = (sum(worker.cpu_times()[:2]) - used) / (time.monotonic() - began)
+        grown = (worker.memory_info().rss - memory) / streams / 1024
+        print(f"{streams} idle streams: {share:.3f} of a core, {grown:.0f} KiB each")
+        # Orders are placed as ever, and everybody hears of them.
+        began = time.monotonic()
+        answer = await asyncio.to_thread(api.place_order)
+        assert answer.status_code == 201
+        placing = time.monotonic() - began
+        await assign_all()
+        began = time.monotonic()
+        heard = await asyncio.gather(*(reader.readuntil(b"id: 1\n") for reader, _ in opened))
+        print(f"placed in {placing:.3f} s, heard by all after {time.monotonic() - began:.3f} s")
+        assert len(heard) == streams
+        began = time.monotonic()
+        await asyncio.to_thread(process.stop)
+        rest = await asyncio.gather(*(reader.read() for reader, _ in opened))
+        stopping = time.monotonic() - began
+        print(f"stopped within {stopping:.3f} s")
+        # Ended in order (the last chunk is empty), and not cut off.
+        assert {text[-5:] for text in rest} == {b"0\r\n\r\n"}
+        assert grown < 500
+        assert share < 0.5
+        assert stopping < 6
+        for _, writer in opened:
+            writer.close()
+
+    with (
+        ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port) as process,
+        Api(port) as api,
+    ):
+        api.wait_until_ready()
+        run(scenario(api, process))
+
+
+@pytest.mark.xdist_group("faults")
+def test_a_request_that_waits_does_not_hold_the_process_up(database: Database, postgres_url: str) -> None:
+    database.add_services()
+    port = free_port()
+    with (
+        ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port) as process,
+        Api(port) as api,
+    ):
+        api.wait_until_ready()
+        answers: list[Any] = []
+        waiting = threading.Thread(target=lambda: answers.append(api.client.get("/order-changes?wait=30")))
+        waiting.start()
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.stop()
+        assert time.monotonic() - began < 6
+        waiting.join(5)
+        assert answers[0].status_code == http.client.OK
+        assert answers[0].json()["items"] == []

@@ -1,0 +1,182 @@
+"""One run, three transports, and faults in between: the same bytes from each, each once."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import redis
+
+from tests.builders import later, order_body
+from tests.drivers import wait_until
+from tests.subscribers import EventStream, Feed, RedisReader, items_of, positions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.drivers import Api, Pipeline
+
+SEED = 20_261_122
+
+
+class Collector(threading.Thread):
+    """A subscriber that keeps every notification that it was given, until it is told to stop."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__(daemon=True)
+        self.pipeline = pipeline
+        self.found: list[str] = []
+        self.told_to_stop = False
+
+
+class FeedCollector(Collector):
+    """Follows the feed, waiting at its end."""
+
+    def run(self) -> None:
+        """Follow."""
+        feed = Feed.after(self.pipeline.api, wait=1, limit=7)
+        while not self.told_to_stop:
+            self.found += feed.turn()
+
+
+class StreamCollector(Collector):
+    """Reads the live stream, is cut off now and then, and connects again with the last id."""
+
+    def run(self) -> None:
+        """Read."""
+        chance = random.Random(SEED)  # noqa: S311 (a load is random, not secret)
+        while not self.told_to_stop:
+            events = chance.randrange(1, 40)
+            with (
+                suppress(OSError, http.client.HTTPException),
+                EventStream(self.pipeline.api.url, 0, last_event_id=len(self.found), patience=1) as stream,
+            ):
+                for event in stream.events():
+                    assert event.id == len(self.found) + 1
+                    self.found.append(event.data)
+                    events -= 1
+                    if events == 0:
+                        break
+
+
+class RedisCollector(Collector):
+    """Reads the Redis stream behind what it has."""
+
+    def run(self) -> None:
+        """Read."""
+        reader = RedisReader(self.pipeline.redis_url)
+        while not self.told_to_stop:
+            with suppress(redis.RedisError):
+                self.found += reader.turn()
+            time.sleep(0.01)
+
+
+class Writer(threading.Thread):
+    """Places, changes and deletes orders, in fierce competition with the others."""
+
+    def __init__(self, api: Api, number: int, writes: int) -> None:
+        super().__init__(daemon=True)
+        self._url = api.url
+        self._chance = random.Random(SEED + number)  # noqa: S311 (a load is random, not secret)
+        self._writes = writes
+
+    def run(self) -> None:
+        """Write."""
+        orders: list[str] = []
+        with httpx.Client(base_url=self._url, timeout=30) as client:
+            for _ in range(self._writes):
+                what = self._chance.random()
+                at = later(hours=self._chance.randrange(300), microseconds=self._chance.randrange(2))
+                if what < 0.5 or not orders:
+                    body = order_body(at=at, fee=self._chance.randrange(999), calendar=f"c{at.hour % 3}")
+                    answer = client.post("/orders", json=body)
+                    orders += [answer.json()["id"]] if answer.status_code == http.client.CREATED else []
+                elif what < 0.9:
+                    change = {"totalfee": self._chance.randrange(999), "datetime": at.isoformat()}
+                    answer = client.patch(f"/orders/{self._chance.choice(orders)}", json=change)
+                else:
+                    answer = client.delete(f"/orders/{orders.pop()}")
+                assert answer.status_code in (200, 201, 204, 409), answer.text
+
+
+@pytest.fixture
+def collectors(pipeline: Pipeline) -> Iterator[list[Collector]]:
+    """Give a subscriber for each transport, at work."""
+    RedisReader(pipeline.redis_url).client.flushdb()
+    found = [FeedCollector(pipeline), StreamCollector(pipeline), RedisCollector(pipeline)]
+    for collector in found:
+        collector.start()
+    yield found
+    for collector in found:
+        collector.told_to_stop = True
+    for collector in found:
+        collector.join(10)
+
+
+def fold(notifications: list[str]) -> dict[int, str]:
+    """Give the orders' texts at the end of the changes, seeing that each follows from the one before."""
+    orders: dict[int, str] = {}
+    decode = json.JSONDecoder().raw_decode
+    for text in notifications:
+        change = json.loads(text)
+        start = text.index('"data":{"order":') + len('"data":{"order":')
+        _, end = decode(text, start)
+        order = text[start:end]
+        previous = text[end + len(',"previous":') : -2]
+        number = int(change["subject"])
+        assert orders.pop(number, "null") == previous, text
+        if order != "null":
+            orders[number] = order
+    return orders
+
+
+@pytest.mark.xdist_group("faults")
+def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_killed_or_wiped(
+    pipeline: Pipeline, collectors: list[Collector]
+) -> None:
+    print(f"seed {SEED}")
+    writers = [Writer(pipeline.api, number, 90) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    chance = random.Random(SEED)  # noqa: S311 (a load is random, not secret)
+    reader = RedisReader(pipeline.redis_url)
+    faults = 0
+    while any(writer.is_alive() for writer in writers) or faults < 6:
+        time.sleep(0.15 + chance.random() * 0.2)
+        reader.client.flushdb()
+        victim = chance.choice((pipeline.relay, pipeline.worker))
+        victim.kill()
+        time.sleep(chance.random() * 0.2)
+        victim.start()
+        faults += 1
+        if faults % 3 == 0:
+            # A fresh relay needs a moment: let some changes through before the next fault.
+            time.sleep(1)
+    count = int(pipeline.database.value("SELECT count(*) FROM order_change"))
+    print(f"{count} changes, {faults} times wiped and killed")
+    for collector in collectors:
+        name = type(collector).__name__
+        wait_until(lambda: len(collector.found) >= count, f"{name} has everything")  # noqa: B023
+    log = Feed.after(pipeline.api, limit=100).all()
+    assert positions_of(log) == list(range(1, count + 1))
+    for collector in collectors:
+        assert collector.found == log, type(collector).__name__
+    assert [name for name, _ in reader.entries()] == [f"{n}-0" for n in range(1, count + 1)]
+    # And what they tell is what is: folded from the beginning, the orders, byte for byte.
+    orders = fold(log)
+    listed = []
+    following: str | None = "/orders?sort=id&limit=100"
+    while following:
+        page = pipeline.api.client.get(following)
+        listed += items_of(page.text)
+        following = page.json()["next"]
+    assert [orders[number] for number in sorted(orders)] == listed
+    assert pipeline.wait_until_summed() == count
+    assert pipeline.database.wrong_summaries() == []

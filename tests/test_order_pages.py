@@ -1,0 +1,146 @@
+"""GET /orders page by page: cursors that survive what is written meanwhile, bound to their filters."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from tests.builders import NOON, later, text_of
+
+if TYPE_CHECKING:
+    from tests.drivers import Api, Database
+
+SORTS = ("datetime", "-datetime", "id", "-id")
+
+
+def orders_apart(database: Database, count: int) -> None:
+    """Let orders stand half a day apart, their ids in no order, on two calendars."""
+    database.rows("INSERT INTO calendar (name) VALUES ('default'), ('crew-1')")
+    database.rows(
+        """
+        INSERT INTO orders (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        SELECT 1 + (n * 7919) % 100003, at, at + interval '3 hours', n,
+            CASE WHEN n % 3 = 0 THEN '{123,456}' ELSE '{123}' END::bigint[],
+            CASE WHEN n % 3 = 0 THEN '{Inspection,Analysis}' ELSE '{Inspection}' END::text[], 1 + n % 2
+        FROM (SELECT n, $1::timestamptz + n * interval '12 hours' AS at FROM generate_series(1, $2::int) AS n) t
+        """,
+        NOON,
+        count,
+    )
+
+
+def place(order: dict[str, Any], sort: str) -> tuple[Any, ...]:
+    """Give what a list is sorted by."""
+    order_id = int(order["id"])
+    return (order_id,) if sort.endswith("id") else (datetime.fromisoformat(order["datetime"]), order_id)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_order_that_stays_is_skipped_or_repeated_whatever_is_written_meanwhile(
+    api: Api, database: Database, sort: str, seed: int
+) -> None:
+    """Between any two pages orders come, go and move, also the one that the cursor stands behind."""
+    chance = random.Random(f"{sort}-{seed}")  # noqa: S311 (a test's dice)
+    orders_apart(database, 90)
+    at_first = {order["id"]: order for order in api.every_order()}
+    touched: set[str] = set()
+    met: list[dict[str, Any]] = []
+    following: str | None = f"/orders?sort={sort}&limit=5"
+    while following:
+        limit = chance.randrange(1, 13)
+        page = api.client.get(following.replace("limit=5", f"limit={limit}")).json()
+        met += page["items"]
+        following = page["next"] and page["next"].replace(f"limit={limit}", "limit=5")
+        for _ in range(4):
+            victim = met[-1]["id"] if chance.random() < 0.3 else chance.choice(list(at_first))
+            match chance.choice(("create", "delete", "move", "refee")):
+                case "create":
+                    at = NOON + timedelta(hours=12 * chance.randrange(90) + chance.choice((4, 8)))
+                    given = {"id": chance.randrange(1, 110_000)} if chance.random() < 0.5 else {}
+                    assert api.place_order(at=at, **given).status_code in (201, 409)
+                case "delete":
+                    touched.add(victim)
+                    api.client.delete(f"/orders/{victim}")
+                case "move":
+                    touched.add(victim)
+                    at = NOON + timedelta(hours=12 * chance.randrange(90) + 6)
+                    api.client.patch(f"/orders/{victim}", json={"datetime": text_of(at)})
+                case "refee":
+                    api.client.patch(f"/orders/{victim}", json={"totalfee": chance.randrange(1000)})
+    ids = [order["id"] for order in met]
+    stayed = set(at_first) - touched
+    assert len(stayed) > 10
+    assert [ids.count(order_id) for order_id in stayed] == [1] * len(stayed)
+    new = set(ids) - set(at_first) - touched
+    assert [ids.count(order_id) for order_id in new] == [1] * len(new)
+    places = [place(order, sort) for order in met]
+    assert places == sorted(places, reverse=sort.startswith("-"))
+
+
+FILTERS = ("", "calendar=default", "calendar=crew-1", "service=123", "service=456", "from=2030-06-02T00:00:00Z",
+           "to=2031-01-01T00:00:00Z", "sort=id", "sort=-id", "sort=-datetime", "calendar=default&service=123")  # fmt: skip
+
+
+def test_a_cursor_is_good_for_its_own_filters_and_no_others(api: Api, database: Database) -> None:
+    """Every one with every other: 400, never a list with holes; their order in the query is no difference."""
+    orders_apart(database, 30)
+    cursors = {}
+    for filters in FILTERS:
+        query = dict(parse_qsl(urlsplit(api.client.get(f"/orders?limit=2&{filters}").json()["next"]).query))
+        cursors[filters] = query["cursor"]
+    for made_for, cursor in cursors.items():
+        for filters in FILTERS:
+            answer = api.client.get(f"/orders?{filters}&cursor={cursor}".replace("?&", "?"))
+            assert answer.status_code == (200 if filters == made_for else 400), (made_for, filters)
+            if filters != made_for:
+                assert answer.json()["type"] == "/problems/invalid-cursor"
+    swapped = f"/orders?service=123&cursor={cursors['calendar=default&service=123']}&calendar=default"
+    assert api.client.get(swapped).status_code == 200
+    for path in ("/services", "/calendars", "/fee-summaries"):
+        assert api.client.get(f"{path}?cursor={cursors['']}").status_code == 400
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_pages_of_any_size_make_up_the_same_list(api: Api, database: Database, filters: str) -> None:
+    """Also when the size changes on the way; the link is the address in the body."""
+    orders_apart(database, 40)
+    whole = api.client.get(f"/orders?limit=100&{filters}").json()
+    assert whole["next"] is None
+    following, met, limit = f"/orders?limit=1&{filters}", [], 1
+    while following:
+        answer = api.client.get(following)
+        page = answer.json()
+        met += page["items"]
+        assert answer.headers.get("link") == (page["next"] and f'<{page["next"]}>; rel="next"')
+        assert len(page["items"]) == limit or page["next"] is None
+        following = page["next"] and page["next"].replace(f"limit={limit}", f"limit={limit + 2}")
+        limit += 2
+    assert met == whole["items"]
+
+
+@pytest.mark.parametrize("zone", ["%2B05:30", "-08:00"])
+def test_a_filter_is_kept_as_it_was_written(api: Api, database: Database, zone: str) -> None:
+    """Its plus sign too, which a query would turn into space."""
+    orders_apart(database, 5)
+    following = api.client.get(f"/orders?limit=2&from=2030-06-01T00:00:00{zone}").json()["next"]
+    assert f"from=2030-06-01T00%3A00%3A00{zone.replace(':', '%3A')}" in following
+    assert len(api.client.get(following).json()["items"]) == 2
+
+
+def test_a_cursor_outlives_the_order_that_it_stands_behind(api: Api, database: Database) -> None:
+    """Deleted or moved: it stands for a place, not for an order."""
+    orders_apart(database, 6)
+    for sort in SORTS:
+        page = api.client.get(f"/orders?limit=2&sort={sort}").json()
+        rest = [order["id"] for order in api.every_item(page["next"])]
+        last = page["items"][-1]["id"]
+        api.client.patch(
+            f"/orders/{last}", json={"datetime": text_of(later(days=-99 if sort == "id" else 99))}
+        )
+        api.client.delete(f"/orders/{last}")
+        assert [order["id"] for order in api.every_item(page["next"])] == rest

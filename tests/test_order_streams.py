@@ -1,0 +1,301 @@
+"""GET /orders as one stream, NDJSON or CSV: every match, one snapshot, constant memory, bounded places."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.builders import NOON, later, order_body, text_of
+from tests.drivers import Api, Database, wait_until
+from tests.processes import ServiceProcess, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+NDJSON = {"Accept": "application/x-ndjson"}
+CSV = {"Accept": "text/csv"}
+PLACES = 4
+
+
+def fill(database: Database, count: int) -> None:
+    """Let orders stand three hours apart from 1970 on, on calendars of 100,000 each, without their changes."""
+    for statement in (
+        "ALTER TABLE orders DISABLE TRIGGER orders_record_change",
+        "INSERT INTO calendar (name) SELECT 'crew-' || n FROM generate_series(1, 10) AS n",
+        f"""
+        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, at + interval '3 hours', n % 1000 + 0.25, '{{123,456}}', '{{Inspection,Analysis}}', 1 + n / 100000
+        FROM (
+            SELECT n, timestamptz '1970-01-01Z' + n % 100000 * interval '3 hours' AS at
+            FROM generate_series(1, {count}) AS n
+        ) AS t
+        """,
+        "ALTER TABLE orders ENABLE TRIGGER orders_record_change",
+        "ANALYZE orders",
+    ):
+        database.rows(statement)
+
+
+def as_csv(order: dict[str, Any]) -> dict[str, str]:
+    """Write an order as its row should be."""
+    return {
+        "id": order["id"],
+        "datetime": order["datetime"],
+        "totalfee": f"{order['totalfee']:.2f}",
+        "calendar": order["calendar"],
+        "service_ids": " ".join(service["id"] for service in order["services"]),
+        "service_names": "; ".join(service["name"] for service in order["services"]),
+        "version": str(order["version"]),
+        "created_at": order["created_at"],
+        "updated_at": order["updated_at"],
+    }
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "calendar=crew-2", "service=456", "sort=-datetime", "sort=id", "sort=-id",
+     "from=2030-06-05T00:00:00Z&to=2030-06-20T00:00:00Z", "calendar=nobody"],
+)  # fmt: skip
+def test_a_stream_holds_what_the_pages_hold(api: Api, query: str) -> None:
+    """Order by order, byte for byte as each is read by itself; and as CSV cell by cell."""
+    for n in range(0, 60, 3):
+        services = (123, 456) if n % 2 else (789,)
+        assert api.place_order(
+            at=later(hours=12 * n), fee=n + 0.5, services=services, calendar=f"crew-{n % 4}"
+        ).is_success
+    items = api.every_item(f"/orders?limit=7&{query}")
+    lines = api.client.get(f"/orders?{query}", headers=NDJSON)
+    assert lines.headers["content-type"].startswith("application/x-ndjson")
+    assert [json.loads(line) for line in lines.text.splitlines()] == items
+    assert all(
+        line.encode() in api.client.get(f"/orders/{json.loads(line)['id']}").content
+        for line in lines.text.splitlines()[:2]
+    )
+    table = api.client.get(f"/orders?{query}", headers=CSV)
+    assert table.headers["content-type"].startswith("text/csv")
+    assert table.text.endswith("\r\n")
+    assert list(csv.DictReader(io.StringIO(table.text, newline=""))) == [as_csv(order) for order in items]
+    assert (len(items) == 0) == (query == "calendar=nobody")
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/csv;q=0.9, application/json;q=0.1",
+        "text/*",
+        "application/json;q=0, */*;q=0.1, text/csv",
+        "TEXT/CSV",
+    ],
+)
+def test_the_caller_chooses_by_preference(api: Api, accept: str) -> None:
+    """RFC 9110, 12.5.1; JSON where nothing is said."""
+    assert (
+        api.client.get("/orders", headers={"Accept": accept}).headers["content-type"].startswith("text/csv")
+    )
+    assert api.client.get("/orders").headers["content-type"] == "application/json"
+    assert api.client.get("/orders", headers={"Accept": "text/csv, */*"}).headers["content-type"] in (
+        "application/json",
+        "text/csv; charset=utf-8",
+    )
+
+
+@pytest.mark.parametrize("query", ["limit=5", "cursor=abc"])
+def test_a_stream_has_no_pages(api: Api, query: str) -> None:
+    """What would do nothing is refused."""
+    for accept in (NDJSON, CSV):
+        answer = api.client.get(f"/orders?{query}", headers=accept)
+        assert answer.status_code == 400
+        assert answer.json()["errors"][0]["parameter"] == query.partition("=")[0]
+
+
+DANGEROUS = [
+    '=HYPERLINK("http://x","y")',
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    '"quoted", and =more',
+    "a, b; c",
+    "=cmd|' /C calc'!A0",
+]
+
+
+def test_no_cell_is_run_by_a_spreadsheet(api: Api) -> None:
+    """No cell begins with = + - or @, nor does any name within one, and each can be read back."""
+    for number, name in enumerate(DANGEROUS, start=1):
+        assert api.client.post("/services", json={"id": number, "name": name}).status_code == 201
+        api.placed_order(at=later(hours=3 * number), services=(number,))
+    api.placed_order(at=NOON, services=(1, 123, 2))
+    rows = list(csv.DictReader(io.StringIO(api.client.get("/orders", headers=CSV).text, newline="")))
+    for row in rows:
+        for cell in row.values():
+            for part in cell.split("; "):
+                assert not part.startswith(("=", "+", "-", "@")), cell
+    assert rows[0]["service_names"] == "'" + DANGEROUS[0] + "; '" + DANGEROUS[1] + "; Inspection"
+    assert [row["service_names"].removeprefix("'") for row in rows[1:]] == DANGEROUS
+
+
+def test_a_fee_passes_through_no_float(api: Api) -> None:
+    """To the cent at both ends."""
+    body = '{"datetime":"2030-06-01T12:00:00Z","totalfee":9999999999.99,"services":[{"id":"123"}]}'
+    assert api.post_text("/orders", body).status_code == 201
+    assert '"totalfee":9999999999.99,' in api.client.get("/orders", headers=NDJSON).text
+    assert ",9999999999.99," in api.client.get("/orders", headers=CSV).text
+
+
+# --- large ones, from a server of its own ------------------------------------------------------------
+
+MANY = 200_000
+FIRST_ID = 1_000_000_000_000
+SHORT_STATEMENTS = {"OMS_STATEMENT_TIMEOUT": "2"}
+"""A stream takes longer than any of its statements may: none of them may do the work of all."""
+
+
+@pytest.fixture(scope="module")
+def large(own_database_url: str, redis_url: str) -> Iterator[tuple[Api, Database, psutil.Process]]:
+    """Give an API over 200,000 orders, its database, and the process that serves."""
+    port = free_port()
+    with Database(own_database_url) as database:
+        database.add_services()
+        # What no stream of all orders needs would double the time that this takes.
+        database.rows("ALTER TABLE orders DROP CONSTRAINT orders_spacing")
+        database.rows("DROP INDEX orders_by_service, orders_by_calendar")
+        fill(database, MANY)
+        with (
+            ServiceProcess(
+                "api.server", database=own_database_url, redis=redis_url, port=port, **SHORT_STATEMENTS
+            ) as process,
+            Api(port) as api,
+        ):
+            api.wait_until_ready()
+            (server,) = [
+                child
+                for child in psutil.Process(process.pid).children(recursive=True)
+                if child.num_threads() > 1
+            ][:1]
+            yield api, database, server
+
+
+@contextmanager
+def streaming(api: Api, query: str = "") -> Iterator[httpx.Response]:
+    """Open a stream and read nothing of it yet."""
+    with api.client.stream("GET", f"/orders{query}", headers=NDJSON) as answer:
+        yield answer
+
+
+def streams_of(database: Database) -> int:
+    """Count the connections that serve streams: they are in a transaction."""
+    return int(
+        database.value(
+            """
+            SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE '%ORDER BY%' AND state <> 'idle'
+              AND pid <> pg_backend_pid()
+            """
+        )
+    )
+
+
+def test_a_stream_takes_no_more_memory_than_a_part_of_it(large: tuple[Api, Database, psutil.Process]) -> None:
+    """200,000 orders, some 50 MB, leave the process as large as 2,000 did."""
+    api, _, server = large
+    api.client.get("/orders?to=1970-05-01T00:00:00Z", headers=NDJSON)
+    before = server.memory_info().rss
+    peak, lines, size = before, 0, 0
+    started = time.monotonic()
+    with streaming(api) as answer:
+        for chunk in answer.iter_bytes():
+            lines += chunk.count(b"\n")
+            size += len(chunk)
+            peak = max(peak, server.memory_info().rss)
+    seconds = time.monotonic() - started
+    print(f"{lines:,} orders, {size / 1e6:.0f} MB in {seconds:.1f} s, memory +{(peak - before) / 1e6:.1f} MB")  # noqa: T201 (figures)
+    assert lines == MANY
+    assert size > 40_000_000
+    assert peak - before < 15_000_000
+
+
+def test_a_reader_that_is_slow_does_not_fill_the_memory(large: tuple[Api, Database, psutil.Process]) -> None:
+    """What it does not read is not fetched."""
+    api, database, server = large
+    before = server.memory_info().rss
+    with streaming(api) as answer:
+        chunks = answer.iter_bytes(1_000)
+        next(chunks)
+        time.sleep(1)
+        assert server.memory_info().rss - before < 15_000_000
+        assert api.client.get("/orders?limit=1").status_code == 200
+    wait_until(lambda: streams_of(database) == 0, "the stream has ended")
+
+
+def test_a_stream_shows_one_moment_whatever_is_written_meanwhile(
+    large: tuple[Api, Database, psutil.Process],
+) -> None:
+    """Every order as it was when the stream began: none deleted, none changed, none moved, none new."""
+    api, database, _ = large
+    late = "FROM orders WHERE datetime >= '2000-01-01Z'"
+    expected, count = (database.value(f"SELECT {what} {late}") for what in ("sum(totalfee)", "count(*)"))
+    with streaming(api, "?from=2000-01-01T00:00:00Z") as answer:
+        lines = answer.iter_lines()
+        shown = [json.loads(next(lines))]
+
+        def write() -> list[int]:
+            return [
+                api.client.delete(f"/orders/{FIRST_ID + 98_000}").status_code,
+                api.client.patch(f"/orders/{FIRST_ID + 198_000}", json={"totalfee": 5_000_000}).status_code,
+                api.client.patch(
+                    f"/orders/{FIRST_ID + 96_000}", json={"datetime": text_of(NOON)}
+                ).status_code,
+                api.client.post("/orders", json=order_body(at=later(days=1), fee=7_000_000)).status_code,
+            ]
+
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(write).result(20) == [204, 200, 200, 201]
+        shown += map(json.loads, lines)
+    assert len(shown) == count
+    assert sum(order["totalfee"] for order in shown) == float(expected)
+    assert database.value("SELECT max(totalfee) FROM orders") == 7_000_000
+
+
+def test_a_fifth_stream_is_asked_to_come_back(large: tuple[Api, Database, psutil.Process]) -> None:
+    """503 with when; ordinary requests go on; a place that is given back can be had."""
+    api, database, _ = large
+    with ExitStack() as streams:
+        opened = [streams.enter_context(streaming(api)) for _ in range(PLACES)]
+        assert [answer.status_code for answer in opened] == [200] * PLACES
+        refused = api.client.get("/orders", headers=CSV)
+        assert refused.status_code == 503
+        assert refused.json()["type"] == "/problems/unavailable"
+        assert int(refused.headers["retry-after"]) > 0
+        assert api.client.get("/orders?limit=1").status_code == 200
+    wait_until(lambda: streams_of(database) == 0, "the streams have ended")
+    with streaming(api) as answer:
+        assert answer.status_code == 200
+
+
+def test_a_caller_that_goes_away_gives_its_place_back(large: tuple[Api, Database, psutil.Process]) -> None:
+    """Its connection too, whether it has read something or nothing."""
+    api, database, _ = large
+    for read in (False, True) * PLACES:
+        with streaming(api) as answer:
+            assert answer.status_code == 200
+            if read:
+                next(answer.iter_bytes())
+        wait_until(lambda: streams_of(database) == 0, "the stream has ended")
+
+
+def test_asking_for_the_head_of_a_stream_takes_no_place(large: tuple[Api, Database, psutil.Process]) -> None:
+    """Nothing is streamed."""
+    api, database, _ = large
+    for _ in range(3 * PLACES):
+        assert api.client.head("/orders", headers=CSV).status_code == 200
+    wait_until(lambda: streams_of(database) == 0, "nothing is left open")

@@ -1,0 +1,201 @@
+"""ETag, If-Match and If-None-Match: nobody overwrites what they have not seen, nobody reads twice (RFC 9110, 13)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import order_body
+from tests.drivers import Api, Database, at_once
+from tests.processes import ServiceProcess, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+WRITES = ("PUT", "PATCH", "DELETE")
+
+
+def written(api: Api, method: str, fee: float = 7, path: str = "/orders/5", **headers: str) -> httpx.Response:
+    """Change or delete an order under conditions: ``if_match='"1"'``."""
+    body: Any = {"PUT": order_body(fee=fee), "PATCH": {"totalfee": fee}, "DELETE": None}[method]
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return api.client.request(method, path, json=body, headers=named)
+
+
+def at_version_2(api: Api) -> None:
+    """Let order 5 be at version 2."""
+    api.placed_order(id=5)
+    assert written(api, "PATCH", 50).status_code == 200
+
+
+def test_every_answer_with_an_order_has_the_tag_of_its_version(api: Api) -> None:
+    """Strong: the same tag is the same bytes."""
+    created = api.place_order(id=5)
+    assert created.headers["etag"] == '"1"'
+    for version, method in ((2, "PUT"), (3, "PATCH")):
+        answer = written(api, method)
+        read, head = api.client.get("/orders/5"), api.client.head("/orders/5")
+        assert {one.headers["etag"] for one in (answer, read, head)} == {f'"{version}"'}
+        assert answer.content == read.content
+        assert answer.json()["version"] == version
+
+
+@pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize(
+    "condition",
+    ['"2"', "*", '"1", "2"', '"x","2" , "3"', ', "2",,', 'W/"1", "2"', '"1,2", "2"'],
+)
+def test_a_write_that_means_the_current_version_is_done(api: Api, method: str, condition: str) -> None:
+    """By its tag, as one of several, or by *."""
+    at_version_2(api)
+    assert written(api, method, if_match=condition).status_code == (204 if method == "DELETE" else 200)
+
+
+@pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize("condition", ['"1"', '"3"', 'W/"2"', '"1", W/"2"', '"1,2"', '""', '"02"', '"2x"'])
+def test_a_write_that_means_another_version_is_refused(
+    api: Api, database: Database, method: str, condition: str
+) -> None:
+    """412, with the tag it has; weak tags never match here; and nothing is changed."""
+    at_version_2(api)
+    counts, before = database.counts(), api.client.get("/orders/5").content
+    answer = written(api, method, if_match=condition)
+    assert answer.status_code == 412
+    assert answer.json()["type"] == "/problems/version-mismatch"
+    assert answer.headers["etag"] == '"2"'
+    assert database.counts() == counts
+    assert api.client.get("/orders/5").content == before
+
+
+def test_conditions_on_several_lines_are_one_list(api: Api) -> None:
+    """RFC 9110, 5.3."""
+    at_version_2(api)
+    lines = [("If-Match", '"1"'), ("If-Match", '"2"')]
+    assert api.client.patch("/orders/5", json={"totalfee": 1}, headers=lines).status_code == 200
+    assert api.client.patch("/orders/5", json={"totalfee": 1}, headers=lines).status_code == 412
+
+
+@pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize("condition", ['"1"', "*"])
+def test_an_order_that_is_not_there_is_not_found_whatever_is_meant(
+    api: Api, method: str, condition: str
+) -> None:
+    """404 says more than 412 would."""
+    assert written(api, method, if_match=condition).status_code == 404
+
+
+def test_what_is_wrong_with_a_body_is_told_before_its_version_is_looked_at(api: Api) -> None:
+    """It would have to be mended in any case."""
+    api.placed_order(id=5)
+    answer = api.client.patch("/orders/5", json={"totalfee": -1}, headers={"If-Match": '"9"'})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("condition", ['"2"', 'W/"2"', "*", '"1", W/"2"', ', "2",'])
+def test_what_the_caller_has_is_not_sent_again(api: Api, method: str, condition: str) -> None:
+    """304 with the tag and nothing else; weak or strong makes no difference."""
+    at_version_2(api)
+    answer = api.client.request(method, "/orders/5", headers={"If-None-Match": condition})
+    assert answer.status_code == 304
+    assert answer.content == b""
+    assert answer.headers["etag"] == '"2"'
+    assert "content-type" not in answer.headers
+
+
+@pytest.mark.parametrize("condition", ['"1"', 'W/"1"', '"22"', '"w/2"', '"1", "3"'])
+def test_what_the_caller_does_not_have_is_sent(api: Api, condition: str) -> None:
+    """With its tag, for the next time."""
+    at_version_2(api)
+    answer = api.client.get("/orders/5", headers={"If-None-Match": condition})
+    assert answer.status_code == 200
+    assert answer.json()["version"] == 2
+
+
+def test_an_order_that_is_not_there_was_not_modified_either(api: Api) -> None:
+    """404 all the same."""
+    assert api.client.get("/orders/5", headers={"If-None-Match": "*"}).status_code == 404
+
+
+# --- races -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", WRITES)
+def test_of_twenty_writes_that_mean_one_version_exactly_one_is_done(
+    api: Api, database: Database, method: str
+) -> None:
+    """Whoever is refused has overwritten nothing."""
+    api.placed_order(id=5)
+    answers = at_once([lambda fee=fee: written(api, method, fee, if_match='"1"') for fee in range(1, 21)])
+    statuses = sorted(answer.status_code for answer in answers)
+    done = 204 if method == "DELETE" else 200
+    assert statuses == [done, *[404 if method == "DELETE" else 412] * 19]
+    assert database.value("SELECT count(*) FROM order_change WHERE order_id = 5") == 2
+    if method != "DELETE":
+        (won,) = (answer for answer in answers if answer.status_code == done)
+        assert api.client.get("/orders/5").content == won.content
+
+
+def test_counting_with_conditions_counts_everybody(api: Api) -> None:
+    """Read, add one, write if nobody else did, try again: what If-Match is for."""
+    api.placed_order(id=5, fee=0)
+
+    def add_one() -> httpx.Response:
+        while True:
+            read = api.client.get("/orders/5")
+            answer = written(api, "PATCH", read.json()["totalfee"] + 1, if_match=read.headers["etag"])
+            if answer.status_code != 412:
+                return answer
+
+    assert {answer.status_code for answer in at_once([add_one] * 8)} == {200}
+    assert (
+        api.client.get("/orders/5").json() | {"totalfee": 8, "version": 9}
+        == api.client.get("/orders/5").json()
+    )
+
+
+# --- OMS_REQUIRE_IF_MATCH ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def _strict_server(postgres_url: str, redis_url: str) -> Iterator[Api]:
+    port = free_port()
+    with (
+        ServiceProcess(
+            "api.server", database=postgres_url, redis=redis_url, port=port, OMS_REQUIRE_IF_MATCH="yes"
+        ),
+        Api(port) as api,
+    ):
+        api.wait_until_ready()
+        yield api
+
+
+@pytest.fixture
+def strict_api(_strict_server: Api, api: Api) -> Api:
+    """Give an API that writes only with If-Match, with one order."""
+    api.placed_order(id=5)
+    return _strict_server
+
+
+@pytest.mark.parametrize("method", WRITES)
+def test_a_deployment_can_demand_that_every_write_means_a_version(
+    strict_api: Api, database: Database, method: str
+) -> None:
+    """428 without; with one, or with *, as anywhere."""
+    counts = database.counts()
+    refused = written(strict_api, method)
+    assert refused.status_code == 428
+    assert refused.json()["type"] == "/problems/version-required"
+    assert database.counts() == counts
+    assert written(strict_api, method, if_match='"9"').status_code == 412
+    assert written(strict_api, method, if_match='"1"').is_success
+
+
+def test_creates_and_reads_need_no_version_anywhere(strict_api: Api) -> None:
+    """There is none yet, or nothing is overwritten."""
+    assert strict_api.client.get("/orders/5").status_code == 200
+    assert strict_api.place_order(calendar="crew-1").status_code == 201
+    assert written(strict_api, "PATCH", if_match="*").status_code == 200

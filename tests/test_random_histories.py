@@ -1,0 +1,324 @@
+"""Random histories of commands, over HTTP, against a plain model of the rule and of the summaries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
+
+from api.order_import import _check_orders
+from api.orders.imports import ImportRefusedError, import_orders
+from tests.builders import NOON, text_of
+from tests.model import Answer, Model, ModelOrder
+from tests.steps import apply_every_change
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.drivers import Api, Database
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+NAMES = {123: "Inspection", 456: "Analysis", 789: "Testing"}
+FIRST_ID_OF_THE_SERVER = 10**12
+
+calendars = st.sampled_from(["default", "default", "default", "north", "north", "East.2"])
+# Mostly a grid of the clearance, so that gaps of exactly three and six hours are common; else half of it,
+# or a microsecond beside it.
+times = st.builds(
+    lambda step, tick: NOON + step * timedelta(minutes=90) + tick * timedelta(microseconds=1),
+    st.sampled_from([-2, 0, 2, 4, 6, 8, 10, 1, 3, 5]),
+    st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1]),
+)
+fees = st.one_of(st.integers(0, 1_000), st.integers(0, 999_999_999_999)).map(lambda c: Decimal(c) / 100)
+orderable = st.sampled_from([(123,), (789,), (123, 789), (789, 123)])
+services = st.one_of(
+    *[orderable] * 5,
+    st.lists(st.sampled_from([123, 456, 456, 789, 5]), min_size=1, max_size=4, unique=True).map(tuple),
+)
+callers_ids = st.integers(1, 9)
+which = st.sampled_from([*range(1, 16), 0])
+"""Which order a command means: the n-th that exists, round and round; 0: one that never existed."""
+
+
+@dataclass(frozen=True)
+class Create:
+    """POST an order."""
+
+    id: int | None
+    at: datetime
+    fee: Decimal
+    services: tuple[int, ...]
+    calendar: str
+
+
+@dataclass(frozen=True)
+class Put:
+    """PUT an order."""
+
+    which: int
+    at: datetime
+    fee: Decimal
+    services: tuple[int, ...]
+    calendar: str
+
+
+@dataclass(frozen=True)
+class Patch:
+    """PATCH an order."""
+
+    which: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Delete:
+    """DELETE an order."""
+
+    which: int
+
+
+@dataclass(frozen=True)
+class Import:
+    """Import a file."""
+
+    orders: tuple[Create, ...]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """DELETE a service."""
+
+    service: int
+
+
+@dataclass(frozen=True)
+class Rename:
+    """PUT a service."""
+
+    service: int
+    name: str
+
+
+Command = Create | Put | Patch | Delete | Import | Archive | Rename
+
+creates = st.builds(Create, st.none() | st.none() | callers_ids, times, fees, services, calendars)
+imported = st.builds(Create, st.none() | callers_ids, times, fees, orderable | services, calendars)
+imports = st.lists(
+    imported, min_size=1, max_size=4, unique_by=lambda o: o.id if o.id is not None else object()
+)
+patches = st.fixed_dictionaries(
+    {}, optional={"at": times, "fee": fees, "services": services, "calendar": calendars}
+).filter(bool)
+puts = st.builds(Put, which, times, fees, services, calendars)
+merges = st.builds(Patch, which, patches)
+services_written = st.one_of(
+    st.builds(Archive, st.sampled_from([456, 456, 123, 5])),
+    st.builds(Rename, st.sampled_from([123, 789]), st.sampled_from(["Ä", "INSPECTION", "x y"])),
+)
+commands = st.lists(
+    st.one_of(
+        *[creates] * 6,
+        *[puts] * 2,
+        *[merges] * 3,
+        *[st.builds(Delete, which)] * 2,
+        st.builds(Import, imports.map(tuple)),
+        services_written,
+    ),
+    min_size=25,
+    max_size=45,
+)
+
+
+def written(**fields: Any) -> str:
+    """Write an order's fields as a body, its fee exactly."""
+    shown: dict[str, Callable[[Any], Any]] = {
+        "id": lambda order_id: order_id,
+        "at": text_of,
+        "fee": str,
+        "services": lambda ids: [{"id": str(service)} for service in reversed(ids)],
+        "calendar": str,
+    }
+    names = {"at": "datetime", "fee": "totalfee"}
+    body = {names.get(name, name): shown[name](value) for name, value in fields.items() if value is not None}
+    fee = body.pop("totalfee", None)
+    text = json.dumps(body)
+    return text if fee is None else text[:-1] + (", " if body else "") + f'"totalfee": {fee}}}'
+
+
+class History:
+    """Runs commands on the service and on the model, and compares every answer."""
+
+    def __init__(self, api: Api, run: Run) -> None:
+        self.api = api
+        self.run = run
+        self.model = Model(dict(NAMES))
+        self.imports = 0
+
+    def meant(self, number: int) -> int:
+        """Give the id that a command means."""
+        ids = sorted(self.model.orders)
+        return ids[number % len(ids)] if ids and number else 999
+
+    def send(self, method: str, path: str, body: str | None = None) -> httpx.Response:
+        """Make a request."""
+        return self.api.client.request(
+            method, path, content=body, headers={"Content-Type": "application/json"} if body else {}
+        )
+
+    def check(self, command: Command, answer: httpx.Response, expected: Answer) -> None:
+        """Compare an answer with the model's."""
+        event(f"{type(command).__name__} {expected.status} {expected.problem or ''}")
+        assert answer.status_code == expected.status, (command, answer.text, expected)
+        if expected.problem is None:
+            return
+        problem = answer.json()
+        assert problem["type"] == f"/problems/{expected.problem}", (command, problem)
+        if expected.problem == "orders-too-close":
+            assert [(int(c["id"]), datetime.fromisoformat(c["datetime"])) for c in problem["conflicts"]] == [
+                *expected.conflicts
+            ], (command, problem)
+            nearest = {side: at and datetime.fromisoformat(at) for side, at in problem["nearest"].items()}
+            assert nearest == {"before": expected.before, "after": expected.after}, (command, problem)
+
+    def do(self, command: Command) -> None:
+        """Run one command on both."""
+        match command:
+            case Create(order_id, at, fee, services, calendar):
+                answer = self.send(
+                    "POST",
+                    "/orders",
+                    written(id=order_id, at=at, fee=fee, services=services, calendar=calendar),
+                )
+                self.check(command, answer, self.model.create(order_id, at, services, calendar))
+                if answer.status_code == 201:
+                    got = int(answer.json()["id"])
+                    assert got == order_id or (order_id is None and got >= FIRST_ID_OF_THE_SERVER)
+                    self.model.store(got, at, fee, services, calendar)
+                    self.shows(got, answer)
+            case Put(number, at, fee, services, calendar):
+                order_id = self.meant(number)
+                fields = {"at": at, "fee": fee, "services": services, "calendar": calendar}
+                answer = self.send("PUT", f"/orders/{order_id}", written(**fields))
+                self.check(command, answer, self.model.update(order_id, fields))
+                self.shows(order_id, answer)
+            case Patch(number, fields):
+                order_id = self.meant(number)
+                answer = self.send("PATCH", f"/orders/{order_id}", written(**fields))
+                self.check(command, answer, self.model.update(order_id, fields))
+                self.shows(order_id, answer)
+            case Delete(number):
+                order_id = self.meant(number)
+                self.check(command, self.send("DELETE", f"/orders/{order_id}"), self.model.delete(order_id))
+            case Import():
+                self.do_import(command)
+            case Archive(service):
+                self.check(command, self.send("DELETE", f"/services/{service}"), self.model.archive(service))
+            case Rename(service, name):
+                answer = self.send("PUT", f"/services/{service}", json.dumps({"name": name}))
+                self.check(command, answer, self.model.rename(service, name))
+
+    def do_import(self, command: Import) -> None:
+        """Import orders, as ``python -m api.order_import`` does."""
+        file = f"[{', '.join(written(**vars(order)) for order in command.orders)}]"
+        self.imports += 1
+        digest = sha256(f"{self.imports}".encode()).hexdigest()
+        unreadable: list[str] = []
+        orders = _check_orders(json.loads(file, parse_float=Decimal), unreadable)
+        assert unreadable == []
+        expected = self.model.faults_of_import(
+            [(o.id or 0, o.at, o.fee, tuple(reversed(o.services)), o.calendar) for o in command.orders]
+        )
+        event(f"Import {'refused' if expected else 'accepted'}")
+        reasons: set[str] = set()
+        try:
+            done = self.run(import_orders("orders.json", digest, orders))
+            assert (done.orders, done.before) == (len(orders), False)
+        except ImportRefusedError as refused:
+            reasons = {reason.partition(":")[0] for reason in refused.reasons}
+        assert reasons == expected, command
+        if reasons:
+            return
+        shown = {int(order["id"]) for order in self.api.every_order()}
+        given = iter(sorted(shown - self.model.orders.keys() - {o.id for o in command.orders}))
+        for order in command.orders:
+            order_id = order.id if order.id is not None else next(given)
+            self.model.store(order_id, order.at, order.fee, order.services, order.calendar)
+
+    def shows(self, order_id: int, answer: httpx.Response) -> None:
+        """Compare the order in an answer with the model's."""
+        if answer.is_success:
+            assert self.as_model(json.loads(answer.text, parse_float=Decimal)) == self.model.orders[order_id]
+            assert answer.headers["ETag"] == f'"{self.model.orders[order_id].version}"'
+
+    @staticmethod
+    def as_model(order: dict[str, Any]) -> ModelOrder:
+        """Read an order as the model knows it."""
+        return ModelOrder(
+            int(order["id"]),
+            datetime.fromisoformat(order["datetime"]),
+            Decimal(order["totalfee"]),
+            tuple((int(service["id"]), service["name"]) for service in order["services"]),
+            order["calendar"],
+            order["version"],
+        )
+
+    def check_end(self) -> None:
+        """Compare the end state: every order, in order, and every fee summary."""
+        listed = [
+            self.as_model(json.loads(json.dumps(order), parse_float=Decimal))
+            for order in self.api.every_item("/orders?limit=7")
+        ]
+        assert listed == sorted(self.model.orders.values(), key=lambda order: (order.at, order.id))
+        for by, period in (("service", "day"), ("calendar", "week"), ("none", "month"), ("none", "day")):
+            answer = self.api.fee_summaries(by=by, group_by=period)
+            assert answer["as_of"]["position"] == self.model.changes
+            found = {
+                (
+                    date.fromisoformat(item["period"]),
+                    item["calendar"] if by == "calendar" else item["service"] and int(item["service"]["id"]),
+                ): (item["orders"], Decimal(item["totalfee"]))
+                for item in answer["items"]
+            }
+            assert found == self.model.summaries(by, period), (by, period)
+
+
+@pytest.mark.timeout(300)  # a failure is first made as small as possible
+@settings(
+    derandomize=True,
+    max_examples=50,
+    deadline=None,
+    database=None,
+    # Each example begins by emptying the tables that the fixtures share.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(history=commands, at_once=st.integers(1, 9))
+@example(  # room for exactly one order, at exactly one instant, between two that are six hours apart
+    history=[
+        Create(None, NOON + timedelta(hours=hours), Decimal("0.01"), (123, 789), "default")
+        for hours in (0, 6, 12.5, 1, 5, 3, 2, 4)
+    ],
+    at_once=1,
+)
+def test_every_answer_and_the_end_state_are_the_models(
+    api: Api, database: Database, run: Run, history: list[Command], at_once: int
+) -> None:
+    """Status, conflicts and nearest free datetimes of each answer; then all orders and all summaries."""
+    database.clean()
+    database.add_services()
+    both = History(api, run)
+    for command in history:
+        both.do(command)
+    assert database.value("SELECT count(*) FROM order_change") == both.model.changes
+    assert database.too_close_pairs() == []
+    assert run(apply_every_change(at_once)) == both.model.changes
+    both.check_end()
+    assert database.wrong_summaries() == []

@@ -1,0 +1,195 @@
+"""The Redis stream: the log's latest changes, whatever happens to Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from api.change_retention import trim_log
+from api.redis_stream import STREAM, RedisStream
+from stack.embedded_valkey import EmbeddedValkey
+from tests.builders import later
+from tests.drivers import wait_until
+from tests.processes import ServiceProcess
+from tests.steps import apply_every_change, assign_all, place, whole_log
+from tests.subscribers import RedisReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
+
+    from tests.drivers import Database
+
+    Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture
+def reader(redis_url: str, database: Database) -> Iterator[RedisReader]:
+    """Give somebody who reads this process's stream, which is empty."""
+    database.add_services()
+    reader = RedisReader(redis_url)
+    reader.client.flushdb()
+    yield reader
+    reader.client.flushdb()
+    reader.client.close()
+
+
+async def publish_all() -> int:
+    """Publish until the stream has everything; return how many that were."""
+    stream = RedisStream()
+    published = 0
+    try:
+        while more := await stream.publish_once():
+            published += more
+    finally:
+        await stream.close()
+    return published
+
+
+def place_and_assign(run: Run, *days: int) -> list[str]:
+    """Place orders and give the whole log."""
+    for day in days:
+        run(place(later(days=day)))
+    run(assign_all())
+    return [change.notification() for change in run(whole_log())]
+
+
+def test_an_entry_is_a_notification_under_its_position(run: Run, reader: RedisReader) -> None:
+    log = place_and_assign(run, 0, 1, 2)
+    assert run(publish_all()) == 3
+    assert reader.entries() == [(f"{n}-0", notification) for n, notification in enumerate(log, 1)]
+    assert run(publish_all()) == 0
+    log = place_and_assign(run, 3)
+    assert run(publish_all()) == 1
+    assert reader.turn() == log
+
+
+def test_publishing_twice_is_harmless(run: Run, reader: RedisReader) -> None:
+    log = place_and_assign(run, *range(5))
+
+    async def at_once() -> None:
+        await asyncio.gather(*(publish_all() for _ in range(4)))
+
+    run(at_once())
+    run(publish_all())
+    assert [notification for _, notification in reader.entries()] == log
+
+
+def test_a_wiped_stream_is_filled_again(run: Run, reader: RedisReader) -> None:
+    log = place_and_assign(run, *range(4))
+    run(publish_all())
+    assert reader.turn() == log
+    reader.client.flushdb()
+    log = place_and_assign(run, 5)
+    run(publish_all())
+    assert [notification for _, notification in reader.entries()] == log
+    assert reader.turn() == log[4:]  # and who had read on goes on
+
+
+def test_a_stream_that_lost_its_end_is_mended(run: Run, reader: RedisReader) -> None:
+    log = place_and_assign(run, *range(2))
+    run(publish_all())
+    saved: Any = reader.client.dump(STREAM)
+    log = place_and_assign(run, *range(2, 5))
+    run(publish_all())
+    reader.client.restore(STREAM, 0, saved, replace=True)  # a failover to a replica that was behind
+    run(publish_all())
+    assert [notification for _, notification in reader.entries()] == log
+
+
+def test_the_stream_of_another_log_is_replaced(run: Run, reader: RedisReader, database: Database) -> None:
+    place_and_assign(run, *range(4))
+    run(publish_all())
+    database.clean()
+    database.add_services()
+    run(publish_all())
+    assert reader.entries() == []
+    place_and_assign(run, *range(4))
+    run(publish_all())
+    database.clean()
+    database.add_services()
+    log = place_and_assign(run, *range(9))  # further than the other one was
+    run(publish_all())
+    assert [notification for _, notification in reader.entries()] == log
+    reader.client.delete(STREAM)
+    reader.client.rpush(STREAM, "something else")
+    run(publish_all())
+    assert [notification for _, notification in reader.entries()] == log
+
+
+def test_the_stream_is_bounded_also_when_it_is_filled_again(
+    run: Run, reader: RedisReader, setting: Callable[..., None], database: Database
+) -> None:
+    setting(redis_stream_length=100)
+    database.rows("INSERT INTO calendar (name) VALUES ('default')")
+    database.rows(
+        """
+        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, at + interval '3 hours', 10, '{123}', '{Inspection}', 1
+        FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, 1000) AS n)
+        """,
+        later(),
+    )
+    run(assign_all())
+    assert run(publish_all()) == 100
+    assert [name for name, _ in reader.entries()] == [f"{n}-0" for n in range(901, 1_001)]
+    for fee in range(5):
+        database.rows("UPDATE orders SET totalfee = $1, version = version + 1 WHERE id % 10 = 0", fee)
+        run(assign_all())
+        run(publish_all())
+    assert 100 <= reader.client.xlen(STREAM) < 300
+    assert reader.entries()[-1][0] == "1500-0"
+
+
+def test_a_stream_whose_changes_were_all_forgotten_is_left_as_it_is(
+    run: Run, reader: RedisReader, database: Database
+) -> None:
+    log = place_and_assign(run, *range(3))
+    run(publish_all())
+    run(apply_every_change())
+    database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
+    assert run(trim_log()) == 3
+    assert run(publish_all()) == 0
+    assert [notification for _, notification in reader.entries()] == log
+    place_and_assign(run, 4)
+    assert run(publish_all()) == 1
+    reader.client.flushdb()
+    assert run(publish_all()) == 1
+    assert [name for name, _ in reader.entries()] == ["4-0"]
+
+
+@pytest.mark.xdist_group("faults")
+def test_a_redis_that_hangs_delays_no_position_and_is_caught_up_with(
+    run: Run, database: Database, postgres_url: str, tmp_path: Path
+) -> None:
+    database.add_services()
+    with (
+        EmbeddedValkey(tmp_path / "valkey") as valkey,
+        ServiceProcess("api.relay", database=postgres_url, redis=valkey.url) as relay,
+    ):
+        reader = RedisReader(valkey.url)
+        run(place(later()))
+        wait_until(lambda: len(reader.entries()) == 1, "published")
+        assert valkey.process is not None
+        os.kill(valkey.process.pid, signal.SIGSTOP)
+        try:
+            slowest = 0.0
+            for day in range(1, 4):
+                began = time.monotonic()
+                run(place(later(days=day)))
+                wait_until(
+                    lambda: database.value("SELECT last_position FROM change_log") == day + 1,  # noqa: B023
+                    "assigned while Redis hangs",
+                )
+                slowest = max(slowest, time.monotonic() - began)
+        finally:
+            os.kill(valkey.process.pid, signal.SIGCONT)
+        assert slowest < 3
+        print(f"assigned within {slowest:.2f} s while Redis hung")
+        wait_until(lambda: len(reader.entries()) == 4, "caught up")
+        assert relay.log.count("redis_unavailable") <= 1

@@ -1,0 +1,72 @@
+"""A refused write leaves nothing behind: not a row in any table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import later, order_body
+
+if TYPE_CHECKING:
+    from tests.drivers import Api, Database
+
+NEW = "a-calendar-nobody-has-used"
+
+REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
+    "too close": ("POST", "/orders", order_body(), 409),
+    "too close with an id": ("POST", "/orders", order_body(id=77), 409),
+    "id taken": ("POST", "/orders", order_body(id=5, at=later(days=9)), 409),
+    "id taken on a new calendar": ("POST", "/orders", order_body(id=5, calendar=NEW), 409),
+    "id of a deleted order": ("POST", "/orders", order_body(id=7, at=later(days=9), calendar=NEW), 409),
+    "unknown service": ("POST", "/orders", order_body(id=77, services=(123, 999), at=later(days=9)), 422),
+    "unknown service on a new calendar": ("POST", "/orders", order_body(services=(999,), calendar=NEW), 422),
+    "archived service": ("POST", "/orders", order_body(id=77, services=(456,), calendar=NEW), 422),
+    "bad fee": ("POST", "/orders", order_body(id=77, fee=-1, calendar=NEW), 422),
+    "bad field": ("POST", "/orders", order_body(id=77, version=1, calendar=NEW), 422),
+    "PUT too close": ("PUT", "/orders/5", order_body(at=later(days=1)), 409),
+    "PUT too close elsewhere": ("PUT", "/orders/5", order_body(calendar="crew-1"), 409),
+    "PUT of an unknown order": ("PUT", "/orders/77", order_body(calendar=NEW), 404),
+    "PUT of a deleted order": ("PUT", "/orders/7", order_body(at=later(days=9), calendar=NEW), 404),
+    "PUT of an unknown service": ("PUT", "/orders/5", order_body(services=(999,), calendar=NEW), 422),
+    "PUT of an archived service": ("PUT", "/orders/5", order_body(services=(456,), calendar=NEW), 422),
+    "PUT of another id": ("PUT", "/orders/5", order_body(id=77, calendar=NEW), 422),
+    "PATCH too close": ("PATCH", "/orders/5", {"datetime": "2030-06-02T13:00:00Z"}, 409),
+    "PATCH to a calendar where it is too close": ("PATCH", "/orders/5", {"calendar": "crew-1"}, 409),
+    "PATCH of an unknown order": ("PATCH", "/orders/77", {"calendar": NEW}, 404),
+    "PATCH of an unknown service": ("PATCH", "/orders/5", {"services": [{"id": 999}], "calendar": NEW}, 422),
+    "PATCH of a bad fee": ("PATCH", "/orders/5", {"totalfee": 0.001, "calendar": NEW}, 422),
+    "DELETE of an unknown order": ("DELETE", "/orders/77", {}, 404),
+    "DELETE again": ("DELETE", "/orders/7", {}, 404),
+    "service name taken": ("POST", "/services", {"name": "Testing"}, 409),
+    "service id taken": ("POST", "/services", {"id": 123, "name": "New"}, 409),
+    "renaming to a name taken": ("PUT", "/services/123", {"name": "Testing"}, 409),
+    "renaming of an unknown service": ("PUT", "/services/999", {"name": "New"}, 404),
+    "archiving again": ("DELETE", "/services/456", {}, 404),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_refused_write_leaves_no_row_and_changes_none(api: Api, database: Database, what: str) -> None:
+    """Orders, changes, claimed ids, calendars and services are what they were."""
+    api.placed_order(id=5)
+    api.placed_order(id=6, at=later(days=1))
+    api.placed_order(id=8, calendar="crew-1")
+    api.placed_order(id=7, at=later(days=2))
+    api.client.delete("/orders/7")
+    api.client.delete("/services/456")
+    before, rows_before = database.counts(), everything(database)
+    method, path, body, status = REFUSED[what]
+    answer = api.client.request(method, path, json=body or None)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert database.counts() == before
+    assert everything(database) == rows_before
+
+
+def everything(database: Database) -> list[Any]:
+    """Give every row of every table that a write could touch."""
+    return [
+        database.value(f"SELECT json_agg(t ORDER BY t.id)::text FROM {table} AS t")
+        for table in ("orders", "order_change", "claimed_order_id", "calendar", "service")
+    ]

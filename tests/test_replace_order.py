@@ -1,0 +1,170 @@
+"""PUT /orders/{id}: the whole order is replaced; nothing is created and nothing else is touched."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import later, order_body
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.drivers import Api, Database
+
+
+def pointers(answer: httpx.Response) -> list[str]:
+    """Give the places of all faults of a body that was read and not accepted."""
+    assert answer.status_code == 422, answer.text
+    return [fault["pointer"] for fault in answer.json()["errors"]]
+
+
+def test_everything_that_a_caller_sets_is_replaced(api: Api) -> None:
+    """The id and the time of creation stay, the version counts, and a GET shows the same bytes."""
+    order = api.placed_order(id=5, services=(123, 456))
+    body = order_body(at=later(days=1), fee=7.5, services=(789,), calendar="crew-1")
+    answer = api.client.put("/orders/5", json=body)
+    assert answer.status_code == 200
+    assert answer.headers["etag"] == '"2"'
+    assert "location" not in answer.headers
+    replaced = answer.json()
+    assert replaced == {
+        "id": "5",
+        "datetime": "2030-06-02T12:00:00.000Z",
+        "totalfee": 7.5,
+        "services": [{"id": "789", "name": "Testing"}],
+        "calendar": "crew-1",
+        "version": 2,
+        "created_at": order["created_at"],
+        "updated_at": replaced["updated_at"],
+    }
+    assert datetime.fromisoformat(replaced["updated_at"]) > datetime.fromisoformat(order["updated_at"])
+    assert api.client.get("/orders/5").content == answer.content
+
+
+def test_other_orders_are_not_touched(api: Api, database: Database) -> None:
+    """One row and one change are written."""
+    others = [api.placed_order(at=later(days=day)) for day in (1, 2)]
+    api.placed_order(id=5)
+    changes = database.counts()["order_change"]
+    api.client.put("/orders/5", json=order_body(fee=1))
+    assert database.counts()["order_change"] == changes + 1
+    assert api.every_order()[1:] == others
+
+
+def test_a_calendar_that_is_left_out_is_the_default_one(api: Api) -> None:
+    """A PUT says the whole order."""
+    api.placed_order(id=5, calendar="crew-1")
+    assert api.client.put("/orders/5", json=order_body()).json()["calendar"] == "default"
+
+
+@pytest.mark.parametrize("order_id", ["5", 5])
+def test_the_id_in_the_body_may_repeat_the_one_in_the_path(api: Api, order_id: object) -> None:
+    """So that what was read can be sent back."""
+    api.placed_order(id=5)
+    assert api.client.put("/orders/5", json=order_body(id=order_id)).status_code == 200
+
+
+@pytest.mark.parametrize("order_id", ["6", 6, "05", None, 0, "abc"], ids=repr)
+def test_another_id_in_the_body_is_refused(api: Api, order_id: object) -> None:
+    """An order keeps its id."""
+    order = api.placed_order(id=5)
+    assert pointers(api.client.put("/orders/5", json=order_body(id=order_id))) == ["#/id"]
+    assert api.every_order() == [order]
+
+
+def test_an_order_with_an_id_of_the_servers_can_be_replaced_with_it_in_the_body(api: Api) -> None:
+    """Callers give ids up to a bound, and may repeat any."""
+    order = api.placed_order()
+    answer = api.client.put(f"/orders/{order['id']}", json=order_body(id=order["id"], fee=1))
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("body", [order_body(), order_body(id="5"), order_body(calendar="new")], ids=str)
+def test_an_order_that_is_not_there_is_not_created(
+    api: Api, database: Database, body: dict[str, Any]
+) -> None:
+    """404, and not a row is left."""
+    before = database.counts()
+    answer = api.client.put("/orders/5", json=body)
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
+    assert database.counts() == before
+
+
+@pytest.mark.parametrize("missing", ["datetime", "totalfee", "services"])
+def test_a_field_without_a_default_must_be_there(api: Api, missing: str) -> None:
+    """The datetime too: an order that exists is not silently moved to now."""
+    api.placed_order(id=5)
+    body = order_body()
+    del body[missing]
+    assert pointers(api.client.put("/orders/5", json=body)) == [f"#/{missing}"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "pointer"),
+    [
+        ("datetime", None, "#/datetime"),
+        ("datetime", "2030-02-30T12:00:00Z", "#/datetime"),
+        ("totalfee", -1, "#/totalfee"),
+        ("totalfee", 10.005, "#/totalfee"),
+        ("totalfee", "100", "#/totalfee"),
+        ("services", [], "#/services"),
+        ("services", [{"id": 123}, {"id": "123"}], "#/services"),
+        ("services", [{"id": 999}], "#/services/0/id"),
+        ("calendar", None, "#/calendar"),
+        ("calendar", "a b", "#/calendar"),
+        ("version", 1, "#/version"),
+        ("created_at", "2030-06-01T12:00:00Z", "#/created_at"),
+        ("import_id", 1, "#/import_id"),
+    ],
+)
+def test_a_field_that_is_not_acceptable_is_refused(api: Api, field: str, value: object, pointer: str) -> None:
+    """As on create; the order stays as it was."""
+    order = api.placed_order(id=5)
+    assert pointers(api.client.put("/orders/5", json=order_body() | {field: value})) == [pointer]
+    assert api.client.get("/orders/5").json() == order
+
+
+def test_a_body_that_cannot_be_read_is_refused(api: Api) -> None:
+    """As on create."""
+    api.placed_order(id=5)
+    for content, content_type, status in (
+        (b"{", "application/json", 400),
+        (b'{"totalfee": 1, "totalfee": 2}', "application/json", 400),
+        (b"{}", "text/plain", 415),
+        (b"{}", "application/merge-patch+json", 415),
+        (b" " * 1_100_000, "application/json", 413),
+    ):
+        answer = api.client.put("/orders/5", content=content, headers={"Content-Type": content_type})
+        assert answer.status_code == status
+
+
+def test_an_order_keeps_its_services_names_until_it_is_written_again(api: Api) -> None:
+    """What was agreed on stays readable; a new writing takes the new name."""
+    api.placed_order(id=5)
+    api.client.put("/services/123", json={"name": "Survey"})
+    assert api.client.get("/orders/5").json()["services"] == [{"id": "123", "name": "Inspection"}]
+    replaced = api.client.put("/orders/5", json=order_body()).json()
+    assert replaced["services"] == [{"id": "123", "name": "Survey"}]
+
+
+def test_a_service_archived_since_can_stay_on_an_order_but_not_come_to_it(api: Api) -> None:
+    """So an old order can still be corrected."""
+    api.placed_order(id=5, services=(123,))
+    api.placed_order(id=6, services=(456,), at=later(days=1))
+    api.client.delete("/services/123")
+    assert api.client.put("/orders/5", json=order_body(fee=1)).status_code == 200
+    assert pointers(api.client.put("/orders/6", json=order_body(at=later(days=1)))) == ["#/services/0/id"]
+
+
+def test_each_replacement_is_a_change_with_what_was_and_what_is(api: Api, database: Database) -> None:
+    """In the order's own transaction."""
+    created = api.placed_order(id=5)
+    replaced = api.client.put("/orders/5", json=order_body(at=later(days=1), calendar="crew-1"))
+    change = database.rows("SELECT * FROM order_change WHERE order_version = 2")[0]
+    assert change["type"] == "order.updated"
+    assert change["order_state"] == replaced.text
+    assert f'"datetime":"{created["datetime"]}"' in change["previous_state"]
+    assert change["calendar_id"] != change["previous_calendar_id"]

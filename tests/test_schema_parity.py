@@ -1,0 +1,278 @@
+"""What the code reads against the contract's schemas: both accept the same values, member by member.
+
+Values are drawn near the edges of each schema (its pattern, its examples with one character changed, numbers
+around its bounds) from a fixed seed, and judged by both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from api import fields, services
+from api.fee_summaries import read_date
+from api.idempotency import _KEY
+from api.orders import bodies
+from api.preconditions import _LIST
+from api.request_log import _USABLE
+from api.requests import read_json, read_limit, read_yes_no
+from api.times import read_datetime
+from contract.document import Place, load
+from contract.validation import Schemas
+from contract.validation import read_json as read_exactly
+
+CONTRACT = load()
+SCHEMAS = Schemas(CONTRACT)
+
+FEW = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=150,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def place(name: str) -> Place:
+    """Find a schema by the end of its pointer."""
+    return CONTRACT.target(f"#/components/{name}")
+
+
+def matches(pattern: re.Pattern[Any]) -> Callable[[Any], None]:
+    """Make a reader out of a pattern that the code uses."""
+
+    def read(value: str) -> None:
+        text: Any = value.encode(errors="surrogatepass") if isinstance(pattern.pattern, bytes) else value
+        if not pattern.fullmatch(text):
+            raise ValueError(value)
+
+    return read
+
+
+TEXTS: dict[str, Callable[[str], object]] = {
+    "schemas/Id": fields.read_id,
+    "schemas/Time": read_datetime,
+    "schemas/Day": read_date,
+    "schemas/CalendarName": fields.read_calendar,
+    "schemas/ServiceTitle": fields.read_service_name,
+    "schemas/RequestId": matches(_USABLE),
+    "parameters/IdempotencyKey/schema": matches(_KEY),
+}
+"""What is text: in a path, a query, a header or a body."""
+
+VALUES: dict[str, Callable[[Any], object]] = {
+    **{
+        name: read
+        for name, read in TEXTS.items()
+        if name.startswith("schemas/") and name != "schemas/RequestId"
+    },
+    "schemas/AnyId": fields.read_id,
+    "schemas/OwnId": fields.read_callers_id,
+    "schemas/Fee": fields.read_fee,
+}
+"""What may stand in a body, where any JSON value may come instead."""
+
+NOT_IN_BODIES = {"schemas/Id": "AnyId is the schema for bodies", "schemas/Day": "it only stands in queries"}
+
+LITERALS = (
+    *(
+        "null",
+        "true",
+        "false",
+        "0",
+        "-0",
+        "1",
+        "-1",
+        "1.0",
+        "1e2",
+        "1e-2",
+        "0.01",
+        "0.001",
+        "100.500",
+        "10.005",
+    ),
+    *("999999999999", "1000000000000", "999999999999999999", "1000000000000000000", "9223372036854775808"),
+    *(
+        "9999999999.99",
+        "9999999999.991",
+        "10000000000",
+        "1e300",
+        "123456789012345678901234567890",
+        "[]",
+        "{}",
+    ),
+    *(
+        '""',
+        '"1"',
+        '"01"',
+        '"1.0"',
+        '"1e2"',
+        '" 1"',
+        '"1_000"',
+        '"+5"',
+        '"\\u0663"',
+        '"null"',
+        "[1]",
+        '{"id":1}',
+    ),
+)
+
+
+def accepted(read: Callable[[Any], object], value: object) -> bool:
+    """Tell whether a reader takes a value."""
+    try:
+        read(value)
+    except ValueError:
+        return False
+    return True
+
+
+EDGES = {
+    "schemas/Day": ("1969-12-31", "1970-01-01", "2199-12-31", "2200-01-01", "2200-01-02", "2200-12-31"),
+    "schemas/Time": ("1969-12-31T23:59:59Z", "2200-01-01T00:00:00Z", "2024-02-30T00:00:00Z"),
+}
+
+
+def texts(name: str) -> st.SearchStrategy[str]:
+    """Draw texts that fit a schema's pattern or nearly do."""
+    schema = place(name)
+    fitting = st.from_regex(schema.get("pattern"), fullmatch=True)
+    examples = st.sampled_from([str(one) for one in schema.get("examples", ["a"])])
+    odd = st.sampled_from([*' \t\n\0\x7f\xa0\u2028\u3000\u0663_+-.:TZtz09/"\\', "é", "", "00"])
+    near = st.tuples(st.one_of(fitting, examples), st.integers(0, 300), odd, st.integers(0, 2)).map(
+        lambda drawn: drawn[0][: drawn[1]] + drawn[2] + drawn[0][drawn[1] + drawn[3] :]
+    )
+    longest = schema.get("maxLength", 64)
+    lengths = st.sampled_from([longest - 1, longest, longest + 1]).map(lambda length: "1" * length)
+    return st.one_of(fitting, near, lengths, st.text(max_size=4))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@FEW
+@given(data=st.data())
+def test_a_text_is_accepted_by_the_code_where_it_fits_the_schema(name: str, data: st.DataObject) -> None:
+    """Neither reads what the other refuses."""
+    text = data.draw(texts(name))
+    promised = SCHEMAS.faults(place(name), text) == []
+    if promised and name == "schemas/Time" and text[:10] in ("1970-01-01", "2199-12-31"):
+        return  # as its description says, on these days an offset may lead outside
+    assert accepted(TEXTS[name], text) == promised, ascii(text)
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, edges in EDGES.items() for text in edges])
+def test_a_date_at_the_edge_is_accepted_by_the_code_where_it_fits_the_schema(name: str, text: str) -> None:
+    """The first and the last day, and those beside them."""
+    assert accepted(TEXTS[name], text) == (SCHEMAS.faults(place(name), text) == [])
+
+
+@pytest.mark.parametrize("name", sorted(VALUES.keys() - {*NOT_IN_BODIES}))
+@pytest.mark.parametrize("literal", LITERALS)
+def test_a_json_value_is_accepted_by_the_code_where_it_fits_the_schema(name: str, literal: str) -> None:
+    """Numbers as they are written, texts that look like numbers, and what is neither."""
+    promised = SCHEMAS.faults(place(name), read_exactly(literal)) == []
+    assert accepted(VALUES[name], read_json(literal.encode())) == promised
+
+
+@pytest.mark.parametrize("name", ["schemas/AnyId", "schemas/OwnId", "schemas/Fee"])
+@FEW
+@given(number=st.one_of(st.integers(-2, 2**65), st.decimals(allow_nan=False, allow_infinity=False, places=3)))
+@example(Decimal("0.07"))
+def test_a_number_is_accepted_by_the_code_where_it_fits_the_schema(name: str, number: int | Decimal) -> None:
+    """Also where binary floating point would round."""
+    assert accepted(VALUES[name], number) == (SCHEMAS.faults(place(name), number) == []), number
+
+
+def test_a_limit_is_accepted_where_it_fits_the_schema() -> None:
+    """1 to 100, in plain digits."""
+    for text in ("1", "100", "50"):
+        assert accepted(read_limit, text), text
+    for text in ("0", "101", "-1", "+5", "1_0", "٣", "", " 1", "1.0", "1e1", "1000"):
+        assert not accepted(read_limit, text), text
+    bounds = place("parameters/Limit/schema")
+    assert (bounds.get("minimum"), bounds.get("maximum")) == (1, 100)
+
+
+def test_a_boolean_parameter_is_true_or_false() -> None:
+    """In lower case, as JSON writes them."""
+    assert [text for text in ("true", "false", "True", "1", "yes", "") if accepted(read_yes_no, text)] == [
+        "true",
+        "false",
+    ]
+
+
+@FEW
+@given(text=st.from_regex(place("schemas/EntityTags").get("oneOf")[1]["pattern"], fullmatch=True))
+def test_every_list_of_entity_tags_that_fits_the_schema_is_read(text: str) -> None:
+    """One way only: a recipient also reads empty elements (RFC 9110, section 5.6.1)."""
+    assert _LIST.fullmatch(text), text
+
+
+MODELS: dict[str, type[BaseModel]] = {
+    "NewOrder": bodies.NewOrder,
+    "NewOrders": bodies.NewOrders,
+    "OrderReplacement": bodies.OrderReplacement,
+    "OrderPatch": bodies.OrderPatch,
+    "NewService": services.NewService,
+    "ServiceReplacement": services.ServiceRenaming,
+}
+
+
+def test_every_request_body_of_the_contract_has_a_model() -> None:
+    """And every model is the contract's."""
+    found = {
+        content.child("schema").pointer.rpartition("/")[2]  # type: ignore[union-attr]
+        for body in CONTRACT.members("components")["requestBodies"].children()
+        for content in body[1].members("content").values()
+    }
+    assert found == MODELS.keys()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_models_members_are_the_schemas(name: str) -> None:
+    """Same members, the same of them required, and no others accepted."""
+    schema, model = place(f"schemas/{name}"), MODELS[name]
+    assert set(model.model_fields) == set(schema.get("properties"))
+    assert {member for member, one in model.model_fields.items() if one.is_required()} == set(
+        schema.get("required", ())
+    )
+    assert (model.model_config.get("extra") == "forbid") == (schema.get("additionalProperties") is False)
+
+
+SERVICES = [[{"id": i} for i in range(1, n + 1)] for n in (0, 1, 50, 51)]
+ORDER = {"datetime": "2022-11-01T11:11:11Z", "totalfee": 1, "services": [{"id": 1}]}
+WHOLE: dict[str, list[Any]] = {
+    "NewOrder": [ORDER, *({**ORDER, "services": some} for some in SERVICES), {**ORDER, "calendar": None}],
+    "NewOrders": [{"orders": [ORDER] * n} for n in (0, 1, 100, 101)],
+    "OrderReplacement": [{**ORDER, "id": 1}, {**ORDER, "calendar": "a b"}, {**ORDER, "version": 1}],
+    "OrderPatch": [
+        *({}, {"calendar": None}, {"datetime": None}, {"totalfee": None}, {"services": None}, {"id": 1}),
+        *({"services": some} for some in SERVICES),
+        {"services": [{"id": 1}, {"id": 1}]},
+        {"services": [{"id": 1, "name": "Inspection"}]},
+    ],
+    "NewService": [{"name": "a"}, {"id": 1}, {"id": None, "name": "a"}, {"name": "a" * 101}],
+    "ServiceReplacement": [{"name": "a"}, {"id": 1, "name": "a"}, {"name": None}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"), [(n, one) for n, some in WHOLE.items() for one in [*some, [], None]]
+)
+def test_a_body_is_accepted_by_the_code_where_it_fits_the_schema(name: str, body: object) -> None:
+    """Lengths, nulls, members that are missing or unknown, and what is no object."""
+    promised = SCHEMAS.faults(place(f"schemas/{name}"), body) == []
+    try:
+        MODELS[name].model_validate(read_json(json.dumps(body).encode()), strict=True)
+        found = True
+    except ValidationError:
+        found = False
+    assert found == promised
