@@ -20,6 +20,7 @@ from api.request_log import request_log
 from api.requests import check_path
 from api.shutdown import noticing_shutdown
 from api.unread_bodies import read_unread_bodies
+from api.webhooks import routes as webhooks
 from shared.database import DB
 from shared.logs import configure_logs
 from shared.settings import settings
@@ -37,6 +38,7 @@ ROUTES = [
     *services.ROUTES,
     *calendars.ROUTES,
     *fee_summaries.ROUTES,
+    *webhooks.ROUTES,
     *order_changes.ROUTES,
     *order_change_stream.ROUTES,
     *health.ROUTES,

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GREATEST_ID = 10**18 - 1
 """Eighteen digits, so that the contract's pattern can say it; below 2**63, as the columns need it."""
@@ -83,3 +87,17 @@ def read_service_name(value: object) -> str:
         message = "must not begin or end with space"
         raise ValueError(message)
     return value
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Make a reader of one of some words."""
+
+    def read(value: str) -> str:
+        if value not in words:
+            message = (
+                f"must be {', '.join(words[:-1])} or {words[-1]}" if words[1:] else f"must be {words[0]}"
+            )
+            raise ValueError(message)
+        return value
+
+    return read

@@ -99,6 +99,12 @@ SERVICE_NAME_TAKEN = ProblemType(
     "Another service has this name",
     "Use the service that has it, or choose another name. Names of archived services are free again.",
 )
+WEBHOOK_DISABLED = ProblemType(
+    "webhook-disabled",
+    409,
+    "Nothing is sent to this webhook",
+    "It was disabled; `disabled` of the webhook says when and why. Enable it first: PATCH `enabled: true`.",
+)
 POSITION_EXPIRED = ProblemType(
     "position-expired",
     410,

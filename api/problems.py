@@ -36,9 +36,11 @@ from api.problem_types import (
     UNAVAILABLE,
     VALIDATION_FAILED,
     VERSION_MISMATCH,
+    WEBHOOK_DISABLED,
     ProblemType,
 )
 from api.times import utc_text
+from api.webhooks import errors as webhooks
 from shared.database import DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -251,6 +253,21 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     fee_summaries.SummariesBehindError: _summaries_behind,
     fee_summaries.OrderVersionNotFoundError: lambda error: ProblemError(
         NOT_FOUND, f"There is no version {error.version} of order {error.order_id}."
+    ),
+    webhooks.WebhookNotFoundError: lambda error: ProblemError(
+        NOT_FOUND, f"There is no webhook {error.webhook_id}."
+    ),
+    webhooks.DeliveryNotFoundError: lambda error: ProblemError(
+        NOT_FOUND, f"The webhook has no delivery {error.delivery_id}."
+    ),
+    webhooks.WebhookDisabledError: lambda error: ProblemError(
+        WEBHOOK_DISABLED, f"Webhook {error.webhook_id} is disabled ({error.reason})."
+    ),
+    webhooks.PositionNotRetainedError: lambda error: invalid(
+        Fault(
+            f"must be from {error.first} to {error.last}: what came before is not retained, or too much",
+            pointer="#/after",
+        )
     ),
     Exception: _unforeseen,
 }

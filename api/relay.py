@@ -20,20 +20,34 @@ from kombu.exceptions import OperationalError
 from api.change_retention import TRIM_AT_ONCE, trim_log
 from api.idempotency import FORGET_AT_ONCE, forget_expired
 from api.redis_stream import RedisStream
+from api.webhooks.upkeep import FORGET_AT_ONCE as FORGET_DELIVERIES_AT_ONCE
+from api.webhooks.upkeep import are_attempts_due, forget_old_deliveries
 from shared.change_log import assign_positions, changes_after, cursor_of
-from shared.changes import batch_of
+from shared.changes import Batch, batch_of
 from shared.database import DB, DatabaseUnavailableError, row
 from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
 from shared.settings import settings
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES, PROVE_FEE_SUMMARIES, send_unless_full
+from shared.task_queue import (
+    APPLY_TO_FEE_SUMMARIES,
+    APPLY_TO_WEBHOOK_DELIVERIES,
+    ATTEMPT_DUE_DELIVERIES,
+    ATTEMPTS_LOCK,
+    ATTEMPTS_QUEUE,
+    CONSUMER_QUEUE,
+    PROVE_FEE_SUMMARIES,
+    send_unless_full,
+)
 
 log = structlog.get_logger("relay")
 
 RELAY_LOCK = 7_316_003
 """The session lock of the relay that is at work; others stand by for it."""
 
-CONSUMERS = {"fee_summaries": APPLY_TO_FEE_SUMMARIES}
+CONSUMERS = {
+    "fee_summaries": APPLY_TO_FEE_SUMMARIES,
+    "webhook_deliveries": APPLY_TO_WEBHOOK_DELIVERIES,
+}
 """Each consumer's cursor, and the task that moves it."""
 
 ASSIGN_AT_ONCE = 5_000
@@ -63,6 +77,8 @@ class Relay:
         self._publications = [Publication(consumer, task) for consumer, task in CONSUMERS.items()]
         self._queue_is_away = False
         self._queue_is_full = False
+        self._gave_up = False
+        """Whether Redis failed in this round: one that hangs costs it one time limit, not several."""
 
     async def relay_once(self) -> int:
         """Assign and publish what there is, within the window; return how many changes were moved on.
@@ -72,8 +88,12 @@ class Relay:
 
         """
         moved = await assign_positions(ASSIGN_AT_ONCE)
+        self._gave_up = False
         for publication in self._publications:
-            moved += await self._publish_once(publication)
+            if not self._gave_up:
+                moved += await self._publish_once(publication)
+        if not self._gave_up:
+            await self._ask_for_attempts()
         return moved
 
     async def ask_for_proof_once(self) -> bool:
@@ -89,14 +109,23 @@ class Relay:
             RETURNING id
             """
         )
-        return due is not None and await self._send(PROVE_FEE_SUMMARIES, ())
+        return due is not None and await self._send(PROVE_FEE_SUMMARIES, (), most_waiting(), CONSUMER_QUEUE)
+
+    async def _ask_for_attempts(self) -> None:
+        """Wake the worker when deliveries to webhooks are due and nobody attends to them.
+
+        When they are due stands in PostgreSQL alone; the message says only "look". So one that waits is
+        enough, and one that is lost is sent again at the next look.
+        """
+        if await are_attempts_due(ATTEMPTS_LOCK):
+            await self._send(ATTEMPT_DUE_DELIVERIES, (), 1, ATTEMPTS_QUEUE)
 
     async def _publish_once(self, publication: Publication) -> int:
         await self._look_at_cursor(publication)
         published = 0
         while (room := settings().relay_window - (publication.published - publication.applied)) > 0:
             changes = await changes_after(publication.published, min(settings().relay_batch, room))
-            if not changes or not await self._send(publication.task, astuple(batch_of(changes))):
+            if not changes or not await self._send_batch(publication.task, batch_of(changes)):
                 break
             publication.published = changes[-1].position
             published += len(changes)
@@ -123,26 +152,29 @@ class Relay:
             publication.published = applied
             publication.still_since = now
 
-    async def _send(self, task: str, arguments: tuple[object, ...]) -> bool:
+    async def _send_batch(self, task: str, batch: Batch) -> bool:
+        sent = await self._send(task, astuple(batch), most_waiting(), CONSUMER_QUEUE)
+        if not sent and not self._queue_is_away and not self._queue_is_full:
+            log.warning("queue_full", most_waiting=most_waiting())
+        self._queue_is_full = not sent and not self._queue_is_away
+        return sent
+
+    async def _send(self, task: str, arguments: tuple[object, ...], most: int, queue: str) -> bool:
         try:
             # In a thread: publishing blocks, up to the socket's time limit when Redis hangs. Subscribers that
             # need no Redis must not notice, so positions are given meanwhile.
-            sending = asyncio.ensure_future(
-                asyncio.to_thread(send_unless_full, task, arguments, most_waiting())
-            )
+            sending = asyncio.ensure_future(asyncio.to_thread(send_unless_full, task, arguments, most, queue))
             while not (await asyncio.wait({sending}, timeout=settings().relay_interval))[0]:
                 await assign_positions(ASSIGN_AT_ONCE)
             sent = sending.result()
         except (OperationalError, OSError) as error:
             if not self._queue_is_away:
                 log.warning("queue_unavailable", reason=str(error))
-            self._queue_is_away = True
+            self._queue_is_away = self._gave_up = True
             return False
         if self._queue_is_away:
             log.info("queue_available_again")
-        if not sent and not self._queue_is_full:
-            log.warning("queue_full", most_waiting=most_waiting())
-        self._queue_is_away, self._queue_is_full = False, not sent
+        self._queue_is_away = False
         return sent
 
 
@@ -194,8 +226,10 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
 
 async def _tidy_once() -> bool:
     """Forget what is old enough, some at a time; tell whether that was all of it."""
-    forgotten, trimmed = await forget_expired(), await trim_log()
-    return forgotten < FORGET_AT_ONCE and trimmed < TRIM_AT_ONCE
+    keys, changes = await forget_expired(), await trim_log()
+    # After the changes: a delivery is forgotten with the change that it carries.
+    deliveries = await forget_old_deliveries()
+    return keys < FORGET_AT_ONCE and changes < TRIM_AT_ONCE and deliveries < FORGET_DELIVERIES_AT_ONCE
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -24,7 +24,7 @@ from api.times import utc_text
 from shared.database import Row, rows, transaction
 from shared.tables import Service
 
-CATALOGUE_LOCK = 7_316_004
+CATALOGUE_LOCK = 7_316_005
 
 _encode = msgspec.json.Encoder().encode
 

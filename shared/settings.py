@@ -17,6 +17,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.webhook_addresses import AddressPolicy, Network, read_networks, read_ports
+
 PREFIX = "OMS_"
 
 
@@ -69,6 +71,14 @@ def _api_keys(value: object) -> object:
         message = "must be name:read:sha256 or name:write:sha256, separated by commas, each name once"
         raise ValueError(message)
     return keys
+
+
+def _networks(value: object) -> object:
+    return read_networks(value) if isinstance(value, str) else value
+
+
+def _ports(value: object) -> object:
+    return read_ports(value) if isinstance(value, str) else value
 
 
 _DURATION = re.compile(r"([1-9][0-9]{0,8})(d|h|m|s)")
@@ -152,6 +162,37 @@ class Settings(BaseSettings):
     """
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
+    """Children of a worker that apply changes; two more attempt deliveries to webhooks."""
+
+    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
+    """Private and loopback networks that webhooks may lead into: ``10.0.0.0/8,127.0.0.0/8``.
+
+    Public addresses need no entry. Link-local, metadata and multicast addresses are refused whatever it says.
+    """
+
+    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_ports)] = (
+        (80, 80),
+        (443, 443),
+        (1024, 65_535),
+    )
+    """Ports that webhooks may lead to: ``80,443,1024-65535``."""
+
+    webhook_plain_http: Literal["never", "internal", "always"] = "internal"
+    """Whether webhooks may be sent in clear (``http:``); ``internal``: into OMS_WEBHOOK_NETWORKS only."""
+
+    webhook_ca_file: str = ""
+    """Certificates (PEM) that are trusted beside the system's, for subscribers with a CA of their own."""
+
+    webhook_timeout: Annotated[float, Field(gt=0, le=15)] = 15
+    """What one attempt may take in all: looking the name up, connecting, sending, being answered."""
+
+    webhook_endpoints_at_once: Annotated[int, Field(ge=2, le=1_000)] = 100
+    """Webhooks that are sent to at the same time, each one request after another; failing ones get half."""
+
+    @property
+    def webhook_addresses(self) -> AddressPolicy:
+        """Where webhooks may lead."""
+        return AddressPolicy(self.webhook_networks, self.webhook_ports, self.webhook_plain_http)
 
     @property
     def zone(self) -> ZoneInfo:

@@ -151,3 +151,70 @@ class FeeSummaryProof(Table, tablename="fee_summary_proof"):
     orders = BigInt(null=True, default=None, help_text="how many orders were counted again")
     differing = BigInt(null=True, default=None, help_text="rows that were not what the orders say")
     seconds = DoublePrecision(null=True, default=None, help_text="how long it took")
+
+
+class Webhook(Table, tablename="webhook"):
+    """A subscriber that changes are posted to."""
+
+    id = BigSerial(primary_key=True)
+    url = Text()
+    types = Array(base_column=Text(), default=None, help_text="empty: every change of an order")
+    calendars = Array(base_column=Text(), default=None, help_text="names; empty: all; unused ones are fine")
+    description = Text()
+    starts_after = BigInt(default=None, help_text="the position behind which changes are its concern")
+    created_at = Timestamptz(default=TimestamptzNow())
+    updated_at = Timestamptz(default=TimestamptzNow())
+    disabled_at = Timestamptz(null=True, default=None, help_text="since when nothing is sent to it")
+    disabled_reason = Text(null=True, default=None, help_text="caller, gone (it answered 410) or failing")
+    failing_since = Timestamptz(null=True, default=None, help_text="first failure since its last success")
+    last_failure_at = Timestamptz(null=True, default=None)
+    deleted_at = Timestamptz(null=True, default=None, help_text="its rows go a little later")
+    lease = UUID(null=True, default=None, help_text="of the task that serves it")
+    leased_until = Timestamptz(null=True, default=None, help_text="then another task may serve it")
+    served_at = Timestamptz(null=True, default=None, help_text="who waited longest is served next")
+
+
+class WebhookSecret(Table, tablename="webhook_secret"):
+    """What signs a webhook's deliveries. Kept as it is: whoever signs needs it so."""
+
+    id = BigSerial(primary_key=True)
+    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False)
+    secret = Text(help_text="whsec_ and 32 bytes in base64", secret=True)
+    created_at = Timestamptz(default=TimestamptzNow())
+    valid_until = Timestamptz(null=True, default=None, help_text="null: the current one")
+
+
+class WebhookDelivery(Table, tablename="webhook_delivery"):
+    """A notification for a webhook, and what became of it.
+
+    States: ``pending`` (made by the consumer, a replay or a test; never attempted since), ``retrying`` (an
+    attempt failed, another will follow), ``delivered`` (answered 2xx), ``exhausted`` (every attempt failed),
+    ``disabled`` (the webhook was, when the change came or before it got through). The last two end with a
+    replay. No row for a change that the consumer has passed means that the webhook did not ask for it.
+    """
+
+    id = BigSerial(primary_key=True)
+    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False)
+    position = BigInt(null=True, default=None, help_text="of the change; null: a test or an announcement")
+    event_id = UUID(help_text="the notification's id: the header webhook-id, the same at every attempt")
+    type = Text(help_text="the notification's type")
+    order_id = BigInt(null=True, default=None)
+    payload = Text(null=True, default=None, help_text="the notification, unless it is of a change")
+    state = Text()
+    round = Integer(default=1, help_text="one more with each replay: an attempt from before counts no more")
+    attempts = Integer(default=0, help_text="that ended, in this round")
+    next_attempt_at = Timestamptz(null=True, default=None, help_text="null: none will follow")
+    acknowledged_at = Timestamptz(null=True, default=None)
+    created_at = Timestamptz(default=TimestamptzNow())
+
+
+class WebhookAttempt(Table, tablename="webhook_attempt"):
+    """One attempt at a delivery that ended. One that a killed worker had begun leaves no row."""
+
+    id = BigSerial(primary_key=True)
+    delivery_id = ForeignKey(WebhookDelivery, null=False, default=None, index=False)
+    started_at = Timestamptz(default=None)
+    latency_ms = Integer(default=None)
+    status = Integer(null=True, default=None, help_text="null: no answer")
+    answer = Text(help_text="its first 2 KB")
+    error = Text(null=True, default=None, help_text="why it does not count as delivered; null: it does")

@@ -24,11 +24,23 @@ from shared.settings import settings
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
 """Task: the fields of a ``shared.changes.Batch``, in order."""
 
+APPLY_TO_WEBHOOK_DELIVERIES = "webhook_deliveries.apply_changes"
+"""Task: as above."""
+
+ATTEMPT_DUE_DELIVERIES = "webhook_deliveries.attempt_due"
+"""Task, without arguments: attempt the deliveries that are due. What and when stands in PostgreSQL."""
+
 CONSUMER_QUEUE = "order-change-batches"
 """The key of the queue in Redis. Not ``order-changes``: that is the stream that subscribers read."""
 
 PROVE_FEE_SUMMARIES = "fee_summaries.prove"
 """Task, without arguments: compare every fee summary with the orders, and keep the result."""
+
+ATTEMPTS_QUEUE = "webhook-attempts"
+"""Of its own, so that one request to look waits at most, however many batches do."""
+
+ATTEMPTS_LOCK = 7_316_004
+"""The session lock of the task that attempts deliveries, one at a time; the relay looks for it."""
 
 TASK_LIMIT_SECONDS = 50
 
@@ -62,6 +74,7 @@ app = Celery("oms", broker=settings().redis_url, include=["worker.tasks"])
 app.conf.update(
     broker_transport=f"{__name__}:{Transport.__name__}",
     task_default_queue=CONSUMER_QUEUE,
+    task_routes={ATTEMPT_DUE_DELIVERIES: {"queue": ATTEMPTS_QUEUE}},
     task_serializer="json",
     accept_content=["json"],
     # Nobody reads results: the cursor says what was done.
@@ -102,7 +115,9 @@ app.conf.update(
 )
 
 
-def send_unless_full(task: str, arguments: tuple[object, ...], most_waiting: int) -> bool:
+def send_unless_full(
+    task: str, arguments: tuple[object, ...], most_waiting: int, queue: str = CONSUMER_QUEUE
+) -> bool:
     """Send a task to the worker unless that many messages wait already; tell whether it was sent.
 
     It blocks, up to the socket's time limit when Redis hangs.
@@ -113,7 +128,7 @@ def send_unless_full(task: str, arguments: tuple[object, ...], most_waiting: int
     """
     with app.producer_or_acquire() as producer:
         try:
-            waiting = producer.channel.client.llen(CONSUMER_QUEUE)
+            waiting = producer.channel.client.llen(queue)
         except RedisError as error:
             raise OperationalError(str(error)) from error
         if waiting >= most_waiting:

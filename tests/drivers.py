@@ -105,6 +105,10 @@ class Database:
     """Somebody with psql."""
 
     TABLES = (
+        "webhook_attempt",
+        "webhook_delivery",
+        "webhook_secret",
+        "webhook",
         "order_change",
         "orders",
         "claimed_order_id",

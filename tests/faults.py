@@ -5,7 +5,6 @@ orders. At the end everything is mended, and what must hold is checked: nothing 
 nobody was answered 5xx except 503, the rule holds, the change log is dense, and the summaries are exactly
 what the orders say. Exit status 0: all held; 1: something did not, and it is said what.
 """
-# ruff: noqa: S311 (faults and load are random, not secret; a command prints)
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class History:
     """Writes orders with the commands of the API, one after the other, and keeps every state."""
 
     def __init__(self, seed: int, span: timedelta = timedelta(days=120)) -> None:
-        self.chance = random.Random(seed)  # noqa: S311 (a load is random, not secret)
+        self.chance = random.Random(seed)
         self._span = span
         self._times: set[datetime] = set()
         self.states: list[State] = [{}]

@@ -32,6 +32,12 @@ REASONS = {
     (r"#(/orders/\d+)?/services", "must name each service once"),
     (r"#(/orders/\d+)?/services/\d+/id", r"there is no service \d+|service \d+ \(.*\) is archived"),
     (r"#(/orders/\d+)?/datetime|from|to", "must be within 1970"),
+    (
+        "#/url",
+        r"must not name port|must name a host|must have an IPv6 address|must write an IPv4 address"
+        r"|.* is n(ot|ever) ",
+    ),
+    ("#/after", r"must be from \d+ to \d+"),
 }
 """Why a request that fits its schema may be refused: place and beginning of the detail, as patterns."""
 

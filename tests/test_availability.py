@@ -62,7 +62,7 @@ def by_brute_force(taken: list[datetime], begin: datetime, end: datetime) -> lis
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_free_is_what_can_be_booked(api: Api, database: Database, seed: int) -> None:
     """To the microsecond at both ends of every interval, for random calendars and windows."""
-    chance = random.Random(seed)  # noqa: S311 (a test's dice)
+    chance = random.Random(seed)
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
     begin = later(minutes=chance.randrange(600))
     end = begin + timedelta(hours=chance.choice((1, 5, 40, 100)), microseconds=chance.randrange(10**6))

@@ -47,7 +47,7 @@ def test_all_orders_of_a_batch_are_stored_and_answered_in_its_order(api: Api, da
 def test_a_hundred_orders_fit_at_exactly_three_hours_from_each_other(api: Api) -> None:
     """As many as a batch may have, in any order."""
     times = [later(hours=3 * n) for n in range(100)]
-    random.Random(1).shuffle(times)  # noqa: S311 (a test's dice)
+    random.Random(1).shuffle(times)
     answer = posted(api, *(order_body(at=at) for at in times))
     assert answer.status_code == 201
     assert len(api.every_order()) == 100
@@ -135,7 +135,7 @@ def test_whatever_batches_come_at_once_each_is_stored_whole_or_not_at_all(
     api: Api, database: Database
 ) -> None:
     """Overlapping ones, over several calendars in different orders, beside creates: no deadlock, no 5xx."""
-    chance = random.Random(7)  # noqa: S311 (a test's dice)
+    chance = random.Random(7)
 
     def batch() -> list[dict[str, Any]]:
         places = chance.sample([(crew, slot) for crew in "abc" for slot in range(6)], 5)

@@ -1,5 +1,4 @@
 """The change log: an order and its change are one, positions are dense and final, no reader misses any."""
-# ruff: noqa: S311 (a load is random, not secret; what was random or measured is said)
 
 from __future__ import annotations
 

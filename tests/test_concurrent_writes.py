@@ -31,7 +31,7 @@ def chance() -> random.Random:
     """Give a source of chance; its seed is printed when a test fails, and ``TEST_SEED`` sets it."""
     seed = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
     print(f"TEST_SEED={seed}")
-    return random.Random(seed)  # noqa: S311 (to be repeated, not to be secret)
+    return random.Random(seed)
 
 
 @pytest.fixture(autouse=True)
@@ -215,7 +215,7 @@ def test_whatever_many_callers_do_for_a_while_the_rule_holds(api: Api, chance: r
     known = [order["id"] for calendar in CALENDARS for order in spread(api, 4, calendar)]
 
     def caller(seed: int) -> Counter[int]:
-        own = random.Random(seed)  # noqa: S311 (to be repeated, not to be secret)
+        own = random.Random(seed)
         found: Counter[int] = Counter()
         while time.monotonic() < end:
             answer = _write(api, own, known)

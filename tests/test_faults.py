@@ -1,5 +1,4 @@
 """Whatever is killed, wiped or cut off: nothing acknowledged is lost, and the summaries become exact."""
-# ruff: noqa: S311 (a load is random, not secret; what was random or measured is said)
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """Fee summaries: every change counted exactly once, whatever the queue does to the batches."""
-# ruff: noqa: S311 (a load is random, not secret; what was random or measured is said)
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class StreamCollector(Collector):
 
     def run(self) -> None:
         """Read."""
-        chance = random.Random(SEED)  # noqa: S311 (a load is random, not secret)
+        chance = random.Random(SEED)
         while not self.told_to_stop:
             events = chance.randrange(1, 40)
             with (
@@ -84,7 +84,7 @@ class Writer(threading.Thread):
     def __init__(self, api: Api, number: int, writes: int) -> None:
         super().__init__(daemon=True)
         self._url = api.url
-        self._chance = random.Random(SEED + number)  # noqa: S311 (a load is random, not secret)
+        self._chance = random.Random(SEED + number)
         self._writes = writes
 
     def run(self) -> None:
@@ -145,7 +145,7 @@ def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_k
     writers = [Writer(pipeline.api, number, 90) for number in range(4)]
     for writer in writers:
         writer.start()
-    chance = random.Random(SEED)  # noqa: S311 (a load is random, not secret)
+    chance = random.Random(SEED)
     reader = RedisReader(pipeline.redis_url)
     faults = 0
     while any(writer.is_alive() for writer in writers) or faults < 6:

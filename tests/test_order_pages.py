@@ -47,7 +47,7 @@ def test_no_order_that_stays_is_skipped_or_repeated_whatever_is_written_meanwhil
     api: Api, database: Database, sort: str, seed: int
 ) -> None:
     """Between any two pages orders come, go and move, also the one that the cursor stands behind."""
-    chance = random.Random(f"{sort}-{seed}")  # noqa: S311 (a test's dice)
+    chance = random.Random(f"{sort}-{seed}")
     orders_apart(database, 90)
     at_first = {order["id"]: order for order in api.every_order()}
     touched: set[str] = set()

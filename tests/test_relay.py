@@ -49,7 +49,8 @@ class Queue:
         found = []
         for text in reversed(self.client.lrange(CONSUMER_QUEUE, 0, -1)):
             message = json.loads(text)
-            assert message["headers"]["task"] == APPLY_TO_FEE_SUMMARIES
+            if message["headers"]["task"] != APPLY_TO_FEE_SUMMARIES:
+                continue  # another consumer's, of a relay in a process of its own
             arguments, _, _ = json.loads(base64.b64decode(message["body"]))
             found.append(Batch(*arguments))
         return found
@@ -69,6 +70,12 @@ def queue(redis_url: str) -> Iterator[Queue]:
     yield queue
     queue.client.flushdb()
     queue.client.close()
+
+
+@pytest.fixture(autouse=True)
+def _one_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every consumer is published to alike: these tests look at one."""
+    monkeypatch.setattr("api.relay.CONSUMERS", {CONSUMER: APPLY_TO_FEE_SUMMARIES})
 
 
 @pytest.fixture(autouse=True)

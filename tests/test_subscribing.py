@@ -89,7 +89,7 @@ def consumers(pipeline: Pipeline, tmp_path: Path) -> Iterator[list[Consumer]]:
 def test_every_consumer_of_the_guide_survives_being_killed_without_losing_or_repeating_work(
     pipeline: Pipeline, consumers: list[Consumer]
 ) -> None:
-    chance = random.Random(41)  # noqa: S311 (a load is random, not secret)
+    chance = random.Random(41)
     api = pipeline.api
     assert {consumer.name for consumer in consumers} == {"feed", "stream", "redis_stream"}
     for consumer in consumers:

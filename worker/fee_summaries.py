@@ -14,9 +14,12 @@ from shared.change_log import hold_cursor, is_change_at, move_cursor
 from shared.database import row, rows, transaction
 from shared.fee_summaries import FURTHEST_BACK
 from shared.settings import settings
+from worker.batches import BatchAheadError, ForeignBatchError
 
 if TYPE_CHECKING:
     from shared.changes import Batch
+
+__all__ = ["CONSUMER", "BatchAheadError", "ForeignBatchError", "apply_changes"]
 
 CONSUMER = "fee_summaries"
 
@@ -51,14 +54,6 @@ _APPLY_NOTIFICATIONS = _APPLY.format(
 _APPLY_LOGGED = _APPLY.format(
     changes="SELECT order_state, previous_state FROM order_change WHERE position > $3 AND position <= $4"
 )
-
-
-class BatchAheadError(Exception):
-    """Changes between the cursor and the batch have not arrived yet."""
-
-
-class ForeignBatchError(Exception):
-    """The batch is of another log: PostgreSQL was restored or replaced while Redis kept its messages."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from shared.database import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
 from shared.settings import settings
-from shared.task_queue import CONSUMER_QUEUE, app
+from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 
 
 def main() -> None:
@@ -33,8 +33,10 @@ def main() -> None:
             "--quiet",
             "worker",
             "--pool=prefork",
-            f"--concurrency={settings().worker_processes}",
-            f"--queues={CONSUMER_QUEUE}",
+            # Two more for the tasks that attempt deliveries, one that takes on more and one that finishes:
+            # they wait for others' endpoints, which must keep no consumer waiting.
+            f"--concurrency={settings().worker_processes + 2}",
+            f"--queues={CONSUMER_QUEUE},{ATTEMPTS_QUEUE}",
             f"--loglevel={settings().log_level}",
             "--without-gossip",
             "--without-mingle",

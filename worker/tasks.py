@@ -13,9 +13,18 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from shared.changes import Batch
 from shared.database import DB, DatabaseUnavailableError
 from shared.logs import configure_logs
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES, PROVE_FEE_SUMMARIES, app
-from worker.fee_summaries import BatchAheadError, ForeignBatchError, apply_changes
+from shared.settings import settings
+from shared.task_queue import (
+    APPLY_TO_FEE_SUMMARIES,
+    APPLY_TO_WEBHOOK_DELIVERIES,
+    ATTEMPT_DUE_DELIVERIES,
+    PROVE_FEE_SUMMARIES,
+    app,
+)
+from worker import fee_summaries, webhook_deliveries
+from worker.batches import BatchAheadError, ForeignBatchError
 from worker.fee_summary_proof import prove
+from worker.webhook_client import WebhookClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -74,7 +83,41 @@ def _patiently(apply: Callable[[], int]) -> int | None:
 @app.task(name=APPLY_TO_FEE_SUMMARIES)
 def apply_changes_to_fee_summaries(first: int, last: int, last_event_id: str, notifications: str) -> None:
     """Apply a batch of changes to the fee summaries."""
-    batch = Batch(first, last, last_event_id, notifications)
+    _apply(fee_summaries.apply_changes, Batch(first, last, last_event_id, notifications))
+
+
+@app.task(name=APPLY_TO_WEBHOOK_DELIVERIES)
+def apply_changes_to_webhook_deliveries(
+    first: int, last: int, last_event_id: str, notifications: str
+) -> None:
+    """Make the deliveries of a batch of changes."""
+    _apply(webhook_deliveries.apply_changes, Batch(first, last, last_event_id, notifications))
+
+
+@app.task(name=ATTEMPT_DUE_DELIVERIES)
+def attempt_due_deliveries() -> None:
+    """Attempt the deliveries that are due."""
+    try:
+        attempted = _Loop.run(_attempt_due())
+    except DatabaseUnavailableError as error:
+        log.warning("database_unavailable", reason=str(error))
+    else:
+        log.debug("deliveries_attempted", attempted=attempted)
+
+
+async def _attempt_due() -> int:
+    found = settings()
+    async with WebhookClient(
+        found.webhook_addresses,
+        seconds=found.webhook_timeout,
+        at_once=found.webhook_endpoints_at_once,
+        ca_file=found.webhook_ca_file,
+    ) as client:
+        return await webhook_deliveries.attempt_due(client)
+
+
+def _apply(apply_changes: Callable[[Batch], Coroutine[Any, Any, int]], batch: Batch) -> None:
+    first, last = batch.first, batch.last
     try:
         applied = _patiently(lambda: _Loop.run(apply_changes(batch)))
     except DatabaseUnavailableError as error:

@@ -38,20 +38,6 @@ def read_date(value: str) -> date:
     return found
 
 
-def one_of(*words: str) -> Callable[[str], str]:
-    """Make a reader of one of some words."""
-
-    def read(value: str) -> str:
-        if value not in words:
-            message = (
-                f"must be {', '.join(words[:-1])} or {words[-1]}" if words[1:] else f"must be {words[0]}"
-            )
-            raise ValueError(message)
-        return value
-
-    return read
-
-
 REPEATABLE = ("by", "service", "calendar")
 SCOPE: Mapping[str, Callable[[str], Any]] = {
     "from": read_date,
@@ -64,9 +50,9 @@ SCOPE: Mapping[str, Callable[[str], Any]] = {
     "wait": positions.read_wait,
 }
 DIVISION: Mapping[str, Callable[[str], Any]] = {
-    "group_by": one_of(*PERIODS),
-    "by": one_of("service", "calendar", "none"),
-    "fill": one_of("zero"),
+    "group_by": fields.one_of(*PERIODS),
+    "by": fields.one_of("service", "calendar", "none"),
+    "fill": fields.one_of("zero"),
 }
 PAGING: Mapping[str, Callable[[str], Any]] = {"limit": read_limit, "cursor": str}
 

@@ -1,0 +1,224 @@
+"""Where webhooks may lead: which URLs a caller may give, and which addresses they may resolve to. Pure.
+
+The API refuses what can be refused when a webhook is written; the worker checks again at every connection,
+the address that it really connects to (a name may resolve to another one by then).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import SplitResult, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+PlainHttp = Literal["never", "internal", "always"]
+
+LONGEST_URL = 2_000
+
+# Never, whatever OMS_WEBHOOK_NETWORKS says: a machine's own credentials are served there to whoever asks, or
+# nobody is there at all.
+_NEVER = tuple(
+    ip_network(network)
+    for network in (
+        "0.0.0.0/8",  # this host on this network
+        "169.254.0.0/16",  # link-local, with most clouds' metadata
+        "100.100.100.200/32",  # metadata: Alibaba
+        "168.63.129.16/32",  # metadata: Azure
+        "192.0.0.0/24",  # protocol assignments, with Oracle's metadata
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+        "::/128",  # unspecified
+        "::/96",  # IPv4-compatible, obsolete (the loopback address ::1 is looked at before)
+        "64:ff9b:1::/48",  # translation into some IPv4 network that can't be told
+        "100::/64",  # discard
+        "2001::/32",  # Teredo: carries an IPv4 address, and a port
+        "2002::/16",  # 6to4: carries an IPv4 address
+        "fd00:42::42/128",  # metadata: Scaleway
+        "fd00:ec2::254/128",  # metadata: Amazon
+        "fd20:ce::254/128",  # metadata: Google
+        "fe80::/10",  # link-local
+        "ff00::/8",  # multicast
+    )
+)
+_TRANSLATED = IPv6Network("64:ff9b::/96")
+"""NAT64: the last 32 bits are the IPv4 address that it leads to."""
+_SITE_LOCAL = IPv6Network("fec0::/10")
+"""Private, though the standard library no longer counts it as such."""
+
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}", re.ASCII)
+# What a resolver may take for an IPv4 address, written in whatever way: 127.1, 0x7f000001, 017700000001.
+_ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)", re.ASCII)
+_VISIBLE = re.compile(r"[!-~]+", re.ASCII)
+
+
+class RefusedAddressError(Exception):
+    """A webhook may not lead there; the text says why."""
+
+
+def embedded(address: Address) -> Address:
+    """Give the address that is really meant: an IPv4 address may be written as an IPv6 one."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address in _TRANSLATED:
+            return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address
+
+
+@dataclass(frozen=True)
+class Target:
+    """A URL that a webhook may have, taken apart once, so that nobody reads it differently later."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+    """Path and query, as they are sent."""
+
+    @property
+    def address(self) -> Address | None:
+        """The address, if the host is one."""
+        try:
+            return ip_address(self.host)
+        except ValueError:
+            return None
+
+    @property
+    def host_header(self) -> str:
+        """The value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class AddressPolicy:
+    """Where webhooks may lead, as the deployment's settings say."""
+
+    networks: Sequence[Network] = ()
+    """Private and loopback ranges that are allowed; what is reachable from anywhere always is."""
+    ports: Sequence[tuple[int, int]] = ((1, 65_535),)
+    plain_http: PlainHttp = "internal"
+
+    def read_url(self, url: str) -> Target:
+        """Take a URL apart.
+
+        Raises:
+            RefusedAddressError: it is none, or one that no webhook may have.
+
+        """
+        if len(url) > LONGEST_URL or not _VISIBLE.fullmatch(url) or "\\" in url:
+            raise RefusedAddressError(
+                f"must be a URL of at most {LONGEST_URL} visible ASCII characters, without backslashes"
+            )
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise RefusedAddressError("must be a URL such as https://orders.example/changes") from None
+        if parts.scheme not in ("http", "https") or not url[len(parts.scheme) :].startswith("://"):
+            raise RefusedAddressError("must begin with https:// or http://")
+        if parts.scheme == "http" and self.plain_http == "never":
+            raise RefusedAddressError("must begin with https://: this deployment sends nothing in clear")
+        if "@" in parts.netloc:
+            raise RefusedAddressError("must not hold a user or a password")
+        if "#" in url:
+            raise RefusedAddressError("must not have a fragment")
+        port = port if port is not None else {"http": 80, "https": 443}[parts.scheme]
+        if not any(first <= port <= last for first, last in self.ports):
+            raise RefusedAddressError(f"must not name port {port}, which this deployment does not allow")
+        found = Target(parts.scheme, _host(parts), port, _path_and_query(parts))
+        if found.address is not None:
+            self.check(found.address, found.scheme)
+        return found
+
+    def check(self, address: Address, scheme: str) -> Address:
+        """See whether a connection may lead to an address; give the address to connect to.
+
+        Raises:
+            RefusedAddressError: it may not.
+
+        """
+        meant = embedded(address)
+        if isinstance(meant, IPv6Address) and meant.scope_id is not None:
+            raise RefusedAddressError(f"{address} names an interface of this machine")
+        loopback = meant == IPv6Address("::1")
+        if not loopback and any(meant in network for network in _NEVER):
+            raise RefusedAddressError(
+                f"{address} is never allowed: it is link-local, of metadata, multicast or reserved"
+            )
+        internal = any(meant in network for network in self.networks)
+        if not internal and (not meant.is_global or meant in _SITE_LOCAL):
+            raise RefusedAddressError(
+                f"{address} is not a public address, and not in OMS_WEBHOOK_NETWORKS of this deployment"
+            )
+        if scheme == "http" and self.plain_http != "always" and not internal:
+            raise RefusedAddressError(
+                f"{address} is not in OMS_WEBHOOK_NETWORKS of this deployment: only https may lead there"
+            )
+        return address if address in _TRANSLATED else meant
+
+
+def _host(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    if parts.netloc.startswith("["):
+        try:
+            return str(IPv6Address(host))
+        except ValueError:
+            raise RefusedAddressError("must have an IPv6 address between the brackets") from None
+    if _ENDS_IN_NUMBER.fullmatch(host):
+        try:
+            return str(IPv4Address(host))
+        except ValueError:
+            raise RefusedAddressError("must write an IPv4 address as four decimal numbers") from None
+    if not _NAME.fullmatch(host) or len(host) > 253:  # noqa: PLR2004 (the longest name of the DNS)
+        raise RefusedAddressError("must name a host: a domain name in ASCII, or an address")
+    return host
+
+
+def _path_and_query(parts: SplitResult) -> str:
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def read_networks(text: str) -> tuple[Network, ...]:
+    """Read networks in CIDR notation, separated by commas.
+
+    Raises:
+        ValueError: one of them is none.
+
+    """
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def read_ports(text: str) -> tuple[tuple[int, int], ...]:
+    """Read ports and ranges of ports, separated by commas: ``80,443,1024-65535``.
+
+    Raises:
+        ValueError: one of them is none.
+
+    """
+    found = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not (first.isascii() and first.isdigit() and (not last or (last.isascii() and last.isdigit()))):
+            message = "must be ports and ranges such as 443,8000-8999"
+            raise ValueError(message)
+        bounds = int(first), int(last or first)
+        if not 1 <= bounds[0] <= bounds[1] <= 65_535:  # noqa: PLR2004 (the last port)
+            message = "must be ports from 1 to 65535, each range ascending"
+            raise ValueError(message)
+        found.append(bounds)
+    return tuple(found)

@@ -1,0 +1,234 @@
+"""The only outbound HTTP: signed, to the address that was checked, and never longer or more than allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from shared.webhook_addresses import Address, AddressPolicy, read_networks
+from tests.processes import free_port
+from tests.webhook_receiver import CERTIFICATE, Answer, Receiver
+from worker.webhook_client import ANSWER_BYTES, Message, Outcome, Resolve, WebhookClient, signed_headers
+
+SECRET = "whsec_dGhpcnR5LXR3byBieXRlcyBvZiBub3RoaW5nIHNlY3JldA=="
+OTHER = "whsec_YW5vdGhlciBzZWNyZXQsIG9mIG90aGVyIGJ5dGVzIHN0aWxs"
+HERE = AddressPolicy(read_networks("127.0.0.0/8,::1/128"))
+
+
+def resolver(*answers: str) -> tuple[Resolve, list[str]]:
+    """Make a resolver that gives these addresses, one set per look-up, and keeps what it was asked."""
+    asked: list[str] = []
+
+    async def resolve(host: str, _port: int) -> Sequence[Address]:
+        asked.append(host)
+        found = answers[min(len(asked), len(answers)) - 1]
+        return [ip_address(address) for address in found.split(",")]
+
+    return resolve, asked
+
+
+def attempt(
+    url: str,
+    *,
+    seconds: float = 5,
+    resolve: Resolve | None = None,
+    ca_file: str = "",
+    times: int = 1,
+    policy: AddressPolicy = HERE,
+) -> list[Outcome]:
+    """Attempt a delivery some times, with one client."""
+
+    async def go() -> list[Outcome]:
+        async with WebhookClient(
+            policy, seconds=seconds, at_once=4, resolve=resolve, ca_file=ca_file
+        ) as client:
+            message = Message(url, "evt", '{"fee":100.00,"name":"Prüfung"}', [SECRET, OTHER])
+            return [await client.attempt(message) for _ in range(times)]
+
+    return asyncio.run(go())
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Give an endpoint that acknowledges everything."""
+    with Receiver() as endpoint:
+        yield endpoint
+
+
+def test_every_valid_secret_signs_the_bytes_that_are_sent(receiver: Receiver) -> None:
+    """Seen from outside, with the library."""
+    (outcome,) = attempt(receiver.url)
+    assert outcome.delivered
+    (request,) = receiver.received
+    assert request.is_signed_with(SECRET)
+    assert request.is_signed_with(OTHER)
+    assert request.body == '{"fee":100.00,"name":"Prüfung"}'.encode()
+    assert abs(int(request.headers["webhook-timestamp"]) - time.time()) < 10
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(request.body + b" ", dict(request.headers))
+
+
+def test_the_signature_is_that_of_the_standards_own_example() -> None:
+    """A vector that was not made by this code."""
+    message = Message(
+        "", "msg_p5jXN8AQM9LWM0D4loKWxJek", '{"test": 2432232314}', ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+    )
+    headers = signed_headers(message, datetime.fromtimestamp(1614265330, UTC))
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert headers["webhook-timestamp"] == "1614265330"
+
+
+def test_a_name_is_looked_up_once_and_the_connection_goes_to_what_was_checked(receiver: Receiver) -> None:
+    """The Host header stays the URL's."""
+    resolve, asked = resolver("127.0.0.1", "169.254.169.254")
+    (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
+    assert outcome.delivered
+    assert asked == ["receiver.test"]
+    assert receiver.received[0].headers["host"] == f"receiver.test:{receiver.port}"
+
+
+def test_a_name_that_turns_to_another_address_is_refused_at_the_next_connection(receiver: Receiver) -> None:
+    """DNS rebinding: what was right yesterday is checked again."""
+    receiver.answer = lambda _: Answer(headers={"Connection": "close"})
+    resolve, asked = resolver("127.0.0.1", "169.254.169.254")
+    first, second = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve, times=2)
+    assert first.delivered
+    assert len(asked) == 2
+    assert second.status is None
+    assert second.error
+    assert "never allowed" in second.error
+    assert len(receiver.received) == 1
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    ["127.0.0.1,169.254.169.254", "10.0.0.1", "::ffff:10.0.0.1,127.0.0.1", "fe80::1", "0.0.0.0"],
+)
+def test_a_name_with_one_bad_address_is_refused_as_a_whole(receiver: Receiver, addresses: str) -> None:
+    """Whichever comes first."""
+    resolve, _ = resolver(addresses)
+    (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
+    assert outcome.error
+    assert outcome.error.startswith("not sent: ")
+    assert receiver.received == []
+
+
+def test_tls_verifies_the_urls_name_at_the_checked_address() -> None:
+    """A name that the certificate does not hold fails, though the address is the same."""
+    with Receiver(tls=True) as receiver:
+        resolve, _ = resolver("127.0.0.1")
+        good, bad = f"https://receiver.test:{receiver.port}/", f"https://other.test:{receiver.port}/"
+        (trusted,) = attempt(good, resolve=resolve, ca_file=str(CERTIFICATE))
+        (stranger,) = attempt(bad, resolve=resolve, ca_file=str(CERTIFICATE))
+        (untrusted,) = attempt(good, resolve=resolve)
+        assert trusted.delivered
+        assert stranger.error
+        assert "CERTIFICATE_VERIFY_FAILED" in stranger.error
+        assert untrusted.error
+        assert "CERTIFICATE_VERIFY_FAILED" in untrusted.error
+        assert len(receiver.received) == 1
+
+
+def test_a_second_address_is_tried_when_the_first_refuses(receiver: Receiver) -> None:
+    """Nobody listens on the first."""
+    resolve, _ = resolver("127.0.0.2,127.0.0.1")
+    (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
+    assert outcome.delivered
+
+
+def test_proxies_of_the_environment_are_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy would look the name up again, and connect elsewhere."""
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    assert attempt(receiver.url)[0].delivered
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(receiver: Receiver, status: int) -> None:
+    """Where it leads was not checked, nor asked for."""
+    receiver.answer = lambda _: Answer(status, {"Location": receiver.url + "/again"})
+    (outcome,) = attempt(receiver.url)
+    assert (outcome.status, outcome.error) == (status, f"answered {status}: redirects are not followed")
+    assert len(receiver.received) == 1
+
+
+def test_no_more_of_an_answer_is_read_than_is_kept(receiver: Receiver) -> None:
+    """An endpoint that answers without end costs 2 KB."""
+    receiver.answer = lambda _: Answer(500, {"Content-Length": str(10**12)}, b"\0\xff" + b"x" * 5_000_000)
+    began = time.monotonic()
+    (outcome,) = attempt(receiver.url)
+    assert time.monotonic() - began < 4
+    assert outcome.answer == "\ufffd\ufffd" + "x" * (ANSWER_BYTES - 2)
+
+
+def test_an_attempt_ends_in_time_however_slowly_it_is_answered(receiver: Receiver) -> None:
+    """The limit is for all of it, not for each read."""
+    receiver.answer = lambda _: Answer(after=30)
+    (silent,) = attempt(receiver.url, seconds=0.5)
+    assert (silent.status, silent.error) == (None, "no answer within 0.5 s")
+    receiver.answer = lambda _: Answer(200, body=b"x" * 1_000, pauses=0.1)
+    began = time.monotonic()
+    (trickling,) = attempt(receiver.url, seconds=0.5)
+    assert time.monotonic() - began < 3
+    assert trickling.delivered, "the status was there: what follows it decides nothing"
+    assert 1 <= len(trickling.answer) < 100
+
+
+def test_a_name_that_nobody_resolves_ends_in_time_too() -> None:
+    """A resolver that hangs is nobody else's time."""
+
+    async def resolve(_host: str, _port: int) -> Sequence[Address]:
+        await asyncio.sleep(30)
+        return []
+
+    (outcome,) = attempt("http://receiver.test/", seconds=0.3, resolve=resolve)
+    assert outcome.error == "no answer within 0.3 s"
+
+
+def test_whatever_an_endpoint_does_is_an_outcome_and_no_exception() -> None:
+    """Closed ports, closed connections, what is no HTTP, names that do not exist."""
+
+    def answers_with(sent: bytes) -> Callable[[], tuple[str, socket.socket]]:
+        def listen() -> tuple[str, socket.socket]:
+            server = socket.create_server(("127.0.0.1", 0))
+
+            def serve() -> None:
+                connection, _ = server.accept()
+                connection.recv(65_536)
+                connection.sendall(sent)
+                connection.close()
+
+            import threading
+
+            threading.Thread(target=serve, daemon=True).start()
+            return f"http://127.0.0.1:{server.getsockname()[1]}/", server
+
+        return listen
+
+    for sent in (
+        b"",
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 999999 no\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 50_000,
+    ):
+        url, server = answers_with(sent)()
+        with server:
+            (outcome,) = attempt(url)
+        assert outcome.status is None, sent[:20]
+        assert outcome.error, sent[:20]
+    for url in (
+        f"http://127.0.0.1:{free_port()}/",
+        "http://no-such-host.invalid/",
+        "https://127.0.0.1:22/",
+        "not a url",
+    ):
+        (outcome,) = attempt(url)
+        assert outcome.status is None, url
+        assert outcome.error, url

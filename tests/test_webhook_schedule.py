@@ -1,0 +1,90 @@
+"""The retry schedule, without a clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from worker.webhook_schedule import (
+    GIVEN_UP_AFTER,
+    SERIES_BREAKS_AFTER,
+    STEPS_SECONDS,
+    is_given_up,
+    pause_before_next,
+    read_retry_after,
+    series_begins,
+)
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def test_the_steps_are_those_that_are_promised() -> None:
+    """0, 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h."""
+    minute, hour = 60, 3_600
+    assert (
+        0,
+        5,
+        5 * minute,
+        30 * minute,
+        *(hours * hour for hours in (2, 5, 10, 14, 20, 24)),
+    ) == STEPS_SECONDS
+    pauses = [pause_before_next(failed, jitter=0) for failed in range(1, len(STEPS_SECONDS) + 1)]
+    assert pauses == [*STEPS_SECONDS[1:], None]
+
+
+def test_jitter_prolongs_a_step_by_a_tenth_at_most() -> None:
+    """And never shortens it."""
+    assert pause_before_next(2, jitter=0.5) == 315
+    assert pause_before_next(2, jitter=1) == 330
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [(0, 300), (299, 300), (301, 301), (450.5, 450.5), (600, 600), (86_400, 600)]
+)
+def test_retry_after_counts_from_a_step_to_twice_that(asked: float, given: float) -> None:
+    """An endpoint can neither bring attempts together nor put them off for ever."""
+    assert pause_before_next(2, jitter=0, retry_after=asked) == given
+
+
+def test_the_last_attempt_stays_the_last_whatever_is_asked_for() -> None:
+    """Retry-After does not prolong the schedule."""
+    assert pause_before_next(len(STEPS_SECONDS), jitter=0, retry_after=10) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("120", 120),
+        (" 7 ", 7),
+        ("Sun, 22 Nov 2026 12:00:30 GMT", 30),
+        ("Sun, 22 Nov 2026 11:00:00 GMT", 0),
+        ("Sun, 22 Nov 2026 12:00:30 -0000", 30),
+        ("-5", None),
+        ("1e3", None),
+        ("١٢", None),
+        ("9999999999", None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+    """What is neither says nothing."""
+    assert read_retry_after(header, NOW) == seconds
+
+
+def test_a_webhook_is_given_up_after_five_days_of_failures_and_not_a_moment_before() -> None:
+    """Exactly five days are enough."""
+    assert timedelta(days=5) == GIVEN_UP_AFTER
+    assert is_given_up(NOW - timedelta(days=5), NOW)
+    assert not is_given_up(NOW - timedelta(days=5, microseconds=-1), NOW)
+
+
+def test_a_long_silence_begins_a_new_series() -> None:
+    """Two attempts of one delivery are never that far apart, so nothing was sent meanwhile."""
+    assert 2 * STEPS_SECONDS[-1] <= SERIES_BREAKS_AFTER.total_seconds()
+    since = NOW - timedelta(days=9)
+    assert series_begins(since, NOW - timedelta(days=2), NOW) == since
+    assert series_begins(since, NOW - timedelta(days=2, seconds=1), NOW) == NOW
+    assert series_begins(None, NOW, NOW) == NOW

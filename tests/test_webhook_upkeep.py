@@ -1,0 +1,112 @@
+"""What the relay does for webhooks: wake whoever attempts, and forget what is old."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from api.relay import Relay
+from api.webhooks.upkeep import are_attempts_due, forget_old_deliveries
+from shared.task_queue import ATTEMPTS_LOCK, ATTEMPTS_QUEUE
+from tests.builders import later
+from tests.webhook_receiver import Answer, Receiver
+from tests.webhook_steps import client, deliver, deliveries, fan_out, make_due, missed, subscribe
+from worker.webhook_deliveries import attempt_due
+
+if TYPE_CHECKING:
+    from tests.drivers import Api, Database
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Give an endpoint that acknowledges everything."""
+    with Receiver() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[redis.Redis]:
+    """Give this process's queue, empty and without a worker."""
+    with redis.Redis.from_url(redis_url, socket_timeout=5) as queue:
+        queue.flushdb()
+        yield queue
+        queue.flushdb()
+
+
+def test_attempts_are_due_until_somebody_attends_to_them(
+    api: Api, receiver: Receiver, run: Run, database: Database
+) -> None:
+    """Not without deliveries, not during an attempt, not under a lease, not before the next step."""
+
+    def due() -> bool:
+        return bool(run(are_attempts_due(ATTEMPTS_LOCK)))
+
+    receiver.answer = lambda _: Answer(500, after=0.3)
+    subscribe(api, receiver.url)
+    assert not due()
+    api.placed_order()
+    run(fan_out())
+    assert due()
+
+    async def look_meanwhile() -> bool:
+        async with client() as sender:
+            task = asyncio.create_task(attempt_due(sender))
+            await asyncio.sleep(0.15)
+            found = await are_attempts_due(ATTEMPTS_LOCK)
+            await task
+            return found
+
+    assert run(look_meanwhile()) is False
+    assert not due(), "the next attempt is later"
+    make_due(database)
+    assert due()
+    database.rows("UPDATE webhook SET leased_until = now() + interval '1 minute'")
+    assert not due()
+
+
+def test_the_relay_asks_once_however_often_it_looks_and_again_when_the_question_is_lost(
+    api: Api, run: Run, queue: redis.Redis
+) -> None:
+    """A stopped worker fills no queue; a wiped Redis stops no delivery."""
+    subscribe(api, "https://orders.example/")
+    api.placed_order()
+    run(fan_out())
+    relay = Relay()
+    for _ in range(3):
+        run(relay.relay_once())
+    assert queue.llen(ATTEMPTS_QUEUE) == 1
+    queue.flushdb()
+    run(relay.relay_once())
+    assert queue.llen(ATTEMPTS_QUEUE) == 1
+
+
+def test_deliveries_are_forgotten_with_their_changes_and_the_list_says_from_where_it_is_exact(
+    api: Api, receiver: Receiver, run: Run, database: Database
+) -> None:
+    """Acknowledged or not; webhooks that were deleted go too."""
+    receiver.answer = lambda request: Answer(204 if request.position % 2 else 500)
+    webhook = subscribe(api, receiver.url)
+    deleted = subscribe(api, receiver.url)
+    for number in range(6):
+        api.placed_order(at=later(hours=3 * number))
+    run(deliver())
+    assert run(forget_old_deliveries()) == 0
+    database.rows("DELETE FROM order_change WHERE position <= 3")
+    database.rows("UPDATE change_log SET first_position = 4")
+    api.client.delete(f"/webhooks/{deleted['id']}")
+    database.rows("UPDATE webhook SET deleted_at = deleted_at - interval '2 hours'")
+    assert run(forget_old_deliveries()) == 3 + 6
+    assert [d["position"] for d in deliveries(api, webhook)] == [4, 5, 6]
+    assert missed(api, webhook) == {4: "retrying", 6: "retrying"}
+    as_of = api.client.get(f"/webhooks/{webhook['id']}/missed").json()["as_of"]
+    assert as_of == {"after": 3, "position": 6, "acknowledged": 1}
+    assert database.value("SELECT count(*) FROM webhook") == 1
+    refused = api.client.post(f"/webhooks/{webhook['id']}/replay", json={"after": 2})
+    assert refused.status_code == 422
+    assert api.client.post(f"/webhooks/{webhook['id']}/replay", json={"after": 3}).json() == {"deliveries": 3}

@@ -1,0 +1,199 @@
+"""Webhooks over HTTP: made, read, changed, deleted, given new secrets."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from contract.document import load
+from contract.validation import Schemas, read_json
+from tests.webhook_steps import subscribe
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.drivers import Api, Database
+
+CONTRACT = load()
+SCHEMAS = Schemas(CONTRACT)
+URL = "https://orders.example/changes"
+
+
+def fits(answer: httpx.Response, schema: str) -> bool:
+    """Hold an answer to the contract."""
+    faults = SCHEMAS.faults(CONTRACT.target(f"#/components/schemas/{schema}"), read_json(answer.text))
+    assert faults == []
+    return True
+
+
+def test_a_webhook_is_made_with_a_secret_that_is_shown_once(api: Api) -> None:
+    """32 bytes of chance, in the form that libraries read."""
+    answer = api.client.post("/webhooks", json={"url": URL, "description": "Planung für Süd"})
+    assert answer.status_code == 201
+    assert fits(answer, "WebhookWithSecret")
+    assert answer.headers["cache-control"] == "no-store"
+    webhook = answer.json()
+    secret = webhook.pop("secret")
+    assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
+    found = api.client.get(answer.headers["location"])
+    assert fits(found, "Webhook")
+    assert found.json() == webhook
+    assert secret not in api.client.get("/webhooks").text
+
+
+def test_a_repeated_create_makes_one_webhook_and_shows_the_same_secret(api: Api, database: Database) -> None:
+    """With a key: an answer that was lost is no webhook that was lost."""
+    headers = {"Idempotency-Key": "k1"}
+    first, again = (api.client.post("/webhooks", json={"url": URL}, headers=headers) for _ in range(2))
+    assert (first.json(), first.status_code) == (again.json(), again.status_code)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert database.value("SELECT count(*) FROM webhook") == 1
+    other = api.client.post("/webhooks", json={"url": URL + "/x"}, headers=headers)
+    assert other.json()["type"] == "/problems/idempotency-key-reused"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointers"),
+    [
+        ({}, ["#/url"]),
+        ({"url": 5}, ["#/url"]),
+        ({"url": "https://u:p@orders.example/"}, ["#/url"]),
+        ({"url": "http://169.254.169.254/latest/meta-data/"}, ["#/url"]),
+        ({"url": "http://2130706433/"}, ["#/url"]),
+        ({"url": "https://10.0.0.1/"}, ["#/url"]),
+        ({"url": "https://orders.example:22/"}, ["#/url"]),
+        ({"url": URL, "types": ["order.exploded"]}, ["#/types"]),
+        ({"url": URL, "types": ["order.created", "order.created"]}, ["#/types"]),
+        ({"url": URL, "types": "order.created"}, ["#/types"]),
+        ({"url": URL, "types": None}, ["#/types"]),
+        ({"url": URL, "calendars": ["no spaces"]}, ["#/calendars"]),
+        ({"url": URL, "calendars": [[]]}, ["#/calendars"]),
+        ({"url": URL, "description": "a\nb"}, ["#/description"]),
+        ({"url": URL, "description": "x" * 501}, ["#/description"]),
+        ({"url": URL, "secret": "whsec_mine"}, ["#/secret"]),
+        ({"types": 1, "enabled": True}, ["#/enabled", "#/types", "#/url"]),
+    ],
+)
+def test_a_webhook_that_can_not_be_is_refused_with_every_fault(
+    api: Api, database: Database, body: dict[str, Any], pointers: list[str]
+) -> None:
+    """And nothing is stored."""
+    answer = api.client.post("/webhooks", json=body)
+    assert answer.status_code == 422, answer.text
+    assert sorted(fault["pointer"] for fault in answer.json()["errors"]) == pointers
+    assert database.value("SELECT count(*) FROM webhook") == 0
+
+
+def test_webhooks_are_listed_page_by_page(api: Api) -> None:
+    """By id, each once."""
+    made = [subscribe(api, f"{URL}/{number}")["id"] for number in range(5)]
+    assert [webhook["id"] for webhook in api.every_item("/webhooks?limit=2")] == made
+    assert fits(api.client.get("/webhooks?limit=2"), "WebhookList")
+
+
+def test_parts_of_a_webhook_are_changed(api: Api) -> None:
+    """What is not there stays."""
+    webhook = subscribe(api, URL, types=["order.created"], description="one")
+    path = f"/webhooks/{webhook['id']}"
+    answer = api.client.patch(path, json={"calendars": ["a"], "description": ""})
+    assert fits(answer, "Webhook")
+    changed = answer.json()
+    assert (changed["url"], changed["types"], changed["calendars"]) == (URL, ["order.created"], ["a"])
+    assert changed["description"] == ""
+    assert changed["updated_at"] > webhook["updated_at"]
+    for wrong in (
+        {},
+        {"enabled": 1},
+        {"enabled": None},
+        {"url": None},
+        {"url": "http://[::1]/"},
+        {"id": "9"},
+    ):
+        assert api.client.patch(path, json=wrong).status_code == 422, wrong
+
+
+def test_disabling_says_since_when_and_why_and_enabling_forgets_it(api: Api) -> None:
+    """By the caller's own wish; a second time changes nothing."""
+    path = f"/webhooks/{subscribe(api, URL)['id']}"
+    first = api.client.patch(path, json={"enabled": False})
+    assert fits(first, "Webhook")
+    assert first.json()["disabled"]["reason"] == "caller"
+    again = api.client.patch(path, json={"enabled": False}).json()
+    assert again["disabled"] == first.json()["disabled"]
+    for request in (f"{path}/test", f"{path}/replay"):
+        refused = api.client.post(request, json={})
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/webhook-disabled")
+    assert api.client.patch(path, json={"enabled": True}).json()["disabled"] is None
+
+
+def test_a_deleted_webhook_is_gone_for_every_operation(api: Api) -> None:
+    """Its secrets too."""
+    path = f"/webhooks/{subscribe(api, URL)['id']}"
+    assert api.client.delete(path).status_code == 204
+    for method, rest, body in (
+        ("GET", "", None),
+        ("DELETE", "", None),
+        ("PATCH", "", {"enabled": True}),
+        ("GET", "/deliveries", None),
+        ("GET", "/deliveries/1", None),
+        ("GET", "/missed", None),
+        ("POST", "/test", None),
+        ("POST", "/replay", {}),
+        ("POST", "/secret/rotation", {}),
+    ):
+        assert api.client.request(method, path + rest, json=body).status_code == 404, (method, rest)
+    assert api.client.get("/webhooks").json()["items"] == []
+
+
+def test_the_old_secret_stays_valid_for_a_day_or_as_long_as_asked_for(api: Api, database: Database) -> None:
+    """From 0 to 7 days; without an overlap when the old one leaked."""
+    webhook = subscribe(api, URL)
+    path = f"/webhooks/{webhook['id']}/secret/rotation"
+    answer = api.client.post(path, json={})
+    assert fits(answer, "NewSecret")
+    until = datetime.fromisoformat(answer.json()["old_valid_until"])
+    assert abs(until - datetime.now(UTC) - timedelta(days=1)) < timedelta(minutes=1)
+    assert answer.json()["secret"] != webhook["secret"]
+    leaked = api.client.post(path, json={"old_valid_for": 0})
+    assert fits(leaked, "NewSecret")
+    assert leaked.json()["old_valid_until"] is None
+    assert (
+        database.value("SELECT count(*) FROM webhook_secret WHERE secret = $1", answer.json()["secret"]) == 0
+    )
+    assert api.client.post(path, json={"old_valid_for": 604_800}).status_code == 200
+    for wrong in (604_801, -1, 0.5, "1", True, None):
+        assert api.client.post(path, json={"old_valid_for": wrong}).status_code == 422, wrong
+    for _ in range(12):
+        api.client.post(path, json={})
+    assert database.value("SELECT count(*) FROM webhook_secret") == 8, "the header stays short"
+
+
+def test_a_repeated_rotation_gives_the_same_secret(api: Api) -> None:
+    """With a key: otherwise a lost answer would cost a secret that a receiver still uses."""
+    path = f"/webhooks/{subscribe(api, URL)['id']}/secret/rotation"
+    first, again = (api.client.post(path, json={}, headers={"Idempotency-Key": "r"}).json() for _ in range(2))
+    assert first == again
+    other = f"/webhooks/{subscribe(api, URL)['id']}/secret/rotation"
+    assert api.client.post(other, json={}, headers={"Idempotency-Key": "r"}).json() != first
+
+
+def test_deliveries_and_misses_are_listed_as_the_contract_says(api: Api) -> None:
+    """Also where there are none, and with cursors of other lists."""
+    webhook = subscribe(api, URL)
+    path = f"/webhooks/{webhook['id']}"
+    test = api.client.post(f"{path}/test")
+    assert fits(test, "Delivery")
+    assert fits(api.client.get(test.headers["location"]), "Delivery")
+    assert fits(api.client.get(f"{path}/deliveries"), "DeliveryList")
+    assert fits(api.client.get(f"{path}/missed"), "MissedList")
+    assert api.client.get(f"{path}/missed").json()["items"] == []
+    assert fits(api.client.post(f"{path}/replay", json={}), "Replayed")
+    for wrong in ("status=lost", "status=pending&status=pending", "cursor=WyJhIl0", "limit=0", "after=1"):
+        assert api.client.get(f"{path}/deliveries?{wrong}").status_code == 400, wrong
+    assert api.client.get(f"{path}/missed?reason=delivered").status_code == 400
+    assert api.client.get(f"{path}/deliveries/x").status_code == 400
+    assert api.client.get(f"{path}/deliveries/99").status_code == 404
+    assert api.client.get("/webhooks/0").status_code == 400

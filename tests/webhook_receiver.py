@@ -1,0 +1,144 @@
+"""A subscriber's endpoint: a real HTTP server on this machine, which keeps what it gets."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+
+from standardwebhooks import Webhook
+
+CERTIFICATE = Path(__file__).parent / "certificates" / "receiver.crt"
+"""For receiver.test, localhost and 127.0.0.1; signed by itself, and good for nothing else."""
+_WITH_KEY = Path(__file__).parent / "certificates" / "receiver.pem"
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request, as it came."""
+
+    at: float
+    """Monotonic seconds."""
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        """The notification's id, by which repeats are told."""
+        return self.headers["webhook-id"]
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """The notification."""
+        event: dict[str, Any] = json.loads(self.body)
+        return event
+
+    @property
+    def position(self) -> int:
+        """The position of the change."""
+        return int(self.event["sequence"])
+
+    def is_signed_with(self, secret: str) -> bool:
+        """Verify it as a subscriber does, with the library; raises if it is not."""
+        Webhook(secret).verify(self.body, dict(self.headers))
+        return True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the endpoint answers."""
+
+    status: int = 204
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    after: float = 0.0
+    """Seconds until it answers."""
+    pauses: float = 0.0
+    """Seconds between the bytes of the body."""
+
+
+OK = Answer()
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: a handshake that breaks is what a test wants."""
+
+
+class Receiver:
+    """An endpoint whose answers a test decides: ``receiver.answer = lambda request: Answer(500)``."""
+
+    def __init__(self, *, tls: bool = False) -> None:
+        self.received: list[Received] = []
+        self.answer: Callable[[Received], Answer] = lambda _: OK
+        self.released = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = Received(time.monotonic(), self.path, headers, body)
+                receiver.received.append(request)
+                try:
+                    self._answer(receiver.answer(request))
+                except OSError:
+                    self.close_connection = True  # who asked went away
+
+            def _answer(self, answer: Answer) -> None:
+                receiver.released.wait(answer.after)
+                self.send_response(answer.status)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                if "Content-Length" not in answer.headers:
+                    self.send_header("Content-Length", str(len(answer.body)))
+                self.end_headers()
+                size = 1 if answer.pauses else max(1, len(answer.body))
+                for start in range(0, len(answer.body), size):
+                    self.wfile.write(answer.body[start : start + size])
+                    receiver.released.wait(answer.pauses)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
+
+        if tls:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(_WITH_KEY)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.port: int = self._server.server_address[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}/hook"
+        self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.02), daemon=True)
+
+    @property
+    def positions(self) -> list[int]:
+        """The positions of what came, in order."""
+        return [request.position for request in self.received]
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of what came, in order."""
+        return [request.id for request in self.received]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,55 @@
+"""Applying batches of changes exactly once, behind a consumer's own cursor.
+
+A batch is applied if it continues the cursor. One wholly behind it is a repeat and is dropped; one that
+overlaps is applied from the cursor on; one that is ahead is dropped too, and the relay, which sees the
+cursor stand still, publishes from there again. What a batch does and the cursor move in one transaction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.change_log import hold_cursor, is_change_at, move_cursor
+from shared.database import transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from shared.changes import Batch
+
+
+class BatchAheadError(Exception):
+    """Changes between the cursor and the batch have not arrived yet."""
+
+
+class ForeignBatchError(Exception):
+    """The batch is of another log: PostgreSQL was restored or replaced while Redis kept its messages."""
+
+
+async def apply_once(consumer: str, batch: Batch, apply: Callable[[Batch, int], Awaitable[object]]) -> int:
+    """Apply what a consumer has not applied yet of a batch; return how many changes that were.
+
+    Args:
+        consumer: whose cursor.
+        batch: consecutive changes.
+        apply: does it, in this transaction: called with the batch and the position behind which its changes
+            were not applied yet.
+
+    Raises:
+        BatchAheadError: the batch does not continue the cursor; nothing was applied.
+        ForeignBatchError: its changes are not those of this database; nothing was applied.
+
+    """
+    async with transaction():
+        position = await hold_cursor(consumer)
+        if batch.last <= position:
+            return 0
+        if batch.first > position + 1:
+            raise BatchAheadError
+        # Positions begin again in a database that was restored: without this look, what the queue still
+        # holds from before would be counted in place of the changes that have these positions now.
+        if not await is_change_at(batch.last, batch.last_event_id):
+            raise ForeignBatchError
+        await apply(batch, position)
+        await move_cursor(consumer, batch.last)
+        return batch.last - position
