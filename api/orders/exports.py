@@ -108,8 +108,8 @@ async def _stream(
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             # Declared, and planned for its first thousandth: the plan that is cheapest for all rows sorts
-            # them all, rendered, before it gives the first: 5 s for 200,000 orders, and as much on disk. It
-            # neither begins at once, nor ends when the caller goes, nor stays below the statement timeout.
+            # them all, rendered, before it gives the first. It neither begins at once, nor ends when the
+            # caller goes, nor, with enough orders, stays below the statement timeout.
             await connection.execute("SET LOCAL cursor_tuple_fraction = 0.001")
             await connection.execute(f"DECLARE stream NO SCROLL CURSOR FOR {statement}", *arguments)
             yield head
