@@ -34,8 +34,10 @@ REASONS = {
     (r"#(/orders/\d+)?/datetime|from|to", "must be within 1970"),
     (
         "#/url",
-        r"must not name port|must name a host|must have an IPv6 address|must write an IPv4 address"
-        r"|.* is n(ot|ever) ",
+        (
+            r"must not name port|must name a host|must have an IPv6 address|must write an IPv4 address"
+            r"|.* is n(ot|ever) "
+        ),
     ),
     ("#/after", r"must be from \d+ to \d+"),
 }
