@@ -59,8 +59,8 @@ async def stream_rows(
 ) -> AsyncIterator[bytes]:
     """Open a stream of every row of a statement, as of the moment this is called.
 
-    ``planned_for`` is the part of the rows that shall come as fast as can be. The first ones are encoded before
-    this returns, so ``encode`` may still refuse them.
+    ``planned_for`` is the part of the rows that shall come as fast as can be. The first ones are encoded
+    before this returns, so ``encode`` may still refuse them.
 
     Raises:
         ProblemError: 503, as many streams as there may be are under way.

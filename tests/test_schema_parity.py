@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from api import fields, services
-from api.fee_summaries import read_date
+from api.fee_summaries.parameters import read_date
 from api.idempotency import _KEY
 from api.orders import bodies
 from api.preconditions import _LIST
