@@ -206,7 +206,9 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
             goal = None if position is None else max(position, min_position)
         if goal is not None and standing.position >= goal:
             return
-        if time.monotonic() >= give_up or _Looks.waiting >= MOST_WAITING:
+        # What is as far ahead as nothing may be behind can't be there in time, so it is said at once.
+        far = goal is not None and goal - standing.position > FURTHEST_BACK
+        if time.monotonic() >= give_up or far or _Looks.waiting >= MOST_WAITING:
             asked = f"position {min_position}"
             if after_version is not None:
                 asked = f"version {after_version.version} of order {after_version.order_id}"

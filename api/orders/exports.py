@@ -58,7 +58,7 @@ async def stream_orders(
 
     """
     statement, arguments = filters.select(None, None)
-    # Planned for its first rows: the plan that is cheapest for all of them sorts them all, rendered, before
+    # Planned for its first thousandth: the plan that is cheapest for all sorts them all, rendered, before
     # it gives the first: 5 s for 200,000 orders, and as much on disk. It neither begins at once, nor ends
     # when the caller goes, nor stays below the statement timeout.
     return await stream_rows(statement, arguments, encode, head, planned_for=0.001)
