@@ -32,6 +32,7 @@ REASONS = {
     (r"#(/orders/\d+)?/services", "must name each service once"),
     (r"#(/orders/\d+)?/services/\d+/id", r"there is no service \d+|service \d+ \(.*\) is archived"),
     (r"#(/orders/\d+)?/datetime|from|to", "must be within 1970"),
+    # Ports and addresses depend on the deployment, and what is an IPv6 address no pattern says.
     (
         "#/url",
         (
