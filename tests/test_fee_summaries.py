@@ -132,18 +132,19 @@ def test_what_is_not_summed_yet_is_not_in_it_and_the_position_says_so(
 ) -> None:
     """A summary is exact for its position, and names it."""
     api.placed_order(fee=100, services=(123, 456))
-    assert api.fee_summaries() == {"as_of": api.fee_summaries()["as_of"], "items": [], "next": None}
+    assert api.fee_summaries()["items"] == []
     assert api.fee_summaries()["as_of"]["position"] == 0
     run(apply_every_change())
     summaries = api.fee_summaries(by="service")
     assert summaries["as_of"]["position"] == 1
-    assert summaries["items"][0] == {
+    expected = {
         "period": "2030-06-01",
         "service": {"id": "123", "name": "Inspection"},
         "calendar": None,
         "orders": 1,
         "totalfee": Decimal("50.00"),
     }
+    assert expected.items() <= summaries["items"][0].items()
 
 
 def test_a_service_has_the_name_it_has_now(api: Api, run: Callable[..., Any]) -> None:
@@ -197,8 +198,8 @@ def test_days_beyond_the_bounds_of_utc_are_in_the_summaries_too(api: Api, databa
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
     database.rows(
         """
-        INSERT INTO fee_summary (day, calendar_id, service_id, share, orders)
-        VALUES ('1969-12-31', 1, 0, 5, 1), ('2200-01-01', 1, 0, 5, 1)
+        INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
+        SELECT generation, day, 1, 0, 5, 1 FROM fee_summary_state, unnest('{1969-12-31,2200-01-01}'::date[]) AS day
         """
     )
     assert [item["period"] for item in api.fee_summaries()["items"]] == ["1969-12-31", "2200-01-01"]
@@ -234,7 +235,7 @@ def test_following_pages_gives_what_one_page_gives(
         ("limit=0", "limit"),
         ("limit=101", "limit"),
         ("period=day", "period"),
-        ("by=service&by=calendar", "by"),
+        ("by=service&by=service", "by"),
     ],
 )
 def test_a_query_that_cannot_be_read_is_refused(api: Api, query: str, wrong: str) -> None:
