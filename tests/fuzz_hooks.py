@@ -28,6 +28,8 @@ REASONS = {
     ("from", "must not be later than to"),
     ("to", "must be at most 32 days after from"),
     ("#/id", r"must be \d+, as in the path"),
+    ("position", "is exact; leave out min_position and after_version"),
+    ("fill", r"zero would make [\d,]+ items"),
     ("#/orders", "must not give an id to two orders"),
     (r"#(/orders/\d+)?/services", "must name each service once"),
     (r"#(/orders/\d+)?/services/\d+/id", r"there is no service \d+|service \d+ \(.*\) is archived"),
@@ -52,6 +54,9 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
         # schemathesis takes ids out of earlier answers, and that of a rehearsed order is null.
         if value in (None, "null"):
             case.path_parameters[name] = "1"
+    if "/fee-summaries" in case.operation.label:
+        # What is not there yet never comes: nobody writes meanwhile.
+        case.query["wait"] = 0
     drawn = zlib.crc32(repr((case.method, case.path_parameters, case.query, case.body)).encode())
     if drawn % 2:
         _name_what_exists(case)
