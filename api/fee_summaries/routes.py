@@ -35,7 +35,7 @@ from api.fee_summaries.reports import (
 )
 from api.negotiation import JSON, accepted
 from api.pages import DEFAULT_LIMIT, Page, answer_page, decode_cursor, filters_of
-from api.preconditions import read_if_none_match
+from api.preconditions import EntityTags, read_if_none_match
 from api.problem_types import INVALID_CURSOR
 from api.problems import Fault, ProblemError, malformed
 from api.requests import AnyRequest, read_query
@@ -88,9 +88,10 @@ def _foreign_cursor() -> ProblemError:
     return ProblemError(INVALID_CURSOR, "The cursor was not made by this service.")
 
 
-def _unchanged(request: AnyRequest, standing: Standing, *what: object) -> Response[bytes] | None:
+def _unchanged(
+    request: AnyRequest, known: EntityTags | None, standing: Standing, *what: object
+) -> Response[bytes] | None:
     """Answer 304 if the caller has the very figures already; they are not summed up for that."""
-    known = read_if_none_match(request)
     tag = standing.etag(filters_of(request.query_params), *what)
     if known is not None and known.weakly_name(tag):
         return Response(b"", status_code=304, headers={"ETag": tag, "Vary": "Accept"})
@@ -163,9 +164,10 @@ async def list_fee_summaries(request: AnyRequest) -> Response[Any]:
     known = {**SCOPE, **DIVISION, **(PAGING if media_type == JSON else {})}
     given = read_query(request, known, REPEATABLE)
     query = read_report_query(given)
+    known_tags = read_if_none_match(request)
     standing, place = await _standing_of(request, given)
     after = _report_place(place)
-    unchanged = _unchanged(request, standing, media_type, given.get("limit"), place)
+    unchanged = _unchanged(request, known_tags, standing, media_type, given.get("limit"), place)
     if unchanged:
         return unchanged
     pinned = standing.position if place is not None or "position" in given else None
@@ -224,9 +226,10 @@ async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
     query = CountedOrdersQuery(
         first or EARLIEST_DAY, end or END_OF_DAYS, given.get("service"), given.get("calendar")
     )
+    known_tags = read_if_none_match(request)
     standing, place = await _standing_of(request, given)
     after = _orders_place(place)
-    unchanged = _unchanged(request, standing, given.get("limit"), place)
+    unchanged = _unchanged(request, known_tags, standing, given.get("limit"), place)
     if unchanged:
         return unchanged
     pinned = standing.position if place is not None or "position" in given else None
