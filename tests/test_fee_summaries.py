@@ -199,7 +199,8 @@ def test_days_beyond_the_bounds_of_utc_are_in_the_summaries_too(api: Api, databa
     database.rows(
         """
         INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
-        SELECT generation, day, 1, 0, 5, 1 FROM fee_summary_state, unnest('{1969-12-31,2200-01-01}'::date[]) AS day
+        SELECT generation, day, 1, 0, 5, 1
+        FROM fee_summary_state, unnest('{1969-12-31,2200-01-01}'::date[]) AS day
         """
     )
     assert [item["period"] for item in api.fee_summaries()["items"]] == ["1969-12-31", "2200-01-01"]

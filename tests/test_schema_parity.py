@@ -25,6 +25,7 @@ from api.preconditions import _LIST
 from api.request_log import _USABLE
 from api.requests import read_json, read_limit, read_yes_no
 from api.times import read_datetime
+from api.webhooks import bodies as webhooks
 from contract.document import Place, load
 from contract.validation import Schemas
 from contract.validation import read_json as read_exactly
@@ -223,6 +224,10 @@ MODELS: dict[str, type[BaseModel]] = {
     "OrderPatch": bodies.OrderPatch,
     "NewService": services.NewService,
     "ServiceReplacement": services.ServiceRenaming,
+    "NewWebhook": webhooks.NewWebhook,
+    "WebhookPatch": webhooks.WebhookPatch,
+    "SecretRotation": webhooks.SecretRotation,
+    "Replay": webhooks.Replay,
 }
 
 
