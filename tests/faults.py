@@ -158,7 +158,7 @@ class Deployment:
         with self.psql() as database:
             wait_until(
                 lambda: database.value(
-                    "SELECT (SELECT count(*) FROM order_change) = (SELECT position FROM consumer_cursor)"
+                    "SELECT (SELECT count(*) FROM order_change) = (SELECT min(position) FROM consumer_cursor)"
                 ),
                 "every change is summed",
                 seconds,

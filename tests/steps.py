@@ -10,10 +10,17 @@ from api.orders.commands import create_order
 from shared.change_log import assign_positions, changes_after, cursor_of, last_position
 from shared.changes import Change, batch_of
 from tests.builders import NOON, order_body
-from worker.fee_summaries import CONSUMER, apply_changes
+from worker import fee_summaries, webhook_deliveries
+from worker.fee_summaries import CONSUMER
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+
+CONSUMERS = {
+    fee_summaries.CONSUMER: fee_summaries.apply_changes,
+    webhook_deliveries.CONSUMER: webhook_deliveries.apply_changes,
+}
 
 
 async def place(at: datetime = NOON, fee: str = "100", **more: Any) -> int:
@@ -46,6 +53,7 @@ async def applied() -> int:
 async def apply_every_change(at_once: int = 500) -> int:
     """Do the relay's and the worker's work without a queue between them; return the position reached."""
     await assign_all()
-    while changes := await changes_after(await applied(), at_once):
-        await apply_changes(batch_of(changes))
+    for consumer, apply in CONSUMERS.items():
+        while changes := await changes_after((await cursor_of(consumer))[0], at_once):
+            await apply(batch_of(changes))
     return await applied()

@@ -87,7 +87,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_batch_counts_it_once(deploym
         deployment.worker.kill()
         blocker.rows("ROLLBACK")
         assert blocker.value(
-            "SELECT max(position) > (SELECT position FROM consumer_cursor) FROM order_change"
+            "SELECT max(position) > (SELECT min(position) FROM consumer_cursor) FROM order_change"
         )
     deployment.worker.start()
     assert_nothing_is_lost(deployment, [])

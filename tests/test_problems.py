@@ -149,7 +149,7 @@ def test_each_kind_is_answered_with_what_is_needed_to_go_on(api: Api) -> None:
     assert set(TYPES) - set(answers) <= elsewhere | {
         "position-expired",
         "report-expired",
-        "too-many-requests",
+        "webhook-disabled",
     }
 
 
