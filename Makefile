@@ -9,7 +9,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 CODE   := $(wildcard api bench contract shared stack tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help run import verify rebuild test faults fuzz contract check format format-check lint types imports lock clean
+.PHONY: help run import verify rebuild test faults fuzz contract contract-static check format format-check lint types imports lock clean
 
 help:  ## what each target is for
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -31,15 +31,18 @@ rebuild: $(VENV)/run.stamp  ## make the fee summaries anew while they are in use
 
 # --- check it ----------------------------------------------------------------------------------------
 
-check: format-check lint types imports contract test  ## yes or no: format, lint, types, import rules, contract, tests
+check: format-check lint types imports contract-static test  ## yes or no: format, lint, types, import rules, contract, tests
 
 test: $(VENV)/dev.stamp  ## the tests, on servers of their own [ARGS="-k spacing"]
-	$(PY) -m pytest -n auto --dist loadfile $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The linters need node and say so where there is none; the rest needs only Python.
-contract: $(VENV)/dev.stamp  ## the contract: linted, equal to the code, no promise broken [BASE=main]
-	$(PY) -m contract.lint
+contract: contract-static  ## the contract: linted, equal to the code, no promise broken [BASE=main]
 	$(PY) -m pytest -q tests/test_contract_examples.py tests/test_contract_parity.py tests/test_schema_parity.py
+
+# What of it is no test, and so not in `test` already.
+contract-static: $(VENV)/dev.stamp
+	$(PY) -m contract.lint
 	$(PY) -m contract.breaking_changes $(if $(BASE),--base $(BASE))
 
 fuzz: $(VENV)/dev.stamp  ## fuzz a system of its own against the contract [MINUTES=3] [SEED=7]
