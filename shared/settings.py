@@ -21,7 +21,6 @@ from shared.webhook_addresses import AddressPolicy, Network, read_networks, read
 
 PREFIX = "OMS_"
 
-
 _TELLS = "the environment can't be used:\n  "
 
 
@@ -111,13 +110,19 @@ class Settings(BaseSettings):
     """A Redis-compatible server. Only speed depends on it: it may be wiped at any moment."""
 
     host: str = "127.0.0.1"
+    """The address that the API listens on."""
+
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    """The port that the API listens on."""
 
     time_zone: Annotated[str, AfterValidator(_zone_name)] = "UTC"
     """The zone whose days the fee summaries count in."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is logged: this and what is more severe."""
+
     log_format: Literal["text", "json"] = "text"
+    """``text`` for people, ``json`` for machines: one object a line."""
 
     pool_size: Annotated[int, Field(ge=1, le=64)] = 6
     """Database connections of one API process; 4 to 8 suit two cores."""
@@ -152,10 +157,12 @@ class Settings(BaseSettings):
     redis_stream_length: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """Changes that the Redis stream holds, about: Redis trims it in blocks."""
 
-    require_if_match: Annotated[bool, BeforeValidator(_yes_or_no)] = False
+    require_if_match: Annotated[bool, BeforeValidator(_yes_or_no)] = Field("no", validate_default=True)
     """Whether PUT, PATCH and DELETE of an order must say which version they mean (428 without If-Match)."""
 
-    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = Field(
+        "", validate_default=True
+    )
     """Who may use the API: ``name:role:sha256``, separated by commas; empty means everybody.
 
     ``role`` is ``read`` or ``write``; ``sha256`` is the hexadecimal SHA-256 of the key.
@@ -164,18 +171,18 @@ class Settings(BaseSettings):
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
     """Children of a worker that apply changes; two more attempt deliveries to webhooks."""
 
-    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
+    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+        "", validate_default=True
+    )
     """Private and loopback networks that webhooks may lead into: ``10.0.0.0/8,127.0.0.0/8``.
 
     Public addresses need no entry. Link-local, metadata and multicast addresses are refused whatever it says.
     """
 
-    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_ports)] = (
-        (80, 80),
-        (443, 443),
-        (1024, 65_535),
+    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_ports)] = Field(
+        "80,443,1024-65535", validate_default=True
     )
-    """Ports that webhooks may lead to: ``80,443,1024-65535``."""
+    """Ports that webhooks may lead to, with ranges."""
 
     webhook_plain_http: Literal["never", "internal", "always"] = "internal"
     """Whether webhooks may be sent in clear (``http:``); ``internal``: into OMS_WEBHOOK_NETWORKS only."""
