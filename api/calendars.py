@@ -9,9 +9,8 @@ from litestar import HttpMethod, Response, route
 
 from api import fields
 from api.orders.spacing import CLEARANCE, free_intervals
-from api.pages import DEFAULT_LIMIT, Page, answer_page, decode_cursor, filters_of
-from api.problem_types import INVALID_CURSOR
-from api.problems import Fault, ProblemError, malformed
+from api.pages import DEFAULT_LIMIT, Page, answer_page, read_cursor
+from api.problems import Fault, malformed
 from api.requests import AnyRequest, path_value, read_limit, read_query, require
 from api.times import read_datetime, utc_text
 from shared.database import rows
@@ -27,14 +26,7 @@ async def list_calendars(request: AnyRequest) -> Response[bytes]:
     """List calendars by name."""
     query = read_query(request, {"limit": read_limit, "cursor": str})
     limit = query.get("limit", DEFAULT_LIMIT)
-    behind = ""
-    if "cursor" in query:
-        try:
-            (behind,) = map(
-                fields.read_calendar, decode_cursor(query["cursor"], filters_of(request.query_params))
-            )
-        except ValueError:
-            raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.") from None
+    behind = read_cursor(request, query, fields.read_calendar) or ""
     found = (
         await Calendar.select(Calendar.name, Calendar.created_at)
         .where(Calendar.name > behind)

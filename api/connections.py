@@ -1,4 +1,4 @@
-"""Dropping connections whose other end takes nothing.
+"""Answers that are sent piece by piece, to readers who may go, or stay and take nothing.
 
 A stream that gives up on a slow reader can't close its connection: what the server still holds for it would
 wait there, and count as a connection, for as long as the reader pleases. The kernel can (TCP_USER_TIMEOUT).
@@ -6,16 +6,68 @@ wait there, and count as a connection, for as long as the reader pleases. The ke
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared.settings import settings
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
+
+    from litestar.types import Receive, Send
 
 _OPEN_FILES = Path("/proc/self/fd")
+
+
+class SlowReaderError(Exception):
+    """A reader took too long to take what was sent. Raised, so that the server cuts the connection."""
+
+
+async def send_in_time(send: Send, chunk: bytes, *, more_body: bool = True) -> None:
+    """Send a piece of an answer; return when the server has taken it.
+
+    It does not take it before the connection took the one before.
+
+    Raises:
+        SlowReaderError: it was not taken within ``OMS_STREAM_PATIENCE``.
+
+    """
+    try:
+        async with asyncio.timeout(settings().stream_patience):
+            await send({"type": "http.response.body", "body": chunk, "more_body": more_body})
+    except TimeoutError:
+        raise SlowReaderError from None
+
+
+async def send_while_read(receive: Receive, sending: Coroutine[None, None, None]) -> None:
+    """Send an answer until that is done, the reader goes, or is too slow.
+
+    Raises:
+        SlowReaderError: as raised in ``sending``.
+
+    """
+    drop_connections_that_take_nothing(settings().port, settings().stream_patience)
+    sent = asyncio.create_task(sending)
+    leaving = asyncio.create_task(_until_gone(receive))
+    try:
+        await asyncio.wait({sent, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if sent.done():
+            sent.result()
+    finally:
+        for task in (sent, leaving):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @cache

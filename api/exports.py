@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from litestar import Response
+from litestar.response.base import ASGIResponse
+
+from api.connections import send_in_time, send_while_read
 from api.problem_types import UNAVAILABLE
 from api.problems import ProblemError
+from api.requests import method_of
 from shared.database import DB, Row
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+
+    from litestar.types import Receive, Scope, Send
 
 CHUNK = 500
 """Rows in memory at once, for each stream."""
@@ -48,6 +56,51 @@ def csv_lines(lines: Iterable[Iterable[object]]) -> bytes:
     return text.getvalue().encode()
 
 
+class Export(Response[bytes]):
+    """An answer with every row of a statement, as of the moment its chunks were opened."""
+
+    def __init__(
+        self, chunks: AsyncGenerator[bytes, None], media_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(b"", media_type=media_type, headers=headers)
+        self._chunks = chunks
+
+    def to_asgi_response(self, app: Any, request: Any, **given: Any) -> ASGIResponse:  # noqa: ARG002 (as Litestar calls it)
+        """Make what sends it."""
+        return _Sending(
+            self._chunks,
+            headers={**self.headers},
+            is_head_response=method_of(request) == "HEAD",
+            media_type=self.media_type,
+        )
+
+
+class _Sending(ASGIResponse):
+    """Sends chunks until the reader goes or is too slow; what they hold is given back in any case.
+
+    Litestar's own stream waits without end for a reader who takes nothing, and then leaves the chunks to
+    the garbage collector.
+    """
+
+    _should_set_content_length = False
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], **given: Any) -> None:
+        super().__init__(**given)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._chunks):
+            await super().__call__(scope, receive, send)
+
+    async def send_body(self, send: Send, receive: Receive) -> None:
+        await send_while_read(receive, self._send_chunks(send))
+
+    async def _send_chunks(self, send: Send) -> None:
+        async for chunk in self._chunks:
+            await send_in_time(send, chunk)
+        await send_in_time(send, b"", more_body=False)
+
+
 async def stream_rows(
     statement: str,
     arguments: Sequence[Any],
@@ -56,7 +109,7 @@ async def stream_rows(
     tail: Callable[[], bytes] = bytes,
     *,
     planned_for: float = 1,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Open a stream of every row of a statement, as of the moment this is called.
 
     ``planned_for`` is the part of the rows that shall come as fast as can be. The first ones are encoded
@@ -78,15 +131,15 @@ async def stream_rows(
         _places.release()
         raise
     stream = _stream(connection, _Query(statement, arguments, planned_for), encode, head, tail)
-    # Begun here and not with the first byte: what fails at once is still answered as a problem, and a
-    # stream that has begun gives back its place and its connection even if nobody ever reads it.
+    # Begun here and not with the first byte: what fails at once is still answered as a problem.
     return _resumed(await anext(stream), stream)
 
 
-async def _resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in rest:
-        yield chunk
+async def _resumed(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(rest):
+        yield first
+        async for chunk in rest:
+            yield chunk
 
 
 async def _stream(
@@ -95,7 +148,7 @@ async def _stream(
     encode: Callable[[Sequence[Row]], bytes],
     head: bytes,
     tail: Callable[[], bytes],
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute(f"SET LOCAL cursor_tuple_fraction = {query.planned_for}")

@@ -18,10 +18,13 @@ GREATEST_ID = 10**18 - 1
 GREATEST_CALLERS_ID = 999_999_999_999
 """Ids up to here are the callers' to give; the server's own begin after it, so they never collide."""
 
+GREATEST_POSITION = 10**18 - 1
+
 GREATEST_FEE = Decimal("9999999999.99")
 DEFAULT_CALENDAR = "default"
 
 _ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_POSITION = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _CALENDAR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -39,6 +42,16 @@ def read_id(value: object) -> int:
         message = f"must be an id: a whole number from 1 to {GREATEST_ID}, in plain digits"
         raise ValueError(message)
     return number
+
+
+def read_position(value: object) -> int:
+    """Read a position, as digits or as an integer; 0 stands before the first change."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= GREATEST_POSITION:
+        return value
+    if not isinstance(value, str) or not _POSITION.fullmatch(value):
+        message = f"must be a position: a whole number from 0 to {GREATEST_POSITION}, in plain digits"
+        raise ValueError(message)
+    return int(value)
 
 
 def read_callers_id(value: object) -> int:

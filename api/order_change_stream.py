@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,10 +15,11 @@ from litestar import HttpMethod, route
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp
 
-from api.connections import drop_connections_that_take_nothing
+from api import fields
+from api.connections import SlowReaderError, send_in_time, send_while_read
 from api.order_change_queries import check_position, log_bounds
 from api.order_change_tail import TAIL, encode_event
-from api.order_changes import read_position, refuse_if_too_many_follow
+from api.order_changes import refuse_if_too_many_follow
 from api.problems import Fault, malformed
 from api.requests import AnyRequest, method_of, read_query
 from shared.change_log import changes_after
@@ -47,29 +47,24 @@ HEADERS = [
 ]
 
 
-class SlowReaderError(Exception):
-    """A reader took too long to take what was sent. Raised, so that the server cuts the connection."""
-
-
 @route(
     "/order-changes/stream", http_method=[HttpMethod.GET, HttpMethod.HEAD], opt={"produces": (EVENT_STREAM,)}
 )
 async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     """Stream changes after a position: ``Last-Event-ID``, else ``after``, else the latest."""
-    query = read_query(request, {"after": read_position})
+    query = read_query(request, {"after": fields.read_position})
     bounds = await log_bounds()
     after: int = query.get("after", bounds.last)
     # What a client that connects again sends by itself is newer than the address it connects to.
     if last_event_id := request.headers.get("last-event-id"):
         try:
-            after = read_position(last_event_id)
+            after = fields.read_position(last_event_id)
         except ValueError as error:
             raise malformed(Fault(str(error), header="Last-Event-ID")) from None
     check_position(after, bounds)
     if method_of(request) == "HEAD":
         return _head
     refuse_if_too_many_follow()
-    drop_connections_that_take_nothing(settings().port, settings().stream_patience)
     return _Stream(after)
 
 
@@ -90,26 +85,17 @@ class _Stream:
             return
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         with TAIL.follow():
-            sending = asyncio.create_task(self._send_events(send))
-            leaving = asyncio.create_task(_until_gone(receive))
             try:
-                await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                if sending.done():
-                    sending.result()
+                await send_while_read(receive, self._send_events(send))
             except SlowReaderError:
                 log.info("slow_reader_dropped", position=self.position)
                 raise
-            finally:
-                for task in (sending, leaving):
-                    task.cancel()
-                    with suppress(asyncio.CancelledError, Exception):
-                        await task
 
     async def _send_events(self, send: Send) -> None:
         # Back after 1 to 3 s: all who lost a process do not return in the same moment. The id alone is no
         # event, and makes the reader's next Last-Event-ID right even if it is cut off before the first one.
         greeting = f"retry: {random.randrange(1_000, 3_000)}\nid: {self.position}\n\n"  # noqa: S311 (no secret)
-        await _send(send, greeting.encode())
+        await send_in_time(send, greeting.encode())
         await TAIL.wait_for_a_look()
         generation = TAIL.generation
         while True:
@@ -117,14 +103,14 @@ class _Stream:
             if TAIL.ended or TAIL.generation != generation:
                 break
             if TAIL.last is None or TAIL.last <= self.position:
-                await _send(send, b": nothing new\n\n")
+                await send_in_time(send, b": nothing new\n\n")
             elif TAIL.reaches(self.position):
                 chunk, position = TAIL.chunk(self.position)
-                await _send(send, chunk)
+                await send_in_time(send, chunk)
                 self.position = position
             else:
                 await self._catch_up(send)
-        await _send(send, b"", more_body=False)
+        await send_in_time(send, b"", more_body=False)
 
     async def _catch_up(self, send: Send) -> None:
         """Send a page from PostgreSQL to a reader that is behind the ring."""
@@ -138,22 +124,8 @@ class _Stream:
             # It stood at the very edge of what is retained, and that was removed: it is told 410 when it
             # connects again. Ending is the only way to say so in the middle of a stream.
             raise SlowReaderError
-        await _send(send, b"".join(map(encode_event, changes)))
+        await send_in_time(send, b"".join(map(encode_event, changes)))
         self.position = changes[-1].position
-
-
-async def _send(send: Send, chunk: bytes, *, more_body: bool = True) -> None:
-    # Returns when the server has taken the chunk, which it does not before the connection took the last one.
-    try:
-        async with asyncio.timeout(settings().stream_patience):
-            await send({"type": "http.response.body", "body": chunk, "more_body": more_body})
-    except TimeoutError:
-        raise SlowReaderError from None
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 ROUTES = [stream_order_changes]

@@ -34,6 +34,8 @@ CHANGES_AT_ONCE = 1_000
 RING_CHANGES = 5_000
 RING_BYTES = 8 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024
+CHUNKS_KEPT = 32
+"""Followers that are not at the same position need chunks of their own: 8 MiB of them are kept."""
 
 
 def encode_event(change: Change) -> bytes:
@@ -147,7 +149,7 @@ class Tail:
     def chunk(self, after: int) -> tuple[bytes, int]:
         """Give the events that follow a position in the ring, as one chunk, and the position it leads to.
 
-        The chunk is made once and given to everybody who is at that position.
+        The chunk is made once for all who come to that position at about the same time.
         """
         found = self._chunks.get(after)
         if found is None:
@@ -158,6 +160,8 @@ class Tail:
                 events.append(self._ring[position].event)
                 size += len(events[-1])
             found = self._chunks[after] = b"".join(events), position
+            if len(self._chunks) > CHUNKS_KEPT:
+                self._chunks.pop(next(iter(self._chunks)))
         return found
 
     async def _look_on_and_on(self) -> None:

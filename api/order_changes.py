@@ -15,15 +15,13 @@ from api import fields
 from api.negotiation import JSON
 from api.order_change_queries import TYPES, ChangeFilters, FeedPage, feed_page, log_bounds, order_history
 from api.order_change_tail import TAIL
-from api.pages import DEFAULT_LIMIT, Page, answer_page, decode_cursor, filters_of
-from api.problem_types import INVALID_CURSOR, UNAVAILABLE
+from api.pages import DEFAULT_LIMIT, Page, answer_page, read_cursor
+from api.problem_types import UNAVAILABLE
 from api.problems import ProblemError
 from api.requests import AnyRequest, path_id, read_limit, read_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-GREATEST_POSITION = 10**18 - 1
 
 LONGEST_WAIT_SECONDS = 30
 
@@ -32,14 +30,6 @@ MOST_FOLLOWERS = 1_500
 still be placed while everybody follows."""
 
 _READ = [HttpMethod.GET, HttpMethod.HEAD]
-
-
-def read_position(value: str) -> int:
-    """Read a position; 0 stands before the first change."""
-    if not (value.isascii() and value.isdigit() and len(value) <= 18) or (value[0] == "0" and value != "0"):  # noqa: PLR2004 (digits of the greatest)
-        message = f"must be a position: a whole number from 0 to {GREATEST_POSITION}, in plain digits"
-        raise ValueError(message)
-    return int(value)
 
 
 def _read_wait(value: str) -> int:
@@ -57,7 +47,7 @@ def _read_type(value: str) -> str:
 
 
 _FEED_PARAMETERS: Mapping[str, Callable[[str], Any]] = {
-    "after": read_position,
+    "after": fields.read_position,
     "limit": read_limit,
     "order": fields.read_id,
     "type": _read_type,
@@ -138,13 +128,8 @@ async def list_changes_of_order(request: AnyRequest) -> Response[bytes]:
     order_id = path_id(request, "order_id")
     query = read_query(request, {"limit": read_limit, "cursor": str})
     limit = query.get("limit", DEFAULT_LIMIT)
-    after = 0
-    if "cursor" in query:
-        try:
-            (after,) = map(int, decode_cursor(query["cursor"], filters_of(request.query_params)))
-        except ValueError:
-            raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.") from None
-    found = await order_history(order_id, after, limit + 1)
+    after = read_cursor(request, query, fields.read_position)
+    found = await order_history(order_id, after or 0, limit + 1)
     shown = found[:limit]
     return answer_page(
         request,

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 from litestar import Response
@@ -17,9 +17,13 @@ from api.problem_types import INVALID_CURSOR
 from api.problems import ProblemError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from litestar.datastructures import MultiDict
 
     from api.requests import AnyRequest
+
+T = TypeVar("T")
 
 DEFAULT_LIMIT = 50
 
@@ -46,27 +50,30 @@ def encode_cursor(after: Sequence[object], filters: Filters) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, filters: Filters) -> list[Any]:
-    """Read a cursor.
+def read_cursor(request: AnyRequest, query: Mapping[str, Any], read: Callable[..., T]) -> T | None:
+    """Read the place behind which the asked-for page begins; None if it is the first.
+
+    Args:
+        request: what its cursor was made for.
+        query: its parameters as read; the cursor may be among them.
+        read: makes a place of what the list's cursors hold. Anybody can make a cursor, so it looks at
+            everything it is given, and raises ValueError (TypeError for another number of values).
 
     Raises:
         ProblemError: 400, it is none of ours, or was made for other filters.
 
     """
+    if "cursor" not in query:
+        return None
+    cursor, filters = query["cursor"], filters_of(request.query_params)
     try:
-        after: list[Any]
         digest, *after = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
-        if encode_cursor(after, filters) != cursor:
-            raise ProblemError(INVALID_CURSOR, _why(digest, filters))
+        if encode_cursor(after, filters) == cursor:
+            return read(*after)
     except (ValueError, TypeError, binascii.Error, RecursionError):
-        raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.") from None
-    return after
-
-
-def _why(digest: object, filters: Filters) -> str:
-    if digest != _digest(filters):
-        return "The cursor was made for other filters; start again without it."
-    return "The cursor was not made by this service."
+        digest = _digest(filters)
+    why = "was not made by this service" if digest == _digest(filters) else "was made for other filters"
+    raise ProblemError(INVALID_CURSOR, f"The cursor {why}; start again without it.")
 
 
 def filters_of(query: MultiDict[str]) -> Filters:

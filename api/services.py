@@ -16,9 +16,7 @@ from api import fields
 from api.idempotency import IdempotencyKey, read_idempotency_key
 from api.orders.bodies import Body
 from api.orders.errors import ServiceIdTakenError, ServiceNameTakenError, ServiceNotFoundError
-from api.pages import DEFAULT_LIMIT, Page, answer_page, decode_cursor, filters_of
-from api.problem_types import INVALID_CURSOR
-from api.problems import ProblemError
+from api.pages import DEFAULT_LIMIT, Page, answer_page, read_cursor
 from api.requests import AnyRequest, path_id, read_body, read_limit, read_query, read_yes_no
 from api.times import utc_text
 from shared.database import Row, rows, transaction
@@ -157,14 +155,7 @@ async def list_services(request: AnyRequest) -> Response[bytes]:
     """List services by id; archived ones only when asked for."""
     query = read_query(request, {"include_archived": read_yes_no, "limit": read_limit, "cursor": str})
     limit = query.get("limit", DEFAULT_LIMIT)
-    behind = 0
-    if "cursor" in query:
-        try:
-            (after,) = decode_cursor(query["cursor"], filters_of(request.query_params))
-            behind = fields.read_id(after)
-        except (ValueError, TypeError):
-            raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.") from None
-    wanted: Combinable = Service.id > behind
+    wanted: Combinable = Service.id > (read_cursor(request, query, fields.read_id) or 0)
     if not query.get("include_archived"):
         wanted = And(wanted, Service.archived_at.is_null())
     found: list[Row] = await Service.select().where(wanted).order_by(Service.id).limit(limit + 1)

@@ -8,6 +8,8 @@ from typing import Any
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
 """When things happen unless a test says when."""
 
+MICROSECOND = timedelta(microseconds=1)
+
 SERVICE_IDS = (123, 456, 789)
 """The sample's catalogue."""
 
@@ -29,6 +31,11 @@ def order_body(
 def text_of(at: datetime) -> str:
     """Write a datetime as callers do."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def too_close(one: datetime, other: datetime) -> bool:
+    """Tell whether the rule lets no two orders of a calendar stand at these datetimes."""
+    return abs(one - other) < timedelta(hours=3)
 
 
 def later(**duration: float) -> datetime:

@@ -6,11 +6,13 @@ import asyncio
 import http.client
 import threading
 import time
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
+from api.order_change_tail import Tail
 from tests.builders import later
 from tests.drivers import Api, wait_until
 from tests.processes import ServiceProcess, free_port
@@ -57,6 +59,20 @@ def open_streams(process: ServiceProcess) -> int:
         connection.status == psutil.CONN_ESTABLISHED
         for worker in workers
         for connection in worker.net_connections("tcp")
+    )
+
+
+def place_small(database: Database, count: int) -> None:
+    """Place usual orders, with plain SQL."""
+    database.rows("INSERT INTO calendar (name) VALUES ('default') ON CONFLICT DO NOTHING")
+    database.rows(
+        """
+        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, at + interval '3 hours', 10, '{123}', '{Inspection}', 1
+        FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, $2::int) AS n)
+        """,
+        later(),
+        count,
     )
 
 
@@ -153,6 +169,23 @@ def test_streams_behind_the_ring_catch_up_and_go_on_live(api: Api, run: Run, dat
             assert [event.id for event in behind.take(1)] == [301]
         following.join(20)
     assert live_events == list(range(1, 302))
+
+
+def test_followers_at_many_positions_share_little_memory(run: Run, database: Database) -> None:
+    """Each is given a chunk of its own: without a bound, 2,000 of them would take half a gigabyte."""
+    tail = Tail()
+    run(tail.look_once())
+    place_small(database, 2_000)
+    end = run(assign_all())
+    while run(tail.look_once()):
+        pass
+    assert tail.last == end == 2_000
+    tracemalloc.start()
+    try:
+        assert [tail.chunk(after)[1] > after for after in range(end)] == [True] * end
+        assert tracemalloc.get_traced_memory()[0] < 12 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_slow_reader_is_dropped_and_nobody_waits_for_it(

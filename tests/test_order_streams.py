@@ -160,7 +160,7 @@ def test_a_fee_passes_through_no_float(api: Api) -> None:
 
 MANY = 200_000
 FIRST_ID = 1_000_000_000_000
-SHORT_STATEMENTS = {"OMS_STATEMENT_TIMEOUT": "2"}
+LIMITS = {"OMS_STATEMENT_TIMEOUT": "2", "OMS_STREAM_PATIENCE": "3"}
 """A stream takes longer than any of its statements may: none of them may do the work of all."""
 
 
@@ -177,7 +177,7 @@ def large(own_database_url: str, redis_url: str) -> Iterator[tuple[Api, Database
         fill(database, MANY)
         with (
             ServiceProcess(
-                "api.server", database=own_database_url, redis=redis_url, port=port, **SHORT_STATEMENTS
+                "api.server", database=own_database_url, redis=redis_url, port=port, **LIMITS
             ) as process,
             Api(port) as api,
         ):
@@ -203,8 +203,7 @@ def streams_of(database: Database) -> int:
         database.value(
             """
             SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND query LIKE '%ORDER BY%' AND state <> 'idle'
-              AND pid <> pg_backend_pid()
+            WHERE datname = current_database() AND query ~ '^(DECLARE|FETCH) ' AND state <> 'idle'
             """
         )
     )
@@ -286,6 +285,20 @@ def test_a_fifth_stream_is_asked_to_come_back(large: tuple[Api, Database, psutil
     wait_until(lambda: streams_of(database) == 0, "the streams have ended")
     with streaming(api) as answer:
         assert answer.status_code == 200
+
+
+def test_readers_that_stay_and_take_nothing_are_dropped(
+    large: tuple[Api, Database, psutil.Process],
+) -> None:
+    """Four of them would otherwise keep everybody else from any stream for as long as they please."""
+    api, database, _ = large
+    with ExitStack() as streams:
+        for _ in range(PLACES):
+            streams.enter_context(streaming(api))
+        assert streams_of(database) == PLACES
+        wait_until(lambda: streams_of(database) == 0, "the streams have ended", seconds=15)
+        with streaming(api) as answer:
+            assert answer.status_code == 200
 
 
 def test_a_caller_that_goes_away_gives_its_place_back(large: tuple[Api, Database, psutil.Process]) -> None:

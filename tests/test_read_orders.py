@@ -319,15 +319,22 @@ def forged(*after: Any) -> str:
         forged("9999-12-31T12:00:00.000Z", 1),
         forged(5, 1),
         forged({}, {}),
+        *map(forged, (None, -1, True, 1.5, 1e20, float("inf"), "\u0665", 10**18, [1], {})),
     ],
     ids=lambda cursor: cursor[:40].encode("unicode_escape").decode() or "empty",
 )
-@pytest.mark.parametrize("path", ["/orders", "/services", "/fee-summaries"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/orders", "/services", "/calendars", "/fee-summaries", "/fee-summaries/orders"),
+        *("/orders/1/changes", "/webhooks", "/webhooks/1/deliveries", "/webhooks/1/missed"),
+    ],
+)
 def test_a_cursor_that_was_not_given_is_refused(api: Api, path: str, cursor: str) -> None:
     """Forged ones included: none reaches the database."""
     answer = api.client.get(path, params={"cursor": cursor})
     # A report's cursor begins with its position: one that is not reached is of another log.
-    ahead = path == "/fee-summaries" and answer.status_code == 410
+    ahead = path.startswith("/fee-summaries") and answer.status_code == 410
     assert ahead or answer.status_code == 400, answer.text
     assert answer.json()["type"] == f"/problems/{'report-expired' if ahead else 'invalid-cursor'}"
 

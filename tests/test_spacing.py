@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,13 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api.orders.spacing import CLEARANCE, free_intervals, too_close
-from tests.builders import NOON, later, order_body, text_of
+from api.orders.spacing import CLEARANCE
+from tests.builders import MICROSECOND, NOON, later, order_body, text_of, too_close
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
-MICROSECOND = timedelta(microseconds=1)
 JUST_TOO_CLOSE = CLEARANCE - MICROSECOND
 EARLIEST = "1970-01-01T00:00:00.000Z"
 LATEST = "2199-12-31T23:59:59.999999Z"
@@ -346,50 +344,3 @@ def test_whatever_stands_there_a_place_is_given_or_the_nearest_ones_can_be_booke
         )
         api.placed_order(at=nearest["before"])
         api.placed_order(at=nearest["after"])
-
-
-# --- the rule as functions ---------------------------------------------------------------------------
-
-moments = st.integers(0, 1_500).map(lambda m: later(minutes=m))
-
-
-@pytest.mark.parametrize(
-    ("distance", "refused"),
-    [(timedelta(0), True), (JUST_TOO_CLOSE, True), (CLEARANCE, False), (CLEARANCE + MICROSECOND, False)],
-    ids=str,
-)
-def test_too_close_is_less_than_three_hours_either_way(*, distance: timedelta, refused: bool) -> None:
-    """It does not matter which comes first."""
-    assert too_close(NOON, NOON + distance) is refused
-    assert too_close(NOON + distance, NOON) is refused
-
-
-@given(taken=st.lists(moments, max_size=8), bounds=st.tuples(moments, moments))
-def test_free_intervals_hold_exactly_the_moments_that_are_free(
-    taken: list[datetime], bounds: tuple[datetime, datetime]
-) -> None:
-    """Compared with asking for every minute by itself; bounds are included."""
-    earliest, latest = min(bounds), max(bounds)
-    free = list(free_intervals(sorted(taken), earliest, latest))
-    for (_, end), (start, _) in pairwise(free):
-        assert end < start
-    for start, end in free:
-        assert earliest <= start <= end <= latest
-    for minute in range(1_501):
-        at = later(minutes=minute)
-        if earliest <= at <= latest:
-            is_free = not any(too_close(at, other) for other in taken)
-            assert is_free == any(start <= at <= end for start, end in free)
-
-
-def test_an_interval_may_be_a_single_instant() -> None:
-    """Between two orders that are six hours apart."""
-    around = [NOON, later(hours=6)]
-    assert list(free_intervals(around, NOON, later(hours=6))) == [(later(hours=3), later(hours=3))]
-    assert list(free_intervals(around, NOON, later(hours=3) - MICROSECOND)) == []
-
-
-def test_without_orders_everything_is_free() -> None:
-    """One interval, as long as was asked for."""
-    assert list(free_intervals([], NOON, later(hours=1))) == [(NOON, later(hours=1))]
-    assert list(free_intervals([], NOON, NOON)) == [(NOON, NOON)]

@@ -64,6 +64,8 @@ def test_the_last_attempt_stays_the_last_whatever_is_asked_for() -> None:
         ("1e3", None),
         ("١٢", None),
         ("9999999999", None),
+        ("Sun, 22 Nov 99999999999999999999 12:00:30 GMT", None),
+        ("Sun, 22 Nov 2026 12:00:30 +99999999999999999999", None),
         ("soon", None),
         ("", None),
         (None, None),

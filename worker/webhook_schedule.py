@@ -49,7 +49,7 @@ def read_retry_after(value: str | None, now: datetime) -> float | None:
         return float(text)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # numbers may be of any length
         return None
     # A zone that is missing means UTC in an HTTP date.
     return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())

@@ -44,8 +44,8 @@ SCOPE: Mapping[str, Callable[[str], Any]] = {
     "to": read_date,
     "service": fields.read_id,
     "calendar": fields.read_calendar,
-    "position": positions.read_position,
-    "min_position": positions.read_position,
+    "position": fields.read_position,
+    "min_position": fields.read_position,
     "after_version": positions.read_order_version,
     "wait": positions.read_wait,
 }

@@ -130,14 +130,6 @@ def refuse_incomplete(standing: Standing, reversed_changes: int) -> None:
         )
 
 
-def read_position(value: str) -> int:
-    """Read a position; 0 stands before the first change."""
-    if not (value.isascii() and value.isdigit()) or (value[0] == "0" and value != "0") or len(value) > 18:  # noqa: PLR2004
-        message = "must be a position: a whole number from 0 to 999999999999999999, in plain digits"
-        raise ValueError(message)
-    return int(value)
-
-
 def read_wait(value: str) -> int:
     """Read how many seconds to wait."""
     if value not in map(str, range(LONGEST_WAIT_SECONDS + 1)):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 from litestar import HttpMethod, Response, route
-from litestar.response import Stream
 
 from api import fields
-from api.exports import CSV, stream_rows
+from api.exports import CSV, Export, stream_rows
 from api.fee_summaries import positions
 from api.fee_summaries.csv_report import CSV_HEAD, CsvReport
 from api.fee_summaries.orders import CountedOrdersQuery, place_of
@@ -34,16 +33,15 @@ from api.fee_summaries.reports import (
     total_figures,
 )
 from api.negotiation import JSON, accepted
-from api.pages import DEFAULT_LIMIT, Page, answer_page, decode_cursor, filters_of
+from api.pages import DEFAULT_LIMIT, Page, answer_page, filters_of, read_cursor
 from api.preconditions import EntityTags, read_if_none_match
-from api.problem_types import INVALID_CURSOR
-from api.problems import Fault, ProblemError, malformed
+from api.problems import Fault, malformed
 from api.requests import AnyRequest, read_query
 from api.times import EARLIEST, read_datetime
 from shared.database import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from shared.database import Row
@@ -52,8 +50,15 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 _READ = [HttpMethod.GET, HttpMethod.HEAD]
 
 
-async def _standing_of(request: AnyRequest, query: Mapping[str, Any]) -> tuple[Standing, list[Any] | None]:
+Place = TypeVar("Place")
+
+
+async def _standing_of(
+    request: AnyRequest, query: Mapping[str, Any], read_place: Callable[..., Place]
+) -> tuple[Standing, Place | None]:
     """Find the position to give figures for, waiting for it if need be; and the place behind which to go on.
+
+    Cursors hold the first page's position and time zone, and then what ``read_place`` makes a place of.
 
     Raises:
         ProblemError: 400, parameters that contradict each other, or a cursor that is none.
@@ -64,14 +69,16 @@ async def _standing_of(request: AnyRequest, query: Mapping[str, Any]) -> tuple[S
     pinned = query.get("position")
     if pinned is not None and ("min_position" in query or "after_version" in query):
         raise malformed(Fault("is exact; leave out min_position and after_version", parameter="position"))
-    if "cursor" in query:
+    continued = read_cursor(
+        request,
+        query,
+        lambda position, zone, *place: (fields.read_position(position), str(zone), read_place(*place)),
+    )
+    if continued is not None:
         # The first page has waited, and says which position this one continues.
-        try:
-            position, zone, *place = decode_cursor(query["cursor"], filters_of(request.query_params))
-            standing = await positions.standing_at(positions.read_position(str(position)))
-        except (ValueError, TypeError):
-            raise _foreign_cursor() from None
-        positions.refuse_expired(standing, str(zone))
+        position, zone, place = continued
+        standing = await positions.standing_at(position)
+        positions.refuse_expired(standing, zone)
         return standing, place
     if pinned is not None or "min_position" in query or "after_version" in query:
         await positions.wait_for(
@@ -82,10 +89,6 @@ async def _standing_of(request: AnyRequest, query: Mapping[str, Any]) -> tuple[S
     standing = await positions.standing_at(pinned)
     positions.refuse_expired(standing)
     return standing, None
-
-
-def _foreign_cursor() -> ProblemError:
-    return ProblemError(INVALID_CURSOR, "The cursor was not made by this service.")
 
 
 def _unchanged(
@@ -142,19 +145,13 @@ def _item(query: ReportQuery, standing: Standing, found: Row) -> str:
     ).decode()
 
 
-def _report_place(place: Sequence[Any] | None) -> tuple[date, int, str] | None:
-    if place is None:
-        return None
-    try:
-        period, service_id, calendar = place
-        # 0 stands for all services, nothing for all calendars.
-        return (
-            date.fromisoformat(period),
-            fields.read_id(service_id) if service_id != 0 else 0,
-            fields.read_calendar(calendar) if calendar != "" else "",
-        )
-    except (ValueError, TypeError):
-        raise _foreign_cursor() from None
+def _report_place(period: str, service_id: object, calendar: object) -> tuple[date, int, str]:
+    # 0 stands for all services, nothing for all calendars.
+    return (
+        date.fromisoformat(period),
+        fields.read_id(service_id) if service_id != 0 else 0,
+        fields.read_calendar(calendar) if calendar != "" else "",
+    )
 
 
 @route("/fee-summaries", http_method=_READ, opt={"produces": (JSON, CSV)})
@@ -165,19 +162,18 @@ async def list_fee_summaries(request: AnyRequest) -> Response[Any]:
     given = read_query(request, known, REPEATABLE)
     query = read_report_query(given)
     known_tags = read_if_none_match(request)
-    standing, place = await _standing_of(request, given)
-    after = _report_place(place)
-    unchanged = _unchanged(request, known_tags, standing, media_type, given.get("limit"), place)
+    standing, after = await _standing_of(request, given, _report_place)
+    unchanged = _unchanged(request, known_tags, standing, media_type, given.get("limit"), given.get("cursor"))
     if unchanged:
         return unchanged
-    pinned = standing.position if place is not None or "position" in given else None
+    pinned = standing.position if after is not None or "position" in given else None
     if media_type == CSV:
         report = CsvReport(query)
         stream = await stream_rows(
             *query.statement(pinned, None, None), report.lines, CSV_HEAD, report.total_line
         )
         headers = _headers(request, report.standing, CSV, None, None)
-        return Stream(stream, media_type=CSV, headers=headers)
+        return Export(stream, CSV, headers)
     limit = given.get("limit", DEFAULT_LIMIT)
     statement, arguments = query.statement(pinned, after, limit + 1)
     total, *items = await rows(statement, *arguments)
@@ -200,7 +196,7 @@ async def list_fee_summaries(request: AnyRequest) -> Response[Any]:
         Page([_item(query, standing, one) for one in shown], following),
         head=_head(standing, totals=total_figures(query, total)),
     )
-    answer.headers.update(_headers(request, standing, JSON, given.get("limit"), place))
+    answer.headers.update(_headers(request, standing, JSON, given.get("limit"), given.get("cursor")))
     return answer
 
 
@@ -208,14 +204,8 @@ def _headers(request: AnyRequest, standing: Standing, *what: object) -> dict[str
     return {"ETag": standing.etag(filters_of(request.query_params), *what), "Vary": "Accept"}
 
 
-def _orders_place(place: Sequence[Any] | None) -> tuple[datetime, int] | None:
-    if place is None:
-        return None
-    try:
-        at, order_id = place
-        return read_datetime(at), fields.read_id(order_id)
-    except (ValueError, TypeError):
-        raise _foreign_cursor() from None
+def _orders_place(at: object, order_id: object) -> tuple[datetime, int]:
+    return read_datetime(at), fields.read_id(order_id)
 
 
 @route("/fee-summaries/orders", http_method=_READ)
@@ -227,12 +217,11 @@ async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
         first or EARLIEST_DAY, end or END_OF_DAYS, given.get("service"), given.get("calendar")
     )
     known_tags = read_if_none_match(request)
-    standing, place = await _standing_of(request, given)
-    after = _orders_place(place)
-    unchanged = _unchanged(request, known_tags, standing, given.get("limit"), place)
+    standing, after = await _standing_of(request, given, _orders_place)
+    unchanged = _unchanged(request, known_tags, standing, given.get("limit"), given.get("cursor"))
     if unchanged:
         return unchanged
-    pinned = standing.position if place is not None or "position" in given else None
+    pinned = standing.position if after is not None or "position" in given else None
     limit = given.get("limit", DEFAULT_LIMIT)
     statement, arguments = query.statement(pinned, after, limit + 1)
     found = await rows(statement, *arguments)
@@ -244,7 +233,7 @@ async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
     if len(orders) > limit:
         following = [standing.position, standing.time_zone, *place_of(shown[-1])]
     answer = answer_page(request, Page([query.item(one) for one in shown], following), head=_head(standing))
-    answer.headers.update(_headers(request, standing, given.get("limit"), place))
+    answer.headers.update(_headers(request, standing, given.get("limit"), given.get("cursor")))
     return answer
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from api.exports import csv_lines, harmless, stream_rows
+from api.exports import CSV, NDJSON, Export, csv_lines, harmless, stream_rows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Sequence
 
     from api.orders.queries import OrderFilters
     from shared.database import Row
@@ -47,10 +47,8 @@ def _cells(order: str) -> list[object]:
     return [shown[column] for column in CSV_COLUMNS]
 
 
-async def stream_orders(
-    filters: OrderFilters, encode: Callable[[Sequence[Row]], bytes], head: bytes = b""
-) -> AsyncIterator[bytes]:
-    """Open a stream of every order that matches, as of the moment this is called.
+async def export_orders(filters: OrderFilters, media_type: str) -> Export:
+    """Open a stream of every order that matches, as of the moment this is called: NDJSON or CSV.
 
     Raises:
         ProblemError: 503, as many streams as there may be are under way.
@@ -61,4 +59,5 @@ async def stream_orders(
     # Planned for its first thousandth: the plan that is cheapest for all sorts them all, rendered, before
     # it gives the first: 5 s for 200,000 orders, and as much on disk. It neither begins at once, nor ends
     # when the caller goes, nor stays below the statement timeout.
-    return await stream_rows(statement, arguments, encode, head, planned_for=0.001)
+    encode, head = {NDJSON: (ndjson_of_orders, b""), CSV: (csv_of_orders, CSV_HEAD)}[media_type]
+    return Export(await stream_rows(statement, arguments, encode, head, planned_for=0.001), media_type)

@@ -120,8 +120,8 @@ class OrderFilters:
         """Give an order's place in the list, as a cursor keeps it."""
         return [utc_text(order[key]) if key == "datetime" else order[key] for key in self.keys]
 
-    def place(self, cursor: Sequence[Any]) -> list[Any]:
-        """Read a place from a cursor.
+    def place(self, *cursor: object) -> list[Any]:
+        """Read a place from what a cursor holds.
 
         Raises:
             ValueError: it is none.

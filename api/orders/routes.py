@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from litestar import HttpMethod, Response, delete, patch, post, put, route
-from litestar.response import Stream
 
 from api import fields
 from api.exports import CSV, NDJSON
 from api.idempotency import read_idempotency_key
 from api.negotiation import JSON, accepted
-from api.orders import commands, exports, queries
+from api.orders import commands, queries
 from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
-from api.pages import DEFAULT_LIMIT, answer_page, decode_cursor, filters_of
+from api.orders.exports import export_orders
+from api.pages import DEFAULT_LIMIT, answer_page, read_cursor
 from api.preconditions import etag, read_if_match, read_if_none_match
-from api.problem_types import INVALID_CURSOR
-from api.problems import Fault, ProblemError, invalid, malformed
+from api.problems import Fault, invalid, malformed
 from api.requests import MERGE_PATCH, AnyRequest, path_id, read_body, read_limit, read_query, read_yes_no
 from api.times import read_datetime
 
@@ -165,19 +164,9 @@ async def list_orders(request: AnyRequest) -> Response[Any]:
     )
     if filters.earliest and filters.before and filters.earliest > filters.before:
         raise malformed(Fault("must not be later than to", parameter="from"))
-    if media_type == NDJSON:
-        return Stream(await exports.stream_orders(filters, exports.ndjson_of_orders), media_type=NDJSON)
-    if media_type == CSV:
-        return Stream(
-            await exports.stream_orders(filters, exports.csv_of_orders, exports.CSV_HEAD),
-            media_type=CSV,
-        )
-    after = None
-    if "cursor" in query:
-        try:
-            after = filters.place(decode_cursor(query["cursor"], filters_of(request.query_params)))
-        except ValueError:
-            raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.") from None
+    if media_type != JSON:
+        return await export_orders(filters, media_type)
+    after = read_cursor(request, query, filters.place)
     return answer_page(request, await queries.list_orders(filters, after, query.get("limit", DEFAULT_LIMIT)))
 
 

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 CLEARANCE = timedelta(hours=3)
 
 
-def too_close(one: datetime, other: datetime) -> bool:
-    """Tell whether two orders on one calendar may not both stand at these datetimes."""
-    return abs(one - other) < CLEARANCE
-
-
 def free_intervals(
     taken: Iterable[datetime], earliest: datetime, latest: datetime
 ) -> Iterator[tuple[datetime, datetime]]:

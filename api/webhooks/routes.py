@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from litestar import HttpMethod, Response, delete, patch, post, route
 
 from api import fields
 from api.fields import one_of
 from api.idempotency import read_idempotency_key
-from api.pages import DEFAULT_LIMIT, answer_page, decode_cursor, filters_of
-from api.problem_types import INVALID_CURSOR
-from api.problems import ProblemError
+from api.pages import DEFAULT_LIMIT, answer_page, read_cursor
 from api.requests import MERGE_PATCH, AnyRequest, path_id, read_body, read_limit, read_query
 from api.webhooks import commands, queries
 from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
@@ -29,17 +25,6 @@ def _json(body: str | bytes, status: int = 200, headers: dict[str, str] | None =
 
 def _answer(webhook: Row) -> Response[bytes]:
     return _json(_encode(queries.shown_webhook(webhook)))
-
-
-def _place(request: AnyRequest, query: dict[str, Any], otherwise: int) -> int:
-    """Read the id or position that a cursor stands behind."""
-    if "cursor" not in query:
-        return otherwise
-    match decode_cursor(query["cursor"], filters_of(request.query_params)):
-        case [int(place)] if 0 <= place <= fields.GREATEST_ID:
-            return place
-        case _:
-            raise ProblemError(INVALID_CURSOR, "The cursor was not made by this service.")
 
 
 @post("/webhooks")
@@ -60,7 +45,9 @@ def _replayed(*, replayed: bool) -> dict[str, str]:
 async def list_webhooks(request: AnyRequest) -> Response[bytes]:
     """List webhooks by id."""
     query = read_query(request, {"limit": read_limit, "cursor": str})
-    page = await queries.list_webhooks(_place(request, query, 0), query.get("limit", DEFAULT_LIMIT))
+    page = await queries.list_webhooks(
+        read_cursor(request, query, fields.read_position) or 0, query.get("limit", DEFAULT_LIMIT)
+    )
     return answer_page(request, page)
 
 
@@ -115,7 +102,7 @@ async def list_deliveries(request: AnyRequest) -> Response[bytes]:
     """List deliveries with their attempts, newest first."""
     webhook_id = path_id(request, "webhook_id")
     query = read_query(request, {"status": one_of(*queries.STATUSES), "limit": read_limit, "cursor": str})
-    before = _place(request, query, fields.GREATEST_ID)
+    before = read_cursor(request, query, fields.read_id) or fields.GREATEST_ID
     await queries.find_webhook(webhook_id)
     page = await queries.list_deliveries(
         webhook_id, query.get("status"), before, query.get("limit", DEFAULT_LIMIT)
@@ -138,7 +125,10 @@ async def list_missed(request: AnyRequest) -> Response[bytes]:
     webhook_id = path_id(request, "webhook_id")
     query = read_query(request, {"reason": one_of(*queries.REASONS), "limit": read_limit, "cursor": str})
     missed = await queries.list_missed(
-        webhook_id, query.get("reason"), _place(request, query, 0), query.get("limit", DEFAULT_LIMIT)
+        webhook_id,
+        query.get("reason"),
+        read_cursor(request, query, fields.read_position) or 0,
+        query.get("limit", DEFAULT_LIMIT),
     )
     as_of = {"after": missed.after, "position": missed.position, "acknowledged": missed.acknowledged}
     return answer_page(request, missed.page, head=f'"as_of":{_encode(as_of).decode()},')
