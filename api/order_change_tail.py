@@ -201,7 +201,7 @@ class Tail:
         last, known = self._last, self._ring.get(self._last)
         found = await rows(
             f"""
-            SELECT {CHANGE}, l.last_position AS log_last,
+            SELECT {CHANGE}, l.first_position AS log_first, l.last_position AS log_last,
                 ARRAY(
                     SELECT name FROM calendar WHERE id IN (c.calendar_id, c.previous_calendar_id)
                 ) AS calendars
@@ -212,7 +212,9 @@ class Tail:
             CHANGES_AT_ONCE + 1,
         )
         log_last = found[0]["log_last"] if found else 0
-        if log_last < last or (known and found[0]["event_id"] != known.event_id):
+        # What was forgotten since can't be compared any more.
+        comparable = known if found and found[0]["log_first"] <= last else None
+        if log_last < last or (comparable and found[0]["event_id"] != comparable.event_id):
             log.warning("log_replaced", known=last, found=log_last)
             self._forget()
             self.generation += 1
@@ -228,7 +230,7 @@ class Tail:
 
     def _add(self, found: dict[str, object]) -> None:
         calendars: object = found.pop("calendars")
-        found.pop("log_last")
+        del found["log_first"], found["log_last"]
         change = Change(**found)  # type: ignore[arg-type]
         entry = Entry(
             change.event_id,

@@ -11,6 +11,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import redis.asyncio as redis_client
 import structlog
@@ -80,6 +81,10 @@ class RedisStream:
                     if not self._is_away:
                         log.warning("redis_unavailable", reason=str(error) or type(error).__name__)
                     self._is_away, pause = True, PAUSE_WHEN_AWAY_SECONDS
+                except Exception as error:
+                    # Nobody waits for this task: ended, it would be missed by the stream's readers alone.
+                    log.exception("publishing_failed", exc_info=error)
+                    pause = PAUSE_WHEN_AWAY_SECONDS
                 else:
                     if self._is_away:
                         log.info("redis_available_again")
@@ -144,8 +149,8 @@ async def _standing(pipeline: Pipeline) -> _Standing | None:
     if entry:
         fields = {_text(name): _text(value) for name, value in entry[1].items()}
         try:
-            event_id = str(json.loads(fields[FIELD])["id"])
-        except (ValueError, KeyError, TypeError):
+            event_id = str(UUID(str(json.loads(fields[FIELD])["id"])))
+        except (ValueError, KeyError, TypeError, RecursionError):
             log.warning("foreign_entry", entry=_text(entry[0]))
     return _Standing(position, event_id)
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from api.change_retention import trim_log
 from api.order_change_tail import Tail
 from tests.builders import later
 from tests.drivers import Api, wait_until
 from tests.processes import ServiceProcess, free_port
-from tests.steps import assign_all, whole_log
+from tests.steps import apply_every_change, assign_all, whole_log
 from tests.subscribers import EventStream, Feed, raw_stream
 
 if TYPE_CHECKING:
@@ -248,6 +249,22 @@ def test_a_log_that_was_replaced_ends_the_streams_that_followed_it(
     run(assign_all())
     with EventStream(api.url, 0) as stream:
         assert [event.data for event in stream.take(1)] == [c.notification() for c in run(whole_log())]
+
+
+def test_a_log_that_forgets_its_last_change_is_not_taken_for_another(
+    api: Api, run: Run, database: Database
+) -> None:
+    """Streams that have seen it go on."""
+    with EventStream(api.url, 0) as stream:
+        events = stream.events()
+        api.placed_order()
+        run(apply_every_change())
+        assert next(events).id == 1
+        database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
+        assert run(trim_log()) == 1
+        api.placed_order(at=later(days=1))
+        run(assign_all())
+        assert next(events).id == 2
 
 
 @pytest.mark.xdist_group("faults")

@@ -12,6 +12,7 @@ import pytest
 
 from api.change_retention import trim_log
 from api.redis_stream import STREAM, RedisStream
+from shared.database import DB
 from stack.embedded_valkey import EmbeddedValkey
 from tests.builders import later
 from tests.drivers import wait_until
@@ -119,6 +120,42 @@ def test_the_stream_of_another_log_is_replaced(run: Run, reader: RedisReader, da
     reader.client.delete(STREAM)
     reader.client.rpush(STREAM, "something else")
     run(publish_all())
+    assert [notification for _, notification in reader.entries()] == log
+
+
+def test_an_entry_that_cannot_be_read_is_another_logs(run: Run, reader: RedisReader) -> None:
+    log = place_and_assign(run, 0, 1)
+    for foreign in ("[" * 200_000, "no JSON", "[]", "{}", '{"id": 5}', '{"id": "no-uuid"}'):
+        reader.client.delete(STREAM)
+        reader.client.xadd(STREAM, {"notification": foreign}, id="1-0")
+        run(publish_all())
+        run(publish_all())
+        assert [notification for _, notification in reader.entries()] == log, foreign[:20]
+
+
+def test_publishing_goes_on_after_whatever_went_wrong(
+    run: Run, reader: RedisReader, database: Database
+) -> None:
+    """Nothing that PostgreSQL or Redis may answer ends it for good, unnoticed."""
+    log = place_and_assign(run, 0, 1)
+    database.rows("ALTER TABLE order_change RENAME TO elsewhere")
+
+    async def publish() -> None:
+        stop = asyncio.Event()
+        publishing = asyncio.create_task(RedisStream().publish_until(stop))
+        try:
+            await asyncio.sleep(0.2)
+            async with DB.connection() as connection:
+                await connection.execute("ALTER TABLE elsewhere RENAME TO order_change")
+            await asyncio.to_thread(wait_until, lambda: len(reader.entries()) == len(log), "all is published")
+        finally:
+            stop.set()
+            await publishing
+
+    try:
+        run(publish())
+    finally:
+        database.rows("ALTER TABLE IF EXISTS elsewhere RENAME TO order_change")
     assert [notification for _, notification in reader.entries()] == log
 
 

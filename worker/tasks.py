@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from shared.changes import Batch
-from shared.database import DB, DatabaseUnavailableError
+from shared.database import DatabaseUnavailableError
 from shared.logs import configure_logs
 from shared.settings import settings
 from shared.task_queue import (
@@ -23,6 +22,7 @@ from shared.task_queue import (
 )
 from worker import fee_summaries, webhook_deliveries
 from worker.batches import BatchAheadError, ForeignBatchError
+from worker.child_loop import ChildLoop
 from worker.fee_summary_proof import prove
 from worker.webhook_client import WebhookClient
 
@@ -31,31 +31,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("worker")
 
-T = TypeVar("T")
-
 PATIENCE_SECONDS = 0.5
 """How long a batch that is ahead waits for the one before it, which another child may be applying."""
 
 
-class _Loop:
-    """The child's one event loop. A new loop per task would break the pool's connections."""
-
-    runner: asyncio.Runner | None = None
-
-    @classmethod
-    def run(cls, coroutine: Coroutine[Any, Any, T]) -> T:
-        if cls.runner is None:
-            cls.runner = asyncio.Runner()
-            cls.runner.run(DB.start(size=1))
-        return cls.runner.run(coroutine)
-
-    @classmethod
-    def close(cls) -> None:
-        if cls.runner is not None:
-            # Briefly: a batch that the soft shutdown had no patience for is rolled back, and comes again.
-            cls.runner.run(DB.stop(grace=0.2))
-            cls.runner.close()
-            cls.runner = None
+_loop = ChildLoop()
 
 
 @worker_process_init.connect
@@ -65,7 +45,7 @@ def _begin_child(**_: object) -> None:
 
 @worker_process_shutdown.connect
 def _end_child(**_: object) -> None:
-    _Loop.close()
+    _loop.close()
 
 
 def _patiently(apply: Callable[[], int]) -> int | None:
@@ -98,7 +78,7 @@ def apply_changes_to_webhook_deliveries(
 def attempt_due_deliveries() -> None:
     """Attempt the deliveries that are due."""
     try:
-        attempted = _Loop.run(_attempt_due())
+        attempted = _loop.run(_attempt_due())
     except DatabaseUnavailableError as error:
         log.warning("database_unavailable", reason=str(error))
     else:
@@ -119,7 +99,7 @@ async def _attempt_due() -> int:
 def _apply(apply_changes: Callable[[Batch], Coroutine[Any, Any, int]], batch: Batch) -> None:
     first, last = batch.first, batch.last
     try:
-        applied = _patiently(lambda: _Loop.run(apply_changes(batch)))
+        applied = _patiently(lambda: _loop.run(apply_changes(batch)))
     except DatabaseUnavailableError as error:
         # Not an error of the task: the relay publishes again from the cursor when PostgreSQL is back.
         log.warning("database_unavailable", reason=str(error))
@@ -146,7 +126,7 @@ LONGEST_PROOF_SECONDS = 3_600
 def prove_fee_summaries() -> None:
     """Compare every fee summary with the orders: the relay asks for it once a day."""
     try:
-        proof = _Loop.run(prove(report=lambda one: log.error("fee_summary_differs", row=str(one))))
+        proof = _loop.run(prove(report=lambda one: log.error("fee_summary_differs", row=str(one))))
     except DatabaseUnavailableError as error:
         # The relay asks again within the hour.
         log.warning("database_unavailable", reason=str(error))

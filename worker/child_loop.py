@@ -1,0 +1,60 @@
+"""The one event loop of a worker's child process, and the database connection that lives in it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from shared.database import DB
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+T = TypeVar("T")
+
+LEAVING_SECONDS = 1.0
+"""What a task that ran out of time may take to roll back; after that its connection is cut."""
+
+
+class ChildLoop:
+    """Runs one coroutine after another. A new loop for each would break the pool's connections."""
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end.
+
+        Raises:
+            SoftTimeLimitExceeded: the task's time is over; nothing of the coroutine is left at work.
+
+        """
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+            self._runner.run(DB.start(size=1))
+        try:
+            return self._runner.run(coroutine)
+        except SoftTimeLimitExceeded:
+            # Raised by a signal, wherever the loop was: the coroutine was only left behind, and would go on
+            # within the next task, holding the child's one connection meanwhile.
+            self._runner.run(_leave())
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the loop; the next ``run`` makes another."""
+        if self._runner is not None:
+            # Briefly: a batch that the soft shutdown had no patience for is rolled back, and comes again.
+            self._runner.run(DB.stop(grace=0.2))
+            self._runner.close()
+            self._runner = None
+
+
+async def _leave() -> None:
+    left_behind = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left_behind:
+        task.cancel()
+    if left_behind:
+        await asyncio.wait(left_behind, timeout=LEAVING_SECONDS)
