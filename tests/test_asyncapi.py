@@ -6,72 +6,107 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from contract.document import EVENTS, load
-from contract.validation import Schemas, read_json
+from contract.document import EVENTS, load, operations, parameters
+from contract.validation import Schemas, read_json, read_text
 from tests.builders import later
 from tests.steps import assign_all
 from tests.subscribers import Feed
+from tests.webhook_receiver import Answer, Receiver
+from tests.webhook_steps import deliver, subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
+    from contract.document import Place
     from tests.drivers import Api
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 CONTRACT = load(EVENTS)
 SCHEMAS = Schemas(CONTRACT)
-MESSAGES = {one.get("name"): one for _, one in CONTRACT.target("#/components/messages").children()}
+MESSAGES = dict(CONTRACT.target("#/components/messages").children())
+CHANGES = {"order.created", "order.updated", "order.deleted"}
+ONLY_POSTED = {"webhook.disabled", "webhook.test"}
+EXAMPLES = [
+    (name, example) for name, message in MESSAGES.items() for example in message.members("examples").values()
+]
+
+HTTP = load()
+HTTP_SCHEMAS = Schemas(HTTP)
 
 
-def faults(notification: Any) -> list[str]:
-    """Say what about a notification is not as the message of its type is described."""
-    payload = MESSAGES[notification["type"]].child("payload")
-    assert payload is not None
-    return SCHEMAS.faults(payload, notification)
+def messages_of(channel: str) -> dict[str, Place]:
+    """Give a channel's messages by the type they are of."""
+    found = CONTRACT.target(f"#/channels/{channel}").members("messages").values()
+    return {message.get("name"): message for message in found}
 
 
-def examples() -> list[Any]:
-    """Collect the payloads of all examples."""
-    return [
-        example.get("payload")
-        for message in MESSAGES.values()
-        for example in message.members("examples").values()
+def faults(message: Place, payload: Any, headers: Any = None) -> list[str]:
+    """Say what about a notification, and its headers if it has some, is not as its message is described."""
+    found = []
+    for part, value in (("payload", payload), ("headers", headers)):
+        schema = message.child(part)
+        if schema is None:
+            assert value is None, f"no {part} are described"
+        else:
+            found += SCHEMAS.faults(schema, value)
+    return found
+
+
+def test_every_channel_carries_every_change_and_webhooks_what_is_about_them_too() -> None:
+    for name, _ in CONTRACT.target("#/channels").children():
+        expected = CHANGES | ONLY_POSTED if name == "webhook" else CHANGES
+        assert messages_of(name).keys() == expected, name
+    sent = {
+        o.value["channel"]["$ref"].rpartition("/")[2]: len(o.value["messages"])
+        for _, o in CONTRACT.target("#/operations").children()
+    }
+    assert sent == {name: len(messages_of(name)) for name, _ in CONTRACT.target("#/channels").children()}
+    used = {
+        message.pointer
+        for name, _ in CONTRACT.target("#/channels").children()
+        for message in messages_of(name).values()
+    }
+    assert used == {message.pointer for message in MESSAGES.values()}
+
+
+def test_every_message_has_an_example_of_its_type() -> None:
+    assert [(name, example.get("payload")["type"]) for name, example in EXAMPLES] == [
+        (name, message.get("name")) for name, message in MESSAGES.items()
     ]
 
 
-def test_there_is_a_message_for_each_type_and_each_has_an_example() -> None:
-    assert set(MESSAGES) == {"order.created", "order.updated", "order.deleted"}
-    assert [example["type"] for example in examples()] == list(MESSAGES)
-
-
-def test_every_channel_carries_every_message() -> None:
-    for name, channel in CONTRACT.target("#/channels").children():
-        assert {message.get("name") for message in channel.members("messages").values()} == set(MESSAGES), (
-            name
-        )
-    sent = {
-        o.value["channel"]["$ref"].rpartition("/")[2] for _, o in CONTRACT.target("#/operations").children()
-    }
-    assert sent == {name for name, _ in CONTRACT.target("#/channels").children()}
-
-
-@pytest.mark.parametrize("example", examples(), ids=lambda example: example["type"])
-def test_an_example_fits_its_message_and_no_other(example: Any) -> None:
-    assert faults(example) == []
-    for other in set(MESSAGES) - {example["type"]}:
-        assert faults({**example, "type": other}), other
-    assert faults({**example, "more": 1})
-    assert faults({name: value for name, value in example.items() if name != "orderversion"})
+@pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=MESSAGES)
+def test_an_example_fits_its_message_and_no_other(name: str, example: Place) -> None:
+    payload, headers = example.get("payload"), example.get("headers")
+    message = MESSAGES[name]
+    assert faults(message, payload, headers) == []
+    for other in CHANGES | ONLY_POSTED:
+        assert (faults(message, {**payload, "type": other}, headers) == []) is (other == payload["type"])
+    assert faults(message, {**payload, "more": 1}, headers)
+    for member in payload:
+        assert faults(message, {n: v for n, v in payload.items() if n != member}, headers), member
+    if headers is not None:
+        assert headers["webhook-id"] == payload["id"]
+        for header in headers:
+            assert faults(message, payload, {n: v for n, v in headers.items() if n != header}), header
 
 
 def test_what_both_contracts_describe_is_described_alike() -> None:
-    http = load().target("#/components/schemas").value
-    own = {"OrderCreated", "OrderUpdated", "OrderDeleted"}
+    http = HTTP.target("#/components/schemas").value
+    own = {"OrderCreated", "OrderUpdated", "OrderDeleted", "WebhookHeaders"}
     schemas = CONTRACT.target("#/components/schemas").value
     assert {name: schema for name, schema in schemas.items() if name not in own} == {
         name: http[name] for name in schemas.keys() - own
     }
+
+
+def test_the_headers_of_webhooks_are_the_parameters_of_the_http_contracts_webhooks() -> None:
+    own = CONTRACT.target("#/components/schemas/WebhookHeaders")
+    for path, _, operation in operations(HTTP, "webhooks"):
+        found = parameters(HTTP, path, operation, "webhooks")
+        assert {name: one.get("schema") for (_, name), one in found.items()} == own.get("properties"), path
+        assert [name for (_, name), one in found.items() if one.get("required")] == own.get("required"), path
 
 
 def test_what_is_sent_fits(api: Api, run: Run) -> None:
@@ -88,8 +123,58 @@ def test_what_is_sent_fits(api: Api, run: Run) -> None:
     api.placed_order(at=later(days=30), id=999_999_999_999)
     run(assign_all())
     sent = [read_json(notification) for notification in Feed.after(api).all()]
-    assert {notification["type"] for notification in sent} == set(MESSAGES)
-    assert [found for found in map(faults, sent) if found] == []
+    assert {notification["type"] for notification in sent} == CHANGES
+    for channel in ("feed", "stream", "redis"):
+        of_type = messages_of(channel)
+        assert [found for one in sent if (found := faults(of_type[one["type"]], one))] == []
+
+
+def test_what_is_posted_to_webhooks_fits_headers_and_all(api: Api, run: Run) -> None:
+    """Both contracts: the message of the channel, and the webhook of the HTTP contract."""
+    with Receiver() as receiver, Receiver() as gone:
+        webhook = subscribe(api, receiver.url)
+        subscribe(api, receiver.url, types=["webhook.disabled"])
+        gone.answer = lambda _: Answer(410)
+        subscribe(api, gone.url, types=["order.deleted"])
+        order = api.placed_order(fee=0.1, services=(123, 456))["id"]
+        api.client.patch(f"/orders/{order}", json={"totalfee": 9_999_999_999.99, "calendar": "north"})
+        api.client.delete(f"/orders/{order}")
+        api.client.post(f"/webhooks/{webhook['id']}/test")
+        # Once more with two signatures, while the old secret still signs.
+        run(deliver())
+        api.client.post(f"/webhooks/{webhook['id']}/secret/rotation", json={})
+        api.client.post(f"/webhooks/{webhook['id']}/replay", json={"after": 0})
+        run(deliver())
+        received = receiver.received
+    assert {one.event["type"] for one in received} == CHANGES | ONLY_POSTED
+    assert {len(one.headers["webhook-signature"].split()) for one in received} == {1, 2}
+    of_type = messages_of("webhook")
+    own = CONTRACT.target("#/components/schemas/WebhookHeaders").members("properties")
+    for one in received:
+        payload = read_json(one.body.decode())
+        headers = {name: read_text(schema, one.headers[name]) for name, schema in own.items()}
+        assert faults(of_type[payload["type"]], payload, headers) == [], payload
+        assert faults_over_http(one.headers, payload) == [], payload
+
+
+def faults_over_http(headers: Mapping[str, str], payload: Any) -> list[str]:
+    """Say what about a request is not as the webhook of its type is described in the HTTP contract."""
+    name = {"webhook.disabled": "webhookDisabled", "webhook.test": "webhookTest"}.get(
+        payload["type"], "orderChange"
+    )
+    ((path, _, operation),) = [one for one in operations(HTTP, "webhooks") if one[0] == name]
+    found = []
+    for (_, header), parameter in parameters(HTTP, path, operation, "webhooks").items():
+        schema = parameter.child("schema")
+        assert schema is not None
+        found += HTTP_SCHEMAS.faults(schema, read_text(schema, headers[header]))
+    body = operation.child("requestBody")
+    assert body is not None
+    (content_type,) = body.members("content")
+    assert headers["content-type"].split(";")[0] == content_type
+    schema = body.members("content")[content_type].child("schema")
+    assert schema is not None
+    return found + HTTP_SCHEMAS.faults(schema, payload)
 
 
 def test_the_contract_is_served_byte_for_byte(api: Api) -> None:
