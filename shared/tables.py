@@ -209,12 +209,12 @@ class WebhookDelivery(Table, tablename="webhook_delivery"):
 
 
 class WebhookAttempt(Table, tablename="webhook_attempt"):
-    """One attempt at a delivery that ended. One that a killed worker had begun leaves no row."""
+    """One attempt at a delivery, stored when it begins. Whatever a killed worker had begun never ends."""
 
     id = BigSerial(primary_key=True)
     delivery_id = ForeignKey(WebhookDelivery, null=False, default=None, index=False)
     started_at = Timestamptz(default=None)
-    latency_ms = Integer(default=None)
+    latency_ms = Integer(null=True, default=None, help_text="null: it has not ended, or nobody saw how")
     status = Integer(null=True, default=None, help_text="null: no answer")
     answer = Text(help_text="its first 2 KB")
     error = Text(null=True, default=None, help_text="why it does not count as delivered; null: it does")

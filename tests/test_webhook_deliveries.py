@@ -260,10 +260,20 @@ def test_an_attempt_that_is_cut_off_is_made_again_with_the_same_id(
     run(killed())
     receiver.answer = lambda _: OK
     assert run(deliver()) == 0, "under a lease: whoever has it may still be at work"
+    (delivery,) = deliveries(api, webhook)
+    began = delivery["under_way_since"]
+    assert began >= delivery["created_at"]
+    assert (delivery["attempts"], delivery["interrupted"]) == ([], [])
     make_due(database)
+    (delivery,) = deliveries(api, webhook)
+    assert (delivery["under_way_since"], delivery["interrupted"]) == (None, [began])
     assert run(deliver()) == 1
     assert len(set(receiver.ids)) == 1
-    assert [d["status"] for d in deliveries(api, webhook)] == ["delivered"]
+    (delivery,) = deliveries(api, webhook)
+    assert (delivery["status"], delivery["interrupted"]) == ("delivered", [began])
+    assert [attempt["status"] for attempt in delivery["attempts"]] == [204]
+    assert delivery["under_way_since"] is None
+    assert delivery["attempts"][0]["at"] > began
 
 
 def test_what_was_missed_is_replayed_in_order(

@@ -55,7 +55,6 @@ class Message:
 class Outcome:
     """How an attempt ended."""
 
-    started_at: datetime
     latency_ms: int
     status: int | None = None
     """None: there was no answer."""
@@ -197,7 +196,6 @@ class WebhookClient:
         # Once there is a status it decides, whatever became of the rest of the answer.
         objection = seen.error if seen.status is None else _objection_to(seen.status)
         return Outcome(
-            started_at,
             round((time.monotonic() - began) * 1_000),
             seen.status,
             seen.text,

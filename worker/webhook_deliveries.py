@@ -220,34 +220,39 @@ async def _serve(lease: Lease, client: WebhookClient, until: float) -> int:
 
 
 async def _next_attempt(lease: Lease) -> Attempt | None:
-    """Renew the lease and give what is to be sent next, by position; None if there is nothing, or no lease.
+    """Begin an attempt at what is to be sent next, by position; None if there is nothing, or no lease.
 
-    The webhook is read again for each attempt, so a new URL, a rotated secret or an end counts at once.
+    That it began is stored before anything is sent, and the lease is renewed: what is killed from here on was
+    an attempt. The webhook is read again for each, so a new URL, a rotated secret or an end counts at once.
     """
     found = await row(
         f"""
         WITH held AS (
             UPDATE webhook SET leased_until = now() + $3 * interval '1 second'
             WHERE id = $1 AND lease = $2 AND disabled_at IS NULL AND deleted_at IS NULL RETURNING id, url
+        ), d AS (
+            SELECT w.url, due.* FROM held AS w CROSS JOIN LATERAL (
+                SELECT * FROM webhook_delivery AS due
+                WHERE due.webhook_id = w.id AND due.next_attempt_at <= now()
+                    -- Unless its change was forgotten a moment ago, and it will be.
+                    AND (due.payload IS NOT NULL OR EXISTS (
+                        SELECT FROM order_change AS c WHERE c.position = due.position
+                    ))
+                ORDER BY due.position NULLS FIRST, due.id LIMIT 1
+            ) AS due
+        ), begun AS (
+            INSERT INTO webhook_attempt (delivery_id, started_at, answer)
+            SELECT id, clock_timestamp(), '' FROM d RETURNING id
         )
         SELECT
-            w.url, d.id, d.round, d.position, d.event_id, d.type, d.payload,
+            begun.id AS attempt, d.url, d.id, d.round, d.position, d.event_id, d.type, d.payload,
             d.order_id, c.order_version, c.time, c."order", c.previous,
             ARRAY(
                 SELECT secret FROM webhook_secret AS s
-                WHERE s.webhook_id = w.id AND (s.valid_until IS NULL OR s.valid_until > now())
+                WHERE s.webhook_id = d.webhook_id AND (s.valid_until IS NULL OR s.valid_until > now())
                 ORDER BY s.id DESC
             ) AS secrets
-        FROM held AS w
-        CROSS JOIN LATERAL (
-            SELECT * FROM webhook_delivery AS due
-            WHERE due.webhook_id = w.id AND due.next_attempt_at <= now()
-                -- Unless its change was forgotten a moment ago, and it will be.
-                AND (due.payload IS NOT NULL OR EXISTS (
-                    SELECT FROM order_change AS c WHERE c.position = due.position
-                ))
-            ORDER BY due.position NULLS FIRST, due.id LIMIT 1
-        ) AS d
+        FROM d CROSS JOIN begun
         LEFT JOIN LATERAL (SELECT {CHANGE} FROM order_change WHERE position = d.position) AS c ON true
         """,
         lease.webhook_id,
@@ -258,7 +263,7 @@ async def _next_attempt(lease: Lease) -> Attempt | None:
         return None
     body = found["payload"] or _change_of(found).notification()
     message = Message(found["url"], str(found["event_id"]), body, found["secrets"])
-    return Attempt(lease.webhook_id, found["id"], found["round"], message)
+    return Attempt(found["attempt"], lease.webhook_id, found["id"], found["round"], message)
 
 
 def _change_of(delivery: Row) -> Change:

@@ -28,6 +28,7 @@ DISABLED = "webhook.disabled"
 class Attempt:
     """An attempt at a delivery, under way."""
 
+    id: int
     webhook_id: int
     delivery_id: int
     round: int
@@ -49,7 +50,7 @@ async def record_attempt(attempt: Attempt, outcome: Outcome) -> None:
         )
         if webhook is None or delivery is None:
             return  # forgotten meanwhile
-        await _add_attempt(attempt, outcome)
+        await _end_attempt(attempt, outcome)
         if delivery["round"] == attempt.round:
             # Otherwise a replay asked for it again while this attempt was under way.
             await _move_delivery(attempt, outcome, webhook, delivery)
@@ -57,14 +58,10 @@ async def record_attempt(attempt: Attempt, outcome: Outcome) -> None:
             await _judge(webhook, outcome, of_change=delivery["type"].startswith("order."))
 
 
-async def _add_attempt(attempt: Attempt, outcome: Outcome) -> None:
+async def _end_attempt(attempt: Attempt, outcome: Outcome) -> None:
     await rows(
-        """
-        INSERT INTO webhook_attempt (delivery_id, started_at, latency_ms, status, answer, error)
-        VALUES ($1, $2, $3, $4, $5, $6)
-        """,
-        attempt.delivery_id,
-        outcome.started_at,
+        "UPDATE webhook_attempt SET latency_ms = $2, status = $3, answer = $4, error = $5 WHERE id = $1",
+        attempt.id,
         outcome.latency_ms,
         outcome.status,
         outcome.answer,

@@ -68,6 +68,8 @@ async def list_webhooks(after: int, limit: int) -> Page:
     )
 
 
+# An attempt without an end is under way if it began under the lease of now: a webhook gets one request at a
+# time. Otherwise whoever made it was killed.
 _DELIVERIES = f"""
 SELECT d.*, coalesce((
     SELECT json_agg(json_build_object(
@@ -75,14 +77,24 @@ SELECT d.*, coalesce((
         'answer', a.answer, 'error', a.error
     ) ORDER BY a.id)
     FROM (
-        SELECT * FROM webhook_attempt WHERE delivery_id = d.id ORDER BY id DESC LIMIT {ATTEMPTS_SHOWN}
+        SELECT * FROM webhook_attempt WHERE delivery_id = d.id AND latency_ms IS NOT NULL
+        ORDER BY id DESC LIMIT {ATTEMPTS_SHOWN}
     ) AS a
-), '[]') AS made
+), '[]') AS made, coalesce((
+    SELECT json_agg(json_build_object('at', utc_text(a.started_at), 'under_way', a.under_way) ORDER BY a.id)
+    FROM (
+        SELECT a.*, coalesce(w.leased_until > now() AND a.started_at >= w.served_at, false) AS under_way
+        FROM webhook_attempt AS a JOIN webhook AS w ON w.id = d.webhook_id
+        WHERE a.delivery_id = d.id AND a.latency_ms IS NULL
+        ORDER BY a.id DESC LIMIT {ATTEMPTS_SHOWN}
+    ) AS a
+), '[]') AS without_end
 FROM webhook_delivery AS d
 """
 
 
 def _shown_delivery(found: Row) -> str:
+    without_end = msgspec.json.decode(found["without_end"])
     head = {
         "id": str(found["id"]),
         "event": str(found["event_id"]),
@@ -94,6 +106,8 @@ def _shown_delivery(found: Row) -> str:
         "acknowledged_at": utc_text(found["acknowledged_at"]) if found["acknowledged_at"] else None,
         "next_attempt_at": utc_text(found["next_attempt_at"]) if found["next_attempt_at"] else None,
         "attempts": msgspec.json.decode(found["made"]),
+        "under_way_since": next((one["at"] for one in without_end if one["under_way"]), None),
+        "interrupted": [one["at"] for one in without_end if not one["under_way"]],
     }
     return _encode(head).decode()
 
