@@ -1,4 +1,6 @@
-"""Answers that are sent piece by piece, to readers who may go, or stay and take nothing.
+"""Answers that wait or are sent piece by piece, for clients who may go, or stay and take nothing.
+
+The server cancels nothing when a client goes away: a handler that takes its time has to look for itself.
 
 A stream that gives up on a slow reader can't close its connection: what the server still holds for it would
 wait there, and count as a connection, for as long as the reader pleases. The kernel can (TCP_USER_TIMEOUT).
@@ -12,7 +14,7 @@ import socket
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.settings import settings
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from litestar.types import Receive, Send
+
+T = TypeVar("T")
 
 _OPEN_FILES = Path("/proc/self/fd")
 
@@ -52,14 +56,23 @@ async def send_while_read(receive: Receive, sending: Coroutine[None, None, None]
 
     """
     drop_connections_that_take_nothing(settings().port, settings().stream_patience)
-    sent = asyncio.create_task(sending)
+    await unless_gone(receive, sending)
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """Do something for a client until it is done, and give that, or until the client is gone; then give None.
+
+    Raises:
+        Exception: whatever the work raises.
+
+    """
+    working = asyncio.create_task(work)
     leaving = asyncio.create_task(_until_gone(receive))
     try:
-        await asyncio.wait({sent, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if sent.done():
-            sent.result()
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
     finally:
-        for task in (sent, leaving):
+        for task in (working, leaving):
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await task

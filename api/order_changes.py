@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from litestar import HttpMethod, Response, route
 
 from api import fields
+from api.connections import unless_gone
 from api.negotiation import JSON
 from api.order_change_queries import TYPES, ChangeFilters, FeedPage, feed_page, log_bounds, order_history
 from api.order_change_tail import TAIL
@@ -81,7 +82,9 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
     if wait and not page.changes:
         refuse_if_too_many_follow()
         with TAIL.follow():
-            page = await _wait_for_changes(filters, page, limit, wait)
+            # Who has left keeps no place until the wait is over; the answer then goes nowhere.
+            waiting = _wait_for_changes(filters, page, limit, wait)
+            page = await unless_gone(request.receive, waiting) or page
     # There is always a next: the feed has no end, only a place where it ends at present.
     given = {name: request.query_params[name] for name in request.query_params}
     following = f"{request.url.path}?{urlencode({**given, 'after': str(page.through)})}"
