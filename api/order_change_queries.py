@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from api.fields import GREATEST_POSITION
 from api.orders.errors import OrderNotFoundError
 from shared.change_log import CHANGE
 from shared.changes import Change
@@ -112,7 +113,9 @@ async def feed_page(filters: ChangeFilters, after: int, limit: int) -> FeedPage:
             return FeedPage(changes, through)
 
 
-async def _look(filters: ChangeFilters, after: int, limit: int) -> tuple[list[Change], Bounds]:
+async def _look(
+    filters: ChangeFilters, after: int, limit: int, positions: int = POSITIONS_AT_ONCE
+) -> tuple[list[Change], Bounds]:
     # One statement, so one snapshot: what is not found was not there, and was not removed in between.
     conditions, arguments = filters.conditions(4)
     found = await rows(
@@ -126,7 +129,7 @@ async def _look(filters: ChangeFilters, after: int, limit: int) -> tuple[list[Ch
         WHERE l.id = 1 ORDER BY c.position
         """,
         after,
-        POSITIONS_AT_ONCE,
+        positions,
         limit,
         *arguments,
     )
@@ -139,22 +142,20 @@ async def _look(filters: ChangeFilters, after: int, limit: int) -> tuple[list[Ch
     return changes, bounds
 
 
-async def order_history(order_id: int, after: int, limit: int) -> list[Change]:
-    """Read an order's changes behind a position, oldest first, as far as they are retained.
+async def order_history(order_id: int, after: int | None, limit: int) -> list[Change]:
+    """Read an order's changes behind a position, oldest first; from what is retained of them if it is None.
 
     Raises:
         OrderNotFoundError: there never was such an order, or nothing of it is left.
+        PositionNotInLogError: the log has not everything after that position.
 
     """
-    found = await rows(
-        f"SELECT {CHANGE} FROM order_change WHERE order_id = $1 AND position > $2 ORDER BY position LIMIT $3",
-        order_id,
-        after,
-        limit,
-    )
-    if not found and not await _was_there_ever(order_id):
+    changes, bounds = await _look(ChangeFilters(order=order_id), after or 0, limit, GREATEST_POSITION)
+    if after is not None:
+        check_position(after, bounds)
+    if not changes and not await _was_there_ever(order_id):
         raise OrderNotFoundError(order_id)
-    return [Change(**change) for change in found]
+    return changes
 
 
 async def _was_there_ever(order_id: int) -> bool:

@@ -56,7 +56,10 @@ async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     bounds = await log_bounds()
     after: int = query.get("after", bounds.last)
     # What a client that connects again sends by itself is newer than the address it connects to.
-    if last_event_id := request.headers.get("last-event-id"):
+    given = request.headers.getall("last-event-id", [])
+    if len(given) > 1:
+        raise malformed(Fault("must be there once", header="Last-Event-ID"))
+    if last_event_id := "".join(given):
         try:
             after = fields.read_position(last_event_id)
         except ValueError as error:

@@ -132,7 +132,7 @@ async def list_changes_of_order(request: AnyRequest) -> Response[bytes]:
     query = read_query(request, {"limit": read_limit, "cursor": str})
     limit = query.get("limit", DEFAULT_LIMIT)
     after = read_cursor(request, query, fields.read_position)
-    found = await order_history(order_id, after or 0, limit + 1)
+    found = await order_history(order_id, after, limit + 1)
     shown = found[:limit]
     return answer_page(
         request,

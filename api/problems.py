@@ -263,11 +263,8 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     webhooks.WebhookDisabledError: lambda error: ProblemError(
         WEBHOOK_DISABLED, f"Webhook {error.webhook_id} is disabled ({error.reason})."
     ),
-    webhooks.PositionNotRetainedError: lambda error: invalid(
-        Fault(
-            f"must be from {error.first} to {error.last}: what came before is not retained, or too much",
-            pointer="#/after",
-        )
+    webhooks.TooMuchToReplayError: lambda error: invalid(
+        Fault(f"must be {error.first} or more: what follows is too much for one replay", pointer="#/after")
     ),
     Exception: _unforeseen,
 }

@@ -39,7 +39,6 @@ REASONS = {
         "#/url",
         r"must (not name port|name a host|have an IPv6|write an IPv4|be a URL such as)|.* is (not|never) ",
     ),
-    ("#/after", r"must be from \d+ to \d+"),
 }
 """Why a request that fits its schema may be refused: place and beginning of the detail, as patterns."""
 

@@ -230,6 +230,9 @@ def test_what_is_no_stream_is_refused(api: Api) -> None:
     assert refused("?limit=1")[0] == 400
     status, problem = refused(**{"Last-Event-ID": "x"})
     assert (status, problem["errors"][0]["header"]) == (400, "Last-Event-ID")
+    for twice in (("x", "0"), ("0", "0")):
+        again = api.client.get("/order-changes/stream", headers=[("Last-Event-ID", one) for one in twice])
+        assert (again.status_code, again.json()["errors"][0]["header"]) == (400, "Last-Event-ID")
     assert refused("?after=5")[0] == 410
     head = api.client.head("/order-changes/stream")
     assert (head.status_code, head.content, head.headers["Content-Type"]) == (200, b"", "text/event-stream")

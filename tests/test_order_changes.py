@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from api.change_retention import trim_log
+from api.pages import encode_cursor
 from tests.builders import NOON, later
 from tests.drivers import at_once
 from tests.steps import apply_every_change, assign_all, place, whole_log
@@ -223,6 +224,15 @@ def test_an_orders_history_is_there_after_its_deletion(api: Api, run: Run) -> No
     assert api.client.get(f"/orders/{order}/changes?cursor=x").json()["type"] == "/problems/invalid-cursor"
 
 
+@pytest.mark.parametrize("place", [-1, 1e99, 10**30, 1.5, True, None, "1_0", "x", [], {}])
+def test_a_forged_cursor_of_a_history_is_refused(api: Api, run: Run, place: Any) -> None:
+    order = api.placed_order()["id"]
+    run(assign_all())
+    for forged in ([place], [1, place], []):
+        answer = api.client.get(f"/orders/{order}/changes?cursor={encode_cursor(forged, [])}")
+        assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-cursor"), forged
+
+
 def test_latest_is_a_place_to_start_from(api: Api, run: Run) -> None:
     assert api.client.get("/order-changes/latest").json() == {"position": 0}
     api.placed_order()
@@ -236,13 +246,15 @@ def test_latest_is_a_place_to_start_from(api: Api, run: Run) -> None:
 def test_a_position_older_than_the_log_is_told_from_where_it_can_go_on(
     api: Api, run: Run, database: Database
 ) -> None:
-    for day in range(5):
-        api.placed_order(at=later(days=day))
+    order = api.placed_order(at=later())["id"]
+    for fee in range(4):
+        api.client.patch(f"/orders/{order}", json={"totalfee": fee})
     run(apply_every_change())
+    second_page = api.client.get(f"/orders/{order}/changes?limit=1").json()["next"]
     database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days' WHERE position < 4")
     assert run(trim_log()) == 3
     problem: dict[str, Any] = {}
-    for path in ("/order-changes", "/order-changes?after=2", "/order-changes/stream?after=0"):
+    for path in ("/order-changes", "/order-changes?after=2", "/order-changes/stream?after=0", second_page):
         answer = api.client.get(path)
         problem = answer.json()
         assert (answer.status_code, problem["type"]) == (410, "/problems/position-expired")
@@ -250,6 +262,9 @@ def test_a_position_older_than_the_log_is_told_from_where_it_can_go_on(
     assert positions_of(Feed(api, problem["resume"]).all()) == [4, 5]
     assert positions_of(Feed.after(api, 3).all()) == [4, 5]
     assert api.client.get("/order-changes?after=5").json()["items"] == []
+    # A history begins with what is left of it.
+    history = items_of(api.client.get(f"/orders/{order}/changes").text)
+    assert positions_of(history) == [4, 5]
 
 
 def test_a_position_of_another_log_is_refused(api: Api, run: Run) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from api.order_change_queries import Bounds, check_position, log_bounds
 from api.times import utc_text
-from api.webhooks.errors import PositionNotRetainedError, WebhookDisabledError, WebhookNotFoundError
+from api.webhooks.errors import TooMuchToReplayError, WebhookDisabledError, WebhookNotFoundError
 from api.webhooks.queries import CONSUMER, delivery_of, shown_webhook
 from shared.change_log import hold_cursor, last_position
 from shared.database import Row, row, rows, transaction
@@ -237,8 +238,8 @@ async def replay(webhook_id: int, wanted: Replay) -> int:
     Raises:
         WebhookNotFoundError: there is none.
         WebhookDisabledError: nothing is sent to it.
-        PositionNotRetainedError: changes after the position are not in the log any more, or too many; or it
-            is none yet.
+        PositionNotInLogError: the log has not everything after the position, or does not reach it.
+        TooMuchToReplayError: too many changes follow it.
 
     """
     async with transaction():
@@ -260,11 +261,9 @@ async def replay(webhook_id: int, wanted: Replay) -> int:
                 REPLAYED_AT_ONCE,
             )
             return len(due)
-        log = await row("SELECT first_position - 1 AS first, last_position AS last FROM change_log")
-        assert log is not None  # noqa: S101 (the log's one row)
-        first = max(log["first"], reached - REPLAYED_AT_ONCE)
-        if not first <= wanted.after <= log["last"]:
-            raise PositionNotRetainedError(first, log["last"])
+        check_position(wanted.after, await log_bounds())
+        if wanted.after < reached - REPLAYED_AT_ONCE:
+            raise TooMuchToReplayError(reached - REPLAYED_AT_ONCE)
         await rows(
             "UPDATE webhook SET starts_after = least(starts_after, $2) WHERE id = $1",
             webhook_id,
@@ -284,10 +283,14 @@ async def replay(webhook_id: int, wanted: Replay) -> int:
                     acknowledged_at = NULL
                 RETURNING 1
             )
-            SELECT count(*) AS deliveries FROM due
+            SELECT count(*) AS deliveries, first_position AS first, last_position AS last
+            FROM due RIGHT JOIN change_log ON true GROUP BY first_position, last_position
             """,
             webhook_id,
             wanted.after,
             reached,
         )
-        return int(found["deliveries"]) if found else 0
+        assert found is not None  # noqa: S101 (the log's one row)
+        # Once more, of the snapshot that was read: the log may have been trimmed since the first look.
+        check_position(wanted.after, Bounds(found["first"], found["last"]))
+        return int(found["deliveries"])

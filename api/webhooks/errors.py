@@ -28,10 +28,8 @@ class WebhookDisabledError(Exception):
 
 
 @dataclass
-class PositionNotRetainedError(Exception):
-    """A replay can't begin there: what follows is not in the log, any more or yet, or is too much."""
+class TooMuchToReplayError(Exception):
+    """A replay can't begin so far back: more changes follow than one covers."""
 
     first: int
     """The first position that it can begin after."""
-    last: int
-    """The last position there is."""
