@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 GUIDE = (ROOT / "docs" / "subscribing.md").read_text()
 PROGRAMS: dict[str, str] = dict(re.findall(r"```python\n# (\w+)\.py: (.*?)```", GUIDE, re.DOTALL))
-COMMANDS = re.findall(r"```sh\n(.*?)\n```", GUIDE)
+WEBHOOKS = GUIDE[GUIDE.index("## Webhooks") :]
+"""Has a test of its own."""
+COMMANDS = re.findall(r"^curl .*", GUIDE.removesuffix(WEBHOOKS), re.MULTILINE)
 HERE = "http://127.0.0.1:8000"
 
 
@@ -129,8 +131,9 @@ def event_of(text: str) -> dict[str, Any]:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 @pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
 def test_every_command_of_the_guide_answers(pipeline: Pipeline, command: str) -> None:
-    order = pipeline.api.placed_order()["id"]
-    wait_until(lambda: len(Feed.after(pipeline.api).all()) == 1, "the change has its position")
+    order = pipeline.api.placed_order(id="223")["id"]
+    pipeline.api.placed_order(id="224", at=later(days=1))
+    wait_until(lambda: len(Feed.after(pipeline.api).all()) == 2, "the changes have their positions")
     assert HERE in command
     # The stream has no end of its own.
     ran = subprocess.run(
@@ -141,12 +144,15 @@ def test_every_command_of_the_guide_answers(pipeline: Pipeline, command: str) ->
     )
     assert ran.returncode in (0, 28), ran.stderr
     if "latest" in command:
-        assert ran.stdout == '{"position":1}'
+        assert ran.stdout == '{"position":2}'
     elif "stream" in command:
-        assert f'"subject":"{order}"' in ran.stdout
-        assert "\nid: 1\nevent: order.created\ndata: {" in ran.stdout
+        assert (f'"subject":"{order}"' in ran.stdout) is ("after=0" in command)
+        assert "\nid: 2\nevent: order.created\ndata: {" in ran.stdout
+    elif "PATCH" in command:
+        assert f'"id":"{order}"' in ran.stdout
+        assert '"totalfee":180.50' in ran.stdout
     else:
-        assert len(items_of(ran.stdout)) == 1
+        assert len(items_of(ran.stdout)) == 2
 
 
 def test_the_guides_example_is_what_the_contract_says() -> None:
