@@ -19,6 +19,7 @@ import pytest
 
 from tests.drivers import Api, Database, Pipeline
 from tests.processes import QUICK, ServiceProcess, free_port, migrate
+from tests.webhook_receiver import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -194,3 +195,10 @@ def own_database_url(request: pytest.FixtureRequest) -> str:
     name = f"{request.module.__name__.rpartition('.')[2]}_{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"
     _create_database(name, template="migrated")
     return os.environ[_POSTGRES].replace("{}", name)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Give an endpoint that acknowledges everything."""
+    with Receiver() as endpoint:
+        yield endpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
@@ -53,13 +53,6 @@ def attempt(
             return [await client.attempt(message) for _ in range(times)]
 
     return asyncio.run(go())
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """Give an endpoint that acknowledges everything."""
-    with Receiver() as endpoint:
-        yield endpoint
 
 
 def test_every_valid_secret_signs_the_bytes_that_are_sent(receiver: Receiver) -> None:

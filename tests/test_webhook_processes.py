@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
     from tests.drivers import Pipeline
 
 pytestmark = pytest.mark.xdist_group("pipeline")
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """Give an endpoint that acknowledges everything."""
-    with Receiver() as endpoint:
-        yield endpoint
 
 
 def test_an_order_placed_over_http_is_posted_to_a_webhook(pipeline: Pipeline, receiver: Receiver) -> None:

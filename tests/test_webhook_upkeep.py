@@ -25,13 +25,6 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """Give an endpoint that acknowledges everything."""
-    with Receiver() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
 def queue(redis_url: str) -> Iterator[redis.Redis]:
     """Give this process's queue, empty and without a worker."""
     with redis.Redis.from_url(redis_url, socket_timeout=5) as queue:
