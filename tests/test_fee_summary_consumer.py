@@ -22,7 +22,8 @@ from shared.database import transaction
 from tests.builders import later
 from tests.model import fee_shares
 from tests.steps import applied, apply_every_change, assign_all, place, whole_log
-from worker.fee_summaries import CONSUMER, BatchAheadError, ForeignBatchError, apply_changes
+from worker.batches import BatchAheadError, ForeignBatchError
+from worker.fee_summaries import CONSUMER, apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Database
