@@ -6,10 +6,8 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -240,56 +238,6 @@ def test_shares_are_equal_to_the_cent_and_the_first_services_take_the_odd_cents(
         assert amounts == sorted(amounts, reverse=True)
         assert max(amounts) - min(amounts) <= Decimal("0.01")
         assert dict(shares) == fee_shares(fee, ids), (fee, count)
-
-
-@pytest.mark.parametrize("zone", ["Europe/Rome", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"])
-def test_a_day_is_a_day_in_the_deployments_time_zone(
-    run: Run, database: Database, setting: Callable[..., None], zone: str
-) -> None:
-    """PostgreSQL's zones against Python's, around changes of clocks."""
-    setting(time_zone=zone)
-    # Around the changes of clocks of 2026, each whole hour of three weeks; days of 23, 23.5, 24.5 and 25 h.
-    hours = [
-        start + timedelta(hours=3 * n)
-        for start in (datetime.fromisoformat(f"2026-{day}T00:30:00Z") for day in ("03-25", "04-01", "09-02"))
-        for n in range(56)
-    ] + [datetime.fromisoformat("2026-10-22T00:30:00Z") + timedelta(hours=3 * n) for n in range(40)]
-    expected: dict[date, int] = {}
-    for at in sorted(set(hours)):
-        database_day = at.astimezone(ZoneInfo(zone)).date()
-        expected[database_day] = expected.get(database_day, 0) + 1
-        run(place(at))
-    run(apply_every_change())
-    assert database.wrong_summaries(zone) == []
-    kept = database.rows("SELECT day, orders FROM fee_summary WHERE service_id = 0 ORDER BY day")
-    assert [(row["day"], row["orders"]) for row in kept] == sorted(expected.items())
-
-
-@pytest.mark.parametrize(
-    ("zone", "day", "hours"),
-    [
-        ("Europe/Rome", "2026-03-29", 23),
-        ("Europe/Rome", "2026-10-25", 25),
-        ("Europe/Rome", "2026-10-26", 24),
-        ("UTC", "2026-03-29", 24),
-    ],
-)
-def test_a_day_has_as_many_hours_as_its_zone_gives_it(  # noqa: PLR0917 (fixtures and parameters)
-    run: Run, database: Database, setting: Callable[..., None], zone: str, day: str, hours: float
-) -> None:
-    """From its first microsecond to its last: 23 hours, 25, or 24."""
-    setting(time_zone=zone)
-    start = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(zone))
-    begin = start.astimezone(ZoneInfo("UTC"))
-    length = timedelta(hours=hours)
-    tick = timedelta(microseconds=1)
-    for calendar, at in enumerate((begin - tick, begin, begin + length - tick, begin + length)):
-        run(place(at, calendar=f"c{calendar}"))
-    run(apply_every_change())
-    kept = database.rows("SELECT day, sum(orders) AS orders FROM fee_summary WHERE service_id = 0 GROUP BY 1")
-    counted = {row["day"]: row["orders"] for row in kept}
-    today = start.date()
-    assert counted == {today - timedelta(days=1): 1, today: 2, today + timedelta(days=1): 1}
 
 
 def test_the_cursor_is_held_until_the_batch_is_committed(run: Run, postgres_url: str) -> None:

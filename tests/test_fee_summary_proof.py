@@ -1,14 +1,10 @@
-"""Proving, rebuilding, and the time zone: while orders are written, summed and read."""
+"""Proving the fee summaries: every row that is wrong is named, with its orders."""
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
 from collections.abc import Callable, Coroutine
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
@@ -16,18 +12,15 @@ from celery import Celery
 from api.relay import Relay
 from shared.change_log import changes_after
 from shared.changes import batch_of
-from shared.fee_summaries import OtherTimeZoneError, check_time_zone
 from shared.task_queue import CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.fee_summary_history import History
-from tests.fee_summary_model import Query, report, shown_figures, shown_row
-from tests.processes import ROOT, ServiceProcess, environment
+from tests.fee_summary_steps import command, differences
 from tests.steps import applied, apply_every_change, assign_all, place
-from tests.test_fee_summary_reports import exactly, pages
 from worker.fee_summaries import apply_changes
-from worker.fee_summary_proof import Difference, prove
-from worker.fee_summary_rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
+from worker.fee_summary_proof import prove
+from worker.fee_summary_rebuild import rebuild
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database, Pipeline
@@ -38,27 +31,6 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 @pytest.fixture(autouse=True)
 def _services(database: Database) -> None:
     database.add_services()
-
-
-def differences(run: Run) -> list[Difference]:
-    """Prove the summaries, and give the rows that are wrong."""
-    found: list[Difference] = []
-    proof = run(prove(report=found.append))
-    assert proof.differing == len(found)
-    return found
-
-
-def command(module: str, url: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the commands."""
-    return subprocess.run(
-        [sys.executable, "-m", module],
-        check=False,
-        cwd=ROOT,
-        env=environment(url, "redis://127.0.0.1:1/0", **settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.mark.parametrize("seed", [31, 32])
@@ -157,171 +129,6 @@ def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: 
         assert shown.returncode == 2, shown.stderr
         assert shown.stderr.splitlines()[-1].startswith(said)
         assert "Traceback" not in shown.stderr
-
-
-def test_a_rebuild_adds_what_happens_meanwhile(
-    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Orders are written and summed all the while."""
-    # In small steps, so that every path is taken with a short history.
-    monkeypatch.setattr("worker.fee_summary_rebuild.FEW_CHANGES", 2)
-    monkeypatch.setattr("worker.fee_summary_rebuild.ADDED_AT_ONCE", 3)
-    monkeypatch.setattr("worker.fee_summary_rebuild.REMOVED_AT_ONCE", 4)
-    history = History(33)
-    run(history.write(30))
-    run(apply_every_change())
-    run(history.write(3))
-
-    async def rebuild_with_writes() -> int:
-        writing = True
-
-        async def write() -> None:
-            while writing:
-                await history.write(5)
-                await apply_every_change(at_once=4)
-
-        writer = asyncio.create_task(write())
-        await asyncio.sleep(0.05)
-        done = await rebuild()
-        writing = False
-        await writer
-        return done.position
-
-    position = run(rebuild_with_writes())
-    assert position > 30
-    assert differences(run) == []
-    assert database.wrong_summaries() == []
-    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
-
-
-def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Database) -> None:
-    """Rows that another may have removed never become the current ones."""
-    for day in range(3):
-        run(place(later(days=day)))
-    position = run(apply_every_change())
-    earlier = run(_begin())
-    # Some of its rows are written when the other begins, which removes them.
-    partial = """
-        INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
-        SELECT $1, day, calendar_id, service_id, share, orders FROM fee_summary LIMIT 2
-    """
-    database.rows(partial, earlier.number)
-    assert run(_begin()).number == earlier.number + 1
-    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
-    database.rows(partial, earlier.number)
-    with pytest.raises(RebuildSupersededError):
-        run(_swap_if_close(earlier, position))
-    assert differences(run) == []
-    # What a killed one left is removed by the next.
-    run(rebuild())
-    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
-    assert database.value("SELECT generation FROM fee_summary_state") == earlier.number + 2
-    with pytest.raises(RebuildSupersededError):
-        run(_swap_if_close(earlier, position))
-    assert differences(run) == []
-
-
-def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
-    run: Run, api: Api, database: Database, setting: Callable[..., None]
-) -> None:
-    """Until then nothing is ever counted in days of two zones."""
-    zone = "Pacific/Auckland"
-    history = History(34)
-    run(history.write(40))
-    run(apply_every_change())
-    following = api.client.get("/fee-summaries?limit=1").json()["next"]
-    assert api.client.get(following).status_code == 200
-    setting(time_zone=zone)
-    with pytest.raises(OtherTimeZoneError, match="OMS_TIME_ZONE=Pacific/Auckland make rebuild"):
-        run(check_time_zone())
-    run(history.write(5))
-    run(apply_every_change())  # by who was not started again: still in the days of before
-    assert differences(run) == []
-    assert database.wrong_summaries("UTC") == []
-    run(rebuild())
-    run(check_time_zone())
-    assert database.wrong_summaries(zone) == []
-    run(history.write(10))
-    run(apply_every_change())
-    assert database.wrong_summaries(zone) == []
-    assert differences(run) == []
-    for position in (55, 50, 41, 20, 0):
-        found = pages(api, Query(by=("calendar",)), position=str(position))
-        rows, totals = report(history.at(position), Query(by=("calendar",)), zone)
-        assert {shown_row(item): shown_figures(item) for page in found for item in page["items"]} == rows
-        assert shown_figures(found[0]["totals"]) == totals
-        assert found[0]["time_zone"] == zone
-    assert api.client.get(following).json()["type"] == "/problems/report-expired"
-    setting(time_zone="UTC")
-    run(rebuild())
-
-
-@pytest.mark.parametrize("module", ["api.server", "api.relay", "worker.main"])
-def test_no_process_starts_with_another_zone_than_the_summaries_have(
-    run: Run, database: Database, postgres_url: str, module: str
-) -> None:
-    """One line says why, and the command."""
-    run(place(later(days=1)))
-    run(apply_every_change())
-    refused = command(module, postgres_url, OMS_TIME_ZONE="Europe/Rome")
-    assert refused.returncode == 1
-    said = [line for line in refused.stderr.splitlines() if "zone" in line.lower()]
-    assert len(said) == 1
-    assert "OMS_TIME_ZONE=Europe/Rome make rebuild" in said[0]
-    assert "Traceback" not in refused.stdout + refused.stderr
-    if module == "api.relay":
-        # Nothing is there to contradict it.
-        database.clean()
-        with ServiceProcess(
-            module, database=postgres_url, redis="redis://127.0.0.1:1/0", OMS_TIME_ZONE="Europe/Rome"
-        ) as relay:
-            wait_until(lambda: "leading" in relay.log, "the relay leads")
-
-
-@pytest.mark.parametrize(
-    ("zone", "day", "hours"),
-    [
-        ("Europe/Rome", "2026-03-29", 23),
-        ("Europe/Rome", "2026-10-25", 25),
-        ("America/Havana", "2026-11-01", 25),  # its midnight comes twice
-        ("America/Santiago", "2026-09-06", 23),  # it has no midnight
-        ("Asia/Kolkata", "2026-03-29", 24),
-    ],
-)
-def test_an_order_at_local_midnight_is_of_the_day_that_begins(  # noqa: PLR0917 (fixtures and cases)
-    run: Run, api: Api, setting: Callable[..., None], zone: str, day: str, hours: int
-) -> None:
-    """On days of 23, 24 and 25 hours, with two midnights and with none."""
-    setting(time_zone=zone)
-    local = ZoneInfo(zone)
-    noon = datetime.fromisoformat(f"{day}T12:00:00").replace(tzinfo=local)
-    begin = noon.astimezone(ZoneInfo("UTC"))
-    tick = timedelta(microseconds=1)
-    while (begin - tick).astimezone(local).date() == noon.date():
-        begin -= timedelta(minutes=30)
-    end = begin + timedelta(hours=hours)
-    for calendar, at in enumerate((begin - tick, begin, end - tick, end)):
-        run(place(at, calendar=f"c{calendar}"))
-    run(apply_every_change())
-    tomorrow = (noon + timedelta(days=1)).date()
-    items = exactly(api.client.get("/fee-summaries"))["items"]
-    yesterday = (noon - timedelta(days=1)).date().isoformat()
-    assert [(item["period"], item["orders"]) for item in items] == [
-        (yesterday, 1),
-        (day, 2),
-        (tomorrow.isoformat(), 1),
-    ]
-    for item in items:
-        behind = exactly(api.client.get(item["counted_orders"]))
-        assert ({order["day"] for order in behind["items"]}, len(behind["items"])) == (
-            {item["period"]},
-            item["orders"],
-        )
-    assert differences(run) == []
-    run(rebuild())
-    assert [
-        (item["period"], item["orders"]) for item in exactly(api.client.get("/fee-summaries"))["items"]
-    ] == [(item["period"], item["orders"]) for item in items]
 
 
 def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Database) -> None:
