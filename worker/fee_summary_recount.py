@@ -21,8 +21,8 @@ from worker.fee_summaries import CONSUMER, Generation, current_generation
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-FIRST_STRIDE, LONGEST_STRIDE = 31, 4_000
-"""Days that are counted at once, to begin with and at most."""
+FIRST_STRIDE = 1_000
+"""Orders that are counted at once to begin with; afterwards as many as fit into the aim."""
 
 AIM_SECONDS = 0.5
 """How long one stride should take: progress is seen to move, and a statement stays small."""
@@ -68,6 +68,14 @@ EXPECTED = f"""
 )
 """
 """What the rows of these days must be."""
+
+# Orders lie unevenly over days: years of nothing, then thousands a week. So a stride is so many orders, to
+# the end of the last one's day. Where exactly its first day begins matters little here.
+_END_OF_STRIDE = """
+SELECT (datetime AT TIME ZONE $1)::date AS day FROM orders
+WHERE datetime >= $2::date::timestamp AT TIME ZONE $1
+ORDER BY datetime, id OFFSET $3::bigint LIMIT 1
+"""
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ async def one_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]:
 
 @dataclass
 class Strides:
-    """Walks over a snapshot's days, as many at once as fit into half a second, and tells how far it is."""
+    """Walks over a snapshot's days, as many orders at once as fit into the aim, and tells how far it is."""
 
     snapshot: Snapshot
     progress: Callable[[int, int], None]
@@ -133,21 +141,21 @@ class Strides:
 
     async def each(self, statement: str, *more: object) -> AsyncIterator[list[dict[str, Any]]]:
         """Run a statement for each stride and give its rows; the first says what was ``counted``."""
-        days = timedelta(days=FIRST_STRIDE)
-        first, last = self.snapshot.first, self.snapshot.last
+        zone, first, last = self.snapshot.time_zone, self.snapshot.first, self.snapshot.last
+        orders = FIRST_STRIDE
         while first is not None and last is not None and first <= last:
-            end = min(first + days, last + timedelta(days=1))
             begun = time.monotonic()
-            found = await rows(statement, self.snapshot.time_zone, first, end, *more)
+            found_end = await row(_END_OF_STRIDE, zone, first, orders)
+            end = (min(max(found_end["day"], first), last) if found_end else last) + timedelta(days=1)
+            found = await rows(statement, zone, first, end, *more)
             self.counted += int(found[0]["counted"] or 0)
             self.progress(self.counted, self.snapshot.orders)
             yield found
             took = time.monotonic() - begun
             if took < AIM_SECONDS / 2:
-                days = min(days * 2, timedelta(days=LONGEST_STRIDE))
+                orders *= 2
             elif took > AIM_SECONDS * 2:
-                days = max(days / 2, timedelta(days=1))
-                days = timedelta(days=days.days)
+                orders = max(orders // 2, 1)
             first = end
 
 
