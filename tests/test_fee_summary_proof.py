@@ -2,35 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import astuple
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from celery import Celery
 
 from api.relay import Relay
 from shared.change_log import changes_after
 from shared.changes import batch_of
-from shared.task_queue import CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
+from shared.database import rows
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import command, differences
+from tests.processes import ServiceProcess
 from tests.steps import applied, apply_every_change, assign_all, place
 from worker.fee_summaries import apply_changes
-from worker.fee_summary_proof import prove
+from worker.fee_summary_proof import CursorBeyondLog, Difference, prove
 from worker.fee_summary_rebuild import rebuild
+from worker.fee_summary_recount import Progress
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database, Pipeline
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
+WAITING = """
+SELECT clock_timestamp() - waitstart AS since FROM pg_locks
+WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""Whoever waits for a lock in this database."""
+
 
 @pytest.fixture(autouse=True)
 def _services(database: Database) -> None:
     database.add_services()
+
+
+@contextmanager
+def orders_held(database: Database) -> Iterator[None]:
+    """Let nobody read orders: neither proof nor rebuild gets on."""
+    database.rows("BEGIN")
+    try:
+        database.rows("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        yield
+    finally:
+        database.rows("ROLLBACK")
+
+
+def many_orders(database: Database, orders: int) -> None:
+    """Store one order of 1970 and many of a few months, on one calendar each, without changes of theirs."""
+    database.rows(
+        "INSERT INTO calendar (name) SELECT 'c' || n FROM generate_series(0, 19) AS n ON CONFLICT DO NOTHING"
+    )
+    # As a restored copy does: no triggers, so no changes to sum up, which is not what takes long here.
+    database.rows("SET session_replication_role = replica")
+    database.rows(
+        """
+        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, at + interval '3 hours', abs(n) % 1000 / 100.0, ARRAY[123, 456], ARRAY['a', 'b'], c.id
+        FROM (
+            SELECT
+                n, 'c' || (n % 20) AS name,
+                CASE WHEN n < 0 THEN timestamptz '1970-01-02Z' ELSE
+                    timestamptz '2030-01-01Z' + (n / 20) * interval '4 hours' END AS at
+            FROM generate_series(-1, $1::int - 1) AS n
+        ) AS o JOIN calendar AS c ON c.name = replace(o.name, '-', '')
+        """,
+        orders,
+    )
+    database.rows("SET session_replication_role = DEFAULT")
 
 
 @pytest.mark.parametrize("seed", [31, 32])
@@ -97,6 +146,71 @@ def test_a_corrupted_row_is_named_with_its_orders_and_healed_by_a_rebuild(
     assert (proof["position"], proof["orders"], proof["differing"]) == (3, 3, 0)
 
 
+def test_a_cursor_that_is_somewhere_else_is_found_and_healed(run: Run, api: Api, database: Database) -> None:
+    """The next changes would be taken for repeats, and never be counted."""
+    for day in range(3):
+        run(place(later(days=day)))
+    run(apply_every_change())
+    cursor = "UPDATE consumer_cursor SET position = $1 WHERE consumer = 'fee_summaries'"
+    for wrong, position in ((5, 3), (2, 2)):
+        database.rows(cursor, wrong)
+        found: list[Difference | CursorBeyondLog] = []
+        assert run(prove(report=found.append)).differing == len(found)
+        if wrong > position:
+            assert found == [CursorBeyondLog(5, 3)]
+            assert str(found[0]) == "the summaries' cursor is at position 5, and the change log ends at 3"
+        else:
+            assert len(found) > 1
+        assert run(rebuild()).position == position
+        assert differences(run) == []
+        run(place(later(days=10 + wrong)))
+        run(apply_every_change())
+        assert differences(run) == []
+        database.rows("DELETE FROM orders WHERE datetime = $1", later(days=10 + wrong))
+        run(apply_every_change())
+    assert api.fee_summaries(group_by="year")["totals"]["orders"] == 3
+
+
+@pytest.mark.parametrize("work", [prove, rebuild])
+def test_progress_is_shown_with_an_estimate_wherever_the_orders_lie(
+    run: Run, database: Database, capsys: pytest.CaptureFixture[str], work: Callable[..., Any]
+) -> None:
+    """One in 1970, then 6,000 within a few months: never all of them at once."""
+    many_orders(database, 6_000)
+    run(work(Progress("proof", pause=0)))
+    lines = capsys.readouterr().err.splitlines()
+    found = [re.fullmatch(r"proof: ([\d,]+) of 6,001 orders, about (\d+) s left", line) for line in lines]
+    counted = [int(one[1].replace(",", "")) for one in found if one]
+    assert len(counted) >= 3
+    assert counted == sorted(set(counted))
+    assert (counted[-1], found[-1] and found[-1][2]) == (6_001, "0")
+
+
+def test_the_commands_show_progress_of_what_takes_longer_than_a_second(
+    run: Run, database: Database, postgres_url: str
+) -> None:
+    """Here because somebody holds the orders; and who was held up says so in the estimate."""
+    many_orders(database, 6_000)
+    run(rebuild())
+    with ThreadPoolExecutor(2) as threads:
+        with orders_held(database):
+            modules = ("worker.fee_summary_proof", "worker.fee_summary_rebuild")
+            working = [threads.submit(command, module, postgres_url) for module in modules]
+            longer = timedelta(seconds=1.1)
+            wait_until(
+                lambda: sum(row["since"] > longer for row in database.rows(WAITING) if row["since"]) == 2,
+                "both have waited",
+            )
+        for name, done in zip(("verify", "rebuild"), working, strict=True):
+            shown = done.result()
+            assert shown.returncode == 0
+            first = shown.stderr.splitlines()[0]
+            found = re.fullmatch(rf"{name}: ([\d,]+) of 6,001 orders, about (\d+) s left", first)
+            assert found
+            assert 0 < int(found[1].replace(",", "")) < 6_001
+            assert int(found[2]) > 0
+
+
 def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, postgres_url: str) -> None:
     """By their words and their exit statuses."""
     order_id = run(place(later(days=1)))
@@ -146,6 +260,36 @@ def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Datab
         database.rows(due, asked, finished)
         assert run(relay.ask_for_proof_once()) is is_due
         assert not run(relay.ask_for_proof_once())
+
+
+def test_many_proofs_asked_for_are_one_and_hold_no_summing_up(
+    run: Run, database: Database, postgres_url: str, redis_url: str
+) -> None:
+    """A worker that was away for days finds one request for each of its hours; it may have one child."""
+    with redis.Redis.from_url(redis_url) as queue, Celery(broker=redis_url) as client:
+        queue.flushdb()
+        database.rows("UPDATE fee_summary_proof SET asked_at = now(), finished_at = NULL")
+        run(place(later(days=1)))
+        run(assign_all())
+        batch = batch_of(run(changes_after(0, 10)))
+        with ServiceProcess(
+            "worker.main", database=postgres_url, redis=redis_url, OMS_WORKER_PROCESSES="1"
+        ) as worker:
+            with orders_held(database):
+                for _ in range(5):
+                    client.send_task(PROVE_FEE_SUMMARIES, queue=CONSUMER_QUEUE)
+                wait_until(
+                    lambda: queue.llen(CONSUMER_QUEUE) == 0 and len(database.rows(WAITING)) > 0,
+                    "the proofs are begun",
+                )
+                client.send_task(APPLY_TO_FEE_SUMMARIES, astuple(batch), queue=CONSUMER_QUEUE)
+                wait_until(lambda: run(applied()) == 1, "the change is summed")
+                run(rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0"))
+            wait_until(lambda: "fee_summaries_proved" in worker.log, "it is proved")
+            wait_until(lambda: worker.log.count("proof_not_needed") == 4, "the others are done with")
+            assert worker.log.count("fee_summaries_proved") == 1
+            assert "[error    ] fee_summary_differs" in worker.log
+            assert "whole orders at 100.00: the summary says 2 orders" in worker.log
 
 
 @pytest.mark.xdist_group("pipeline")

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
+from api.relay import RELAY_LOCK
 from shared.fee_summaries import OtherTimeZoneError, check_time_zone
 from tests.builders import later
 from tests.drivers import wait_until
@@ -85,7 +86,10 @@ def test_a_page_that_is_being_read_while_the_zone_changes_is_never_of_both(
             async with changing.transaction():
                 await changing.execute("LOCK TABLE fee_summary, orders IN ACCESS EXCLUSIVE MODE")
                 reading = asyncio.create_task(asyncio.to_thread(api.client.get, following))
-                while not await changing.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                while not await changing.fetchval(
+                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = "
+                    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+                ):
                     assert not reading.done()
                     await asyncio.sleep(0.01)
                 await changing.execute("UPDATE fee_summary_state SET time_zone = 'Asia/Tokyo'")
@@ -119,6 +123,26 @@ def test_no_process_starts_with_another_zone_than_the_summaries_have(
             module, database=postgres_url, redis="redis://127.0.0.1:1/0", OMS_TIME_ZONE="Europe/Rome"
         ) as relay:
             wait_until(lambda: "leading" in relay.log, "the relay leads")
+
+
+def test_a_relay_that_runs_while_the_zone_changes_runs_on_whatever_becomes_of_its_connections(
+    run: Run, database: Database, postgres_url: str, setting: Callable[..., None]
+) -> None:
+    """It was started rightly, and counts in no zone; to end when PostgreSQL comes back would help nobody."""
+    run(place(later(days=1)))
+    run(apply_every_change())
+    with ServiceProcess("api.relay", database=postgres_url, redis="redis://127.0.0.1:1/0") as relay:
+        wait_until(lambda: "leading" in relay.log, "the relay leads")
+        setting(time_zone="Europe/Rome")
+        run(rebuild())
+        database.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            RELAY_LOCK,
+        )
+        wait_until(lambda: relay.log.count("leading") == 2, "it leads again")
+    setting(time_zone="UTC")
+    run(rebuild())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from shared.change_log import cursor_of
+from shared.change_log import cursor_of, last_position
 from shared.database import row, rows, transaction
 from worker.fee_summaries import CONSUMER, Generation, current_generation
 
@@ -83,6 +83,8 @@ class Snapshot:
     """One moment: the position that its summaries are exact for, and what there is to count."""
 
     position: int
+    cursor: int
+    """The same, unless somebody damaged it: no position behind the end of the change log is one."""
     generation: Generation
     time_zone: str
     """The zone to count in: the summaries' own, or another that they are rebuilt for."""
@@ -99,7 +101,8 @@ async def one_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]:
         # However long it takes in all: what runs here is bounded by its strides.
         await rows("SET LOCAL statement_timeout = 0")
         await rows(_LATER)
-        position, _ = await cursor_of(CONSUMER)
+        cursor, _ = await cursor_of(CONSUMER)
+        assigned = await last_position()
         generation = await current_generation()
         zone = time_zone or generation.time_zone
         await rows("CREATE UNIQUE INDEX ON later_change (order_id)")
@@ -128,7 +131,7 @@ async def one_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]:
             zone,
             generation.number,
         )
-        yield Snapshot(position, generation, zone, **(extent or {}))
+        yield Snapshot(min(cursor, assigned), cursor, generation, zone, **(extent or {}))
 
 
 @dataclass
@@ -162,16 +165,25 @@ class Strides:
 class Progress:
     """A line on standard error each second at most: a long run is seen to move, and a short one is silent."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, pause: float = 1) -> None:
         self._what = what
+        self._pause = pause
         self._begun = self._said = time.monotonic()
 
     def __call__(self, counted: int, total: int) -> None:
         """Tell how many of how many orders are counted."""
         now = time.monotonic()
-        if now - self._said < 1 or counted == 0:
+        if now - self._said < self._pause or counted == 0:
             return
         self._said = now
         left = (now - self._begun) / counted * max(0, total - counted)
-        sys.stderr.write(f"{self._what}: {counted:,} of {total:,} orders, about {left:.0f} s left\n")
+        self._say(f"{counted:,} of {total:,} orders, about {left:.0f} s left")
+
+    def note(self, text: str) -> None:
+        """Tell what else is done, if it has taken long enough for anybody to wonder."""
+        if time.monotonic() - self._begun >= self._pause:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(f"{self._what}: {text}\n")
         sys.stderr.flush()
