@@ -13,6 +13,7 @@ from tests.fee_summary_history import History
 from tests.fee_summary_model import Query, counted_orders, report, shown_figures, shown_row
 from tests.fee_summary_steps import exactly
 from tests.steps import apply_every_change, assign_all, place
+from worker.fee_summary_rebuild import rebuild
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
@@ -25,8 +26,10 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def test_a_report_in_pages_shows_one_position_while_orders_are_written_and_summed(run: Run, api: Api) -> None:
-    """Figures and orders alike."""
+def test_a_report_in_pages_shows_one_position_while_all_is_written_summed_and_rebuilt(
+    run: Run, api: Api
+) -> None:
+    """Figures and orders alike; and all rows are replaced between two pages."""
     history = History(24)
     run(history.write(30))
     position = run(apply_every_change())
@@ -46,6 +49,7 @@ def test_a_report_in_pages_shows_one_position_while_orders_are_written_and_summe
             run(assign_all())  # recorded, and not summed yet
             if len(items) > 10:
                 run(apply_every_change())
+            run(rebuild())  # the next page is of rows of another making
             run(history.write(1))  # without a position
         figures, orders = shown.values()
         position = run(apply_every_change()) if items is figures else position
@@ -66,6 +70,22 @@ def test_a_cursor_is_good_for_the_report_it_was_made_for(run: Run, api: Api) -> 
     assert api.client.get(following).json()["items"][0]["period"] == "2030-06-02"
     other = following.replace("service=456", "service=789")
     assert api.client.get(other).json()["type"] == "/problems/invalid-cursor"
+
+
+def test_a_report_of_another_position_is_sent_again_though_its_figures_are_the_same(
+    run: Run, api: Api
+) -> None:
+    """It says what it is exact for, and that has changed."""
+    run(place(later(days=1)))
+    run(apply_every_change())
+    for path in ("/fee-summaries?to=2031-01-01", "/fee-summaries/orders?to=2031-01-01"):
+        first = api.client.get(path)
+        run(place(later(days=400, hours=len(path))))
+        run(apply_every_change())
+        again = api.client.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert again.status_code == 200
+        assert again.json()["as_of"]["position"] == first.json()["as_of"]["position"] + 1
+        assert again.json()["items"][0]["totalfee"] == first.json()["items"][0]["totalfee"]
 
 
 def test_an_unchanged_report_is_not_sent_again(run: Run, api: Api, database: Database) -> None:

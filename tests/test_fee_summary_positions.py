@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,11 +13,12 @@ import pytest
 from api.change_retention import trim_log
 from api.orders.commands import delete_order
 from tests.builders import later
-from tests.drivers import at_once
+from tests.drivers import Api, at_once
+from tests.processes import ServiceProcess, free_port
 from tests.steps import apply_every_change, assign_all, place
 
 if TYPE_CHECKING:
-    from tests.drivers import Api, Database, Pipeline
+    from tests.drivers import Database, Pipeline
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -214,6 +216,38 @@ def test_pages_end_with_410_when_the_changes_since_the_first_are_forgotten(
     assert problem["detail"] == "Position 4 is followed by changes that are no longer retained."
     # A report that begins now needs none of them.
     assert len(api.every_item(path)) == 5
+
+
+def test_the_position_never_goes_back_for_who_is_answered_by_one_process_and_then_by_another(
+    run: Run, api: Api, postgres_url: str
+) -> None:
+    """A balancer sends one reader's requests anywhere; all figures are read from one database."""
+    port = free_port()
+    with (
+        ServiceProcess("api.server", database=postgres_url, redis="redis://127.0.0.1:1/0", port=port),
+        Api(port) as other,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        other.wait_until_ready()
+        stop = Event()
+
+        def read() -> list[int]:
+            seen = []
+            while not stop.is_set():
+                for process in (api, other):
+                    found = process.client.get("/fee-summaries?group_by=year").json()
+                    assert (found["totals"]["orders"]) == found["as_of"]["position"]
+                    seen.append(found["as_of"]["position"])
+            return seen
+
+        reading = thread.submit(read)
+        for day in range(40):
+            run(place(later(days=day)))
+            run(apply_every_change())
+        stop.set()
+        seen = reading.result()
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 5
 
 
 def test_the_position_never_goes_back_while_batches_come_twice_and_summaries_are_rebuilt(
