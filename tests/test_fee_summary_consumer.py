@@ -16,12 +16,12 @@ from api.orders.bodies import OrderPatch
 from api.orders.commands import delete_order, patch_order
 from shared.change_log import changes_after, hold_cursor
 from shared.changes import Batch, batch_of
-from shared.database import transaction
+from shared.database import rows, transaction
 from tests.builders import later
 from tests.model import fee_shares
 from tests.steps import applied, apply_every_change, assign_all, place, whole_log
 from worker.batches import BatchAheadError, ForeignBatchError
-from worker.fee_summaries import CONSUMER, apply_changes
+from worker.fee_summaries import CONSUMER, _sum_up, apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -238,6 +238,36 @@ def test_shares_are_equal_to_the_cent_and_the_first_services_take_the_odd_cents(
         assert amounts == sorted(amounts, reverse=True)
         assert max(amounts) - min(amounts) <= Decimal("0.01")
         assert dict(shares) == fee_shares(fee, ids), (fee, count)
+
+
+def test_a_batch_reads_the_rows_that_it_changes_and_never_the_whole_table(
+    run: Run, database: Database
+) -> None:
+    """So that what a change costs does not grow with the history."""
+    run(six_changes())
+    database.rows(
+        """
+        INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
+        SELECT generation, date '2035-01-01' + n / 100, 1, n % 10, n / 100.0, 1
+        FROM fee_summary_state, generate_series(1, 50000) AS n
+        """
+    )
+    database.rows("ANALYZE fee_summary")
+
+    async def sum_up_and_count() -> int:
+        async with transaction():
+            await _sum_up(batch_of(await whole_log()), 0)
+            found = await rows(
+                "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'fee_summary'"
+            )
+            return int(found[0]["seq_tup_read"])
+
+    try:
+        read = run(sum_up_and_count())
+    finally:
+        database.rows("TRUNCATE fee_summary")
+        database.rows("ANALYZE fee_summary")
+    assert read == 0
 
 
 def test_the_cursor_is_held_until_the_batch_is_committed(run: Run, postgres_url: str) -> None:
