@@ -252,7 +252,11 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ),
     fee_summaries.SummariesBehindError: _summaries_behind,
     fee_summaries.OrderVersionNotFoundError: lambda error: ProblemError(
-        NOT_FOUND, f"There is no version {error.version} of order {error.order_id}."
+        NOT_FOUND,
+        f"There is no version {error.version} of order {error.order_id}."
+        if error.is_known
+        else f"There is no order {error.order_id}, and no change of it is retained: it never was, or it was "
+        "deleted long ago and is in no figures.",
     ),
     webhooks.WebhookNotFoundError: lambda error: ProblemError(
         NOT_FOUND, f"There is no webhook {error.webhook_id}."

@@ -188,9 +188,20 @@ def most_waiting() -> int:
 
 
 async def relay_until(stop: asyncio.Event) -> None:
-    """Relay until told to stop: standing by while another relay is at work, trying again after faults."""
+    """Relay until told to stop: standing by while another relay is at work, trying again after faults.
+
+    Raises:
+        OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+
+    """
+    zone_checked = False
     while not stop.is_set():
         try:
+            # Once, when PostgreSQL is first there: a zone that a rebuild takes over later is not ours to
+            # refuse, and nothing is counted here.
+            if not zone_checked:
+                await check_time_zone()
+                zone_checked = True
             await _relay_while_leading(stop)
         except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             log.warning("database_unavailable", reason=str(error) or type(error).__name__)
@@ -203,7 +214,6 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     connection = await DB.get_new_connection()
     publishing: asyncio.Task[None] | None = None
     try:
-        await check_time_zone()
         if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
             return
         log.info("leading")

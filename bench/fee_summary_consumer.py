@@ -3,7 +3,8 @@
     python -m bench.fee_summary_consumer [ORDERS]
 
 Two databases of its own, with 1,000 and ORDERS (100,000) orders summed up, take turns: each applies batches
-of 500 changes of the same kinds (updates that move an order or change its fee). The medians and their ratio
+of 500 changes of the same kinds (updates that move an order or change its fee): of orders spread over all of
+the history, and of orders next to each other, as those of the coming weeks are. The medians and their ratios
 are printed. Then, on the large one: what a page of a report costs at the present position, far back (49,500
 changes), and what a proof and a rebuild take.
 """
@@ -37,8 +38,18 @@ FROM (
     FROM generate_series(0, $1 - 1) AS n
 ) AS o JOIN calendar AS c USING (name)
 """
+_CHOSEN = {
+    "spread": "SELECT id FROM orders ORDER BY hashint8(id + $1) LIMIT $2",
+    "neighbours": """
+        SELECT id FROM orders
+        WHERE id >= (SELECT min(id) + $1::bigint * 7919 % (count(*) - $2::bigint + 1) FROM orders)
+        ORDER BY id LIMIT $2
+    """,
+}
+"""Which orders a batch changes; their ids are in the order of their datetimes."""
+
 _CHANGE = """
-WITH chosen AS (SELECT id FROM orders ORDER BY hashint8(id + $1) LIMIT $2)
+WITH chosen AS ({chosen})
 UPDATE orders SET version = version + 1, totalfee = (id * 31 + $1) % 100000 / 100.0,
     datetime = datetime + interval '1 minute' * ($1 % 2 * 2 - 1),
     clear_until = clear_until + interval '1 minute' * ($1 % 2 * 2 - 1)
@@ -92,12 +103,12 @@ async def _catch_up(at_once: int = 5_000) -> list[float]:
     return took
 
 
-async def _measure(number: int, rounds: int = 1) -> list[float]:
+async def _measure(which: str, number: int, rounds: int) -> list[float]:
     from shared.database import rows
 
     took = []
     for one in range(rounds):
-        await rows(_CHANGE, number * 100 + one, BATCH)
+        await rows(_CHANGE.format(chosen=_CHOSEN[which]), number * 100 + one, BATCH)
         took += await _catch_up(BATCH)
     return took
 
@@ -125,9 +136,9 @@ async def _large(orders: int) -> None:
     print(f"a page of months by calendar, {orders:,} orders: {await _report(None) * 1e3:.0f} ms")
     while True:
         position, _ = await cursor_of(CONSUMER)
-        if position >= orders + ROUNDS * BATCH + 50_000:
+        if position >= orders + 50_000 + 2 * 3 * ROUNDS * BATCH:
             break
-        await rows(_CHANGE, position, 10_000)
+        await rows(_CHANGE.format(chosen=_CHOSEN["spread"]), position, 10_000)
         await _catch_up()
     for back in (100, 5_000, 49_500):
         print(f"the same {back:,} changes back: {await _report(position - back) * 1e3:.0f} ms")
@@ -154,16 +165,21 @@ def main() -> None:
             _migrate(urls[name])
             asyncio.run(_fill(urls[name], size))
             _run(urls[name], _catch_up)
-        took: dict[str, list[float]] = {"small": [], "large": []}
-        for number in range(ROUNDS):
-            for name, url in urls.items():
-                # The first batch of a connection prepares its statements: not counted.
-                took[name] += _run(url, lambda number=number: _measure(number, 3))[1:]  # type: ignore[misc]
-        medians = {name: statistics.median(values) / BATCH * 1e6 for name, values in took.items()}
-        for name, value in medians.items():
-            print(f"{name}: {value:.1f} µs per change (median of {len(took[name])} batches of {BATCH})")
-        print(f"ratio large to small: {medians['large'] / medians['small']:.2f}")
+        for which in _CHOSEN:
+            _compare(which, urls)
         _run(urls["large"], lambda: _large(orders))
+
+
+def _compare(which: str, urls: dict[str, str]) -> None:
+    took: dict[str, list[float]] = {name: [] for name in urls}
+    for number in range(ROUNDS):
+        for name, url in urls.items():
+            # The first batch of a connection prepares its statements: not counted.
+            took[name] += _run(url, lambda number=number: _measure(which, number, 3))[1:]  # type: ignore[misc]
+    medians = {name: statistics.median(values) / BATCH * 1e6 for name, values in took.items()}
+    for name, value in medians.items():
+        print(f"{which}, {name}: {value:.1f} µs per change (median of {len(took[name])} batches of {BATCH})")
+    print(f"{which}: ratio large to small: {medians['large'] / medians['small']:.2f}", flush=True)
 
 
 async def _create(url: str, name: str) -> None:

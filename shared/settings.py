@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     """
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
-    """Children of a worker that apply changes; two more attempt deliveries to webhooks."""
+    """Children of a worker that apply changes. Three more attempt deliveries and prove the fee summaries."""
 
     webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
         "", validate_default=True

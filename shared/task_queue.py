@@ -91,6 +91,9 @@ app.conf.update(
     worker_max_tasks_per_child=1_000,
     worker_soft_shutdown_timeout=4.0,
     worker_hijack_root_logger=False,
+    # What a child says goes to its standard output, see shared/logs.py. Redirected, that would be a logger
+    # whose handler writes to that logger: every line of a child's would be lost.
+    worker_redirect_stdouts=False,
     # Redis may be away at the start and for any time later: keep trying, for ever, every few seconds.
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,

@@ -6,10 +6,8 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -18,11 +16,12 @@ from api.orders.bodies import OrderPatch
 from api.orders.commands import delete_order, patch_order
 from shared.change_log import changes_after, hold_cursor
 from shared.changes import Batch, batch_of
-from shared.database import transaction
+from shared.database import rows, transaction
 from tests.builders import later
 from tests.model import fee_shares
 from tests.steps import applied, apply_every_change, assign_all, place, whole_log
-from worker.fee_summaries import CONSUMER, BatchAheadError, ForeignBatchError, apply_changes
+from worker.batches import BatchAheadError, ForeignBatchError
+from worker.fee_summaries import CONSUMER, _sum_up, apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -241,54 +240,34 @@ def test_shares_are_equal_to_the_cent_and_the_first_services_take_the_odd_cents(
         assert dict(shares) == fee_shares(fee, ids), (fee, count)
 
 
-@pytest.mark.parametrize("zone", ["Europe/Rome", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"])
-def test_a_day_is_a_day_in_the_deployments_time_zone(
-    run: Run, database: Database, setting: Callable[..., None], zone: str
+def test_a_batch_reads_the_rows_that_it_changes_and_never_the_whole_table(
+    run: Run, database: Database
 ) -> None:
-    """PostgreSQL's zones against Python's, around changes of clocks."""
-    setting(time_zone=zone)
-    # Around the changes of clocks of 2026, each whole hour of three weeks; days of 23, 23.5, 24.5 and 25 h.
-    hours = [
-        start + timedelta(hours=3 * n)
-        for start in (datetime.fromisoformat(f"2026-{day}T00:30:00Z") for day in ("03-25", "04-01", "09-02"))
-        for n in range(56)
-    ] + [datetime.fromisoformat("2026-10-22T00:30:00Z") + timedelta(hours=3 * n) for n in range(40)]
-    expected: dict[date, int] = {}
-    for at in sorted(set(hours)):
-        database_day = at.astimezone(ZoneInfo(zone)).date()
-        expected[database_day] = expected.get(database_day, 0) + 1
-        run(place(at))
-    run(apply_every_change())
-    assert database.wrong_summaries(zone) == []
-    kept = database.rows("SELECT day, orders FROM fee_summary WHERE service_id = 0 ORDER BY day")
-    assert [(row["day"], row["orders"]) for row in kept] == sorted(expected.items())
+    """So that what a change costs does not grow with the history."""
+    run(six_changes())
+    database.rows(
+        """
+        INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
+        SELECT generation, date '2035-01-01' + n / 100, 1, n % 10, n / 100.0, 1
+        FROM fee_summary_state, generate_series(1, 50000) AS n
+        """
+    )
+    database.rows("ANALYZE fee_summary")
 
+    async def sum_up_and_count() -> int:
+        async with transaction():
+            await _sum_up(batch_of(await whole_log()), 0)
+            found = await rows(
+                "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'fee_summary'"
+            )
+            return int(found[0]["seq_tup_read"])
 
-@pytest.mark.parametrize(
-    ("zone", "day", "hours"),
-    [
-        ("Europe/Rome", "2026-03-29", 23),
-        ("Europe/Rome", "2026-10-25", 25),
-        ("Europe/Rome", "2026-10-26", 24),
-        ("UTC", "2026-03-29", 24),
-    ],
-)
-def test_a_day_has_as_many_hours_as_its_zone_gives_it(  # noqa: PLR0917 (fixtures and parameters)
-    run: Run, database: Database, setting: Callable[..., None], zone: str, day: str, hours: float
-) -> None:
-    """From its first microsecond to its last: 23 hours, 25, or 24."""
-    setting(time_zone=zone)
-    start = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(zone))
-    begin = start.astimezone(ZoneInfo("UTC"))
-    length = timedelta(hours=hours)
-    tick = timedelta(microseconds=1)
-    for calendar, at in enumerate((begin - tick, begin, begin + length - tick, begin + length)):
-        run(place(at, calendar=f"c{calendar}"))
-    run(apply_every_change())
-    kept = database.rows("SELECT day, sum(orders) AS orders FROM fee_summary WHERE service_id = 0 GROUP BY 1")
-    counted = {row["day"]: row["orders"] for row in kept}
-    today = start.date()
-    assert counted == {today - timedelta(days=1): 1, today: 2, today + timedelta(days=1): 1}
+    try:
+        read = run(sum_up_and_count())
+    finally:
+        database.rows("TRUNCATE fee_summary")
+        database.rows("ANALYZE fee_summary")
+    assert read == 0
 
 
 def test_the_cursor_is_held_until_the_batch_is_committed(run: Run, postgres_url: str) -> None:

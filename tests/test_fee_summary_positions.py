@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from api.change_retention import trim_log
+from api.orders.commands import delete_order
 from tests.builders import later
-from tests.drivers import at_once
+from tests.drivers import Api, at_once
+from tests.processes import ServiceProcess, free_port
 from tests.steps import apply_every_change, assign_all, place
 
 if TYPE_CHECKING:
-    from tests.drivers import Api, Database, Pipeline
+    from tests.drivers import Database, Pipeline
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -118,6 +122,41 @@ def test_a_version_that_the_log_no_longer_holds_is_in_the_figures(
     assert api.client.get(f"/fee-summaries?after_version={order_id}:1&wait=0").status_code == 200
 
 
+def test_an_earlier_version_is_in_the_figures_when_only_later_ones_are_retained(
+    run: Run, api: Api, database: Database
+) -> None:
+    """Of an order that is gone since, too: what comes after it in the log says that it was there."""
+    order_id = run(place(later(days=1)))
+    run(delete_order(order_id))
+    run(apply_every_change())
+    database.rows("DELETE FROM order_change WHERE position = 1")
+    for version in (1, 2):
+        answer = api.client.get(f"/fee-summaries?after_version={order_id}:{version}&wait=0")
+        assert (answer.status_code, answer.json()["as_of"]["position"]) == (200, 2)
+    answer = api.client.get(f"/fee-summaries?after_version={order_id}:3&wait=0")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        404,
+        f"There is no version 3 of order {order_id}.",
+    )
+
+
+def test_of_a_deleted_order_whose_changes_are_no_longer_retained_nothing_is_claimed(
+    run: Run, api: Api, database: Database
+) -> None:
+    """Nobody knows its versions any more, so nobody says that there was none."""
+    order_id = run(place(later(days=1)))
+    run(delete_order(order_id))
+    run(apply_every_change())
+    database.rows("DELETE FROM order_change")
+    for unknown in (order_id, 999):
+        answer = api.client.get(f"/fee-summaries?after_version={unknown}:1&wait=10")
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == (
+            f"There is no order {unknown}, and no change of it is retained: it never was, or it was deleted "
+            "long ago and is in no figures."
+        )
+
+
 def test_a_position_is_exact_only_as_long_as_the_changes_behind_it_are_retained(
     run: Run, api: Api, database: Database
 ) -> None:
@@ -151,6 +190,64 @@ def test_a_report_that_is_read_on_too_late_is_410(run: Run, api: Api, database: 
     # A database that was restored from an older copy is behind its readers.
     database.rows("UPDATE consumer_cursor SET position = 2 WHERE consumer = 'fee_summaries'")
     assert api.client.get(following).status_code == 410
+
+
+@pytest.mark.parametrize("path", ["/fee-summaries?limit=1&by=calendar", "/fee-summaries/orders?limit=1"])
+def test_pages_end_with_410_when_the_changes_since_the_first_are_forgotten(
+    run: Run, api: Api, database: Database, path: str
+) -> None:
+    """By the retention itself. Until then each page is exact for the first one's position."""
+    for day in range(4):
+        run(place(later(days=day)))
+    run(apply_every_change())
+    following = api.client.get(path).json()["next"]
+    run(place(later(days=5)))
+    run(apply_every_change())
+    database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days' WHERE position < 5")
+    assert run(trim_log()) == 4
+    # The one change since is still there to be taken back.
+    assert api.client.get(following).json()["as_of"]["position"] == 4
+    database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
+    assert run(trim_log()) == 1
+    answer = api.client.get(following)
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (410, "/problems/report-expired")
+    assert problem["latest_position"] == 5
+    assert problem["detail"] == "Position 4 is followed by changes that are no longer retained."
+    # A report that begins now needs none of them.
+    assert len(api.every_item(path)) == 5
+
+
+def test_the_position_never_goes_back_for_who_is_answered_by_one_process_and_then_by_another(
+    run: Run, api: Api, postgres_url: str
+) -> None:
+    """A balancer sends one reader's requests anywhere; all figures are read from one database."""
+    port = free_port()
+    with (
+        ServiceProcess("api.server", database=postgres_url, redis="redis://127.0.0.1:1/0", port=port),
+        Api(port) as other,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        other.wait_until_ready()
+        stop = Event()
+
+        def read() -> list[int]:
+            seen = []
+            while not stop.is_set():
+                for process in (api, other):
+                    found = process.client.get("/fee-summaries?group_by=year").json()
+                    assert (found["totals"]["orders"]) == found["as_of"]["position"]
+                    seen.append(found["as_of"]["position"])
+            return seen
+
+        reading = thread.submit(read)
+        for day in range(40):
+            run(place(later(days=day)))
+            run(apply_every_change())
+        stop.set()
+        seen = reading.result()
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 5
 
 
 def test_the_position_never_goes_back_while_batches_come_twice_and_summaries_are_rebuilt(

@@ -1,38 +1,44 @@
-"""Proving, rebuilding, and the time zone: while orders are written, summed and read."""
+"""Proving the fee summaries: every row that is wrong is named, with its orders."""
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
-from collections.abc import Callable, Coroutine
-from datetime import datetime, timedelta
+import re
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import astuple
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import pytest
+import redis
 from celery import Celery
 
 from api.relay import Relay
 from shared.change_log import changes_after
 from shared.changes import batch_of
-from shared.fee_summaries import OtherTimeZoneError, check_time_zone
-from shared.task_queue import CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.fee_summary_history import History
-from tests.fee_summary_model import Query, report, shown_figures, shown_row
-from tests.processes import ROOT, ServiceProcess, environment
+from tests.fee_summary_steps import command, differences
+from tests.processes import ServiceProcess
 from tests.steps import applied, apply_every_change, assign_all, place
-from tests.test_fee_summary_reports import exactly, pages
 from worker.fee_summaries import apply_changes
-from worker.fee_summary_proof import Difference, prove
-from worker.fee_summary_rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
+from worker.fee_summary_proof import CursorBeyondLog, Difference, prove
+from worker.fee_summary_rebuild import rebuild
+from worker.fee_summary_recount import Progress
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database, Pipeline
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+WAITING = """
+SELECT clock_timestamp() - waitstart AS since FROM pg_locks
+WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""Whoever waits for a lock in this database."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,25 +46,39 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def differences(run: Run) -> list[Difference]:
-    """Prove the summaries, and give the rows that are wrong."""
-    found: list[Difference] = []
-    proof = run(prove(report=found.append))
-    assert proof.differing == len(found)
-    return found
+@contextmanager
+def orders_held(database: Database) -> Iterator[None]:
+    """Let nobody read orders: neither proof nor rebuild gets on."""
+    database.rows("BEGIN")
+    try:
+        database.rows("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        yield
+    finally:
+        database.rows("ROLLBACK")
 
 
-def command(module: str, url: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the commands."""
-    return subprocess.run(
-        [sys.executable, "-m", module],
-        check=False,
-        cwd=ROOT,
-        env=environment(url, "redis://127.0.0.1:1/0", **settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
+def many_orders(database: Database, orders: int) -> None:
+    """Store one order of 1970 and many of a few months, on one calendar each, without changes of theirs."""
+    database.rows(
+        "INSERT INTO calendar (name) SELECT 'c' || n FROM generate_series(0, 19) AS n ON CONFLICT DO NOTHING"
     )
+    # As a restored copy does: no triggers, so no changes to sum up, which is not what takes long here.
+    database.rows("SET session_replication_role = replica")
+    database.rows(
+        """
+        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, at + interval '3 hours', abs(n) % 1000 / 100.0, ARRAY[123, 456], ARRAY['a', 'b'], c.id
+        FROM (
+            SELECT
+                n, 'c' || (n % 20) AS name,
+                CASE WHEN n < 0 THEN timestamptz '1970-01-02Z' ELSE
+                    timestamptz '2030-01-01Z' + (n / 20) * interval '4 hours' END AS at
+            FROM generate_series(-1, $1::int - 1) AS n
+        ) AS o JOIN calendar AS c ON c.name = replace(o.name, '-', '')
+        """,
+        orders,
+    )
+    database.rows("SET session_replication_role = DEFAULT")
 
 
 @pytest.mark.parametrize("seed", [31, 32])
@@ -125,6 +145,71 @@ def test_a_corrupted_row_is_named_with_its_orders_and_healed_by_a_rebuild(
     assert (proof["position"], proof["orders"], proof["differing"]) == (3, 3, 0)
 
 
+def test_a_cursor_that_is_somewhere_else_is_found_and_healed(run: Run, api: Api, database: Database) -> None:
+    """The next changes would be taken for repeats, and never be counted."""
+    for day in range(3):
+        run(place(later(days=day)))
+    run(apply_every_change())
+    cursor = "UPDATE consumer_cursor SET position = $1 WHERE consumer = 'fee_summaries'"
+    for wrong, position in ((5, 3), (2, 2)):
+        database.rows(cursor, wrong)
+        found: list[Difference | CursorBeyondLog] = []
+        assert run(prove(report=found.append)).differing == len(found)
+        if wrong > position:
+            assert found == [CursorBeyondLog(5, 3)]
+            assert str(found[0]) == "the summaries' cursor is at position 5, and the change log ends at 3"
+        else:
+            assert len(found) > 1
+        assert run(rebuild()).position == position
+        assert differences(run) == []
+        run(place(later(days=10 + wrong)))
+        run(apply_every_change())
+        assert differences(run) == []
+        database.rows("DELETE FROM orders WHERE datetime = $1", later(days=10 + wrong))
+        run(apply_every_change())
+    assert api.fee_summaries(group_by="year")["totals"]["orders"] == 3
+
+
+@pytest.mark.parametrize("work", [prove, rebuild])
+def test_progress_is_shown_with_an_estimate_wherever_the_orders_lie(
+    run: Run, database: Database, capsys: pytest.CaptureFixture[str], work: Callable[..., Any]
+) -> None:
+    """One in 1970, then 6,000 within a few months: never all of them at once."""
+    many_orders(database, 6_000)
+    run(work(Progress("proof", pause=0)))
+    lines = capsys.readouterr().err.splitlines()
+    found = [re.fullmatch(r"proof: ([\d,]+) of 6,001 orders, about (\d+) s left", line) for line in lines]
+    counted = [int(one[1].replace(",", "")) for one in found if one]
+    assert len(counted) >= 3
+    assert counted == sorted(set(counted))
+    assert (counted[-1], found[-1] and found[-1][2]) == (6_001, "0")
+
+
+def test_the_commands_show_progress_of_what_takes_longer_than_a_second(
+    run: Run, database: Database, postgres_url: str
+) -> None:
+    """Here because somebody holds the orders; and who was held up says so in the estimate."""
+    many_orders(database, 6_000)
+    run(rebuild())
+    with ThreadPoolExecutor(2) as threads:
+        with orders_held(database):
+            modules = ("worker.fee_summary_proof", "worker.fee_summary_rebuild")
+            working = [threads.submit(command, module, postgres_url) for module in modules]
+            longer = timedelta(seconds=1.1)
+            wait_until(
+                lambda: sum(row["since"] > longer for row in database.rows(WAITING) if row["since"]) == 2,
+                "both have waited",
+            )
+        for name, done in zip(("verify", "rebuild"), working, strict=True):
+            shown = done.result()
+            assert shown.returncode == 0
+            first = shown.stderr.splitlines()[0]
+            found = re.fullmatch(rf"{name}: ([\d,]+) of 6,001 orders, about (\d+) s left", first)
+            assert found
+            assert 0 < int(found[1].replace(",", "")) < 6_001
+            assert int(found[2]) > 0
+
+
 def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, postgres_url: str) -> None:
     """By their words and their exit statuses."""
     order_id = run(place(later(days=1)))
@@ -159,171 +244,6 @@ def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: 
         assert "Traceback" not in shown.stderr
 
 
-def test_a_rebuild_adds_what_happens_meanwhile(
-    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Orders are written and summed all the while."""
-    # In small steps, so that every path is taken with a short history.
-    monkeypatch.setattr("worker.fee_summary_rebuild.FEW_CHANGES", 2)
-    monkeypatch.setattr("worker.fee_summary_rebuild.ADDED_AT_ONCE", 3)
-    monkeypatch.setattr("worker.fee_summary_rebuild.REMOVED_AT_ONCE", 4)
-    history = History(33)
-    run(history.write(30))
-    run(apply_every_change())
-    run(history.write(3))
-
-    async def rebuild_with_writes() -> int:
-        writing = True
-
-        async def write() -> None:
-            while writing:
-                await history.write(5)
-                await apply_every_change(at_once=4)
-
-        writer = asyncio.create_task(write())
-        await asyncio.sleep(0.05)
-        done = await rebuild()
-        writing = False
-        await writer
-        return done.position
-
-    position = run(rebuild_with_writes())
-    assert position > 30
-    assert differences(run) == []
-    assert database.wrong_summaries() == []
-    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
-
-
-def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Database) -> None:
-    """Rows that another may have removed never become the current ones."""
-    for day in range(3):
-        run(place(later(days=day)))
-    position = run(apply_every_change())
-    earlier = run(_begin())
-    # Some of its rows are written when the other begins, which removes them.
-    partial = """
-        INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
-        SELECT $1, day, calendar_id, service_id, share, orders FROM fee_summary LIMIT 2
-    """
-    database.rows(partial, earlier.number)
-    assert run(_begin()).number == earlier.number + 1
-    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
-    database.rows(partial, earlier.number)
-    with pytest.raises(RebuildSupersededError):
-        run(_swap_if_close(earlier, position))
-    assert differences(run) == []
-    # What a killed one left is removed by the next.
-    run(rebuild())
-    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
-    assert database.value("SELECT generation FROM fee_summary_state") == earlier.number + 2
-    with pytest.raises(RebuildSupersededError):
-        run(_swap_if_close(earlier, position))
-    assert differences(run) == []
-
-
-def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
-    run: Run, api: Api, database: Database, setting: Callable[..., None]
-) -> None:
-    """Until then nothing is ever counted in days of two zones."""
-    zone = "Pacific/Auckland"
-    history = History(34)
-    run(history.write(40))
-    run(apply_every_change())
-    following = api.client.get("/fee-summaries?limit=1").json()["next"]
-    assert api.client.get(following).status_code == 200
-    setting(time_zone=zone)
-    with pytest.raises(OtherTimeZoneError, match="OMS_TIME_ZONE=Pacific/Auckland make rebuild"):
-        run(check_time_zone())
-    run(history.write(5))
-    run(apply_every_change())  # by who was not started again: still in the days of before
-    assert differences(run) == []
-    assert database.wrong_summaries("UTC") == []
-    run(rebuild())
-    run(check_time_zone())
-    assert database.wrong_summaries(zone) == []
-    run(history.write(10))
-    run(apply_every_change())
-    assert database.wrong_summaries(zone) == []
-    assert differences(run) == []
-    for position in (55, 50, 41, 20, 0):
-        found = pages(api, Query(by=("calendar",)), position=str(position))
-        rows, totals = report(history.at(position), Query(by=("calendar",)), zone)
-        assert {shown_row(item): shown_figures(item) for page in found for item in page["items"]} == rows
-        assert shown_figures(found[0]["totals"]) == totals
-        assert found[0]["time_zone"] == zone
-    assert api.client.get(following).json()["type"] == "/problems/report-expired"
-    setting(time_zone="UTC")
-    run(rebuild())
-
-
-@pytest.mark.parametrize("module", ["api.server", "api.relay", "worker.main"])
-def test_no_process_starts_with_another_zone_than_the_summaries_have(
-    run: Run, database: Database, postgres_url: str, module: str
-) -> None:
-    """One line says why, and the command."""
-    run(place(later(days=1)))
-    run(apply_every_change())
-    refused = command(module, postgres_url, OMS_TIME_ZONE="Europe/Rome")
-    assert refused.returncode == 1
-    said = [line for line in refused.stderr.splitlines() if "zone" in line.lower()]
-    assert len(said) == 1
-    assert "OMS_TIME_ZONE=Europe/Rome make rebuild" in said[0]
-    assert "Traceback" not in refused.stdout + refused.stderr
-    if module == "api.relay":
-        # Nothing is there to contradict it.
-        database.clean()
-        with ServiceProcess(
-            module, database=postgres_url, redis="redis://127.0.0.1:1/0", OMS_TIME_ZONE="Europe/Rome"
-        ) as relay:
-            wait_until(lambda: "leading" in relay.log, "the relay leads")
-
-
-@pytest.mark.parametrize(
-    ("zone", "day", "hours"),
-    [
-        ("Europe/Rome", "2026-03-29", 23),
-        ("Europe/Rome", "2026-10-25", 25),
-        ("America/Havana", "2026-11-01", 25),  # its midnight comes twice
-        ("America/Santiago", "2026-09-06", 23),  # it has no midnight
-        ("Asia/Kolkata", "2026-03-29", 24),
-    ],
-)
-def test_an_order_at_local_midnight_is_of_the_day_that_begins(  # noqa: PLR0917 (fixtures and cases)
-    run: Run, api: Api, setting: Callable[..., None], zone: str, day: str, hours: int
-) -> None:
-    """On days of 23, 24 and 25 hours, with two midnights and with none."""
-    setting(time_zone=zone)
-    local = ZoneInfo(zone)
-    noon = datetime.fromisoformat(f"{day}T12:00:00").replace(tzinfo=local)
-    begin = noon.astimezone(ZoneInfo("UTC"))
-    tick = timedelta(microseconds=1)
-    while (begin - tick).astimezone(local).date() == noon.date():
-        begin -= timedelta(minutes=30)
-    end = begin + timedelta(hours=hours)
-    for calendar, at in enumerate((begin - tick, begin, end - tick, end)):
-        run(place(at, calendar=f"c{calendar}"))
-    run(apply_every_change())
-    tomorrow = (noon + timedelta(days=1)).date()
-    items = exactly(api.client.get("/fee-summaries"))["items"]
-    yesterday = (noon - timedelta(days=1)).date().isoformat()
-    assert [(item["period"], item["orders"]) for item in items] == [
-        (yesterday, 1),
-        (day, 2),
-        (tomorrow.isoformat(), 1),
-    ]
-    for item in items:
-        behind = exactly(api.client.get(item["counted_orders"]))
-        assert ({order["day"] for order in behind["items"]}, len(behind["items"])) == (
-            {item["period"]},
-            item["orders"],
-        )
-    assert differences(run) == []
-    run(rebuild())
-    assert [
-        (item["period"], item["orders"]) for item in exactly(api.client.get("/fee-summaries"))["items"]
-    ] == [(item["period"], item["orders"]) for item in items]
-
-
 def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Database) -> None:
     """And again after an hour if nobody did it."""
     relay = Relay()
@@ -341,12 +261,40 @@ def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Datab
         assert not run(relay.ask_for_proof_once())
 
 
+def test_many_proofs_asked_for_are_one_and_hold_no_summing_up(
+    run: Run, database: Database, postgres_url: str, redis_url: str
+) -> None:
+    """A worker that was away for days finds one request for each of its hours; it may have one child."""
+    with redis.Redis.from_url(redis_url) as queue, Celery(broker=redis_url) as client:
+        queue.flushdb()
+        database.rows("UPDATE fee_summary_proof SET asked_at = now(), finished_at = NULL")
+        run(place(later(days=1)))
+        run(assign_all())
+        batch = batch_of(run(changes_after(0, 10)))
+        with ServiceProcess(
+            "worker.main", database=postgres_url, redis=redis_url, OMS_WORKER_PROCESSES="1"
+        ) as worker:
+            with orders_held(database):
+                for _ in range(5):
+                    client.send_task(PROVE_FEE_SUMMARIES, queue=CONSUMER_QUEUE)
+                wait_until(
+                    lambda: queue.llen(CONSUMER_QUEUE) == 0 and len(database.rows(WAITING)) > 0,
+                    "the proofs are begun",
+                )
+                client.send_task(APPLY_TO_FEE_SUMMARIES, astuple(batch), queue=CONSUMER_QUEUE)
+                wait_until(lambda: run(applied()) == 1, "the change is summed")
+            wait_until(lambda: "fee_summaries_proved" in worker.log, "it is proved")
+            wait_until(lambda: worker.log.count("proof_not_needed") == 4, "the others are done with")
+            assert worker.log.count("fee_summaries_proved") == 1
+
+
 @pytest.mark.xdist_group("pipeline")
 def test_the_worker_proves_the_summaries_when_it_is_asked(pipeline: Pipeline) -> None:
     """By a task, as the relay asks."""
     pipeline.database.rows("UPDATE fee_summary_proof SET finished_at = NULL")
     pipeline.api.placed_order(at=later(days=1))
     pipeline.wait_until_summed()
+    pipeline.database.rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0")
     assert pipeline.api.client.get("/fee-summaries/proof").json()["time"] is None
     client = Celery(broker=pipeline.redis_url)
     client.send_task(PROVE_FEE_SUMMARIES, queue=CONSUMER_QUEUE)
@@ -355,7 +303,11 @@ def test_the_worker_proves_the_summaries_when_it_is_asked(pipeline: Pipeline) ->
         lambda: pipeline.api.client.get("/fee-summaries/proof").json()["time"] is not None, "it is proved"
     )
     proof = pipeline.api.client.get("/fee-summaries/proof").json()
-    assert (proof["position"], proof["orders"], proof["differing"]) == (1, 1, 0)
+    assert (proof["position"], proof["orders"], proof["differing"]) == (1, 1, 1)
+    # What is wrong is in the log, by name: nobody reads what a task prints.
+    wait_until(lambda: "error    ] fee_summaries_proved" in pipeline.worker.log, "the result is logged")
+    assert "error    ] fee_summary_differs" in pipeline.worker.log
+    assert "whole orders at 100.00: the summary says 2 orders (200.00), there are 1" in pipeline.worker.log
 
 
 def test_metrics_tell_where_the_summaries_are_and_what_the_last_proof_found(

@@ -13,8 +13,7 @@ import pytest
 
 from tests.builders import later
 from tests.fee_summary_model import CountedOrder, Query, report, shown_figures, shown_row
-from tests.test_fee_summary_proof import command
-from tests.test_fee_summary_reports import pages
+from tests.fee_summary_steps import command, pages
 
 if TYPE_CHECKING:
     from tests.drivers import Database, Pipeline

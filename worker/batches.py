@@ -33,7 +33,7 @@ async def apply_once(consumer: str, batch: Batch, apply: Callable[[Batch, int], 
         consumer: whose cursor.
         batch: consecutive changes.
         apply: does it, in this transaction: called with the batch and the position behind which its changes
-            were not applied yet.
+            were not applied yet. The cursor has moved by then; nobody else sees that before the commit.
 
     Raises:
         BatchAheadError: the batch does not continue the cursor; nothing was applied.
@@ -50,6 +50,6 @@ async def apply_once(consumer: str, batch: Batch, apply: Callable[[Batch, int], 
         # holds from before would be counted in place of the changes that have these positions now.
         if not await is_change_at(batch.last, batch.last_event_id):
             raise ForeignBatchError
-        await apply(batch, position)
         await move_cursor(consumer, batch.last)
+        await apply(batch, position)
         return batch.last - position

@@ -1,8 +1,6 @@
 """Fee summaries: apply batches of changes, each exactly once, behind a cursor of their own.
 
-A batch is applied if it continues the cursor. One wholly behind it is a repeat and is dropped; one that
-overlaps is applied from the cursor on; one that is ahead is dropped too, and the relay, which sees the
-cursor stand still, publishes from there again. Rows and cursor move in one transaction.
+Rows and cursor move in one transaction, see ``worker/batches.py``.
 """
 
 from __future__ import annotations
@@ -10,16 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.change_log import hold_cursor, is_change_at, move_cursor
-from shared.database import row, rows, transaction
+from shared.database import row, rows
 from shared.fee_summaries import FURTHEST_BACK
 from shared.settings import settings
-from worker.batches import BatchAheadError, ForeignBatchError
+from worker.batches import apply_once
 
 if TYPE_CHECKING:
     from shared.changes import Batch
-
-__all__ = ["CONSUMER", "BatchAheadError", "ForeignBatchError", "apply_changes"]
 
 CONSUMER = "fee_summaries"
 
@@ -84,24 +79,14 @@ async def apply_changes(batch: Batch) -> int:
         ForeignBatchError: its changes are not those of this database; nothing was applied.
 
     """
-    async with transaction():
-        position = await hold_cursor(CONSUMER)
-        if batch.last <= position:
-            return 0
-        if batch.first > position + 1:
-            raise BatchAheadError
-        # Positions begin again in a database that was restored: without this look, what the queue still
-        # holds from before would be counted in place of the changes that have these positions now.
-        if not await is_change_at(batch.last, batch.last_event_id):
-            raise ForeignBatchError
-        generation = await _generation_to_add_to()
-        await _look_rows_up()
-        await rows(
-            _APPLY_NOTIFICATIONS, generation.time_zone, generation.number, batch.notifications, position
-        )
-        await move_cursor(CONSUMER, batch.last)
-        await _remember_step()
-        return batch.last - position
+    return await apply_once(CONSUMER, batch, _sum_up)
+
+
+async def _sum_up(batch: Batch, position: int) -> None:
+    generation = await _generation_to_add_to()
+    await _look_rows_up()
+    await rows(_APPLY_NOTIFICATIONS, generation.time_zone, generation.number, batch.notifications, position)
+    await _remember_step()
 
 
 async def _generation_to_add_to() -> Generation:

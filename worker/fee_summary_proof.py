@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from shared.database import DB, DatabaseUnavailableError, rows
+from shared.database import DB, DatabaseUnavailableError, row, rows
 from worker.fee_summary_recount import PARTS, Progress, Strides, one_snapshot
+from worker.session_locks import only_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
     from decimal import Decimal
+
+PROOF_LOCK = 7_316_006
+"""The session lock of the proof that the relay asked for."""
 
 SHOWN_ORDERS = 100
 """Orders that are named behind one row."""
@@ -79,6 +83,18 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class CursorBeyondLog:
+    """The summaries claim changes that nobody made; the next ones would be taken for repeats."""
+
+    cursor: int
+    last: int
+
+    def __str__(self) -> str:
+        """Say it on one line."""
+        return f"the summaries' cursor is at position {self.cursor}, and the change log ends at {self.last}"
+
+
+@dataclass(frozen=True)
 class Proof:
     """What a proof found."""
 
@@ -87,18 +103,21 @@ class Proof:
     orders: int
     """How many orders were counted again."""
     differing: int
-    """How many rows are not what the orders say."""
+    """How many rows are not what the orders say; a cursor that can't be right counts as one."""
     seconds: float
 
 
 async def prove(
     progress: Callable[[int, int], None] = lambda _counted, _total: None,
-    report: Callable[[Difference], None] = lambda _difference: None,
+    report: Callable[[Difference | CursorBeyondLog], None] = lambda _difference: None,
 ) -> Proof:
     """Compare every fee summary with the orders, in one snapshot, and keep the result."""
     begun = time.monotonic()
     differing = 0
     async with one_snapshot() as snapshot:
+        if snapshot.cursor > snapshot.position:
+            differing += 1
+            report(CursorBeyondLog(snapshot.cursor, snapshot.position))
         strides = Strides(snapshot, progress)
         async for found in strides.each(_DIFFERING, snapshot.generation.number):
             for one in found:
@@ -128,6 +147,18 @@ async def prove(
         proof.seconds,
     )
     return proof
+
+
+async def prove_if_asked(report: Callable[[Difference | CursorBeyondLog], None]) -> Proof | None:
+    """Prove, unless that is being done, or was done since it was last asked for; then give None.
+
+    Requests pile up while the worker is away. All at once, their proofs would keep every child from summing.
+    """
+    async with only_one(PROOF_LOCK) as alone:
+        asked = "SELECT FROM fee_summary_proof WHERE finished_at IS NULL OR finished_at < asked_at"
+        if alone and await row(asked) is not None:
+            return await prove(report=report)
+    return None
 
 
 async def _run() -> Proof:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from shared.change_log import cursor_of, hold_cursor
+from shared.change_log import cursor_of, hold_cursor, last_position, move_cursor
 from shared.database import DB, DatabaseUnavailableError, row, rows, transaction
 from shared.settings import settings
 from worker.fee_summaries import CONSUMER, Generation, add_logged_changes
@@ -58,8 +58,16 @@ class Rebuilt:
     seconds: float
 
 
-async def rebuild(progress: Callable[[int, int], None] = lambda _counted, _total: None) -> Rebuilt:
+async def rebuild(
+    progress: Callable[[int, int], None] = lambda _counted, _total: None,
+    taken_over: Callable[[int], None] = lambda _position: None,
+) -> Rebuilt:
     """Make the fee summaries anew while they are read and kept up to date.
+
+    Args:
+        progress: told how many of how many orders are counted.
+        taken_over: told the position at which the new rows took over; removing the old ones takes about as
+            long again.
 
     Raises:
         RebuildSupersededError: another one was begun; nothing has changed.
@@ -74,10 +82,11 @@ async def rebuild(progress: Callable[[int, int], None] = lambda _counted, _total
     position = snapshot.position
     while (swapped := await _swap_if_close(new, position)) is None:
         applied, _ = await cursor_of(CONSUMER)
-        last = min(applied, position + ADDED_AT_ONCE)
+        last = min(applied, await last_position(), position + ADDED_AT_ONCE)
         async with transaction():
             await add_logged_changes(new, position, last)
         position = last
+    taken_over(swapped)
     await _remove_older_than(new.number)
     return Rebuilt(swapped, strides.counted, new.time_zone, time.monotonic() - begun)
 
@@ -104,7 +113,10 @@ async def _swap_if_close(new: Generation, position: int) -> int | None:
     """
     async with transaction():
         # The consumer waits here, so nothing is added to the old rows that the new ones would miss.
-        applied = await hold_cursor(CONSUMER)
+        applied, assigned = await hold_cursor(CONSUMER), await last_position()
+        if applied > assigned:
+            # Somebody damaged it: the next changes would be taken for repeats.
+            await move_cursor(CONSUMER, applied := assigned)
         if applied - position > FEW_CHANGES:
             return None
         await add_logged_changes(new, position, applied)
@@ -143,7 +155,10 @@ async def _remove(condition: str, *numbers: int) -> None:
 async def _run() -> Rebuilt:
     await DB.start(size=1)
     try:
-        return await rebuild(Progress("rebuild"))
+        progress = Progress("rebuild")
+        return await rebuild(
+            progress, lambda position: progress.note(f"in use since position {position:,}; removing old rows")
+        )
     finally:
         await DB.stop()
 

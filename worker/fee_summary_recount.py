@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from shared.change_log import cursor_of
+from shared.change_log import cursor_of, last_position
 from shared.database import row, rows, transaction
 from worker.fee_summaries import CONSUMER, Generation, current_generation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-FIRST_STRIDE, LONGEST_STRIDE = 31, 4_000
-"""Days that are counted at once, to begin with and at most."""
+FIRST_STRIDE = 1_000
+"""Orders that are counted at once to begin with; afterwards as many as fit into the aim."""
 
 AIM_SECONDS = 0.5
 """How long one stride should take: progress is seen to move, and a statement stays small."""
@@ -69,12 +69,22 @@ EXPECTED = f"""
 """
 """What the rows of these days must be."""
 
+# Orders lie unevenly over days: years of nothing, then thousands a week. So a stride is so many orders, to
+# the end of the last one's day. Where exactly its first day begins matters little here.
+_END_OF_STRIDE = """
+SELECT (datetime AT TIME ZONE $1)::date AS day FROM orders
+WHERE datetime >= $2::date::timestamp AT TIME ZONE $1
+ORDER BY datetime, id OFFSET $3::bigint LIMIT 1
+"""
+
 
 @dataclass(frozen=True)
 class Snapshot:
     """One moment: the position that its summaries are exact for, and what there is to count."""
 
     position: int
+    cursor: int
+    """The same, unless somebody damaged it: no position behind the end of the change log is one."""
     generation: Generation
     time_zone: str
     """The zone to count in: the summaries' own, or another that they are rebuilt for."""
@@ -91,7 +101,8 @@ async def one_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]:
         # However long it takes in all: what runs here is bounded by its strides.
         await rows("SET LOCAL statement_timeout = 0")
         await rows(_LATER)
-        position, _ = await cursor_of(CONSUMER)
+        cursor, _ = await cursor_of(CONSUMER)
+        assigned = await last_position()
         generation = await current_generation()
         zone = time_zone or generation.time_zone
         await rows("CREATE UNIQUE INDEX ON later_change (order_id)")
@@ -120,12 +131,12 @@ async def one_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]:
             zone,
             generation.number,
         )
-        yield Snapshot(position, generation, zone, **(extent or {}))
+        yield Snapshot(min(cursor, assigned), cursor, generation, zone, **(extent or {}))
 
 
 @dataclass
 class Strides:
-    """Walks over a snapshot's days, as many at once as fit into half a second, and tells how far it is."""
+    """Walks over a snapshot's days, as many orders at once as fit into the aim, and tells how far it is."""
 
     snapshot: Snapshot
     progress: Callable[[int, int], None]
@@ -133,37 +144,46 @@ class Strides:
 
     async def each(self, statement: str, *more: object) -> AsyncIterator[list[dict[str, Any]]]:
         """Run a statement for each stride and give its rows; the first says what was ``counted``."""
-        days = timedelta(days=FIRST_STRIDE)
-        first, last = self.snapshot.first, self.snapshot.last
+        zone, first, last = self.snapshot.time_zone, self.snapshot.first, self.snapshot.last
+        orders = FIRST_STRIDE
         while first is not None and last is not None and first <= last:
-            end = min(first + days, last + timedelta(days=1))
             begun = time.monotonic()
-            found = await rows(statement, self.snapshot.time_zone, first, end, *more)
+            found_end = await row(_END_OF_STRIDE, zone, first, orders)
+            end = (min(max(found_end["day"], first), last) if found_end else last) + timedelta(days=1)
+            found = await rows(statement, zone, first, end, *more)
             self.counted += int(found[0]["counted"] or 0)
             self.progress(self.counted, self.snapshot.orders)
             yield found
             took = time.monotonic() - begun
             if took < AIM_SECONDS / 2:
-                days = min(days * 2, timedelta(days=LONGEST_STRIDE))
+                orders *= 2
             elif took > AIM_SECONDS * 2:
-                days = max(days / 2, timedelta(days=1))
-                days = timedelta(days=days.days)
+                orders = max(orders // 2, 1)
             first = end
 
 
 class Progress:
     """A line on standard error each second at most: a long run is seen to move, and a short one is silent."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, pause: float = 1) -> None:
         self._what = what
+        self._pause = pause
         self._begun = self._said = time.monotonic()
 
     def __call__(self, counted: int, total: int) -> None:
         """Tell how many of how many orders are counted."""
         now = time.monotonic()
-        if now - self._said < 1 or counted == 0:
+        if now - self._said < self._pause or counted == 0:
             return
         self._said = now
         left = (now - self._begun) / counted * max(0, total - counted)
-        sys.stderr.write(f"{self._what}: {counted:,} of {total:,} orders, about {left:.0f} s left\n")
+        self._say(f"{counted:,} of {total:,} orders, about {left:.0f} s left")
+
+    def note(self, text: str) -> None:
+        """Tell what else is done, if it has taken long enough for anybody to wonder."""
+        if time.monotonic() - self._begun >= self._pause:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(f"{self._what}: {text}\n")
         sys.stderr.flush()

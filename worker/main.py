@@ -34,8 +34,9 @@ def main() -> None:
             "worker",
             "--pool=prefork",
             # Two more for the tasks that attempt deliveries, one that takes on more and one that finishes:
-            # they wait for others' endpoints, which must keep no consumer waiting.
-            f"--concurrency={settings().worker_processes + 2}",
+            # they wait for others' endpoints, which must keep no consumer waiting. And one for the daily
+            # proof of the fee summaries, which may take minutes.
+            f"--concurrency={settings().worker_processes + 3}",
             f"--queues={CONSUMER_QUEUE},{ATTEMPTS_QUEUE}",
             f"--loglevel={settings().log_level}",
             "--without-gossip",

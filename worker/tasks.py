@@ -23,7 +23,7 @@ from shared.task_queue import (
 from worker import fee_summaries, webhook_deliveries
 from worker.batches import BatchAheadError, ForeignBatchError
 from worker.child_loop import ChildLoop
-from worker.fee_summary_proof import prove
+from worker.fee_summary_proof import prove_if_asked
 from worker.webhook_client import WebhookClient
 
 if TYPE_CHECKING:
@@ -126,10 +126,13 @@ LONGEST_PROOF_SECONDS = 3_600
 def prove_fee_summaries() -> None:
     """Compare every fee summary with the orders: the relay asks for it once a day."""
     try:
-        proof = _loop.run(prove(report=lambda one: log.error("fee_summary_differs", row=str(one))))
+        proof = _loop.run(prove_if_asked(lambda one: log.error("fee_summary_differs", row=str(one))))
     except DatabaseUnavailableError as error:
         # The relay asks again within the hour.
         log.warning("database_unavailable", reason=str(error))
+        return
+    if proof is None:
+        log.info("proof_not_needed")
         return
     tell = log.error if proof.differing else log.info
     tell("fee_summaries_proved", **asdict(proof))

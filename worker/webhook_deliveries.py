@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -28,16 +27,15 @@ import structlog
 
 from shared.change_log import CHANGE
 from shared.changes import Change
-from shared.database import DB, DatabaseUnavailableError, Row, row, rows
+from shared.database import DatabaseUnavailableError, Row, row, rows
 from shared.settings import settings
 from shared.task_queue import ATTEMPTS_LOCK
 from worker.batches import apply_once
+from worker.session_locks import only_one
 from worker.webhook_client import Message, WebhookClient
 from worker.webhook_outcomes import Attempt, record_attempt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from shared.changes import Batch
 
 log = structlog.get_logger("worker")
@@ -111,7 +109,7 @@ async def attempt_due(client: WebhookClient, take_seconds: float = TAKE_SECONDS)
     attempted = 0
     until = time.monotonic() + take_seconds
     try:
-        async with _only_one() as alone:
+        async with only_one(ATTEMPTS_LOCK) as alone:
             while alone and time.monotonic() < until:
                 for lease in await _take(list(serving.values())):
                     # Never inside a transaction: a child task would inherit its connection.
@@ -143,16 +141,6 @@ def _result_of(task: asyncio.Task[int], lease: Lease) -> int:
     # A fault of ours with one webhook is nobody else's: it rests until its lease ends.
     log.error("webhook_not_served", webhook=lease.webhook_id, exc_info=error)
     return 0
-
-
-@asynccontextmanager
-async def _only_one() -> AsyncIterator[bool]:
-    # On a connection of its own: the lock ends with it, also when this process is killed.
-    connection = await DB.connect()
-    try:
-        yield await connection.fetchval("SELECT pg_try_advisory_lock($1)", ATTEMPTS_LOCK)
-    finally:
-        connection.terminate()
 
 
 async def _take(served: list[Lease]) -> list[Lease]:

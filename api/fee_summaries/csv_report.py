@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from api.exports import csv_lines
-from api.fee_summaries.positions import Standing, refuse_incomplete
+from api.fee_summaries.positions import Standing, refuse_changed
 from api.fee_summaries.reports import ReportQuery, item_figures, total_figures
 from api.times import utc_text
 
@@ -39,7 +39,7 @@ class CsvReport:
         if self._total is None:
             total, *found = found
             self._total, self.standing = total, Standing.of(total)
-            refuse_incomplete(self.standing, total["reversed"])
+            refuse_changed(self.standing, total["reversed"])
             self._query.refuse_too_large(total)
         return csv_lines(
             self._cells(

@@ -32,7 +32,9 @@ class SummariesBehindError(Exception):
 
 @dataclass
 class OrderVersionNotFoundError(Exception):
-    """No such order was ever at such a version."""
+    """No such order was ever at such a version, as far as anything is known of it."""
 
     order_id: int
     version: int
+    is_known: bool
+    """Whether the order is there, or changes of it are; otherwise it may have been, long ago."""

@@ -117,13 +117,18 @@ def refuse_expired(standing: Standing, time_zone: str | None = None) -> None:
         raise ReportExpiredError(standing.position, standing.applied, reason)
 
 
-def refuse_incomplete(standing: Standing, reversed_changes: int) -> None:
-    """See that all changes behind the position were there to be taken back.
+def refuse_changed(standing: Standing, reversed_changes: int, time_zone: str | None = None) -> None:
+    """See that the rows that were read make up figures for the position, in the zone the report began with.
+
+    What the caller asked for was looked at before; a rebuild, a restored database or the retention may have
+    come in between.
 
     Raises:
-        ReportExpiredError: some are no longer retained.
+        ReportExpiredError: they are in days of another zone, or some changes behind the position were no
+            longer there to be taken back.
 
     """
+    refuse_expired(standing, time_zone)
     if reversed_changes < standing.applied - standing.position:
         raise ReportExpiredError(
             standing.position, standing.applied, "is followed by changes that are no longer retained"
@@ -161,8 +166,12 @@ def read_order_version(value: str) -> OrderVersion:
 _POSITION_OF_VERSION = """
 SELECT position, true AS logged FROM order_change WHERE order_id = $1 AND order_version = $2
 UNION ALL
-SELECT 0, false FROM orders WHERE id = $1 AND version >= $2
+SELECT 0, false WHERE EXISTS (SELECT FROM orders WHERE id = $1 AND version >= $2)
+    OR EXISTS (SELECT FROM order_change WHERE order_id = $1 AND order_version > $2)
 ORDER BY logged DESC LIMIT 1
+"""
+_IS_KNOWN = """
+SELECT FROM orders WHERE id = $1 UNION ALL SELECT FROM order_change WHERE order_id = $1 LIMIT 1
 """
 
 
@@ -175,7 +184,8 @@ async def _position_of(wanted: OrderVersion) -> int | None:
     """
     found = await row(_POSITION_OF_VERSION, wanted.order_id, wanted.version)
     if found is None:
-        raise OrderVersionNotFoundError(wanted.order_id, wanted.version)
+        known = await row(_IS_KNOWN, wanted.order_id) is not None
+        raise OrderVersionNotFoundError(wanted.order_id, wanted.version, is_known=known)
     # One that the log no longer holds was applied long ago: what is not applied is never removed.
     position: int | None = found["position"]
     return position

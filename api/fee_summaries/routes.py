@@ -59,6 +59,7 @@ async def _standing_of(
     """Find the position to give figures for, waiting for it if need be; and the place behind which to go on.
 
     Cursors hold the first page's position and time zone, and then what ``read_place`` makes a place of.
+    The standing's zone is that of the first page, if there is a place.
 
     Raises:
         ProblemError: 400, parameters that contradict each other, or a cursor that is none.
@@ -177,8 +178,9 @@ async def list_fee_summaries(request: AnyRequest) -> Response[Any]:
     limit = given.get("limit", DEFAULT_LIMIT)
     statement, arguments = query.statement(pinned, after, limit + 1)
     total, *items = await rows(statement, *arguments)
+    begun_in = standing.time_zone if after is not None else None
     standing = Standing.of(total)
-    positions.refuse_incomplete(standing, total["reversed"])
+    positions.refuse_changed(standing, total["reversed"], begun_in)
     query.refuse_too_large(total)
     shown = items[:limit]
     following: list[object] | None = None
@@ -225,8 +227,9 @@ async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
     limit = given.get("limit", DEFAULT_LIMIT)
     statement, arguments = query.statement(pinned, after, limit + 1)
     found = await rows(statement, *arguments)
+    begun_in = standing.time_zone if after is not None else None
     standing = Standing.of(found[0])
-    positions.refuse_incomplete(standing, found[0]["reversed"])
+    positions.refuse_changed(standing, found[0]["reversed"], begun_in)
     orders = [one for one in found if one["id"] is not None]
     shown = orders[:limit]
     following = None

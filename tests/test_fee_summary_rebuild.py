@@ -1,0 +1,87 @@
+"""Making the fee summaries anew: while orders are written, summed and read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.builders import later
+from tests.fee_summary_history import History
+from tests.fee_summary_steps import differences
+from tests.steps import apply_every_change, place
+from worker.fee_summary_rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
+
+if TYPE_CHECKING:
+    from tests.drivers import Database
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(autouse=True)
+def _services(database: Database) -> None:
+    database.add_services()
+
+
+def test_a_rebuild_adds_what_happens_meanwhile(
+    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orders are written and summed all the while."""
+    # In small steps, so that every path is taken with a short history.
+    monkeypatch.setattr("worker.fee_summary_rebuild.FEW_CHANGES", 2)
+    monkeypatch.setattr("worker.fee_summary_rebuild.ADDED_AT_ONCE", 3)
+    monkeypatch.setattr("worker.fee_summary_rebuild.REMOVED_AT_ONCE", 4)
+    history = History(33)
+    run(history.write(30))
+    run(apply_every_change())
+    run(history.write(3))
+
+    async def rebuild_with_writes() -> int:
+        writing = True
+
+        async def write() -> None:
+            while writing:
+                await history.write(5)
+                await apply_every_change(at_once=4)
+
+        writer = asyncio.create_task(write())
+        await asyncio.sleep(0.05)
+        done = await rebuild()
+        writing = False
+        await writer
+        return done.position
+
+    position = run(rebuild_with_writes())
+    assert position > 30
+    assert differences(run) == []
+    assert database.wrong_summaries() == []
+    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
+
+
+def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Database) -> None:
+    """Rows that another may have removed never become the current ones."""
+    for day in range(3):
+        run(place(later(days=day)))
+    position = run(apply_every_change())
+    earlier = run(_begin())
+    # Some of its rows are written when the other begins, which removes them.
+    partial = """
+        INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
+        SELECT $1, day, calendar_id, service_id, share, orders FROM fee_summary LIMIT 2
+    """
+    database.rows(partial, earlier.number)
+    assert run(_begin()).number == earlier.number + 1
+    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
+    database.rows(partial, earlier.number)
+    with pytest.raises(RebuildSupersededError):
+        run(_swap_if_close(earlier, position))
+    assert differences(run) == []
+    # What a killed one left is removed by the next.
+    run(rebuild())
+    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
+    assert database.value("SELECT generation FROM fee_summary_state") == earlier.number + 2
+    with pytest.raises(RebuildSupersededError):
+        run(_swap_if_close(earlier, position))
+    assert differences(run) == []
