@@ -26,7 +26,7 @@ DEFAULT_CALENDAR = "default"
 _ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _POSITION = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _CALENDAR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def read_id(value: object) -> int:
@@ -93,7 +93,7 @@ def read_calendar(value: object) -> str:
 
 def read_service_name(value: object) -> str:
     """Read a service's name; space around it is refused rather than removed."""
-    if not isinstance(value, str) or not 1 <= len(value) <= 100 or _CONTROL.search(value):  # noqa: PLR2004
+    if not isinstance(value, str) or not 1 <= len(value) <= 100 or CONTROL_CHARACTERS.search(value):  # noqa: PLR2004
         message = "must be a string of 1 to 100 characters, none of them a control character"
         raise ValueError(message)
     if value != value.strip():

@@ -10,6 +10,7 @@ import pytest
 
 from contract.document import load
 from contract.validation import Schemas, read_json
+from tests.builders import order_body
 from tests.webhook_steps import subscribe
 
 if TYPE_CHECKING:
@@ -127,6 +128,29 @@ def test_disabling_says_since_when_and_why_and_enabling_forgets_it(api: Api) -> 
         refused = api.client.post(request, json={})
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems/webhook-disabled")
     assert api.client.patch(path, json={"enabled": True}).json()["disabled"] is None
+
+
+def test_a_deleted_webhooks_secrets_are_nowhere(api: Api, database: Database) -> None:
+    """Neither in its own rows nor in the answers that are kept for repeated requests; others' are."""
+    headers = {"Idempotency-Key": "k1"}
+    secrets, ids = [], []
+    for url in (URL, URL + "/other"):
+        made = api.client.post("/webhooks", json={"url": url}, headers={"Idempotency-Key": url}).json()
+        path = f"/webhooks/{made['id']}"
+        rotated = api.client.post(f"{path}/secret/rotation", json={}, headers=headers).json()
+        secrets.append((made["secret"], rotated["secret"]))
+        ids.append(made["id"])
+        assert api.client.post(f"{path}/secret/rotation", json={}, headers=headers).json() == rotated
+    api.client.post("/orders", json=order_body(), headers=headers)
+    assert api.client.delete(f"/webhooks/{ids[0]}").status_code == 204
+    kept = database.value(
+        """
+        SELECT (SELECT string_agg(answer, ' ') FROM idempotency_key)
+            || (SELECT string_agg(secret, ' ') FROM webhook_secret)
+        """
+    )
+    assert [secret in kept for secret in secrets[0]] == [False, False]
+    assert [secret in kept for secret in secrets[1]] == [True, True]
 
 
 def test_a_deleted_webhook_is_gone_for_every_operation(api: Api) -> None:

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import structlog
@@ -136,7 +137,7 @@ async def disable(webhook: Row, reason: str) -> None:
         """,
         webhook["id"],
     )
-    log.warning("webhook_disabled", webhook=webhook["id"], url=webhook["url"], reason=reason)
+    log.warning("webhook_disabled", webhook=webhook["id"], reason=reason)
     event = await row("SELECT uuidv7() AS id, utc_text(clock_timestamp()) AS time")
     assert event is not None  # noqa: S101 (a row without FROM)
     await rows(
@@ -152,6 +153,12 @@ async def disable(webhook: Row, reason: str) -> None:
     )
 
 
+def _origin(url: str) -> str:
+    # The rest of an address often is what lets a sender in, and this goes to other subscribers.
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/"
+
+
 def _announcement(event_id: UUID, time: str, webhook: Row, reason: str) -> str:
     return json.dumps(
         {
@@ -162,7 +169,7 @@ def _announcement(event_id: UUID, time: str, webhook: Row, reason: str) -> str:
             "subject": str(webhook["id"]),
             "time": time,
             "datacontenttype": "application/json",
-            "data": {"webhook": str(webhook["id"]), "url": webhook["url"], "reason": reason},
+            "data": {"webhook": str(webhook["id"]), "url": _origin(webhook["url"]), "reason": reason},
         },
         ensure_ascii=False,
         separators=(",", ":"),

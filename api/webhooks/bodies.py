@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
 from api import fields
+from api.order_change_queries import TYPES as ORDER_CHANGE_TYPES
 from api.orders.bodies import Body
 from shared.settings import settings
 from shared.webhook_addresses import RefusedAddressError
 
-TYPES = ("order.created", "order.updated", "order.deleted", "webhook.disabled")
+TYPES = (*ORDER_CHANGE_TYPES, "webhook.disabled")
 
 LONGEST_DESCRIPTION = 500
 MOST_CALENDARS = 100
 OLD_SECRET_SECONDS = 24 * 3_600
 LONGEST_OLD_SECRET_SECONDS = 7 * 24 * 3_600
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def _url(value: object) -> str:
@@ -57,7 +55,11 @@ def _calendars(value: object) -> list[str]:
 
 
 def _description(value: object) -> str:
-    if not isinstance(value, str) or len(value) > LONGEST_DESCRIPTION or _CONTROL.search(value):
+    if (
+        not isinstance(value, str)
+        or len(value) > LONGEST_DESCRIPTION
+        or fields.CONTROL_CHARACTERS.search(value)
+    ):
         message = (
             f"must be a string of at most {LONGEST_DESCRIPTION} characters, none of them a control character"
         )

@@ -25,12 +25,20 @@ if TYPE_CHECKING:
 
 _encode = msgspec.json.Encoder().encode
 
+CREATION = "createWebhook"
+"""The operation of an Idempotency-Key."""
+
 SECRET_BYTES = 32
 REPLAYED_AT_ONCE = 100_000
 """Changes that one replay covers: five seconds' work, in which the fan-out waits."""
 
 MOST_SECRETS = 8
 """Each of them adds a signature to the header of every delivery; older ones end early."""
+
+
+def rotation_of(webhook_id: int) -> str:
+    """Name the operation of an Idempotency-Key: each webhook's rotations are one of their own."""
+    return f"rotateWebhookSecret/{webhook_id}"
 
 
 async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> tuple[str, bool]:
@@ -133,6 +141,8 @@ async def _end_deliveries(webhook_id: int) -> None:
 async def delete_webhook(webhook_id: int) -> None:
     """Delete a webhook: nothing more is sent to it, its secrets are gone, its rows follow later.
 
+    The answers that showed its secrets were kept for repeated requests: they go too, and with them the keys.
+
     Raises:
         WebhookNotFoundError: there is none.
 
@@ -141,6 +151,15 @@ async def delete_webhook(webhook_id: int) -> None:
         await _hold(webhook_id)
         await rows("UPDATE webhook SET deleted_at = clock_timestamp() WHERE id = $1", webhook_id)
         await rows("DELETE FROM webhook_secret WHERE webhook_id = $1", webhook_id)
+        await rows(
+            """
+            DELETE FROM idempotency_key
+            WHERE operation = $1 OR operation = $2 AND answer::json ->> 'id' = $3
+            """,
+            rotation_of(webhook_id),
+            CREATION,
+            str(webhook_id),
+        )
         await _end_deliveries(webhook_id)
 
 

@@ -32,7 +32,9 @@ async def create_webhook(request: AnyRequest) -> Response[bytes]:
     """Make a webhook; its secret is shown here, and never again."""
     read_query(request, {})
     new = await read_body(request, NewWebhook)
-    shown, replayed = await commands.create_webhook(new, read_idempotency_key(request, "createWebhook", new))
+    shown, replayed = await commands.create_webhook(
+        new, read_idempotency_key(request, commands.CREATION, new)
+    )
     headers = {"Location": f"/webhooks/{msgspec.json.decode(shown)['id']}", "Cache-Control": "no-store"}
     return _json(shown, 201, headers | _replayed(replayed=replayed))
 
@@ -82,7 +84,7 @@ async def rotate_secret(request: AnyRequest) -> Response[bytes]:
     webhook_id = path_id(request, "webhook_id")
     read_query(request, {})
     rotation = await read_body(request, SecretRotation)
-    key = read_idempotency_key(request, f"rotateWebhookSecret/{webhook_id}", rotation)
+    key = read_idempotency_key(request, commands.rotation_of(webhook_id), rotation)
     answer, replayed = await commands.rotate_secret(webhook_id, rotation, key)
     return _json(answer, 200, {"Cache-Control": "no-store"} | _replayed(replayed=replayed))
 
