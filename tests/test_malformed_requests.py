@@ -202,7 +202,7 @@ def test_a_request_names_its_host_exactly_once(without_database: Api, hosts: tup
 def test_what_a_body_is_must_be_said_without_contradiction(
     without_database: Api, name: str, values: tuple[str, ...], status: int
 ) -> None:
-    """415 before it is looked into, and 400 once it was: it is empty. Codings have no case (RFC 9110, 8.4.1)."""
+    """415 before it is looked into; 400 after: it is empty. Codings have no case (RFC 9110, 8.4.1)."""
     headers = [(name, value) for value in values]
     if name != "Content-Type":
         headers.append(("Content-Type", "application/json"))
