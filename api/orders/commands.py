@@ -319,10 +319,14 @@ async def make_calendar(name: str) -> bool:
 
     If another transaction is making it just now, this waits for that one to end.
     """
+    # Its id is drawn and not counted: a sequence never takes a number back, so refused batches and rehearsals
+    # would use up all there are. Where the number is another calendar's already none is made, and the caller,
+    # who finds none, makes it again.
     made = await row(
         """
-        INSERT INTO calendar (name)
-        SELECT $1::text WHERE NOT EXISTS (SELECT FROM calendar WHERE name = $1::text)
+        INSERT INTO calendar (id, name)
+        SELECT 1 + floor(random() * 2147483647)::int, $1::text
+        WHERE NOT EXISTS (SELECT FROM calendar WHERE name = $1::text)
         ON CONFLICT DO NOTHING RETURNING id
         """,
         name,
@@ -332,10 +336,13 @@ async def make_calendar(name: str) -> bool:
 
 async def calendar_ids(names: Collection[str]) -> dict[str, int]:
     """Give the ids of calendars, making those that do not exist yet."""
-    for name in sorted(names):
-        await make_calendar(name)
-    found = await rows("SELECT name, id FROM calendar WHERE name = ANY($1::text[])", list(names))
-    return {calendar["name"]: calendar["id"] for calendar in found}
+    ids: dict[str, int] = {}
+    while len(ids) < len(names):
+        for name in sorted(set(names) - set(ids)):
+            await make_calendar(name)
+        found = await rows("SELECT name, id FROM calendar WHERE name = ANY($1::text[])", list(names))
+        ids = {calendar["name"]: calendar["id"] for calendar in found}
+    return ids
 
 
 async def lock_calendars(ids: Collection[int]) -> None:
