@@ -17,7 +17,7 @@ from api.order_change_tail import TAIL
 from api.orders import routes as orders
 from api.problems import answer
 from api.request_log import request_log
-from api.requests import check_path
+from api.requests import check_host, check_path
 from api.shutdown import noticing_shutdown
 from api.unread_bodies import read_unread_bodies
 from api.webhooks import routes as webhooks
@@ -71,7 +71,7 @@ def create_app() -> ASGIApp:
         AppConfig(
             # Those of OPTIONS first: Litestar adds its own to a path that has none yet.
             route_handlers=[*options_routes(ROUTES), *ROUTES],
-            guards=[check_path, check_access, check_acceptable],
+            guards=[check_host, check_path, check_access, check_acceptable],
             exception_handlers={Exception: answer},
             lifespan=[_database_pool, _streams],
             request_max_body_size=LARGEST_BODY_BYTES,

@@ -16,7 +16,7 @@ from api.connections import send_in_time, send_while_read
 from api.problem_types import UNAVAILABLE
 from api.problems import ProblemError
 from api.requests import method_of
-from shared.database import DB, Row
+from shared.database import DB, Row, naming_unavailability
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -132,7 +132,9 @@ async def stream_rows(
         raise
     stream = _stream(connection, _Query(statement, arguments, planned_for), encode, head, tail)
     # Begun here and not with the first byte: what fails at once is still answered as a problem.
-    return _resumed(await anext(stream), stream)
+    async with naming_unavailability():
+        first = await anext(stream)
+    return _resumed(first, stream)
 
 
 async def _resumed(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -40,6 +40,20 @@ class EntityTags:
         return self.tags is None or tag in {given.removeprefix("W/") for given in self.tags}
 
 
+@dataclass(frozen=True)
+class Preconditions:
+    """What must be so for an order to be written (section 13.2.2)."""
+
+    if_match: EntityTags | None = None
+    if_none_match: EntityTags | None = None
+
+    def hold_at(self, version: int) -> bool:
+        """Tell whether an order that is at a version may be written."""
+        return (self.if_match is None or self.if_match.strongly_match(version)) and (
+            self.if_none_match is None or not self.if_none_match.weakly_match(version)
+        )
+
+
 def etag(version: int) -> str:
     """Give the tag of an order's version. It is strong: the same version is the same bytes."""
     return f'"{version}"'
@@ -57,15 +71,16 @@ def _read(request: AnyRequest, name: str) -> EntityTags | None:
     return EntityTags(frozenset(_ONE.findall(value)))
 
 
-def read_if_match(request: AnyRequest) -> EntityTags | None:
-    """Read If-Match.
+def read_preconditions(request: AnyRequest) -> Preconditions:
+    """Read what a write asks for: If-Match and If-None-Match.
 
     Raises:
-        ProblemError: 400, it is no list of entity tags; 428, it is missing and OMS_REQUIRE_IF_MATCH is set.
+        ProblemError: 400, one is no list of entity tags; 428, If-Match is missing and OMS_REQUIRE_IF_MATCH is
+            set.
 
     """
-    found = _read(request, "If-Match")
-    if found is None and settings().require_if_match:
+    found = Preconditions(_read(request, "If-Match"), _read(request, "If-None-Match"))
+    if found.if_match is None and settings().require_if_match:
         raise ProblemError(
             VERSION_REQUIRED, "Send If-Match with the ETag that the order had when you read it."
         )

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from litestar import Request
 from litestar.connection import ASGIConnection
+from litestar.exceptions import InternalServerException
 from pydantic import BaseModel, ValidationError
 
 from api.fields import read_id
@@ -32,23 +33,38 @@ JSON = ("application/json",)
 MERGE_PATCH = ("application/merge-patch+json", "application/json")
 
 
-class _DuplicateKeyError(ValueError):
+MOST_KEYS = 10_000
+"""In all objects of a body together; a full batch has half of it. Each may be a fault to be named."""
+
+
+class _RefusedJsonError(ValueError):
     pass
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            message = f"the key {key[:100]!r} stands twice in one object"
-            raise _DuplicateKeyError(message)
-        found[key] = value
-    return found
+def _objects() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """Make a reader of the objects of one JSON text."""
+    keys = 0
+
+    def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal keys
+        keys += len(pairs)
+        if keys > MOST_KEYS:
+            message = f"the body's objects have more than {MOST_KEYS:,} keys"
+            raise _RefusedJsonError(message)
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                message = f"the key {key[:100]!r} stands twice in one object"
+                raise _RefusedJsonError(message)
+            found[key] = value
+        return found
+
+    return read_object
 
 
 def _constant(name: str) -> None:
     message = f"{name} is not JSON"
-    raise _DuplicateKeyError(message)
+    raise _RefusedJsonError(message)
 
 
 def _has_unreadable_text(value: Any) -> bool:
@@ -68,12 +84,13 @@ def read_json(body: bytes) -> Any:
 
     Raises:
         ProblemError: 400 with the reason: not UTF-8, a byte order mark, not JSON, a key that stands twice,
-            NaN or Infinity, nested too deep, a number with too many digits, or a NUL or a lone surrogate.
+            NaN or Infinity, nested too deep, too many keys, a number with too many digits, or a NUL or a
+            lone surrogate.
 
     """
     try:
         text = body.decode()
-        value = json.loads(text, parse_float=Decimal, object_pairs_hook=_object, parse_constant=_constant)
+        value = json.loads(text, parse_float=Decimal, object_pairs_hook=_objects(), parse_constant=_constant)
         if "\\u" in text and _has_unreadable_text(value):
             raise malformed(Fault("the body holds a NUL or half of a surrogate pair"))
     except UnicodeDecodeError as error:
@@ -81,7 +98,7 @@ def read_json(body: bytes) -> Any:
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, at line {error.lineno} column {error.colno}" if body else "it is empty"
         raise malformed(Fault(f"the body is not JSON: {reason}")) from None
-    except _DuplicateKeyError as error:
+    except _RefusedJsonError as error:
         raise malformed(Fault(str(error))) from None
     except RecursionError:
         raise malformed(Fault("the body is nested too deep")) from None
@@ -98,14 +115,29 @@ async def read_body(request: AnyRequest, model: type[Model], media_types: tuple[
         ProblemError: 415 for another media type, 400 for what can't be read, 422 with every fault of it.
 
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type not in media_types or request.headers.get("content-encoding", "identity") != "identity":
+    if not _is_unencoded(request, media_types):
         raise ProblemError(
             UNSUPPORTED_MEDIA_TYPE,
             f"Send {' or '.join(media_types)}, unencoded.",
             headers={"Accept-Patch" if request.method == "PATCH" else "Accept": ", ".join(media_types)},
         )
-    return check(model, read_json(await request.body()))
+    try:
+        body = await request.body()
+    except InternalServerException:
+        # Litestar's name for the end of a connection, which chunks that are none bring about too.
+        raise malformed(Fault("the body ended before it was complete, or its chunks are none")) from None
+    return check(model, read_json(body))
+
+
+def _is_unencoded(request: AnyRequest, media_types: tuple[str, ...]) -> bool:
+    # Of two content types, who stands in front might have looked at the other one.
+    given = request.headers.getall("content-type", [])
+    codings = ",".join(request.headers.getall("content-encoding", [])).split(",")
+    return (
+        len(given) == 1
+        and given[0].partition(";")[0].strip().lower() in media_types
+        and all(coding.strip().lower() in ("", "identity") for coding in codings)
+    )
 
 
 def check(model: type[Model], value: object) -> Model:
@@ -123,7 +155,8 @@ def check(model: type[Model], value: object) -> Model:
 
 def faults_of(error: ValidationError) -> list[Fault]:
     """Name each fault that a model found, with a JSON Pointer (RFC 6901) into what it was given."""
-    return [Fault(_what_would_be_right(e), pointer=_pointer(e["loc"])) for e in error.errors()]
+    found = error.errors(include_url=False, include_input=False)
+    return [Fault(_what_would_be_right(e), pointer=_pointer(e["loc"])) for e in found]
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
@@ -156,6 +189,19 @@ def _what_would_be_right(error: ErrorDetails) -> str:
 def method_of(connection: AnyConnection) -> str:
     """Give a request's method."""
     return str(connection.scope.get("method", "GET"))
+
+
+def check_host(connection: AnyConnection, _: object) -> None:
+    """Refuse a request of HTTP/1.1 without exactly one Host (RFC 9112, section 3.2); a guard for all routes.
+
+    Raises:
+        ProblemError: 400, there is none, or more than one.
+
+    """
+    hosts = [value for name, value in connection.scope["headers"] if name == b"host"]
+    # The server adds an empty one where there is none.
+    if connection.scope.get("http_version") == "1.1" and (len(hosts) != 1 or not hosts[0].strip()):
+        raise malformed(Fault("must be there, once", header="Host"))
 
 
 def check_path(connection: AnyConnection, _: object) -> None:

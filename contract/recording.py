@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,8 +55,10 @@ def read_recording(text: str, server: str = "") -> list[Exchange]:
     try:
         entries = json.loads(text)["log"]["entries"]
     except (ValueError, KeyError, TypeError, RecursionError):
+        entries = None
+    if not isinstance(entries, list):
         message = "this is no HAR file: it has no log.entries"
-        raise NotARecordingError(message) from None
+        raise NotARecordingError(message)
     found = []
     for number, entry in enumerate(entries, start=1):
         try:
@@ -87,11 +89,13 @@ def _message(pairs: Any, content: Any) -> Message:
     for pair in pairs:
         name = pair["name"].lower()
         headers[name] = f"{headers[name]}, {pair['value']}" if name in headers else str(pair["value"])
+    declared = (
+        (headers.get("content-type") or content.get("mimeType") or "").partition(";")[0].strip().lower()
+    )
     text = content.get("text")
     if text is not None and content.get("encoding") == "base64":
-        try:
-            text = base64.b64decode(text, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            text = None
-    declared = headers.get("content-type") or content.get("mimeType") or ""
-    return Message(headers, declared.partition(";")[0].strip().lower(), text)
+        # What is no base64 is no entry either; what is no text, an image for instance, can't be judged.
+        with suppress(UnicodeDecodeError):
+            return Message(headers, declared, base64.b64decode(text, validate=True).decode())
+        text = None
+    return Message(headers, declared, text)

@@ -45,7 +45,13 @@ UNAVAILABLE = (
 
 
 @asynccontextmanager
-async def _naming_unavailability() -> AsyncIterator[None]:
+async def naming_unavailability() -> AsyncIterator[None]:
+    """Run a block that talks to PostgreSQL.
+
+    Raises:
+        DatabaseUnavailableError: in place of what asyncpg raises when that is the reason.
+
+    """
     try:
         yield
     except UNAVAILABLE as error:
@@ -136,7 +142,7 @@ class Engine(PostgresEngine):
             DatabaseUnavailableError: none was free in time, or the server can't be reached.
 
         """
-        async with _naming_unavailability():
+        async with naming_unavailability():
             if self.pool is None:
                 return await self.get_new_connection()
             return await self.pool.acquire(timeout=settings().pool_wait)
@@ -148,7 +154,7 @@ class Engine(PostgresEngine):
             DatabaseUnavailableError: the server can't be reached.
 
         """
-        async with _naming_unavailability():
+        async with naming_unavailability():
             return await self.get_new_connection()
 
     async def release(self, connection: Any) -> None:
@@ -179,7 +185,7 @@ class Engine(PostgresEngine):
 
     async def fetch(self, sql: str, *args: object) -> list[Row]:
         """Run one statement, prepared once per connection; arguments stand as ``$1``, ``$2``, … in it."""
-        async with _naming_unavailability(), self.connection() as connection:
+        async with naming_unavailability(), self.connection() as connection:
             found: list[Row] = await connection.fetch(sql, *args)
             return found
 
@@ -189,7 +195,7 @@ class Engine(PostgresEngine):
         For statements whose best plan depends on their arguments: one prepared for good may get a plan for
         any arguments after its fifth use, and that one suits common values and is ruinous for rare ones.
         """
-        async with _naming_unavailability(), self.connection() as connection:
+        async with naming_unavailability(), self.connection() as connection:
             statement = await connection.prepare(sql, name="")
             found: list[Row] = await statement.fetch(*args)
             return found
@@ -232,7 +238,7 @@ async def transaction(
             took effect is then unknown to the caller, as it is with any database.
 
     """
-    async with _naming_unavailability(), Transaction(DB, isolation, readonly=readonly) as current:
+    async with naming_unavailability(), Transaction(DB, isolation, readonly=readonly) as current:
         yield current
 
 

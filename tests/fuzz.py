@@ -2,10 +2,11 @@
 
     python -m tests.fuzz [--minutes 3] [--seed 7] [--folder .local/fuzz]
 
-Servers, API, relay and worker are started as processes, on a free port and with the sample's services.
-schemathesis then follows ``schemathesis.toml`` until the time is up, and what it recorded is checked again
-by ``contract.har``. The folder keeps the JUnit report, the recording and the processes' logs. A seed makes a
-run's requests repeatable; their answers also depend on the clock and on how fast the machine is.
+Servers, APIs, relay and worker are started as processes, on free ports and with the sample's services: one
+API that lets everybody do everything, which gets two thirds of the time, and one that asks for keys and
+for If-Match. schemathesis then follows ``schemathesis.toml`` until the time is up, and what it recorded is
+checked again by ``contract.har``. The folder keeps for each the JUnit report, the recording and the logs.
+A seed makes a run's requests repeatable; their answers also depend on the clock and on the machine's speed.
 
 The exit status is 0 if nothing was found, 1 if something was, 2 if the fuzzing could not be done.
 """
@@ -13,12 +14,15 @@ The exit status is 0 if nothing was found, 1 if something was, 2 if the fuzzing 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stack.child_processes import StackError
 from stack.embedded_postgres import EmbeddedPostgres
@@ -26,10 +30,28 @@ from stack.embedded_valkey import EmbeddedValkey
 from tests.drivers import Api, Database
 from tests.processes import ROOT, ServiceProcess, free_port, migrate
 
-FUZZED = ("api.server", "api.relay", "worker.main")
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+BEHIND = ("api.relay", "worker.main")
+
+GUARDED = {
+    "OMS_API_KEYS": ",".join(
+        f"{name}:{role}:{sha256(f'the key of the {name}'.encode()).hexdigest()}"
+        for name, role in (("reader", "read"), ("writer", "write"))
+    ),
+    "OMS_REQUIRE_IF_MATCH": "yes",
+}
+"""The settings of a service that asks for keys and for If-Match; ``tests.fuzz_hooks`` knows the keys."""
+
+DEPLOYMENTS: Mapping[str, tuple[Mapping[str, str], float]] = {
+    "open": ({}, 2 / 3),
+    "guarded": (GUARDED, 1 / 3),
+}
+"""What is fuzzed: the settings, and the part of the time."""
 
 
-def fuzz(url: str, folder: Path, *arguments: str) -> int:
+def fuzz(url: str, folder: Path, *arguments: str, deployment: str = "open") -> int:
     """Run schemathesis against a server, as ``schemathesis.toml`` says; return its exit status."""
     command = [
         sys.executable,
@@ -38,7 +60,9 @@ def fuzz(url: str, folder: Path, *arguments: str) -> int:
         *("--report-junit-path", str(folder / "junit.xml"), "--report-har-path", str(folder / "traffic.har")),
         *arguments,
     ]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+    return subprocess.run(
+        command, cwd=ROOT, check=False, env={**os.environ, "ORDERS_FUZZED_AS": deployment}
+    ).returncode
 
 
 def check_recording(url: str, folder: Path) -> int:
@@ -60,19 +84,35 @@ def run(minutes: float, seed: int, folder: Path) -> int:
         migrate(postgres.url)
         with Database(postgres.url) as database:
             database.add_services()
-        port = free_port()
-        processes = [
-            started.enter_context(ServiceProcess(module, database=postgres.url, redis=valkey.url, port=port))
-            for module in FUZZED
-        ]
-        api = started.enter_context(Api(port))
-        api.wait_until_ready()
-        print(f"fuzz: seed {seed}, {minutes} min on {api.url}; reports in {folder}", flush=True)
-        found = fuzz(api.url, folder, "--seed", str(seed), "--max-time", str(round(minutes * 60)))
-        deviating = check_recording(api.url, folder)
-        for process in processes:
-            (folder / f"{process.module}.log").write_text(process.log)
-    return found or deviating
+        for module in BEHIND:
+            started.enter_context(_process(module, folder, database=postgres.url, redis=valkey.url))
+        found = False
+        for deployment, (settings, part) in DEPLOYMENTS.items():
+            own = folder / deployment
+            own.mkdir(exist_ok=True)
+            port = free_port()
+            with (
+                _process("api.server", own, database=postgres.url, redis=valkey.url, port=port, **settings),
+                Api(port) as api,
+            ):
+                api.wait_until_ready()
+                time = str(round(minutes * part * 60))
+                print(f"fuzz: seed {seed}, {time} s on {api.url}, {deployment}; reports in {own}", flush=True)
+                found |= bool(
+                    fuzz(api.url, own, "--seed", str(seed), "--max-time", time, deployment=deployment)
+                )
+                found |= bool(check_recording(api.url, own))
+    return int(found)
+
+
+@contextmanager
+def _process(module: str, folder: Path, **settings: Any) -> Iterator[None]:
+    """Run a process of the service, and keep its log."""
+    with ServiceProcess(module, **settings) as process:
+        try:
+            yield
+        finally:
+            (folder / f"{module}.log").write_text(process.log)
 
 
 def main(arguments: list[str] | None = None) -> int:

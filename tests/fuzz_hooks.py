@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,34 @@ REASONS = {
 
 _attempts = itertools.count(1)
 
+GUARDED = os.environ.get("ORDERS_FUZZED_AS") == "guarded"
+"""Whether the service that is fuzzed asks for keys, and for If-Match (``tests.fuzz.GUARDED``)."""
+
+MEANS_A_VERSION = {
+    ("PUT", "/orders/{order_id}"),
+    ("PATCH", "/orders/{order_id}"),
+    ("DELETE", "/orders/{order_id}"),
+}
+
+
+def _come_with_a_key(case: Case[Any]) -> None:
+    """Let sound requests come from everybody; all others from who may do everything.
+
+    A request that is wrong is refused for what is wrong with it, and a sequence is followed to its end, only
+    where nothing else stands in the way.
+    """
+    sound = case.meta is not None and case.meta.generation.mode.is_positive
+    if sound and case.meta is not None and case.meta.phase.name != "stateful":
+        drawn = zlib.crc32(repr((case.path, case.method, case.query, case.body, dict(case.headers))).encode())
+        caller = ("nobody", "stranger", "reader")[drawn % 8] if drawn % 8 < 3 else "writer"
+    else:
+        caller = "writer"
+        if (case.method, case.path) in MEANS_A_VERSION and "If-Match" not in case.headers:
+            case.headers["If-Match"] = "*"
+    case.headers.pop("Authorization", None)
+    if caller != "nobody":
+        case.headers["Authorization"] = f"Bearer the key of the {caller}"
+
 
 @schemathesis.hook
 def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
@@ -53,6 +82,8 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
     Drawn at random, an order names no service that there is and a cursor is none of ours, so what lies behind
     those checks would hardly be reached.
     """
+    if GUARDED:
+        _come_with_a_key(case)
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     for name, value in case.path_parameters.items():
@@ -67,12 +98,16 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
     if case.operation.label == "DELETE /services/{service_id}" and set(case.path_parameters.values()) & known:
         # What orders name is not archived: soon there would be nothing left to order, and no order stored.
         case.path_parameters["service_id"] = "1"
+    _draw_further(case)
+
+
+def _draw_further(case: Case[Any]) -> None:
     drawn = zlib.crc32(repr((case.method, case.path_parameters, case.query, case.body)).encode())
     if drawn % 2:
         _name_what_exists(case, drawn)
         if "after" in case.query:
             case.query["after"] = 0
-    if case.meta.phase.name == "stateful" and "Idempotency-Key" in case.headers:
+    if case.meta is not None and case.meta.phase.name == "stateful" and "Idempotency-Key" in case.headers:
         # A replayed create of what was deleted since is no creation; schemathesis would look for its result.
         case.headers["Idempotency-Key"] = f"attempt-{next(_attempts)}"
     if case.operation.label == "GET /orders" and not {"cursor", "limit"} & set(case.query):
@@ -127,6 +162,28 @@ def a_sound_request_is_refused_only_for_what_no_schema_can_say(
 def _is_known(fault: dict[str, str]) -> bool:
     place = fault.get("pointer") or fault.get("parameter") or fault.get("header") or ""
     return any(re.fullmatch(where, place) and re.match(why, fault["detail"]) for where, why in REASONS)
+
+
+@schemathesis.check
+def keys_and_versions_are_asked_for_exactly_where_they_must_be(
+    _context: CheckContext, response: Response, case: Case[Any]
+) -> None:
+    """See that 401, 403 and 428 are answered where the deployment says so, and nowhere else."""
+    sent = response.request.headers
+    key = str(sent.get("Authorization", "")).removeprefix("Bearer the key of the ")
+    wanted = None
+    if GUARDED and case.operation.definition.raw.get("security") != []:
+        if key not in ("reader", "writer"):
+            wanted = 401
+        elif key == "reader" and case.method not in ("GET", "HEAD", "OPTIONS"):
+            wanted = 403
+        elif (case.method, case.path) in MEANS_A_VERSION and "If-Match" not in sent:
+            wanted = 428
+    if wanted is None and response.status_code in (401, 403, 428):
+        raise AssertionError(f"{response.status_code} for {key or 'nobody'}, who may do this")
+    sound = case.meta is not None and case.meta.generation.mode.is_positive
+    if wanted is not None and sound and response.status_code != wanted:
+        raise AssertionError(f"{response.status_code} in place of {wanted} for {key or 'nobody'}")
 
 
 @schemathesis.check

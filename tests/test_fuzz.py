@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,14 +15,15 @@ from schemathesis.engine import events
 from schemathesis.python.asgi import shutdown_lifespans
 
 from api.app import create_app
-from tests.fuzz import check_recording, fuzz
-from tests.processes import ROOT
+from tests.drivers import Api
+from tests.fuzz import GUARDED, check_recording, fuzz
+from tests.processes import ROOT, ServiceProcess, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.drivers import Api, Database
+    from tests.drivers import Database
 
 FEW = 4
 """Requests drawn per operation; those at the edges of every schema come on top."""
@@ -76,10 +78,28 @@ def test_the_contract_is_kept_in_process(in_process: Any) -> None:
     assert sum(passed.values()) > 500
 
 
+@pytest.fixture
+def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:  # noqa: ARG001 (a clean database)
+    """Give an API that asks for keys, and for If-Match."""
+    port = free_port()
+    with (
+        ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **GUARDED),
+        Api(port) as found,
+    ):
+        found.wait_until_ready()
+        yield found
+
+
 @pytest.mark.timeout(240)
-def test_the_contract_is_kept_on_a_socket(api: Api, tmp_path: Path) -> None:
-    """The command line against granian: HTTP itself is parsed there, which in-process calls leave out."""
+def test_the_contract_is_kept_on_a_socket(guarded: Api, tmp_path: Path) -> None:
+    """The command line against granian: HTTP itself is parsed there, which in-process calls leave out.
+
+    Guarded, as in-process everybody may do everything. tests/fuzz_hooks.py sees who is refused, and why.
+    """
     brief = ("--generation-deterministic", "--seed", "1", "--no-shrink", "--max-examples", str(FEW))
-    assert fuzz(api.url, tmp_path, *brief, "--phases", "examples,fuzzing,stateful") == 0
+    phases = ("--phases", "examples,fuzzing,stateful")
+    assert fuzz(guarded.url, tmp_path, *brief, *phases, deployment="guarded") == 0
     assert (tmp_path / "junit.xml").exists()
-    assert check_recording(api.url, tmp_path) == 0
+    assert check_recording(guarded.url, tmp_path) == 0
+    entries = json.loads((tmp_path / "traffic.har").read_text())["log"]["entries"]
+    assert {401, 403, 428} <= {entry["response"]["status"] for entry in entries}

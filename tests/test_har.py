@@ -314,8 +314,30 @@ def test_only_the_named_server_is_looked_at_and_its_prefix_is_no_part_of_the_pat
     ]
 
 
+NO_BASE64 = exchange("GET /orders", 200, {"items": [], "next": None})
+NO_BASE64["response"]["content"] |= {"encoding": "base64", "text": "no base64"}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{}", '{"log": {}}', '{"log": {"entries": [{}]}}', '{"log": {"entries": [{"request": 1}]}}']
+    "text",
+    [
+        *(
+            "",
+            "{}",
+            "[]",
+            "[" * 100_000,
+            '{"log": {}}',
+            '{"log": {"entries": null}}',
+            '{"log": {"entries": 5}}',
+        ),
+        *(
+            '{"log": {"entries": [null]}}',
+            '{"log": {"entries": [{}]}}',
+            '{"log": {"entries": [{"request": 1}]}}',
+        ),
+        json.dumps({"log": {"entries": [NO_BASE64]}}),
+    ],
+    ids=lambda text: text[:40],
 )
 def test_what_is_no_recording_is_said_to_be_none(text: str) -> None:
     """Rather than passing."""

@@ -139,6 +139,88 @@ def test_a_request_that_is_expensive_to_refuse_does_not_keep_others_waiting(with
     assert without_database.client.get("/health/live").elapsed.total_seconds() < 5
 
 
+def raw(api: Api, request: bytes) -> bytes:
+    """Send exactly these bytes, and give all that comes back until the server closes."""
+    host, port = api.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def create(*headers: bytes, body: bytes = b"") -> bytes:
+    """Write a create with these header lines, after which the connection is closed."""
+    lines = (b"POST /orders HTTP/1.1", b"Connection: close", *headers)
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"zz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}0\r\n\r\n", b"-2\r\n{}\r\n0\r\n\r\n", b"fffffffffffffffff\r\n"],
+)
+def test_a_body_whose_chunks_are_none_cannot_be_read(without_database: Api, chunks: bytes) -> None:
+    """It was 500, with a stack trace in the log for everybody who sends one."""
+    headers = (b"Host: x", b"Content-Type: application/json", b"Transfer-Encoding: chunked")
+    answer = raw(without_database, create(*headers, body=chunks))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"/problems/malformed-request" in answer
+
+
+def test_a_caller_that_leaves_in_the_middle_of_its_body_is_no_fault_of_ours(without_database: Api) -> None:
+    """Nothing is logged as one: the process's log is looked through at the end."""
+    host, port = without_database.url.removeprefix("http://").split(":")
+    head = create(b"Host: x", b"Content-Type: application/json", b"Content-Length: 100")
+    for _ in range(3):
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(head + b"{")
+    assert without_database.client.get("/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("hosts", [(), (b"Host: a", b"Host: b")])
+def test_a_request_names_its_host_exactly_once(without_database: Api, hosts: tuple[bytes, ...]) -> None:
+    """RFC 9112, section 3.2: 400. Whoever stands in front might have chosen another one of two."""
+    for head in (create(*hosts), create(*hosts).replace(b"POST /orders", b"GET /health/live")):
+        answer = raw(without_database, head)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b'"header":"Host"' in answer
+    old = create().replace(b"POST /orders HTTP/1.1", b"GET /health/live HTTP/1.0")
+    assert raw(without_database, old).startswith(b"HTTP/1.0 200 ")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "status"),
+    [
+        ("Content-Type", ("application/json", "text/plain"), 415),
+        ("Content-Type", ("application/json", "application/json"), 415),
+        ("Content-Encoding", ("identity", "gzip"), 415),
+        ("Content-Encoding", ("gzip", "identity"), 415),
+        ("Content-Encoding", ("identity, gzip",), 415),
+        ("Content-Encoding", ("Identity",), 400),
+        ("Content-Encoding", ("identity", "identity"), 400),
+        ("Content-Encoding", ("",), 400),
+    ],
+)
+def test_what_a_body_is_must_be_said_without_contradiction(
+    without_database: Api, name: str, values: tuple[str, ...], status: int
+) -> None:
+    """415 before it is looked into; 400 after: it is empty. Codings have no case (RFC 9110, 8.4.1)."""
+    headers = [(name, value) for value in values]
+    if name != "Content-Type":
+        headers.append(("Content-Type", "application/json"))
+    assert without_database.client.post("/orders", content=b"", headers=headers).status_code == status
+
+
+def test_the_faults_of_a_body_do_not_outgrow_it(without_database: Api) -> None:
+    """A megabyte of unknown keys took 1.6 s of everybody's time and was answered with nine megabytes."""
+    many = b",".join(b'"%x":1' % n for n in range(10_001))
+    answer = without_database.post_text("/orders/batch", b'{"orders":[{' + many + b"}]}")
+    assert answer.status_code == 400
+    assert "more than 10,000 keys" in answer.json()["detail"]
+    few = b",".join(b'"%x":1' % n for n in range(5_000))
+    answer = without_database.post_text("/orders", b"{" + few + b"}")
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 5_002
+
+
 def test_no_url_reaches_past_the_servers_own_limits(without_database: Api) -> None:
     """What HTTP itself can't carry is refused by the server before any of our code runs."""
     host, port = without_database.url.removeprefix("http://").split(":")

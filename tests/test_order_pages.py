@@ -9,9 +9,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from api.orders.queries import OrderFilters
+from api.orders.windows import find_in_window
+from shared.database import DB
 from tests.builders import NOON, later, text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from tests.drivers import Api, Database
 
 SORTS = ("datetime", "-datetime", "id", "-id")
@@ -157,3 +162,46 @@ def test_a_cursor_outlives_the_order_that_it_stands_behind(api: Api, database: D
         )
         api.client.delete(f"/orders/{last}")
         assert [order["id"] for order in api.every_item(page["next"])] == rest
+
+
+WINDOWS: tuple[dict[str, Any], ...] = (
+    {"earliest": later(days=3)},
+    {"before": later(days=9)},
+    {"earliest": later(days=3), "before": later(days=9)},
+    {"earliest": later(days=3), "calendar": "default"},
+    {"before": later(days=9), "service": 456},
+    {"before": later(days=9), "service": 456, "calendar": "crew-1"},
+    {"earliest": later(days=99)},
+)
+
+
+@pytest.mark.parametrize("sort", ["id", "-id"])
+@pytest.mark.parametrize("most", [1, 3, 7, 1_000])
+def test_a_window_by_id_is_followed_to_its_end_however_little_is_looked_at_for_a_page(
+    database: Database, run: Callable[[Coroutine[Any, Any, Any]], Any], sort: str, most: int
+) -> None:
+    """Sorted whole or in strides: the same orders, and never more looked at than may be."""
+    orders_apart(database, 40)
+    everything = database.rows(
+        "SELECT o.*, c.name AS calendar FROM orders AS o JOIN calendar AS c ON c.id = calendar_id"
+    )
+    for window in WINDOWS:
+        filters = OrderFilters(sort=sort, **window)
+        expected = [
+            order["id"]
+            for order in sorted(everything, key=lambda one: one["id"], reverse=filters.descending)
+            if window.get("earliest", order["datetime"]) <= order["datetime"]
+            and order["datetime"] < window.get("before", later(days=999))
+            and window.get("calendar", order["calendar"]) == order["calendar"]
+            and window.get("service", order["service_ids"][0]) in order["service_ids"]
+        ]
+        met, after, pages = [], None, 0
+        while True:
+            found, edge = run(find_in_window(DB.fetch, filters, after, 4, most))
+            met += [order["id"] for order in found]
+            pages += 1
+            after = found[-1]["id"] if len(found) == 4 else edge
+            if after is None:
+                break
+        assert met == expected, window
+        assert pages <= len(expected) // 4 + 1 + 40 // most, window

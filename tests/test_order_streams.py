@@ -156,6 +156,32 @@ def test_a_fee_passes_through_no_float(api: Api) -> None:
     assert ",9999999999.99," in api.client.get("/orders", headers=CSV).text
 
 
+@pytest.mark.parametrize("accept", [NDJSON, CSV])
+@pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
+def test_a_stream_whose_connection_is_lost_before_its_first_byte_is_asked_for_again(
+    api: Api, database: Database, accept: dict[str, str], end: str
+) -> None:
+    """503 with Retry-After, as for everything else that the database lets down; it was 500."""
+    waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass"
+    api.placed_order()
+    database.rows("BEGIN")
+    try:
+        database.rows("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        with ThreadPoolExecutor(1) as thread:
+            pending = thread.submit(api.client.get, "/orders", headers=accept)
+            wait_until(lambda: bool(database.rows(waiting)), "the stream waits for the orders", 10)
+            database.rows(f"SELECT {end}(pid) FROM ({waiting}) AS waiting")
+            answer = pending.result()
+    finally:
+        database.rows("ROLLBACK")
+    assert answer.status_code == 503, answer.text
+    assert answer.json()["type"] == "/problems/unavailable"
+    assert answer.headers["retry-after"]
+    # Its place was given back, more often than there are places.
+    for _ in range(PLACES + 1):
+        assert api.client.get("/orders", headers=accept).status_code == 200
+
+
 # --- large ones, from a server of its own ------------------------------------------------------------
 
 MANY = 200_000

@@ -71,6 +71,31 @@ def test_a_write_that_means_another_version_is_refused(
     assert api.client.get("/orders/5").content == before
 
 
+@pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize("condition", ["*", '"2"', 'W/"2"', '"1", "2"'])
+def test_a_write_that_excludes_the_current_version_is_refused(
+    api: Api, database: Database, method: str, condition: str
+) -> None:
+    """RFC 9110, 13.1.2: who sent `If-None-Match: *` to create an order overwrote the one that is there."""
+    at_version_2(api)
+    counts, before = database.counts(), api.client.get("/orders/5").content
+    for match in ("*", '"2"'):
+        answer = written(api, method, if_match=match, if_none_match=condition)
+        assert answer.status_code == 412
+        assert answer.headers["etag"] == '"2"'
+    assert api.client.get("/orders/5").content == before
+    assert database.counts() == counts
+
+
+@pytest.mark.parametrize("method", WRITES)
+def test_a_write_that_excludes_other_versions_is_done(api: Api, method: str) -> None:
+    """And to an order that is not there, nothing but that is said."""
+    at_version_2(api)
+    answer = written(api, method, if_none_match='"1", W/"3"', if_match='"2"')
+    assert answer.status_code == (204 if method == "DELETE" else 200)
+    assert written(api, method, path="/orders/77", if_none_match="*").status_code == 404
+
+
 def test_conditions_on_several_lines_are_one_list(api: Api) -> None:
     """RFC 9110, 5.3."""
     at_version_2(api)

@@ -300,29 +300,27 @@ def forged(*after: Any) -> str:
     return encode_cursor(after, [])
 
 
-@pytest.mark.parametrize(
-    "cursor",
-    [
-        *("", "abc", "%00", "💥", "W10", "bnVsbA", "e30", "MQ", "=", "W10=", "a" * 10_000),
-        base64.urlsafe_b64encode(b"[" * 40_000).decode(),
-        forged(),
-        forged("2030-06-01T12:00:00.000Z"),
-        forged("2030-06-01T12:00:00.000Z", 1, 2),
-        forged("2030-06-01T12:00:00.000Z", None),
-        forged("2030-06-01T12:00:00.000Z", []),
-        forged("2030-06-01T12:00:00.000Z", 1.5),
-        forged("2030-06-01T12:00:00.000Z", 10**30),
-        forged("2030-06-01T12:00:00.000Z", -1),
-        forged("2030-06-01T12:00:00.000Z", float("inf")),
-        forged("2030-06-01T12:00:00.000Z", "1; DROP TABLE orders"),
-        forged("2030-06-01", 1),
-        forged("9999-12-31T12:00:00.000Z", 1),
-        forged(5, 1),
-        forged({}, {}),
-        *map(forged, (None, -1, True, 1.5, 1e20, float("inf"), "\u0665", 10**18, [1], {})),
-    ],
-    ids=lambda cursor: cursor[:40].encode("unicode_escape").decode() or "empty",
+FORGED = (
+    *("", "abc", "%00", "💥", "W10", "bnVsbA", "e30", "MQ", "=", "W10=", "a" * 10_000),
+    base64.urlsafe_b64encode(b"[" * 40_000).decode(),
+    forged(),
+    forged("2030-06-01T12:00:00.000Z"),
+    forged("2030-06-01T12:00:00.000Z", 1, 2),
+    forged("2030-06-01T12:00:00.000Z", None),
+    forged("2030-06-01T12:00:00.000Z", []),
+    forged("2030-06-01T12:00:00.000Z", 1.5),
+    forged("2030-06-01T12:00:00.000Z", 10**30),
+    forged("2030-06-01T12:00:00.000Z", -1),
+    forged("2030-06-01T12:00:00.000Z", float("inf")),
+    forged("2030-06-01T12:00:00.000Z", "1; DROP TABLE orders"),
+    forged("2030-06-01", 1),
+    forged("9999-12-31T12:00:00.000Z", 1),
+    forged(5, 1),
+    forged({}, {}),
+    *map(forged, (None, -1, True, 1.5, 1e20, float("inf"), "\u0665", 10**18, 10**30, [], [1], ["a"], {})),
 )
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -330,13 +328,14 @@ def forged(*after: Any) -> str:
         *("/orders/1/changes", "/webhooks", "/webhooks/1/deliveries", "/webhooks/1/missed"),
     ],
 )
-def test_a_cursor_that_was_not_given_is_refused(api: Api, path: str, cursor: str) -> None:
+def test_a_cursor_that_was_not_given_is_refused(api: Api, path: str) -> None:
     """Forged ones included: none reaches the database."""
-    answer = api.client.get(path, params={"cursor": cursor})
-    # A report's cursor begins with its position: one that is not reached is of another log.
-    ahead = path.startswith("/fee-summaries") and answer.status_code == 410
-    assert ahead or answer.status_code == 400, answer.text
-    assert answer.json()["type"] == f"/problems/{'report-expired' if ahead else 'invalid-cursor'}"
+    for cursor in FORGED:
+        answer = api.client.get(path, params={"cursor": cursor})
+        # A report's cursor begins with its position: one that is not reached is of another log.
+        ahead = path.startswith("/fee-summaries") and answer.status_code == 410
+        assert ahead or answer.status_code == 400, (cursor[:100], answer.text)
+        assert answer.json()["type"] == f"/problems/{'report-expired' if ahead else 'invalid-cursor'}"
 
 
 def test_a_cursor_belongs_to_its_filters_and_its_list(api: Api, database: Database) -> None:

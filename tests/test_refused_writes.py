@@ -64,6 +64,21 @@ def test_a_refused_write_leaves_no_row_and_changes_none(api: Api, database: Data
     assert everything(database) == rows_before
 
 
+def test_what_stores_nothing_uses_up_no_number_of_a_calendar(api: Api, database: Database) -> None:
+    """A sequence takes none back: after 2**31 rehearsals there would have been no new calendar."""
+    numbers = "SELECT last_value, is_called FROM calendar_id_seq"
+    before = database.rows(numbers)
+    assert api.client.post("/orders?dry_run=true", json=order_body(calendar=NEW)).status_code == 200
+    too_close = [order_body(calendar=NEW), order_body(calendar=NEW, at=later(hours=1))]
+    assert api.client.post("/orders/batch", json={"orders": too_close}).status_code == 409
+    assert database.rows(numbers) == before
+    assert database.counts()["calendar"] == 0
+    # What is stored needs none either: its number is drawn, and drawn again if it is another calendar's.
+    for name in (NEW, f"{NEW}-2"):
+        api.placed_order(calendar=name)
+    assert database.rows(numbers) == before
+
+
 def everything(database: Database) -> list[Any]:
     """Give every row of every table that a write could touch."""
     return [

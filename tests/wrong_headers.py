@@ -33,6 +33,9 @@ REST = [
             ("If-Match", "PATCH", "/orders/5", PATCH.body()),
             ("If-Match", "DELETE", "/orders/5", None),
             ("If-None-Match", "GET", "/orders/5", None),
+            ("If-None-Match", "PUT", "/orders/5", REPLACE.body()),
+            ("If-None-Match", "PATCH", "/orders/5", PATCH.body()),
+            ("If-None-Match", "DELETE", "/orders/5", None),
         )
         for value in (
             "1",

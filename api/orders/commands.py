@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from api.idempotency import IdempotencyKey
     from api.orders.bodies import NewOrder
-    from api.preconditions import EntityTags
+    from api.preconditions import Preconditions
 
 CALENDAR_LOCK = 7_316_002
 """The first key of the advisory locks that stand for calendars; the second is the calendar's id."""
@@ -194,7 +194,9 @@ async def _create_all(batch: Sequence[NewOrder]) -> list[StoredOrder]:
     return list(stored.values())
 
 
-async def replace_order(order_id: int, new: OrderReplacement, meant: EntityTags | None = None) -> StoredOrder:
+async def replace_order(
+    order_id: int, new: OrderReplacement, meant: Preconditions | None = None
+) -> StoredOrder:
     """Replace an order, if it is at a version that is ``meant``. It never creates one.
 
     Raises:
@@ -208,12 +210,12 @@ async def replace_order(order_id: int, new: OrderReplacement, meant: EntityTags 
     return await _update(order_id, new, meant)
 
 
-async def patch_order(order_id: int, patch: OrderPatch, meant: EntityTags | None = None) -> StoredOrder:
+async def patch_order(order_id: int, patch: OrderPatch, meant: Preconditions | None = None) -> StoredOrder:
     """Change what a merge patch names and leave the rest. Raises what ``replace_order`` raises."""
     return await _update(order_id, patch, meant)
 
 
-async def delete_order(order_id: int, meant: EntityTags | None = None) -> None:
+async def delete_order(order_id: int, meant: Preconditions | None = None) -> None:
     """Delete an order and record that. Its place is free as soon as this returns.
 
     Raises:
@@ -229,13 +231,13 @@ async def delete_order(order_id: int, meant: EntityTags | None = None) -> None:
         _refuse_unless_meant(order_id, deleted["version"], meant)
 
 
-def _refuse_unless_meant(order_id: int, version: int, meant: EntityTags | None) -> None:
-    if meant is not None and not meant.strongly_match(version):
+def _refuse_unless_meant(order_id: int, version: int, meant: Preconditions | None) -> None:
+    if meant is not None and not meant.hold_at(version):
         raise VersionMismatchError(order_id, version)
 
 
 async def _update(
-    order_id: int, change: OrderReplacement | OrderPatch, meant: EntityTags | None
+    order_id: int, change: OrderReplacement | OrderPatch, meant: Preconditions | None
 ) -> StoredOrder:
     for _ in range(ATTEMPTS):
         # A create needs no calendar lock, so one may still take the place between our look and our
@@ -247,7 +249,7 @@ async def _update(
 
 
 async def _update_locked(
-    order_id: int, change: OrderReplacement | OrderPatch, meant: EntityTags | None
+    order_id: int, change: OrderReplacement | OrderPatch, meant: Preconditions | None
 ) -> StoredOrder:
     current = await row(
         """
@@ -319,10 +321,14 @@ async def make_calendar(name: str) -> bool:
 
     If another transaction is making it just now, this waits for that one to end.
     """
+    # Its id is drawn and not counted: a sequence never takes a number back, so refused batches and rehearsals
+    # would use up all there are. Where the number is another calendar's already none is made, and the caller,
+    # who finds none, makes it again.
     made = await row(
         """
-        INSERT INTO calendar (name)
-        SELECT $1::text WHERE NOT EXISTS (SELECT FROM calendar WHERE name = $1::text)
+        INSERT INTO calendar (id, name)
+        SELECT 1 + floor(random() * 2147483647)::int, $1::text
+        WHERE NOT EXISTS (SELECT FROM calendar WHERE name = $1::text)
         ON CONFLICT DO NOTHING RETURNING id
         """,
         name,
@@ -332,10 +338,13 @@ async def make_calendar(name: str) -> bool:
 
 async def calendar_ids(names: Collection[str]) -> dict[str, int]:
     """Give the ids of calendars, making those that do not exist yet."""
-    for name in sorted(names):
-        await make_calendar(name)
-    found = await rows("SELECT name, id FROM calendar WHERE name = ANY($1::text[])", list(names))
-    return {calendar["name"]: calendar["id"] for calendar in found}
+    ids: dict[str, int] = {}
+    while len(ids) < len(names):
+        for name in sorted(set(names) - set(ids)):
+            await make_calendar(name)
+        found = await rows("SELECT name, id FROM calendar WHERE name = ANY($1::text[])", list(names))
+        ids = {calendar["name"]: calendar["id"] for calendar in found}
+    return ids
 
 
 async def lock_calendars(ids: Collection[int]) -> None:

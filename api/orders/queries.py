@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Self
 from api.fields import read_id
 from api.orders.errors import Conflict, OrderNotFoundError
 from api.orders.spacing import CLEARANCE
+from api.orders.windows import find_in_window
 from api.pages import Page
 from api.times import EARLIEST, LATEST, read_datetime, utc_text
 from shared.database import DB, row, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from shared.database import Row
 
 
 @dataclass(frozen=True)
@@ -138,14 +141,28 @@ class OrderFilters:
 
 async def list_orders(filters: OrderFilters, after: Sequence[Any] | None, limit: int) -> Page:
     """List a page of orders behind a place."""
-    statement, arguments = filters.select(after, limit + 1)
     # Few and many matches want different plans (tests/test_order_query_plans.py).
-    found = await DB.fetch_planned_afresh(statement, *arguments)
+    found, edge = await find_page(DB.fetch_planned_afresh, filters, after, limit + 1)
     shown = found[:limit]
-    return Page(
-        [order["json"] for order in shown],
-        filters.place_of(dict(shown[-1])) if len(found) > limit else None,
-    )
+    behind: Sequence[object] | None = None
+    if len(found) > limit:
+        behind = filters.place_of(dict(shown[-1]))
+    elif edge is not None:
+        behind = [edge]
+    return Page([order["json"] for order in shown], behind)
+
+
+async def find_page(
+    fetch: Callable[..., Awaitable[list[Row]]],
+    filters: OrderFilters,
+    after: Sequence[Any] | None,
+    limit: int,
+) -> tuple[list[Row], int | None]:
+    """Find orders behind a place; and the id up to which was looked, if that was not to the list's end."""
+    if filters.keys == ("id",) and (filters.earliest or filters.before):
+        return await find_in_window(fetch, filters, after[0] if after else None, limit)
+    statement, arguments = filters.select(after, limit)
+    return await fetch(statement, *arguments), None
 
 
 async def conflicts_near(calendar: str, at: datetime, order_id: int | None) -> list[Conflict]:

@@ -16,7 +16,7 @@ from api.orders import commands, queries
 from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
 from api.orders.exports import export_orders
 from api.pages import DEFAULT_LIMIT, answer_page, read_cursor
-from api.preconditions import etag, read_if_match, read_if_none_match
+from api.preconditions import etag, read_if_none_match, read_preconditions
 from api.problems import Fault, invalid, malformed
 from api.requests import MERGE_PATCH, AnyRequest, path_id, read_body, read_limit, read_query, read_yes_no
 from api.times import read_datetime
@@ -104,7 +104,7 @@ async def replace_order(request: AnyRequest) -> Response[bytes]:
     """Replace an order that exists."""
     order_id = path_id(request, "order_id")
     read_query(request, {})
-    meant = read_if_match(request)
+    meant = read_preconditions(request)
     new = await read_body(request, OrderReplacement)
     if new.id is not None and new.id != order_id:
         raise invalid(Fault(f"must be {order_id}, as in the path, or be left out", pointer="#/id"))
@@ -116,7 +116,7 @@ async def patch_order(request: AnyRequest) -> Response[bytes]:
     """Change a part of an order (JSON Merge Patch)."""
     order_id = path_id(request, "order_id")
     read_query(request, {})
-    meant = read_if_match(request)
+    meant = read_preconditions(request)
     change = await read_body(request, OrderPatch, MERGE_PATCH)
     return _answer(await commands.patch_order(order_id, change, meant))
 
@@ -126,7 +126,7 @@ async def delete_order(request: AnyRequest) -> None:
     """Delete an order."""
     order_id = path_id(request, "order_id")
     read_query(request, {})
-    await commands.delete_order(order_id, read_if_match(request))
+    await commands.delete_order(order_id, read_preconditions(request))
 
 
 def _read_sort(value: str) -> str:
