@@ -8,11 +8,22 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import schemathesis
 import yaml
 from litestar.testing import RequestFactory
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.generation import GenerationMode
+from schemathesis.generation.meta import (
+    CaseMetadata,
+    ComponentInfo,
+    GenerationInfo,
+    PhaseInfo,
+    TestPhase,
+    build_phase_data,
+)
 
 from api.access import ANYONE
 from api.idempotency import read_idempotency_key
@@ -20,7 +31,9 @@ from api.orders.bodies import NewOrder
 from api.requests import check, read_json
 from contract.document import load
 from contract.validation import Schemas
+from tests import fuzz_hooks
 from tests.builders import order_body
+from tests.processes import ROOT
 
 if TYPE_CHECKING:
     from tests.drivers import Api
@@ -91,3 +104,31 @@ def test_a_keyed_create_is_fingerprinted_without_a_warning() -> None:
         first, second = (read_idempotency_key(request, "createOrder", body) for body in bodies)
     assert first is not None
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("query", "sent"), [({"after": 5}, {"after", "no-such-parameter"}), ({"x": 1}, {"x"})]
+)
+def test_a_request_that_was_to_be_wrong_is_sent_wrong(query: dict[str, Any], sent: set[str]) -> None:
+    """Stateful phase: a link's query replaced the one with the unknown parameter, and 200 was a failure."""
+    schema = schemathesis.openapi.from_path(ROOT / "contract" / "openapi.yaml")
+    negative = GenerationMode.NEGATIVE
+    wrong = build_phase_data(
+        TestPhase.STATEFUL,
+        "Violates `additionalProperties`",
+        parameter_location=ParameterLocation.QUERY,
+    )
+    operation = schema["/order-changes"]["GET"]
+    case = schemathesis.Case(
+        operation,
+        method="GET",
+        path="/order-changes",
+        query=query,
+        meta=CaseMetadata(
+            generation=GenerationInfo(time=0, mode=negative),
+            components={ParameterLocation.QUERY: ComponentInfo(mode=negative)},
+            phase=PhaseInfo(name=TestPhase.STATEFUL, data=wrong),
+        ),
+    )
+    fuzz_hooks.before_call(schemathesis.HookContext(operation=operation), case, {})
+    assert set(case.query) == sent
