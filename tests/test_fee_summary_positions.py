@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from api.change_retention import trim_log
+from api.fee_summaries.errors import SummariesBehindError
+from api.fee_summaries.positions import OrderVersion, wait_for
 from api.orders.commands import delete_order
+from shared.database import DB, Row
 from tests.builders import later
 from tests.drivers import Api, at_once
 from tests.processes import ServiceProcess, free_port
@@ -270,3 +275,31 @@ def test_the_position_never_goes_back_while_batches_come_twice_and_summaries_are
     assert [step["position"] for step in steps] == list(range(1, 11))
     for position, at in seen:
         assert api.client.get(f"/fee-summaries?position={position}").json()["as_of"]["time"] == at
+
+
+def test_who_waits_for_a_version_asks_where_it_is_only_when_positions_were_given(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait: the look at how far the summaries are is the only one that is repeated."""
+    order_id = run(place())
+    statements: list[str] = []
+    fetch = DB.fetch
+
+    async def counted(sql: str, *args: object) -> list[Row]:
+        statements.append(sql)
+        return await fetch(sql, *args)
+
+    monkeypatch.setattr(DB, "fetch", counted)
+
+    async def wait() -> None:
+        with suppress(SummariesBehindError):
+            await wait_for(0, OrderVersion(order_id, 1), 1)
+
+    async def many() -> None:
+        await asyncio.gather(*(wait() for _ in range(20)))
+
+    run(many())
+    versions = sum("order_version" in sql for sql in statements)
+    print(f"{versions} looks for a version in {len(statements)} statements")
+    assert versions == 20
+    assert len(statements) < 80

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from api.change_retention import trim_log
+from shared.database import rows
 from tests.builders import later
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
 from tests.steps import apply_every_change, place
+from worker.fee_summaries import ChangesForgottenError
 from worker.fee_summary_rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
 
 if TYPE_CHECKING:
@@ -85,3 +88,25 @@ def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Databas
     with pytest.raises(RebuildSupersededError):
         run(_swap_if_close(earlier, position))
     assert differences(run) == []
+
+
+def test_a_rebuild_that_the_retention_overtook_changes_nothing(run: Run, database: Database) -> None:
+    """Without the changes that it has still to add its figures would be wrong, and nobody would know."""
+    run(place())
+    run(apply_every_change())
+
+    async def rebuild_slowly() -> None:
+        new = await _begin()
+        await place(later(days=1))
+        await apply_every_change()
+        await age_and_trim()
+        await _swap_if_close(new, 0)
+
+    async def age_and_trim() -> None:
+        await rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
+        assert await trim_log() == 2
+
+    with pytest.raises(ChangesForgottenError):
+        run(rebuild_slowly())
+    assert differences(run) == []
+    assert database.wrong_summaries() == []

@@ -51,6 +51,13 @@ _APPLY_LOGGED = _APPLY.format(
 )
 
 
+class ChangesForgottenError(Exception):
+    """Changes that have to be added were removed by the retention meanwhile."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__(f"changes from position {first} on are no longer retained (OMS_CHANGE_RETENTION)")
+
+
 @dataclass(frozen=True)
 class Generation:
     """Rows of one making: all of one time zone's days, with a number of their own."""
@@ -134,6 +141,17 @@ async def _remember_step() -> None:
 
 
 async def add_logged_changes(generation: Generation, after: int, last: int) -> None:
-    """Add the changes of positions ``after + 1`` … ``last`` to a generation, in the current transaction."""
+    """Add the changes of positions ``after + 1`` … ``last`` to a generation, in the current transaction.
+
+    Raises:
+        ChangesForgottenError: some of them are no longer retained.
+
+    """
     await _look_rows_up()
     await rows(_APPLY_LOGGED, generation.time_zone, generation.number, after, last)
+    # Asked afterwards: the retention only removes, so what is there now was there to be added.
+    found = await row(
+        "SELECT count(*) AS there FROM order_change WHERE position > $1 AND position <= $2", after, last
+    )
+    if found is None or found["there"] < last - after:
+        raise ChangesForgottenError(after + 1)

@@ -21,7 +21,7 @@ import asyncpg
 from shared.change_log import cursor_of, hold_cursor, last_position, move_cursor
 from shared.database import DB, DatabaseUnavailableError, row, rows, transaction
 from shared.settings import settings
-from worker.fee_summaries import CONSUMER, Generation, add_logged_changes
+from worker.fee_summaries import CONSUMER, ChangesForgottenError, Generation, add_logged_changes
 from worker.fee_summary_recount import EXPECTED, Progress, Strides, one_snapshot
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ async def rebuild(
 
     Raises:
         RebuildSupersededError: another one was begun; nothing has changed.
+        ChangesForgottenError: it took longer than changes are retained; nothing has changed.
 
     """
     begun = time.monotonic()
@@ -170,7 +171,12 @@ def main() -> int:
     except RebuildSupersededError:
         sys.stderr.write("rebuild: another one began meanwhile; this one changed nothing\n")
         return 1
-    except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (
+        ChangesForgottenError,
+        DatabaseUnavailableError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+    ) as error:
         sys.stderr.write(f"rebuild: {error}; unless it was at its end, nothing has changed\n")
         return 2
     print(  # noqa: T201 (a command prints)

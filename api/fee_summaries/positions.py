@@ -55,7 +55,9 @@ standing AS (
 name changed.
 """
 
-_STANDING_NOW = f"WITH {STANDING} SELECT * FROM standing"
+_STANDING_NOW = f"""
+WITH {STANDING} SELECT standing.*, l.last_position AS assigned FROM standing, change_log AS l WHERE l.id = 1
+"""
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,17 @@ class Standing:
 
 async def standing_at(position: int | None) -> Standing:
     """Give what figures are exact for at a position, or at present."""
+    standing, _ = await _look(position)
+    return standing
+
+
+async def _look(position: int | None) -> tuple[Standing, int]:
+    """Give what ``standing_at`` gives, and the last position that was given to a change."""
     found = await row(_STANDING_NOW, position)
     if found is None:
         message = "fee_summary_state has no row"
         raise LookupError(message)
-    return Standing.of(found)
+    return Standing.of(found), found["assigned"]
 
 
 def refuse_expired(standing: Standing, time_zone: str | None = None) -> None:
@@ -201,11 +209,13 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
     """
     give_up = time.monotonic() + seconds
     goal: int | None = min_position if after_version is None else None
-    standing = await standing_at(None)
+    standing, assigned = await _look(None)
+    asked_at: int | None = None
     while True:
-        if goal is None and after_version is not None:
+        # A version has a position only once more of them were given: nobody looks for it in between.
+        if goal is None and after_version is not None and asked_at != assigned:
             position = await _position_of(after_version)
-            goal = None if position is None else max(position, min_position)
+            goal, asked_at = None if position is None else max(position, min_position), assigned
         if goal is not None and standing.position >= goal:
             return
         # What is as far ahead as nothing may be behind can't be there in time, so it is said at once.
@@ -215,17 +225,17 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
             if after_version is not None:
                 asked = f"version {after_version.version} of order {after_version.order_id}"
             raise SummariesBehindError(standing.position, standing.moved_at, asked, goal)
-        standing = await _Looks.next()
+        standing, assigned = await _Looks.next()
 
 
 class _Looks:
     """One look for all requests that wait, so that a thousand of them look no more often than one."""
 
-    pending: asyncio.Task[Standing] | None = None
+    pending: asyncio.Task[tuple[Standing, int]] | None = None
     waiting = 0
 
     @classmethod
-    async def next(cls) -> Standing:
+    async def next(cls) -> tuple[Standing, int]:
         if cls.pending is None or cls.pending.done():
             cls.pending = asyncio.create_task(cls._after_a_pause())
         cls.waiting += 1
@@ -236,6 +246,6 @@ class _Looks:
             cls.waiting -= 1
 
     @staticmethod
-    async def _after_a_pause() -> Standing:
+    async def _after_a_pause() -> tuple[Standing, int]:
         await asyncio.sleep(LOOK_SECONDS)
-        return await standing_at(None)
+        return await _look(None)
