@@ -211,7 +211,7 @@ async def relay_until(stop: asyncio.Event) -> None:
 async def _relay_while_leading(stop: asyncio.Event) -> None:
     # The lock lives as long as this connection. If the connection is lost while we work on, another relay
     # may begin: positions stay right (assigning has a lock of its own), and repeats are dropped.
-    connection = await DB.get_new_connection()
+    connection = await DB.connect()
     publishing: asyncio.Task[None] | None = None
     try:
         if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
