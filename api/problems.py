@@ -41,7 +41,7 @@ from api.problem_types import (
 )
 from api.times import utc_text
 from api.webhooks import errors as webhooks
-from shared.database import DatabaseUnavailableError
+from shared.database import DatabaseUnavailableError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -132,6 +132,16 @@ def _unavailable(error: Exception) -> ProblemError:
     )
 
 
+def _outcome_unknown(error: OutcomeUnknownError) -> ProblemError:
+    log.warning("outcome_unknown", reason=str(error))
+    return ProblemError(
+        UNAVAILABLE,
+        "The connection to the database broke while the request was being stored: nothing or all of it was "
+        "stored. Repeat it, a POST with its Idempotency-Key.",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
 def _of_framework(error: HTTPException) -> ProblemError:
     headers = dict(error.headers or {})
     by_status = {
@@ -217,6 +227,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ProblemError: lambda error: error,
     HTTPException: _of_framework,
     DatabaseUnavailableError: _unavailable,
+    OutcomeUnknownError: _outcome_unknown,
     orders.ContentionError: _unavailable,
     orders.OrdersTooCloseError: _too_close,
     orders.OrderNotFoundError: lambda error: ProblemError(NOT_FOUND, f"There is no order {error.order_id}."),
