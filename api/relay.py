@@ -26,6 +26,7 @@ from shared.change_log import assign_positions, changes_after, cursor_of
 from shared.changes import Batch, batch_of
 from shared.database import DB, DatabaseUnavailableError, row
 from shared.fee_summaries import check_time_zone
+from shared.heartbeat import beat
 from shared.logs import configure_logs
 from shared.settings import settings
 from shared.task_queue import (
@@ -196,6 +197,7 @@ async def relay_until(stop: asyncio.Event) -> None:
     """
     zone_checked = False
     while not stop.is_set():
+        beat()
         try:
             # Once, when PostgreSQL is first there: a zone that a rebuild takes over later is not ours to
             # refuse, and nothing is counted here.
@@ -222,6 +224,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
         # Beside the loop: a Redis that hangs delays the stream and nothing else.
         publishing = asyncio.create_task(RedisStream().publish_until(stop))
         while not stop.is_set() and not connection.is_closed():
+            beat()
             if time.monotonic() - tidied > TIDYING_SECONDS and await _tidy_once():
                 tidied = time.monotonic()
                 await relay.ask_for_proof_once()
