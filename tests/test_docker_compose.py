@@ -156,7 +156,7 @@ def _started(command: list[str], folder: Path, settings: dict[str, str]) -> Iter
 def assert_a_hang_is_noticed(
     process: subprocess.Popen[bytes], beats: Path, healthy: Callable[[], bool]
 ) -> None:
-    """See that a process is healthy as long as it goes round, and not when it has been silent for too long."""
+    """See that a process is healthy while it goes round, and not when it has been silent for too long."""
     process.send_signal(signal.SIGSTOP)
     wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it hangs")
     assert healthy()

@@ -22,7 +22,7 @@ from celery.exceptions import SecurityWarning  # isort: skip
 BEAT_SECONDS = 2.0
 
 
-class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # without types
+class Heartbeat(bootsteps.StartStopStep):
     """Beats from the event loop that hands tasks out: a worker that hangs, or has no queue, is silent."""
 
     requires = ("celery.worker.components:Timer",)
