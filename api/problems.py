@@ -111,7 +111,7 @@ def _too_close(error: orders.OrdersTooCloseError) -> ProblemError:
         ORDERS_TOO_CLOSE,
         f"{utc_text(error.asked)} on calendar {error.calendar} is less than three hours from "
         f"{', '.join(map(_in_the_way, error.conflicts[:3]))}"
-        f"{', …' if len(error.conflicts) > 3 else ''}. "  # noqa: PLR2004 (enough for a sentence)
+        f"{', …' if len(error.conflicts) > 3 else ''}. "  # enough for a sentence
         + (f"Nearest free: {' or '.join(free)}." if free else "No datetime is free on this calendar."),
         members={
             "conflicts": [_conflict(conflict) for conflict in error.conflicts],
@@ -156,7 +156,7 @@ def _of_framework(error: HTTPException) -> ProblemError:
             # next request into that and gets no answer (seen with 1 in 8 of them).
             headers["Connection"] = "close"
         return ProblemError(kind, detail, headers=headers)
-    if 400 <= error.status_code < 500:  # noqa: PLR2004 (a class of status codes)
+    if 400 <= error.status_code < 500:  # a class of status codes
         return malformed(Fault("The request can't be read."))
     return _unforeseen(error)
 

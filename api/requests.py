@@ -329,7 +329,7 @@ def read_yes_no(value: str) -> bool:
 
 def read_limit(value: str) -> int:
     """Read how many items a page may have: 1 to 100."""
-    if not value.isascii() or not value.isdigit() or len(value) > 3 or not 1 <= int(value) <= 100:  # noqa: PLR2004
+    if not value.isascii() or not value.isdigit() or len(value) > 3 or not 1 <= int(value) <= 100:
         message = "must be a whole number from 1 to 100"
         raise ValueError(message)
     return int(value)

@@ -134,7 +134,8 @@ class Database:
     def every_table(self) -> list[str]:
         """Every table that there is, but for Piccolo's own."""
         found = self.rows(
-            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'migration' ORDER BY 1"
+            "SELECT tablename FROM pg_tables "
+            "WHERE schemaname = 'public' AND tablename <> 'migration' ORDER BY tablename"
         )
         return [row["tablename"] for row in found]
 

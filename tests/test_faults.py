@@ -199,5 +199,5 @@ def test_random_faults_under_random_load_lose_nothing(deployment: Deployment) ->
     print(f"seed {seed}; for longer: python -m tests.faults --minutes 10 --seed {seed}")
     try:
         assert faults.run(deployment, seconds=6, seed=seed) == []
-    except asyncpg.PostgresError as error:  # pragma: no cover (says which fault it was in)
+    except asyncpg.PostgresError as error:  # says which fault it was in
         pytest.fail(f"{error!r}")
