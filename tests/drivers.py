@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,6 +87,12 @@ class Api:
             items += page["items"]
             following = page["next"]
         return items
+
+    def waiting(self, gauge: str = "order_changes_followers") -> int:
+        """Count the requests that wait: only what waits already can be seen not to be answered."""
+        found = re.search(rf"^{gauge} (\S+)$", self.client.get("/metrics").text, re.MULTILINE)
+        assert found
+        return int(float(found[1]))
 
     def fee_summaries(self, **query: str) -> dict[str, Any]:
         """Read fee summaries, numbers exactly."""

@@ -185,18 +185,19 @@ def test_what_is_lost_is_published_again_when_the_cursor_stands_still(
     run: Run, queue: Queue, database: Database, setting: Callable[..., None]
 ) -> None:
     """And not once more when it has arrived."""
-    setting(republish_after=2)
+    setting(republish_after=60)
     relay = Relay()
     for day in range(3):
         run(place(later(days=day)))
     run(relay_all(relay))
     assert len(queue.taken()) == 1  # lost: nobody applies them
     assert run(relay.relay_once()) == 0
-    time.sleep(2.1)
+    setting(republish_after=0.01)
+    time.sleep(0.02)
     assert run(relay.relay_once()) == 3
     (again,) = queue.taken()
     assert run(apply_changes(again)) == 3
-    time.sleep(2.1)
+    time.sleep(0.02)
     assert run(relay.relay_once()) == 0
     assert len(queue) == 0
     assert database.wrong_summaries() == []
