@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 import time
 from collections import Counter
@@ -37,7 +38,7 @@ class UnreadableFileError(Exception):
 def _read_list(path: Path) -> tuple[list[Any], bytes]:
     try:
         content = path.read_bytes()
-        value = read_json(content)
+        value = read_json(content, most_keys=math.inf)
     except OSError as error:
         message = f"{path}: {error.strerror}"
         raise UnreadableFileError(message) from None
