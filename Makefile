@@ -9,7 +9,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 CODE   := $(wildcard api bench contract shared stack tests worker)
 
 .DEFAULT_GOAL := help
-.PHONY: help run import verify rebuild test faults fuzz contract contract-static check format format-check lint types imports lock clean
+.PHONY: help run import verify rebuild test faults fuzz har contract contract-static check format format-check lint types imports lock clean
 
 help:  ## what each target is for
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -47,6 +47,11 @@ contract-static: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/dev.stamp  ## fuzz a system of its own against the contract [MINUTES=3] [SEED=7]
 	$(PY) -m tests.fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+# The checker needs what the service itself does not: jsonschema, of the development lock.
+har: $(VENV)/dev.stamp  ## check recorded traffic (HAR) against the contract: FILE=traffic.har [SERVER=http://host/prefix]
+	@test -n "$(FILE)" || { echo "make har: which file? make har FILE=traffic.har [SERVER=http://host/prefix]"; exit 2; }
+	@$(PY) -m contract.har "$(FILE)" $(if $(SERVER),--server "$(SERVER)")
 
 faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of a system of its own under load [MINUTES=2] [SEED=7]
 	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

@@ -68,10 +68,10 @@ def check_access(connection: AnyConnection, _: object) -> None:
         if method_of(connection) not in READING and not found.may_write:
             raise ProblemError(FORBIDDEN, f"The key of {found.name} may read, not write.")
         caller = found
-    connection.scope["caller"] = caller  # type: ignore[typeddict-unknown-key]
+    connection.scope["caller"] = caller  # type: ignore[typeddict-unknown-key]  # a key of our own
 
 
 def caller_of(connection: AnyConnection) -> Caller:
     """Give whoever made a request that was let through."""
-    caller: Caller = connection.scope["caller"]  # type: ignore[typeddict-item]
+    caller: Caller = connection.scope["caller"]  # type: ignore[typeddict-item]  # as above
     return caller

@@ -93,7 +93,7 @@ def read_calendar(value: object) -> str:
 
 def read_service_name(value: object) -> str:
     """Read a service's name; space around it is refused rather than removed."""
-    if not isinstance(value, str) or not 1 <= len(value) <= 100 or CONTROL_CHARACTERS.search(value):  # noqa: PLR2004
+    if not isinstance(value, str) or not 1 <= len(value) <= 100 or CONTROL_CHARACTERS.search(value):
         message = "must be a string of 1 to 100 characters, none of them a control character"
         raise ValueError(message)
     if value != value.strip():

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from litestar import HttpMethod, Response, route
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from api.fee_summaries.positions import waiting_requests
+from api.order_change_tail import TAIL
 from api.requests import AnyRequest, read_query
 from shared.database import row
 
@@ -41,8 +43,24 @@ _GAUGES = {
 }
 
 
+_OF_THIS_PROCESS = (
+    (
+        "order_changes_followers",
+        "Streams and waiting requests for order changes, of the process that answers.",
+        lambda: TAIL.followers,
+    ),
+    (
+        "fee_summaries_waiting_requests",
+        "Requests that wait for the fee summaries, of the process that answers.",
+        waiting_requests,
+    ),
+)
+
+
 def _written(found: Row) -> bytes:
     registry = CollectorRegistry()
+    for name, meaning, count in _OF_THIS_PROCESS:
+        Gauge(name, meaning, registry=registry).set(count())
     for column, (name, meaning) in _GAUGES.items():
         # Before the first proof its figures are absent rather than 0, which would say that all is well.
         if found[column] is not None:
@@ -52,7 +70,7 @@ def _written(found: Row) -> bytes:
 
 @route("/metrics", http_method=[HttpMethod.GET, HttpMethod.HEAD], opt={"produces": (TEXT,)})
 async def show_metrics(request: AnyRequest) -> Response[bytes]:
-    """Show what to watch about the fee summaries."""
+    """Show what to watch: the fee summaries, and who waits on this process."""
     read_query(request, {})
     found = await row(_FIGURES)
     return Response(

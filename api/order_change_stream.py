@@ -84,7 +84,7 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the reader goes, is too slow, or the process stops."""
-        if scope["type"] != ScopeType.HTTP:  # pragma: no cover (the router lets nothing else through)
+        if scope["type"] != ScopeType.HTTP:  # the router lets nothing else through
             return
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         with TAIL.follow():

@@ -18,7 +18,7 @@ import structlog
 from api.order_change_queries import log_bounds
 from shared.change_log import CHANGE
 from shared.changes import Change
-from shared.database import DatabaseUnavailableError, rows
+from shared.database import DatabaseUnavailableError, Row, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -228,16 +228,16 @@ class Tail:
             self._wake()
         return len(new)
 
-    def _add(self, found: dict[str, object]) -> None:
-        calendars: object = found.pop("calendars")
+    def _add(self, found: Row) -> None:
+        calendars: list[str] = found.pop("calendars")
         del found["log_first"], found["log_last"]
-        change = Change(**found)  # type: ignore[arg-type]
+        change = Change(**found)
         entry = Entry(
             change.event_id,
             encode_event(change),
             change.type,
             change.order_id,
-            frozenset(calendars),  # type: ignore[call-overload]
+            frozenset(calendars),
         )
         self._ring[change.position] = entry
         self._bytes += len(entry.event)

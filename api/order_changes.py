@@ -34,7 +34,7 @@ _READ = [HttpMethod.GET, HttpMethod.HEAD]
 
 
 def _read_wait(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) <= 2 and int(value) <= LONGEST_WAIT_SECONDS):  # noqa: PLR2004
+    if not (value.isascii() and value.isdigit() and len(value) <= 2 and int(value) <= LONGEST_WAIT_SECONDS):
         message = f"must be a whole number of seconds from 0 to {LONGEST_WAIT_SECONDS}"
         raise ValueError(message)
     return int(value)

@@ -1,7 +1,7 @@
 """Load a JSON file of orders as one import: ``python -m api.order_import FILE [--services FILE]``.
 
 All or nothing. Exit status 0: imported, or the very same file was imported before; 1: refused, with every
-bad order named by its place in the file, or the database is away; 2: a file can't be read.
+bad order and service named by its place in the file, or the database is away; 2: a file can't be read.
 """
 # ruff: noqa: T201 (a command prints)
 
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ class UnreadableFileError(Exception):
 def _read_list(path: Path) -> tuple[list[Any], bytes]:
     try:
         content = path.read_bytes()
-        value = read_json(content)
+        value = read_json(content, most_keys=math.inf)
     except OSError as error:
         message = f"{path}: {error.strerror}"
         raise UnreadableFileError(message) from None
@@ -76,8 +78,22 @@ def _check_services(values: list[Any], reasons: list[str]) -> list[CatalogueEntr
         if service.id is None:
             reasons.append(f"services[{index}].id: is required")
         else:
-            services.append(CatalogueEntry(service.id, service.name))
+            services.append(CatalogueEntry(index, service.id, service.name))
+    reasons += _standing_twice(services)
     return services
+
+
+def _standing_twice(services: list[CatalogueEntry]) -> Iterator[str]:
+    first_of_id: dict[int, int] = {}
+    first_of_name: dict[str, int] = {}
+    for entry in services:
+        place = first_of_id.setdefault(entry.id, entry.place)
+        if place != entry.place:
+            yield f"services[{entry.place}].id: {entry.id} is the id of services[{place}] too"
+        # A catalogue tells names apart without regard to case.
+        place = first_of_name.setdefault(entry.name.lower(), entry.place)
+        if place != entry.place:
+            yield f"services[{entry.place}].name: {entry.name!r} is the name of services[{place}] too"
 
 
 class _Progress:

@@ -41,7 +41,7 @@ from api.problem_types import (
 )
 from api.times import utc_text
 from api.webhooks import errors as webhooks
-from shared.database import DatabaseUnavailableError
+from shared.database import DatabaseUnavailableError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +111,7 @@ def _too_close(error: orders.OrdersTooCloseError) -> ProblemError:
         ORDERS_TOO_CLOSE,
         f"{utc_text(error.asked)} on calendar {error.calendar} is less than three hours from "
         f"{', '.join(map(_in_the_way, error.conflicts[:3]))}"
-        f"{', …' if len(error.conflicts) > 3 else ''}. "  # noqa: PLR2004 (enough for a sentence)
+        f"{', …' if len(error.conflicts) > 3 else ''}. "  # enough for a sentence
         + (f"Nearest free: {' or '.join(free)}." if free else "No datetime is free on this calendar."),
         members={
             "conflicts": [_conflict(conflict) for conflict in error.conflicts],
@@ -132,6 +132,16 @@ def _unavailable(error: Exception) -> ProblemError:
     )
 
 
+def _outcome_unknown(error: OutcomeUnknownError) -> ProblemError:
+    log.warning("outcome_unknown", reason=str(error))
+    return ProblemError(
+        UNAVAILABLE,
+        "The connection to the database broke while the request was being stored: nothing or all of it was "
+        "stored. Repeat it, a POST with its Idempotency-Key.",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
 def _of_framework(error: HTTPException) -> ProblemError:
     headers = dict(error.headers or {})
     by_status = {
@@ -146,7 +156,7 @@ def _of_framework(error: HTTPException) -> ProblemError:
             # next request into that and gets no answer (seen with 1 in 8 of them).
             headers["Connection"] = "close"
         return ProblemError(kind, detail, headers=headers)
-    if 400 <= error.status_code < 500:  # noqa: PLR2004 (a class of status codes)
+    if 400 <= error.status_code < 500:  # a class of status codes
         return malformed(Fault("The request can't be read."))
     return _unforeseen(error)
 
@@ -217,6 +227,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ProblemError: lambda error: error,
     HTTPException: _of_framework,
     DatabaseUnavailableError: _unavailable,
+    OutcomeUnknownError: _outcome_unknown,
     orders.ContentionError: _unavailable,
     orders.OrdersTooCloseError: _too_close,
     orders.OrderNotFoundError: lambda error: ProblemError(NOT_FOUND, f"There is no order {error.order_id}."),

@@ -26,6 +26,7 @@ from shared.change_log import assign_positions, changes_after, cursor_of
 from shared.changes import Batch, batch_of
 from shared.database import DB, DatabaseUnavailableError, row
 from shared.fee_summaries import check_time_zone
+from shared.heartbeat import beat
 from shared.logs import configure_logs
 from shared.settings import settings
 from shared.task_queue import (
@@ -196,6 +197,7 @@ async def relay_until(stop: asyncio.Event) -> None:
     """
     zone_checked = False
     while not stop.is_set():
+        beat()
         try:
             # Once, when PostgreSQL is first there: a zone that a rebuild takes over later is not ours to
             # refuse, and nothing is counted here.
@@ -211,7 +213,7 @@ async def relay_until(stop: asyncio.Event) -> None:
 async def _relay_while_leading(stop: asyncio.Event) -> None:
     # The lock lives as long as this connection. If the connection is lost while we work on, another relay
     # may begin: positions stay right (assigning has a lock of its own), and repeats are dropped.
-    connection = await DB.get_new_connection()
+    connection = await DB.connect()
     publishing: asyncio.Task[None] | None = None
     try:
         if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
@@ -222,6 +224,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
         # Beside the loop: a Redis that hangs delays the stream and nothing else.
         publishing = asyncio.create_task(RedisStream().publish_until(stop))
         while not stop.is_set() and not connection.is_closed():
+            beat()
             if time.monotonic() - tidied > TIDYING_SECONDS and await _tidy_once():
                 tidied = time.monotonic()
                 await relay.ask_for_proof_once()

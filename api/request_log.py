@@ -32,7 +32,7 @@ def request_log(app: ASGIApp) -> ASGIApp:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         # Anything else could forge lines of the log.
         request_id = given.decode() if _USABLE.fullmatch(given) else uuid.uuid4().hex
-        scope["request_id"] = request_id  # type: ignore[typeddict-unknown-key]
+        scope["request_id"] = request_id  # type: ignore[typeddict-unknown-key]  # a key of our own
         started = time.perf_counter()
         status = 0
 

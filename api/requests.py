@@ -41,15 +41,15 @@ class _RefusedJsonError(ValueError):
     pass
 
 
-def _objects() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+def _objects(most_keys: float) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
     """Make a reader of the objects of one JSON text."""
     keys = 0
 
     def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal keys
         keys += len(pairs)
-        if keys > MOST_KEYS:
-            message = f"the body's objects have more than {MOST_KEYS:,} keys"
+        if keys > most_keys:
+            message = f"the body's objects have more than {most_keys:,} keys"
             raise _RefusedJsonError(message)
         found: dict[str, Any] = {}
         for key, value in pairs:
@@ -79,8 +79,10 @@ def _has_unreadable_text(value: Any) -> bool:
             return False
 
 
-def read_json(body: bytes) -> Any:
+def read_json(body: bytes, most_keys: float = MOST_KEYS) -> Any:
     """Read a JSON text (RFC 8259, UTF-8), its numbers exactly.
+
+    Its objects may have ``most_keys`` keys together: a file that somebody imports has as many as it has.
 
     Raises:
         ProblemError: 400 with the reason: not UTF-8, a byte order mark, not JSON, a key that stands twice,
@@ -90,7 +92,9 @@ def read_json(body: bytes) -> Any:
     """
     try:
         text = body.decode()
-        value = json.loads(text, parse_float=Decimal, object_pairs_hook=_objects(), parse_constant=_constant)
+        value = json.loads(
+            text, parse_float=Decimal, object_pairs_hook=_objects(most_keys), parse_constant=_constant
+        )
         if "\\u" in text and _has_unreadable_text(value):
             raise malformed(Fault("the body holds a NUL or half of a surrogate pair"))
     except UnicodeDecodeError as error:
@@ -329,7 +333,7 @@ def read_yes_no(value: str) -> bool:
 
 def read_limit(value: str) -> int:
     """Read how many items a page may have: 1 to 100."""
-    if not value.isascii() or not value.isdigit() or len(value) > 3 or not 1 <= int(value) <= 100:  # noqa: PLR2004
+    if not value.isascii() or not value.isdigit() or len(value) > 3 or not 1 <= int(value) <= 100:
         message = "must be a whole number from 1 to 100"
         raise ValueError(message)
     return int(value)

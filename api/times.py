@@ -39,7 +39,7 @@ def read_datetime(value: object) -> datetime:
     if not found["zone"]:
         message = "must say its zone: end it with Z or an offset such as +05:30"
         raise ValueError(message)
-    if found["fraction"] and len(found["fraction"]) > 6:  # noqa: PLR2004 (microseconds)
+    if found["fraction"] and len(found["fraction"]) > 6:  # microseconds
         message = "must have at most six digits of a second: times are kept to the microsecond, never rounded"
         raise ValueError(message)
     try:

@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +177,7 @@ def _compare(which: str, urls: dict[str, str]) -> None:
     for number in range(ROUNDS):
         for name, url in urls.items():
             # The first batch of a connection prepares its statements: not counted.
-            took[name] += _run(url, lambda number=number: _measure(which, number, 3))[1:]  # type: ignore[misc]
+            took[name] += _run(url, partial(_measure, which, number, 3))[1:]
     medians = {name: statistics.median(values) / BATCH * 1e6 for name, values in took.items()}
     for name, value in medians.items():
         print(f"{which}, {name}: {value:.1f} µs per change (median of {len(took[name])} batches of {BATCH})")
@@ -191,9 +193,13 @@ async def _create(url: str, name: str) -> None:
 
 
 def _migrate(url: str) -> None:
-    from tests.processes import migrate
-
-    migrate(url)
+    """Run the migrator as a deployment does."""
+    subprocess.run(
+        [sys.executable, "-m", "shared.migrate"],
+        check=True,
+        env={**os.environ, "OMS_DATABASE_URL": url},
+        stdout=subprocess.DEVNULL,
+    )
 
 
 if __name__ == "__main__":

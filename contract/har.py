@@ -56,7 +56,7 @@ class TrafficCheck:
     def deviations(self, exchange: Exchange) -> list[Deviation]:
         """List what is not as promised, in what was sent and in what was answered."""
         found = []
-        refused = 400 <= exchange.status < 500  # noqa: PLR2004 (the faults of requests)
+        refused = 400 <= exchange.status < 500  # the faults of requests
         if not (refused and self._allow_refused):
             found = [Deviation(exchange, "request", text) for text in self._in_request(exchange)]
         if exchange.status:

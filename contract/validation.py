@@ -73,7 +73,7 @@ def _is_reference(value: object) -> bool:
     )
 
 
-_Validator = extend(  # type: ignore[no-untyped-call]
+_Validator = extend(  # type: ignore[no-untyped-call]  # jsonschema leaves it untyped
     jsonschema.Draft202012Validator,
     validators={"multipleOf": _multiple_of, "pattern": _pattern},
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
@@ -125,7 +125,7 @@ def _deepest(error: jsonschema.ValidationError) -> jsonschema.ValidationError:
 def _in_words(error: jsonschema.ValidationError) -> str:
     pointer = "#" + "".join(f"/{part}" for part in error.absolute_path)
     message = re.sub(r"Decimal\('([^']*)'\)", r"\1", error.message)
-    return f"{pointer} {message if len(message) < 300 else message[:300] + ' …'}"  # noqa: PLR2004
+    return f"{pointer} {message if len(message) < 300 else message[:300] + ' …'}"
 
 
 def _members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _no_constant(name: str) -> None:
 
 def _exact(literal: str) -> Decimal:
     number = Decimal(literal)
-    if not -400 <= number.adjusted() <= 400:  # noqa: PLR2004 (beyond any double; keeps the arithmetic small)
+    if not -400 <= number.adjusted() <= 400:  # beyond any double; keeps the arithmetic small
         message = f"the number {literal[:40]} is out of all bounds"
         raise ValueError(message)
     return number

@@ -28,6 +28,10 @@ class DatabaseUnavailableError(Exception):
     """PostgreSQL can't be reached, is starting or stopping, or has no connection free. Try again soon."""
 
 
+class OutcomeUnknownError(DatabaseUnavailableError):
+    """The connection broke during a COMMIT: nothing or all of the transaction is stored."""
+
+
 UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -95,13 +99,22 @@ class Transaction(PostgresTransaction):
     ) -> bool:
         try:
             if exception is None:
-                await self.commit()
+                await self._commit()
             elif not self.connection.is_closed():
                 await self.rollback()
         finally:
             self.engine.current_transaction.reset(self.context)
             await self._give_back()
         return False
+
+    async def _commit(self) -> None:
+        try:
+            await self.commit()
+        except UNAVAILABLE as error:
+            if self.readonly:
+                raise
+            # The server may have carried it out before it could say so.
+            raise OutcomeUnknownError(str(error) or type(error).__name__) from error
 
     async def _give_back(self) -> None:
         # Shielded: a request cancelled right here would otherwise keep its connection for ever.
@@ -234,8 +247,9 @@ async def transaction(
     inherit the connection.
 
     Raises:
-        DatabaseUnavailableError: no connection, or the server went away. Whether a COMMIT cut off by that
-            took effect is then unknown to the caller, as it is with any database.
+        OutcomeUnknownError: the connection broke during the COMMIT: whether it took effect is unknown, as it
+            is with any database.
+        DatabaseUnavailableError: no connection, or the server went away before the COMMIT: nothing is stored.
 
     """
     async with naming_unavailability(), Transaction(DB, isolation, readonly=readonly) as current:

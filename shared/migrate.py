@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import asyncpg
 from piccolo.apps.migrations.commands.forwards import run_forwards
 
 from shared.database import DB, DatabaseUnavailableError, row
@@ -28,7 +29,7 @@ class MigrationFailedError(Exception):
 @asynccontextmanager
 async def _only_migrator() -> AsyncIterator[None]:
     # On a connection of its own: Piccolo runs each migration in a transaction elsewhere.
-    connection = await DB.get_new_connection()
+    connection = await DB.connect()
     try:
         await connection.execute("SET statement_timeout = 0")
         await connection.execute(f"SELECT pg_advisory_lock({MIGRATOR_LOCK})")
@@ -66,8 +67,17 @@ def main() -> int:
     """Run from the command line; 0 when the schema is up to date."""
     try:
         asyncio.run(migrate())
-    except (DatabaseUnavailableError, MigrationFailedError, OSError) as error:
-        print(f"migrate: {error}", file=sys.stderr)  # noqa: T201 (a command's own output)
+    # Of asyncpg: what no wait mends, such as a database that does not exist or a role that may not.
+    except (
+        DatabaseUnavailableError,
+        MigrationFailedError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        OSError,
+    ) as error:
+        # PostgreSQL may add lines of detail and advice.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"migrate: {reason}", file=sys.stderr)  # noqa: T201 (a command's own output)
         return 1
     return 0
 

@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """``text`` for people, ``json`` for machines: one object a line."""
 
+    heartbeat_file: str = ""
+    """A file that relay and worker touch at each round, for ``python -m shared.heartbeat``; each its own."""
+
     pool_size: Annotated[int, Field(ge=1, le=64)] = 6
     """Database connections of one API process; 4 to 8 suit two cores."""
 

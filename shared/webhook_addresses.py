@@ -184,7 +184,7 @@ def _host(parts: SplitResult) -> str:
             return str(IPv4Address(host))
         except ValueError:
             raise RefusedAddressError("must write an IPv4 address as four decimal numbers") from None
-    if not _NAME.fullmatch(host) or len(host) > 253:  # noqa: PLR2004 (the longest name of the DNS)
+    if not _NAME.fullmatch(host) or len(host) > 253:  # the longest name of the DNS
         raise RefusedAddressError("must name a host: a domain name in ASCII, or an address")
     return host
 
@@ -217,7 +217,7 @@ def read_ports(text: str) -> tuple[tuple[int, int], ...]:
             message = "must be ports and ranges such as 443,8000-8999"
             raise ValueError(message)
         bounds = int(first), int(last or first)
-        if not 1 <= bounds[0] <= bounds[1] <= 65_535:  # noqa: PLR2004 (the last port)
+        if not 1 <= bounds[0] <= bounds[1] <= 65_535:  # the last port
             message = "must be ports from 1 to 65535, each range ascending"
             raise ValueError(message)
         found.append(bounds)

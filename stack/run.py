@@ -73,7 +73,7 @@ class Plan:
         """
         given = {name: value for name, value in environment.items() if value}
         port = given.get("PORT") or given.get("OMS_PORT") or "8000"
-        if not (port.isascii() and port.isdigit() and int(port) <= 65535):  # noqa: PLR2004 - the last port
+        if not (port.isascii() and port.isdigit() and int(port) <= 65535):  # the last port
             raise _RefusalError(f"PORT is {port!r}; it must be a number up to 65535, or 0 for any free port")
         # A database of somebody's own gets sample orders only when asked for.
         sample_data = given.get("SAMPLE_DATA", "no" if "OMS_DATABASE_URL" in given else "yes")

@@ -50,7 +50,7 @@ class StateFolder:
     def publish(self, environment: dict[str, str]) -> None:
         """Leave the settings of the running stack for commands beside it; only this user may read them."""
         self._environment_file.unlink(missing_ok=True)
-        with open(os.open(self._environment_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:  # noqa: PTH123
+        with open(os.open(self._environment_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:  # noqa: PTH123 (a Path can't open with a mode)
             json.dump(environment, file)
 
     def environment(self) -> dict[str, str]:

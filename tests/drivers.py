@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
@@ -86,6 +88,12 @@ class Api:
             following = page["next"]
         return items
 
+    def waiting(self, gauge: str = "order_changes_followers") -> int:
+        """Count the requests that wait: only what waits already can be seen not to be answered."""
+        found = re.search(rf"^{gauge} (\S+)$", self.client.get("/metrics").text, re.MULTILINE)
+        assert found
+        return int(float(found[1]))
+
     def fee_summaries(self, **query: str) -> dict[str, Any]:
         """Read fee summaries, numbers exactly."""
         answer = self.client.get("/fee-summaries", params={"limit": "100", **query})
@@ -104,28 +112,15 @@ def at_once(calls: Iterable[Callable[[], httpx.Response]]) -> list[httpx.Respons
 class Database:
     """Somebody with psql."""
 
-    TABLES = (
-        "webhook_attempt",
-        "webhook_delivery",
-        "webhook_secret",
-        "webhook",
-        "order_change",
-        "orders",
-        "claimed_order_id",
-        "order_import",
-        "idempotency_key",
-        "fee_summary",
-        "fee_summary_step",
-        "service",
-        "calendar",
-    )
+    STATE_TABLES = ("change_log", "consumer_cursor", "fee_summary_proof", "fee_summary_state")
+    """Their rows are the migrations': set back, never removed."""
 
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner()
-        self._url = url
+        self.url = url
 
     def __enter__(self) -> Self:
-        self._connection = self._runner.run(asyncpg.connect(self._url))
+        self._connection = self._runner.run(asyncpg.connect(self.url))
         return self
 
     def __exit__(
@@ -142,13 +137,29 @@ class Database:
         """Run a statement and give its first row's first column."""
         return self._runner.run(self._connection.fetchval(sql, *arguments))
 
+    @cached_property
+    def every_table(self) -> list[str]:
+        """Every table that there is, but for Piccolo's own."""
+        found = self.rows(
+            "SELECT tablename FROM pg_tables "
+            "WHERE schemaname = 'public' AND tablename <> 'migration' ORDER BY tablename"
+        )
+        return [row["tablename"] for row in found]
+
+    @cached_property
+    def tables(self) -> list[str]:
+        """Every table that is empty at first."""
+        return [table for table in self.every_table if table not in self.STATE_TABLES]
+
     def clean(self) -> None:
         """Remove every row and begin every number again."""
+        # The trigger of ``orders`` empties this one, and can't while it is being emptied.
+        emptied = [table for table in self.tables if table != "ordered_service"]
         self._runner.run(
             self._connection.execute(
                 # First what relay and worker lock first: one that is at work meanwhile is waited for.
                 "SELECT FROM change_log FOR UPDATE; SELECT FROM consumer_cursor FOR UPDATE;"
-                f"TRUNCATE {', '.join(self.TABLES)} RESTART IDENTITY;"
+                f"TRUNCATE {', '.join(emptied)} RESTART IDENTITY;"
                 "ALTER SEQUENCE order_import_id_seq RESTART;"
                 "UPDATE change_log SET last_position = 0, first_position = 1;"
                 "UPDATE consumer_cursor SET position = 0;"
@@ -163,8 +174,17 @@ class Database:
         )
 
     def counts(self) -> dict[str, int]:
-        """Count the rows of every table, to see that nothing was left behind."""
-        return {table: self.value(f"SELECT count(*) FROM {table}") for table in self.TABLES}
+        """Count the rows of every table that is empty at first, to see that nothing was left behind."""
+        counts = (f"SELECT '{table}' AS name, count(*) AS n FROM {table}" for table in self.tables)
+        return {row["name"]: row["n"] for row in self.rows(" UNION ALL ".join(counts))}
+
+    def everything(self) -> dict[str, str | None]:
+        """Give every row of every table, to see that none was changed either."""
+        contents = (
+            f"SELECT '{table}' AS name, json_agg(t ORDER BY t::text)::text AS content FROM {table} AS t"
+            for table in self.every_table
+        )
+        return {row["name"]: row["content"] for row in self.rows(" UNION ALL ".join(contents))}
 
     def too_close_pairs(self) -> list[dict[str, Any]]:
         """List orders of one calendar that break the 3-hour rule, found without the rule's own constraint."""

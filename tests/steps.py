@@ -23,7 +23,7 @@ CONSUMERS = {
 }
 
 
-async def place(at: datetime = NOON, fee: str = "100", **more: Any) -> int:
+async def place(at: datetime | str = NOON, fee: str = "100", **more: Any) -> int:
     """Place an order with the command behind ``POST /orders``, and give its id."""
     body = order_body(at=at, **more) | {"totalfee": Decimal(fee)}
     return (await create_order(NewOrder.model_validate(body, strict=True))).id

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
+from shared.heartbeat import LONGEST_SILENCE_SECONDS
 from shared.settings import Settings
 from stack.child_processes import start_process, stop_processes
+from tests.drivers import wait_until
 from tests.processes import ROOT, environment, free_port
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -53,6 +58,26 @@ def test_every_command_names_a_module_of_the_image(name: str) -> None:
     assert (python, option) == ("python", "-m")
     assert (ROOT / file).is_file()
     assert f"{file.parts[0]}/" in COPIED
+
+
+def test_what_a_deployment_decides_is_taken_from_outside_with_the_usual_defaults() -> None:
+    """A variable goes to the setting of its name, and without it nothing is other than without compose."""
+    for service in OURS.values():
+        taken = {}
+        for name, value in service["environment"].items():
+            outside = re.fullmatch(r"\$\{(\w+):-(.*)\}", str(value))
+            if outside:
+                assert outside[1] == name
+                taken[name.removeprefix("OMS_").lower()] = outside[2]
+        assert taken == {name: str(Settings.model_fields[name].default) for name in taken}
+        assert taken.keys() >= {"api_keys", "require_if_match", "time_zone", "change_retention"}
+        assert taken.keys() >= {"webhook_networks", "worker_processes", "log_format"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_that_stays_has_a_health_check(name: str) -> None:
+    """A hung one is noticed."""
+    assert ("healthcheck" in SERVICES[name]) == (name != "migrate")
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -128,6 +153,20 @@ def _started(command: list[str], folder: Path, settings: dict[str, str]) -> Iter
         stop_processes(process, grace=5.0)
 
 
+def assert_a_hang_is_noticed(
+    process: subprocess.Popen[bytes], beats: Path, healthy: Callable[[], bool]
+) -> None:
+    """See that a process is healthy while it goes round, and not when it has been silent for too long."""
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it hangs")
+    assert healthy()
+    long_ago = time.time() - LONGEST_SILENCE_SECONDS - 1  # instead of waiting as long
+    os.utime(beats, (long_ago, long_ago))
+    assert not healthy()
+    process.send_signal(signal.SIGCONT)
+    wait_until(healthy, "it goes on")
+
+
 @pytest.mark.xdist_group("stack")
 def test_every_service_starts_from_the_files_of_the_image(
     tmp_path: Path, new_database_url: str, redis_url: str
@@ -144,6 +183,7 @@ def test_every_service_starts_from_the_files_of_the_image(
     def settings(name: str) -> dict[str, str]:
         # As compose sets them, but for the addresses: the servers are the tests' own, on this machine only.
         own = _settings(OURS[name]) | {"OMS_PORT": str(port), "OMS_HOST": "127.0.0.1"}
+        own["OMS_HEARTBEAT_FILE"] = str(tmp_path / f"heartbeat of {name}")
         del own["OMS_DATABASE_URL"], own["OMS_REDIS_URL"]
         return environment(new_database_url, redis_url, **own)
 
@@ -154,19 +194,23 @@ def test_every_service_starts_from_the_files_of_the_image(
         _started(OURS["relay"]["command"], tmp_path, settings("relay")) as relay,
         _started(OURS["worker"]["command"], tmp_path, settings("worker")) as worker,
     ):
-        kind, python, *healthy = OURS["api"]["healthcheck"]["test"]
-        assert (kind, python) == ("CMD", "python")
-        check = [sys.executable, *(word.replace(":8000/", f":{port}/") for word in healthy)]
-        deadline = time.monotonic() + 30
-        while subprocess.run(check, check=False, capture_output=True).returncode:
-            assert time.monotonic() < deadline, "the API's health check never passed"
-            time.sleep(0.2)
-        log = tmp_path / "worker.main.log"
-        while " ready" not in log.read_text():
-            assert time.monotonic() < deadline, "the worker never got ready"
-            time.sleep(0.1)
+
+        def healthy(name: str) -> bool:
+            kind, python, *check = OURS[name]["healthcheck"]["test"]
+            assert (kind, python) == ("CMD", "python")
+            command = [sys.executable, *(word.replace(":8000/", f":{port}/") for word in check)]
+            run = subprocess.run(command, check=False, capture_output=True, cwd=tmp_path, env=settings(name))
+            return run.returncode == 0
+
+        for name in ("api", "relay", "worker"):
+            wait_until(partial(healthy, name), f"the health check of {name} passes")
+        for name, process in (("relay", relay), ("worker", worker)):
+            assert_a_hang_is_noticed(process, tmp_path / f"heartbeat of {name}", partial(healthy, name))
         for process in (api, relay, worker):
             assert process.poll() is None
             process.send_signal(signal.SIGTERM)
         for process in (api, relay, worker):
             assert process.wait(timeout=10) in {0, -signal.SIGTERM}
+        for name in ("relay", "worker"):
+            os.utime(tmp_path / f"heartbeat of {name}", (0, 0))
+            assert not healthy(name)

@@ -146,9 +146,10 @@ def test_a_worker_that_starts_while_redis_is_away_waits_for_it(deployment: Deplo
     deployment.worker.kill()
     deployment.valkey.kill()
     try:
+        told_before = deployment.worker.log.count("Cannot connect to")
         deployment.worker.start()
         deployment.api.placed_order(calendar=f"away-{time.monotonic_ns()}")
-        time.sleep(2)
+        wait_until(lambda: deployment.worker.log.count("Cannot connect to") > told_before, "the worker waits")
     finally:
         deployment.valkey.start()
     assert_nothing_is_lost(deployment, [])
@@ -199,5 +200,5 @@ def test_random_faults_under_random_load_lose_nothing(deployment: Deployment) ->
     print(f"seed {seed}; for longer: python -m tests.faults --minutes 10 --seed {seed}")
     try:
         assert faults.run(deployment, seconds=6, seed=seed) == []
-    except asyncpg.PostgresError as error:  # pragma: no cover (says which fault it was in)
+    except asyncpg.PostgresError as error:  # says which fault it was in
         pytest.fail(f"{error!r}")

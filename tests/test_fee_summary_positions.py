@@ -18,7 +18,7 @@ from api.fee_summaries.positions import OrderVersion, wait_for
 from api.orders.commands import delete_order
 from shared.database import DB, Row
 from tests.builders import later
-from tests.drivers import Api, at_once
+from tests.drivers import Api, at_once, wait_until
 from tests.processes import ServiceProcess, free_port
 from tests.steps import apply_every_change, assign_all, place
 
@@ -74,16 +74,21 @@ def test_what_is_not_summed_in_time_is_503_and_says_where_the_summaries_stand(ru
         assert api.client.get(f"/fee-summaries?{query}").json()["as_of"]["position"] == 1
 
 
+def waiting(api: Api) -> int:
+    """Count the requests that wait for the summaries."""
+    return api.waiting("fee_summaries_waiting_requests")
+
+
 def test_a_request_goes_on_as_soon_as_the_summaries_are_there(run: Run, api: Api) -> None:
     """Before the order is even written, and before it has a position."""
     with ThreadPoolExecutor(1) as thread:
         # Unassigned, assigned and not even written yet: each is waited for.
         asked = thread.submit(api.client.get, "/fee-summaries?min_position=1&wait=10")
-        time.sleep(0.2)
-        assert not asked.done()
+        wait_until(lambda: waiting(api) == 1, "it waits")
         run(place(later(days=1)))
         run(assign_all())
-        time.sleep(0.2)
+        time.sleep(0.1)  # two looks
+        wait_until(lambda: waiting(api) == 1, "it still waits")
         assert not asked.done()
         before = time.monotonic()
         run(apply_every_change())
@@ -95,7 +100,7 @@ def test_many_requests_wait_at_once_and_others_are_not_held_up(run: Run, api: Ap
     """Waiting takes no connection of the pool."""
 
     def others() -> bool:
-        time.sleep(0.3)
+        wait_until(lambda: waiting(api) == 40, "all of them wait")
         return all(api.client.get("/fee-summaries").status_code == 200 for _ in range(5))
 
     with ThreadPoolExecutor(1) as thread:

@@ -80,7 +80,7 @@ def check_answers(answers: list[tuple[Query, dict[str, Any]]], states: list[dict
 @pytest.mark.xdist_group("pipeline")
 def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pipeline) -> None:
     """While orders are written, the worker is killed and all is rebuilt and proved, again and again."""
-    url = pipeline.database._url
+    url = pipeline.database.url
     stop = Event()
     answers: list[tuple[Query, dict[str, Any]]] = []
     rebuilds: list[str] = []

@@ -86,7 +86,7 @@ def test_weeks_are_those_of_iso_8601(run: Run, api: Api) -> None:
         "2030-01-06T23:59:59Z",
         "2030-01-07T12:00:00Z",
     ):
-        run(place(at))  # type: ignore[arg-type]
+        run(place(at))
     run(apply_every_change())
     items = exactly(api.client.get("/fee-summaries?group_by=week"))["items"]
     assert [(item["period"], item["orders"]) for item in items] == [
@@ -99,7 +99,7 @@ def test_weeks_are_those_of_iso_8601(run: Run, api: Api) -> None:
 def test_a_period_that_the_range_cuts_holds_only_the_days_inside(run: Run, api: Api) -> None:
     """So do the orders behind it."""
     for day in (1, 15, 30):
-        run(place(f"2030-06-{day:02}T12:00:00Z"))  # type: ignore[arg-type]
+        run(place(f"2030-06-{day:02}T12:00:00Z"))
     run(apply_every_change())
     found = exactly(api.client.get("/fee-summaries?group_by=quarter&from=2030-06-02&to=2030-06-30"))
     (item,) = found["items"]

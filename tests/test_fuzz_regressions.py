@@ -96,7 +96,7 @@ def test_a_day_is_at_most_the_one_after_the_last_orders(api: Api, day: str, stat
 def test_a_keyed_create_is_fingerprinted_without_a_warning() -> None:
     """In-process fuzzing: pydantic warned at each, as it did not build the values that it serialised."""
     request = RequestFactory().post("/orders", headers={"Idempotency-Key": "a"})
-    request.scope["caller"] = ANYONE  # type: ignore[typeddict-unknown-key]
+    request.scope["caller"] = ANYONE  # type: ignore[typeddict-unknown-key]  # a key of our own
     spelt = [json.dumps(order_body(services=(service,))).encode() for service in (123, "123")]
     bodies = [check(NewOrder, read_json(text)) for text in spelt]
     with warnings.catch_warnings():

@@ -306,3 +306,36 @@ def test_a_create_whose_process_was_killed_is_repeated_safely_on_another(
             assert database.counts()["order_change"] == 1
             # Without the key the caller would now be told that their own order is in the way.
             assert api.place_order(at=NOON).status_code == 409
+
+
+BROKEN_COMMIT = """
+CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$;
+CREATE CONSTRAINT TRIGGER broken AFTER INSERT ON orders DEFERRABLE INITIALLY {when}
+FOR EACH ROW EXECUTE FUNCTION break_off();
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "told"),
+    [
+        ("DEFERRED", "nothing or all of it was stored. Repeat it, a POST with its Idempotency-Key."),
+        ("IMMEDIATE", "nothing was decided about this request."),
+    ],
+    ids=["while it commits", "before it commits"],
+)
+def test_who_is_answered_503_is_told_whether_something_may_be_stored(
+    api: Api, database: Database, when: str, told: str
+) -> None:
+    """A COMMIT whose connection broke may have been carried out; only a repeat tells."""
+    for statement in BROKEN_COMMIT.format(when=when).split(";\n")[:2]:
+        database.rows(statement)
+    try:
+        answer = posted(api, "/orders", order_body())
+    finally:
+        database.rows("DROP FUNCTION break_off CASCADE")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
+    assert answer.json()["type"] == "/problems/unavailable"
+    assert answer.json()["detail"].endswith(told)
+    assert posted(api, "/orders", order_body()).status_code == 201
+    assert len(api.every_order()) == 1

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from tests.drivers import Database
 from tests.processes import ROOT, environment
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+TLS_REQUEST = (80_877_103).to_bytes(4, "big")
+"""What a client of PostgreSQL sends first."""
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 
@@ -81,12 +88,47 @@ def test_a_second_run_keeps_what_is_stored(new_database_url: str) -> None:
         assert database.counts() == before
 
 
-def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_used_is_said_in_one_line(tmp_path: Path, postgres_url: str) -> None:
     """Exit status 1, so that whoever starts the service waits or stops."""
-    done = run_migrate(f"postgresql://nobody@/orders?host={tmp_path}")
+    name = urlsplit(postgres_url).path
+    for url, reason in (
+        (f"postgresql://nobody@/orders?host={tmp_path}", ""),
+        (postgres_url.replace(name, "/nowhere"), 'database "nowhere" does not exist'),
+        (re.sub("//[^@/]*@", "//nobody@", postgres_url), 'role "nobody" does not exist'),
+    ):
+        assert_said_in_one_line(run_migrate(url), reason)
+
+
+def assert_said_in_one_line(done: subprocess.CompletedProcess[str], reason: str) -> None:
+    """See that it ended with a line that says why, and with nothing else."""
     assert done.returncode == 1
-    assert done.stderr.startswith("migrate: ")
-    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("migrate: ")
+    assert reason in line
+
+
+def test_a_database_that_is_starting_up_is_said_in_one_line() -> None:
+    """As PostgreSQL answers while it recovers after a crash: SQLSTATE 57P03."""
+
+    def refuse(listener: socket.socket) -> None:
+        for _ in range(2):  # asked for TLS first, which this server has none of
+            connection, _ = listener.accept()
+            with connection:
+                while length := int.from_bytes(connection.recv(4), "big"):
+                    if connection.recv(length - 4)[:4] == TLS_REQUEST:
+                        connection.sendall(b"N")
+                        continue
+                    text = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+                    connection.sendall(b"E" + (len(text) + 4).to_bytes(4, "big") + text)
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=refuse, args=(listener,), daemon=True)
+        server.start()
+        done = run_migrate(f"postgresql://orders@127.0.0.1:{listener.getsockname()[1]}/orders")
+        server.join(5)
+    assert_said_in_one_line(done, "the database system is starting up")
 
 
 def test_the_migrations_make_the_tables_that_the_code_describes(tmp_path: Path, postgres_url: str) -> None:

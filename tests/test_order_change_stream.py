@@ -355,7 +355,7 @@ def test_a_request_that_waits_does_not_hold_the_process_up(database: Database, p
         answers: list[Any] = []
         waiting = threading.Thread(target=lambda: answers.append(api.client.get("/order-changes?wait=30")))
         waiting.start()
-        time.sleep(0.5)
+        wait_until(lambda: api.waiting() == 1, "it waits")
         began = time.monotonic()
         process.stop()
         assert time.monotonic() - began < 6

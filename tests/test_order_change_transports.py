@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
@@ -37,6 +38,10 @@ class Collector(threading.Thread):
         self.pipeline = pipeline
         self.found: list[str] = []
         self.told_to_stop = False
+
+    def has_found(self, count: int) -> bool:
+        """Tell whether it was given at least so many."""
+        return len(self.found) >= count
 
 
 class FeedCollector(Collector):
@@ -218,7 +223,7 @@ def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_k
     print(f"{count} changes, {faults} times wiped and killed")
     for collector in collectors:
         name = type(collector).__name__
-        wait_until(lambda: len(collector.found) >= count, f"{name} has everything")  # noqa: B023
+        wait_until(partial(collector.has_found, count), f"{name} has everything")
     log = Feed.after(pipeline.api, limit=100).all()
     assert positions_of(log) == list(range(1, count + 1))
     for collector in collectors:

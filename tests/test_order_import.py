@@ -329,7 +329,7 @@ def test_bad_services_are_named_and_nothing_is_imported(
     for services, reason in (
         ([{"id": 123, "name": ""}], "services[0].name: must be"),
         ([{"id": 123, "name": "A"}, {"name": "B"}], "services[1].id: is required"),
-        ([{"id": 123, "name": "A"}, {"id": 456, "name": "a"}], "services:"),
+        ([{"id": 123, "name": "A"}, {"id": 456, "name": "a"}], "services[1].name:"),
         ([{"id": 123, "name": "A"}], "orders[1].services[0].id: there is no service 789"),
     ):
         catalogue.write_text(json.dumps(services))
@@ -339,15 +339,72 @@ def test_bad_services_are_named_and_nothing_is_imported(
         assert set(database.counts().values()) == {0}
 
 
-def test_a_catalogue_adds_what_is_missing_and_leaves_what_is_there(
-    api: Api,
-    import_file: Import,
+def test_every_service_that_stands_twice_is_named(
+    import_file: Import, database: Database, tmp_path: Path
 ) -> None:
-    """A service renamed since keeps its name."""
-    api.client.put("/services/123", json={"name": "Survey"})
-    done = import_file(SAMPLE / "orders.json", "--services", SAMPLE / "services.json")
+    """By its id or by its name, in whatever case; the one that would have been dropped most of all."""
+    database.clean()
+    orders, catalogue = tmp_path / "orders.json", tmp_path / "services.json"
+    orders.write_text("[]")
+    given = (
+        (901, "First"),
+        (901, "Second"),
+        (902, "Third"),
+        (903, "THIRD"),
+        (904, "Fourth"),
+        (904, "Fourth"),
+    )
+    catalogue.write_text(json.dumps([{"id": service, "name": name} for service, name in given]))
+    done = import_file(orders, "--services", catalogue)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "services[1].id: 901 is the id of services[0] too",
+        "services[3].name: 'THIRD' is the name of services[2] too",
+        "services[5].id: 904 is the id of services[4] too",
+        "services[5].name: 'Fourth' is the name of services[4] too",
+        "refused: nothing was imported",
+    ]
+    assert set(database.counts().values()) == {0}
+
+
+@pytest.mark.usefixtures("api")
+def test_every_service_that_is_another_one_in_the_catalogue_is_named(
+    import_file: Import, database: Database, tmp_path: Path
+) -> None:
+    """A known id under another name, a known name under another id; beside the bad orders."""
+    orders, catalogue = tmp_path / "orders.json", tmp_path / "services.json"
+    orders.write_text(json.dumps([imported(1, services=(999,))]))
+    given = ((123, "Survey"), (456, "analysis"), (901, "New"), (902, "TESTING"))
+    catalogue.write_text(json.dumps([{"id": service, "name": name} for service, name in given]))
+    before = database.counts()
+    done = import_file(orders, "--services", catalogue)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "services[0].name: service 123 is called 'Inspection', not 'Survey'",
+        "services[1].name: service 456 is called 'Analysis', not 'analysis'",
+        "services[3].name: 'TESTING' is the name of service 789",
+        "orders[0].services[0].id: there is no service 999, or it is archived",
+        "refused: nothing was imported",
+    ]
+    assert database.counts() == before
+
+
+def test_a_catalogue_adds_what_is_missing_and_leaves_what_is_there(
+    api: Api, import_file: Import, tmp_path: Path
+) -> None:
+    """What is there under the same name, archived or not."""
+    api.client.delete("/services/456")
+    catalogue = tmp_path / "services.json"
+    given = ((123, "Inspection"), (456, "Analysis"), (789, "Testing"), (901, "New"))
+    catalogue.write_text(json.dumps([{"id": service, "name": name} for service, name in given]))
+    orders = tmp_path / "orders.json"
+    orders.write_text(json.dumps([imported(1, services=(901,))]))
+    done = import_file(orders, "--services", catalogue)
     assert done.returncode == 0, done.stderr
-    assert api.client.get("/orders/223").json()["services"] == [{"id": "123", "name": "Survey"}]
+    services = api.every_item("/services?include_archived=true")
+    assert [(int(service["id"]), service["name"]) for service in services] == list(given)
+    assert services[1]["archived_at"]
+    assert import_file(orders, "--services", catalogue).returncode == 0
 
 
 def test_an_empty_file_of_orders_is_an_import_of_none(import_orders: Import) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,6 +51,11 @@ async def publish_all() -> int:
     finally:
         await stream.close()
     return published
+
+
+def is_assigned(database: Database, position: int) -> bool:
+    """Tell whether this is the last position given."""
+    return bool(database.value("SELECT last_position FROM change_log") == position)
 
 
 def place_and_assign(run: Run, *days: int) -> list[str]:
@@ -220,7 +226,7 @@ def test_a_redis_that_hangs_delays_no_position_and_is_caught_up_with(
                 began = time.monotonic()
                 run(place(later(days=day)))
                 wait_until(
-                    lambda: database.value("SELECT last_position FROM change_log") == day + 1,  # noqa: B023
+                    partial(is_assigned, database, day + 1),
                     "assigned while Redis hangs",
                 )
                 slowest = max(slowest, time.monotonic() - began)

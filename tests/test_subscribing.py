@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -112,7 +113,7 @@ def test_every_consumer_of_the_guide_survives_being_killed_without_losing_or_rep
             consumer.start()
     count = int(pipeline.database.value("SELECT count(*) FROM order_change"))
     for consumer in consumers:
-        wait_until(lambda: consumer.has_done(count), f"{consumer.name} has done everything")  # noqa: B023
+        wait_until(partial(consumer.has_done, count), f"{consumer.name} has done everything")
     expected = [
         (position_of(text), *map(event_of(text).get, ("type", "subject", "orderversion")))
         for text in Feed.after(api, limit=100).all()

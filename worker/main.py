@@ -5,12 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
+from typing import Any
 
 from shared.database import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
+from shared.heartbeat import beat
 from shared.logs import configure_logs
 from shared.settings import settings
 from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
+
+# Behind shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
+from celery import bootsteps  # isort: skip
+from celery.exceptions import SecurityWarning  # isort: skip
+
+
+BEAT_SECONDS = 2.0
+
+
+class Heartbeat(bootsteps.StartStopStep):
+    """Beats from the event loop that hands tasks out: a worker that hangs, or has no queue, is silent."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def start(self, worker: Any) -> None:
+        """Begin with the worker."""
+        worker.timer.call_repeatedly(BEAT_SECONDS, beat)
 
 
 def main() -> None:
@@ -20,14 +39,13 @@ def main() -> None:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
 
     """
-    from celery.exceptions import SecurityWarning  # behind shared.task_queue, which sets REMAP_SIGTERM
-
     configure_logs()
     # While PostgreSQL is away nothing can be said; the worker then counts in the zone that is stored.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
     # Celery's advice on pickle under root says nothing here: accept_content is JSON alone.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    app.steps["worker"].add(Heartbeat)
     app.worker_main(
         [
             "--quiet",

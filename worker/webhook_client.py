@@ -264,8 +264,8 @@ class _Seen:
 
 
 def _objection_to(status: int) -> str | None:
-    if 200 <= status < 300:  # noqa: PLR2004 (a class of status codes)
+    if 200 <= status < 300:  # a class of status codes
         return None
-    if 300 <= status < 400:  # noqa: PLR2004
+    if 300 <= status < 400:
         return f"answered {status}: redirects are not followed"
     return f"answered {status}"

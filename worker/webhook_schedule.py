@@ -45,7 +45,7 @@ def read_retry_after(value: str | None, now: datetime) -> float | None:
     if value is None:
         return None
     text = value.strip()
-    if text.isascii() and text.isdigit() and len(text) < 10:  # noqa: PLR2004 (30 years are enough)
+    if text.isascii() and text.isdigit() and len(text) < 10:  # 30 years are enough
         return float(text)
     try:
         at = parsedate_to_datetime(text)

@@ -228,6 +228,11 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
         standing, assigned = await _Looks.next()
 
 
+def waiting_requests() -> int:
+    """Count the requests of this process that wait for the summaries."""
+    return _Looks.waiting
+
+
 class _Looks:
     """One look for all requests that wait, so that a thousand of them look no more often than one."""
 

@@ -299,7 +299,7 @@ async def _update_locked(
         calendar_id,
         moves,
     )
-    if stored is None:  # pragma: no cover (the row is locked)
+    if stored is None:  # the row is locked
         raise OrderNotFoundError(order_id)
     return StoredOrder(**stored)
 

@@ -20,7 +20,7 @@ from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendar
 from api.orders.errors import ContentionError
 from api.services import lock_catalogue
 from api.times import utc_text
-from shared.database import row, rows, transaction
+from shared.database import Row, row, rows, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,13 +38,15 @@ class ImportedOrder(NewOrder):
 class CatalogueEntry:
     """A service in a file."""
 
+    place: int
+    """Where it stands in the file, from 0."""
     id: int
     name: str
 
 
 @dataclass
 class ImportRefusedError(Exception):
-    """Nothing was imported; ``reasons`` name every bad order by its place in the file."""
+    """Nothing was imported; ``reasons`` name every bad order and service by its place in the file."""
 
     reasons: Sequence[str]
 
@@ -72,7 +74,7 @@ async def import_orders(
 
     Raises:
         ImportRefusedError: an id is taken, a service is unknown or archived, or an order outside of the
-            import is too close.
+            import is too close; or a service of the file is another one in the catalogue.
         ContentionError: others kept placing orders in the way meanwhile.
 
     """
@@ -106,11 +108,12 @@ async def _import(
         if earlier is None:  # the other transaction that had it was rolled back
             raise ContentionError
         return Imported(earlier["orders"], earlier["imported_at"], before=True)
-    await _add_services(services)
+    unlike = await _add_services(services)
     taken = await claim_ids([order.id for order in orders if order.id is not None])
     calendars = await calendar_ids({order.calendar for order in orders})
     await lock_calendars(calendars.values())
     reasons = [
+        *unlike,
         *(
             f"orders[{i}].id: {o.id} is, or was, the id of another order"
             for i, o in enumerate(orders)
@@ -157,20 +160,41 @@ def _records(orders: Sequence[ImportedOrder], calendars: dict[str, int]) -> str:
     ).decode()
 
 
-async def _add_services(services: Sequence[CatalogueEntry]) -> None:
+async def _add_services(services: Sequence[CatalogueEntry]) -> list[str]:
+    """Add the services that are not there; tell which of them the catalogue doesn't hold as given."""
     await lock_catalogue()
-    try:
-        await rows(
-            """
-            INSERT INTO service (id, name, created_at, updated_at)
-            SELECT id, name, now(), now() FROM unnest($1::bigint[], $2::text[]) AS s (id, name) ORDER BY id
-            ON CONFLICT (id) DO NOTHING
-            """,
-            [service.id for service in services],
-            [service.name for service in services],
-        )
-    except asyncpg.UniqueViolationError as error:
-        raise ImportRefusedError([f"services: a name is another service's: {error.detail}"]) from None
+    given = [service.id for service in services], [service.name for service in services]
+    await rows(
+        """
+        INSERT INTO service (id, name, created_at, updated_at)
+        SELECT id, name, now(), now() FROM unnest($1::bigint[], $2::text[]) AS s (id, name) ORDER BY id
+        ON CONFLICT DO NOTHING
+        """,
+        *given,
+    )
+    # What was not added must be there already, just so: nothing of the file is left out silently.
+    unlike = await rows(
+        """
+        SELECT n.place, known.name AS known_as, namesake.id AS taken_by
+        FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS n (id, name, place)
+        LEFT JOIN service AS known ON known.id = n.id
+        LEFT JOIN service AS namesake
+            ON lower(namesake.name) = lower(n.name) AND namesake.archived_at IS NULL
+        WHERE known.name IS DISTINCT FROM n.name
+        ORDER BY n.place
+        """,
+        *given,
+    )
+    return [_unlike(services[found["place"] - 1], found) for found in unlike]
+
+
+def _unlike(service: CatalogueEntry, found: Row) -> str:
+    reason = (
+        f"{service.name!r} is the name of service {found['taken_by']}"
+        if found["known_as"] is None
+        else f"service {service.id} is called {found['known_as']!r}, not {service.name!r}"
+    )
+    return f"services[{service.place}].name: {reason}"
 
 
 async def _unorderable(orders: Sequence[ImportedOrder]) -> list[str]:

@@ -1,0 +1,41 @@
+"""The sign of life of a process that listens nowhere: a file, touched at each round of its loop.
+
+``python -m shared.heartbeat`` is its health check: exit status 0 if the file was touched lately. A process
+that hangs, in a call or stopped by a signal, stops touching it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from shared.settings import settings
+
+LONGEST_SILENCE_SECONDS = 30.0
+"""Above what a round may take: a statement's time limit, and a Redis that hangs."""
+
+
+def beat() -> None:
+    """Show that the loop goes round; nothing if no file is named."""
+    file = settings().heartbeat_file
+    if file:
+        Path(file).touch()
+
+
+def main() -> int:
+    """Run from the command line; 0 when the process beside it goes round."""
+    file = settings().heartbeat_file
+    try:
+        silent = time.time() - Path(file).stat().st_mtime
+    except OSError as error:
+        sys.stderr.write(f"heartbeat: {file or 'OMS_HEARTBEAT_FILE'}: {error.strerror}\n")
+        return 1
+    if silent > LONGEST_SILENCE_SECONDS:
+        sys.stderr.write(f"heartbeat: {file}: nothing for {silent:.0f} s\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
