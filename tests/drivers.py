@@ -109,6 +109,10 @@ def at_once(calls: Iterable[Callable[[], httpx.Response]]) -> list[httpx.Respons
         return [pending.result() for pending in [threads.submit(call) for call in every_call]]
 
 
+FEW_BYTES = 1_000_000
+"""A database with less in it is emptied row by row."""
+
+
 class Database:
     """Somebody with psql."""
 
@@ -153,18 +157,36 @@ class Database:
 
     def clean(self) -> None:
         """Remove every row and begin every number again."""
+        self._runner.run(self._connection.execute(self._clean))
+
+    @cached_property
+    def _clean(self) -> str:
         # The trigger of ``orders`` empties this one, and can't while it is being emptied.
-        emptied = [table for table in self.tables if table != "ordered_service"]
-        self._runner.run(
-            self._connection.execute(
-                # First what relay and worker lock first: one that is at work meanwhile is waited for.
-                "SELECT FROM change_log FOR UPDATE; SELECT FROM consumer_cursor FOR UPDATE;"
-                f"TRUNCATE {', '.join(emptied)} RESTART IDENTITY;"
-                "ALTER SEQUENCE order_import_id_seq RESTART;"
-                "UPDATE change_log SET last_position = 0, first_position = 1;"
-                "UPDATE consumer_cursor SET position = 0;"
-            )
-        )
+        every = ", ".join(table for table in self.tables if table != "ordered_service")
+        few = ";".join(f"DELETE FROM {table}" for table in self.tables)
+        size = " + ".join(f"pg_relation_size('{table}')" for table in self.tables)
+        # First what relay and worker lock first, then all: whoever writes meanwhile is waited for. To
+        # truncate takes 40 ms whatever there is, to delete a few rows 2; foreign keys have no say in either.
+        return f"""
+            SELECT FROM change_log FOR UPDATE;
+            SELECT FROM consumer_cursor FOR UPDATE;
+            LOCK TABLE {every} IN SHARE ROW EXCLUSIVE MODE;
+            DO $$
+            BEGIN
+                IF {size} > {FEW_BYTES} THEN
+                    TRUNCATE {every};
+                ELSE
+                    SET LOCAL session_replication_role = replica;
+                    {few};
+                    SET LOCAL session_replication_role = origin;
+                END IF;
+                PERFORM setval(format('%I', sequencename)::regclass, start_value, false)
+                FROM pg_sequences WHERE schemaname = 'public' AND last_value IS NOT NULL;
+            END
+            $$;
+            UPDATE change_log SET last_position = 0, first_position = 1;
+            UPDATE consumer_cursor SET position = 0;
+        """
 
     def add_services(self) -> None:
         """Add the sample's catalogue."""
