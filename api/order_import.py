@@ -135,14 +135,14 @@ async def run(path: Path, services_path: Path | None) -> Imported:
         await DB.stop()
 
 
-def main() -> int:
-    """Run from the command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status is the answer."""
     parser = argparse.ArgumentParser(
         prog="order_import", description="Load a JSON file of orders, all or nothing."
     )
     parser.add_argument("file", type=Path, help="a JSON array of orders, as POST /orders takes them")
     parser.add_argument("--services", type=Path, help='a JSON array of services: {"id": 123, "name": "…"}')
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
         done = asyncio.run(run(given.file, given.services))
     except UnreadableFileError as error:
