@@ -40,18 +40,11 @@ def _read_wait(value: str) -> int:
     return int(value)
 
 
-def _read_type(value: str) -> str:
-    if value not in TYPES:
-        message = f"must be {', '.join(TYPES[:-1])} or {TYPES[-1]}"
-        raise ValueError(message)
-    return value
-
-
 _FEED_PARAMETERS: Mapping[str, Callable[[str], Any]] = {
     "after": fields.read_position,
     "limit": read_limit,
     "order": fields.read_id,
-    "type": _read_type,
+    "type": fields.one_of(*TYPES),
     "calendar": fields.read_calendar,
     "wait": _read_wait,
 }

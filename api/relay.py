@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 import asyncpg
 import structlog
@@ -22,7 +22,8 @@ from api.idempotency import FORGET_AT_ONCE, forget_expired
 from api.redis_stream import RedisStream
 from api.webhooks.upkeep import FORGET_AT_ONCE as FORGET_DELIVERIES_AT_ONCE
 from api.webhooks.upkeep import are_attempts_due, forget_old_deliveries
-from shared.change_log import assign_positions, changes_after, cursor_of
+from shared.advisory_locks import ATTEMPTS_LOCK, RELAY_LOCK
+from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, assign_positions, changes_after, cursor_of
 from shared.changes import Batch, batch_of
 from shared.database import DB, DatabaseUnavailableError, row
 from shared.fee_summaries import check_time_zone
@@ -33,7 +34,6 @@ from shared.task_queue import (
     APPLY_TO_FEE_SUMMARIES,
     APPLY_TO_WEBHOOK_DELIVERIES,
     ATTEMPT_DUE_DELIVERIES,
-    ATTEMPTS_LOCK,
     ATTEMPTS_QUEUE,
     CONSUMER_QUEUE,
     PROVE_FEE_SUMMARIES,
@@ -42,12 +42,10 @@ from shared.task_queue import (
 
 log = structlog.get_logger("relay")
 
-RELAY_LOCK = 7_316_003
-"""The session lock of the relay that is at work; others stand by for it."""
 
 CONSUMERS = {
-    "fee_summaries": APPLY_TO_FEE_SUMMARIES,
-    "webhook_deliveries": APPLY_TO_WEBHOOK_DELIVERIES,
+    FEE_SUMMARIES: APPLY_TO_FEE_SUMMARIES,
+    WEBHOOK_DELIVERIES: APPLY_TO_WEBHOOK_DELIVERIES,
 }
 """Each consumer's cursor, and the task that moves it."""
 
@@ -126,7 +124,13 @@ class Relay:
         published = 0
         while (room := settings().relay_window - (publication.published - publication.applied)) > 0:
             changes = await changes_after(publication.published, min(settings().relay_batch, room))
-            if not changes or not await self._send_batch(publication.task, batch_of(changes)):
+            if not changes:
+                break
+            batch = batch_of(changes)
+            if publication.consumer == WEBHOOK_DELIVERIES:
+                # It looks its changes up in the log: Redis need not carry them twice.
+                batch = replace(batch, notifications="[]")
+            if not await self._send_batch(publication.task, batch):
                 break
             publication.published = changes[-1].position
             published += len(changes)

@@ -19,10 +19,9 @@ from api.orders.errors import ServiceIdTakenError, ServiceNameTakenError, Servic
 from api.pages import DEFAULT_LIMIT, Page, answer_page, read_cursor
 from api.requests import AnyRequest, path_id, read_body, read_limit, read_query, read_yes_no
 from api.times import utc_text
+from shared.advisory_locks import CATALOGUE_LOCK
 from shared.database import Row, rows, transaction
 from shared.tables import Service
-
-CATALOGUE_LOCK = 7_316_005
 
 _encode = msgspec.json.Encoder().encode
 

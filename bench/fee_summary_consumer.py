@@ -90,14 +90,14 @@ def _run(url: str, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 async def _catch_up(at_once: int = 5_000) -> list[float]:
     """Apply every change there is; return what each batch took."""
-    from shared.change_log import assign_positions, changes_after, cursor_of
+    from shared.change_log import FEE_SUMMARIES, assign_positions, changes_after, cursor_of
     from shared.changes import batch_of
-    from worker.fee_summaries import CONSUMER, apply_changes
+    from worker.fee_summaries import apply_changes
 
     while await assign_positions():
         pass
     took = []
-    while changes := await changes_after((await cursor_of(CONSUMER))[0], at_once):
+    while changes := await changes_after((await cursor_of(FEE_SUMMARIES))[0], at_once):
         batch = batch_of(changes)
         begun = time.perf_counter()
         await apply_changes(batch)
@@ -129,15 +129,14 @@ async def _report(position: int | None) -> float:
 
 
 async def _large(orders: int) -> None:
-    from shared.change_log import cursor_of
+    from shared.change_log import FEE_SUMMARIES, cursor_of
     from shared.database import rows
-    from worker.fee_summaries import CONSUMER
     from worker.fee_summary_proof import prove
     from worker.fee_summary_rebuild import rebuild
 
     print(f"a page of months by calendar, {orders:,} orders: {await _report(None) * 1e3:.0f} ms")
     while True:
-        position, _ = await cursor_of(CONSUMER)
+        position, _ = await cursor_of(FEE_SUMMARIES)
         if position >= orders + 50_000 + 2 * 3 * ROUNDS * BATCH:
             break
         await rows(_CHANGE.format(chosen=_CHOSEN["spread"]), position, 10_000)

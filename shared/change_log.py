@@ -16,6 +16,10 @@ from shared.database import row, rows, transaction
 if TYPE_CHECKING:
     from datetime import datetime
 
+FEE_SUMMARIES = "fee_summaries"
+WEBHOOK_DELIVERIES = "webhook_deliveries"
+"""The consumers, by the names of their cursors."""
+
 
 async def assign_positions(most: int = 5_000) -> int:
     """Give committed changes that have no position the next ones; return how many.

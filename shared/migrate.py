@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import asyncpg
 from piccolo.apps.migrations.commands.forwards import run_forwards
 
+from shared.advisory_locks import MIGRATOR_LOCK
 from shared.database import DB, DatabaseUnavailableError, row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-MIGRATOR_LOCK = 7_316_001
-"""The advisory lock that one migrator at a time holds: Piccolo takes none."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 

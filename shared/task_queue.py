@@ -39,8 +39,6 @@ PROVE_FEE_SUMMARIES = "fee_summaries.prove"
 ATTEMPTS_QUEUE = "webhook-attempts"
 """Of its own, so that one request to look waits at most, however many batches do."""
 
-ATTEMPTS_LOCK = 7_316_004
-"""The session lock of the task that attempts deliveries, one at a time; the relay looks for it."""
 
 TASK_LIMIT_SECONDS = 50
 

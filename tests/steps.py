@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from api.orders.bodies import NewOrder
 from api.orders.commands import create_order
-from shared.change_log import assign_positions, changes_after, cursor_of, last_position
+from shared.change_log import (
+    FEE_SUMMARIES,
+    WEBHOOK_DELIVERIES,
+    assign_positions,
+    changes_after,
+    cursor_of,
+    last_position,
+)
 from shared.changes import Change, batch_of
 from tests.builders import NOON, order_body
 from worker import fee_summaries, webhook_deliveries
-from worker.fee_summaries import CONSUMER
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 
 CONSUMERS = {
-    fee_summaries.CONSUMER: fee_summaries.apply_changes,
-    webhook_deliveries.CONSUMER: webhook_deliveries.apply_changes,
+    FEE_SUMMARIES: fee_summaries.apply_changes,
+    WEBHOOK_DELIVERIES: webhook_deliveries.apply_changes,
 }
 
 
@@ -46,7 +52,7 @@ async def whole_log(at_once: int = 5_000) -> list[Change]:
 
 async def applied() -> int:
     """Give the position that the fee summaries are exact for."""
-    position, _ = await cursor_of(CONSUMER)
+    position, _ = await cursor_of(FEE_SUMMARIES)
     return position
 
 

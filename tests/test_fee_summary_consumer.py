@@ -14,14 +14,14 @@ import pytest
 
 from api.orders.bodies import OrderPatch
 from api.orders.commands import delete_order, patch_order
-from shared.change_log import changes_after, hold_cursor
+from shared.change_log import FEE_SUMMARIES, changes_after, hold_cursor
 from shared.changes import Batch, batch_of
 from shared.database import rows, transaction
 from tests.builders import later
 from tests.model import fee_shares
 from tests.steps import applied, apply_every_change, assign_all, place, whole_log
 from worker.batches import BatchAheadError, ForeignBatchError
-from worker.fee_summaries import CONSUMER, _sum_up, apply_changes
+from worker.fee_summaries import _sum_up, apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -276,7 +276,7 @@ def test_the_cursor_is_held_until_the_batch_is_committed(run: Run, postgres_url:
 
     async def second_waits_for_first() -> None:
         async with transaction():
-            assert await hold_cursor(CONSUMER) == 0
+            assert await hold_cursor(FEE_SUMMARIES) == 0
             other = await asyncpg.connect(postgres_url)
             try:
                 with pytest.raises(asyncpg.LockNotAvailableError):

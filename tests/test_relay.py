@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from api.relay import Relay
-from shared.change_log import move_cursor
+from shared.change_log import FEE_SUMMARIES, move_cursor
 from shared.changes import Batch
 from shared.database import transaction
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE
@@ -25,7 +25,7 @@ from tests.builders import later
 from tests.drivers import wait_until
 from tests.processes import ServiceProcess
 from tests.steps import applied, apply_every_change, place
-from worker.fee_summaries import CONSUMER, apply_changes
+from worker.fee_summaries import apply_changes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ def queue(redis_url: str) -> Iterator[Queue]:
 @pytest.fixture(autouse=True)
 def _one_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every consumer is published to alike: these tests look at one."""
-    monkeypatch.setattr("api.relay.CONSUMERS", {CONSUMER: APPLY_TO_FEE_SUMMARIES})
+    monkeypatch.setattr("api.relay.CONSUMERS", {FEE_SUMMARIES: APPLY_TO_FEE_SUMMARIES})
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ async def relay_all(relay: Relay) -> int:
 async def put_cursor(position: int) -> None:
     """Put the fee summaries' cursor somewhere else, as a restore of the database does."""
     async with transaction():
-        await move_cursor(CONSUMER, position)
+        await move_cursor(FEE_SUMMARIES, position)
 
 
 def test_changes_are_assigned_and_published_in_order(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shared.change_log import changes_after, cursor_of
+from shared.change_log import WEBHOOK_DELIVERIES, changes_after, cursor_of
 from shared.changes import batch_of
 from shared.settings import settings
 from tests.steps import assign_all
 from worker.webhook_client import WebhookClient
-from worker.webhook_deliveries import CONSUMER, apply_changes, attempt_due
+from worker.webhook_deliveries import apply_changes, attempt_due
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
@@ -34,9 +34,9 @@ def client(seconds: float = 5, ca_file: str = "", resolve: Resolve | None = None
 async def fan_out(at_once: int = 500) -> int:
     """Give positions and make deliveries of every change; return the position reached."""
     await assign_all()
-    while changes := await changes_after((await cursor_of(CONSUMER))[0], at_once):
+    while changes := await changes_after((await cursor_of(WEBHOOK_DELIVERIES))[0], at_once):
         await apply_changes(batch_of(changes))
-    return (await cursor_of(CONSUMER))[0]
+    return (await cursor_of(WEBHOOK_DELIVERIES))[0]
 
 
 async def deliver(seconds: float = 5) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shared.change_log import FEE_SUMMARIES
 from shared.database import row, rows
 from shared.fee_summaries import FURTHEST_BACK
 from shared.settings import settings
@@ -16,7 +17,6 @@ from worker.batches import apply_once
 if TYPE_CHECKING:
     from shared.changes import Batch
 
-CONSUMER = "fee_summaries"
 
 # Subtract what each order was, add what it is: one statement for the whole batch, whose cost depends on
 # the batch alone. An order counts under service 0 as a whole, and under each of its services by its share.
@@ -86,7 +86,7 @@ async def apply_changes(batch: Batch) -> int:
         ForeignBatchError: its changes are not those of this database; nothing was applied.
 
     """
-    return await apply_once(CONSUMER, batch, _sum_up)
+    return await apply_once(FEE_SUMMARIES, batch, _sum_up)
 
 
 async def _sum_up(batch: Batch, position: int) -> None:
@@ -135,7 +135,7 @@ async def _remember_step() -> None:
         )
         DELETE FROM fee_summary_step AS old USING step WHERE old.position < step.position - $2::bigint
         """,
-        CONSUMER,
+        FEE_SUMMARIES,
         FURTHEST_BACK,
     )
 

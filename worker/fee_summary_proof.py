@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from shared.advisory_locks import PROOF_LOCK
 from shared.database import DB, DatabaseUnavailableError, row, rows
 from worker.fee_summary_recount import PARTS, Progress, Strides, one_snapshot
 from worker.session_locks import only_one
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from datetime import date
     from decimal import Decimal
 
-PROOF_LOCK = 7_316_006
-"""The session lock of the proof that the relay asked for."""
 
 SHOWN_ORDERS = 100
 """Orders that are named behind one row."""

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from shared.change_log import cursor_of, hold_cursor, last_position, move_cursor
+from shared.change_log import FEE_SUMMARIES, cursor_of, hold_cursor, last_position, move_cursor
 from shared.database import DB, DatabaseUnavailableError, row, rows, transaction
 from shared.settings import settings
-from worker.fee_summaries import CONSUMER, ChangesForgottenError, Generation, add_logged_changes
+from worker.fee_summaries import ChangesForgottenError, Generation, add_logged_changes
 from worker.fee_summary_recount import EXPECTED, Progress, Strides, one_snapshot
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def rebuild(
             pass
     position = snapshot.position
     while (swapped := await _swap_if_close(new, position)) is None:
-        applied, _ = await cursor_of(CONSUMER)
+        applied, _ = await cursor_of(FEE_SUMMARIES)
         last = min(applied, await last_position(), position + ADDED_AT_ONCE)
         async with transaction():
             await add_logged_changes(new, position, last)
@@ -114,10 +114,10 @@ async def _swap_if_close(new: Generation, position: int) -> int | None:
     """
     async with transaction():
         # The consumer waits here, so nothing is added to the old rows that the new ones would miss.
-        applied, assigned = await hold_cursor(CONSUMER), await last_position()
+        applied, assigned = await hold_cursor(FEE_SUMMARIES), await last_position()
         if applied > assigned:
             # Somebody damaged it: the next changes would be taken for repeats.
-            await move_cursor(CONSUMER, applied := assigned)
+            await move_cursor(FEE_SUMMARIES, applied := assigned)
         if applied - position > FEW_CHANGES:
             return None
         await add_logged_changes(new, position, applied)

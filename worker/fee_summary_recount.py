@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from shared.change_log import cursor_of, last_position
+from shared.change_log import FEE_SUMMARIES, cursor_of, last_position
 from shared.database import row, rows, transaction
-from worker.fee_summaries import CONSUMER, Generation, current_generation
+from worker.fee_summaries import Generation, current_generation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -101,7 +101,7 @@ async def one_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]:
         # However long it takes in all: what runs here is bounded by its strides.
         await rows("SET LOCAL statement_timeout = 0")
         await rows(_LATER)
-        cursor, _ = await cursor_of(CONSUMER)
+        cursor, _ = await cursor_of(FEE_SUMMARIES)
         assigned = await last_position()
         generation = await current_generation()
         zone = time_zone or generation.time_zone

@@ -25,11 +25,11 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from shared.change_log import CHANGE
+from shared.advisory_locks import ATTEMPTS_LOCK
+from shared.change_log import CHANGE, WEBHOOK_DELIVERIES
 from shared.changes import Change
 from shared.database import DatabaseUnavailableError, Row, row, rows
 from shared.settings import settings
-from shared.task_queue import ATTEMPTS_LOCK
 from worker.batches import apply_once
 from worker.session_locks import only_one
 from worker.webhook_client import Message, WebhookClient
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("worker")
 
-CONSUMER = "webhook_deliveries"
 
 TAKE_SECONDS = 15.0
 """How long a task takes on more; with what is then under way it ends well within a task's limit of 50 s."""
@@ -64,7 +63,7 @@ async def apply_changes(batch: Batch) -> int:
         ForeignBatchError: its changes are not those of this database; nothing was applied.
 
     """
-    return await apply_once(CONSUMER, batch, _fan_out)
+    return await apply_once(WEBHOOK_DELIVERIES, batch, _fan_out)
 
 
 async def _fan_out(batch: Batch, position: int) -> None:

@@ -30,6 +30,7 @@ from api.orders.errors import (
     VersionMismatchError,
 )
 from api.orders.queries import StoredOrder, conflicts_near, nearest_free
+from shared.advisory_locks import CALENDAR_LOCK
 from shared.database import row, rows, transaction
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from api.orders.bodies import NewOrder
     from api.preconditions import Preconditions
 
-CALENDAR_LOCK = 7_316_002
-"""The first key of the advisory locks that stand for calendars; the second is the calendar's id."""
 
 ATTEMPTS = 5
 """How often a command looks again when what stood in its way was gone by the time it looked."""

@@ -129,19 +129,12 @@ async def delete_order(request: AnyRequest) -> None:
     await commands.delete_order(order_id, read_preconditions(request))
 
 
-def _read_sort(value: str) -> str:
-    if value.removeprefix("-") not in queries.SORTS:
-        message = "must be datetime, -datetime, id or -id"
-        raise ValueError(message)
-    return value
-
-
 FILTERS: Mapping[str, Callable[[str], Any]] = {
     "from": read_datetime,
     "to": read_datetime,
     "calendar": fields.read_calendar,
     "service": fields.read_id,
-    "sort": _read_sort,
+    "sort": fields.one_of("datetime", "-datetime", "id", "-id"),
 }
 PAGE_PARAMETERS: Mapping[str, Callable[[str], Any]] = {**FILTERS, "limit": read_limit, "cursor": str}
 

@@ -15,8 +15,8 @@ import msgspec
 from api.order_change_queries import Bounds, check_position, log_bounds
 from api.times import utc_text
 from api.webhooks.errors import TooMuchToReplayError, WebhookDisabledError, WebhookNotFoundError
-from api.webhooks.queries import CONSUMER, delivery_of, shown_webhook
-from shared.change_log import hold_cursor, last_position
+from api.webhooks.queries import delivery_of, shown_webhook
+from shared.change_log import WEBHOOK_DELIVERIES, hold_cursor, last_position
 from shared.database import Row, row, rows, transaction
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> tuple[s
         answered = await key.claim() if key else None
         if answered is not None:
             return answered, True
-        await hold_cursor(CONSUMER)
+        await hold_cursor(WEBHOOK_DELIVERIES)
         stored = await row(
             """
             INSERT INTO webhook (url, types, calendars, description, starts_after)
@@ -262,7 +262,7 @@ async def replay(webhook_id: int, wanted: Replay) -> int:
 
     """
     async with transaction():
-        reached = await hold_cursor(CONSUMER)
+        reached = await hold_cursor(WEBHOOK_DELIVERIES)
         await _hold_enabled(webhook_id)
         if wanted.after is None:
             due = await rows(

@@ -10,11 +10,11 @@ import msgspec
 from api.pages import Page
 from api.times import utc_text
 from api.webhooks.errors import DeliveryNotFoundError, WebhookNotFoundError
+from shared.change_log import WEBHOOK_DELIVERIES
 from shared.database import Row, row, rows
 
 _encode = msgspec.json.Encoder().encode
 
-CONSUMER = "webhook_deliveries"
 
 STATUSES = ("pending", "retrying", "delivered", "exhausted", "disabled")
 REASONS = ("pending", "retrying", "exhausted", "disabled", "filtered")
@@ -196,7 +196,7 @@ async def list_missed(webhook_id: int, reason: str | None, after: int, limit: in
         WebhookNotFoundError: there is none.
 
     """
-    found = await rows(_MISSED, webhook_id, CONSUMER, after, reason, limit + 1)
+    found = await rows(_MISSED, webhook_id, WEBHOOK_DELIVERIES, after, reason, limit + 1)
     if not found:
         raise WebhookNotFoundError(webhook_id)
     items = [one for one in found if one["position"] is not None]

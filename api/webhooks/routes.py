@@ -6,7 +6,6 @@ import msgspec
 from litestar import HttpMethod, Response, delete, patch, post, route
 
 from api import fields
-from api.fields import one_of
 from api.idempotency import read_idempotency_key
 from api.pages import DEFAULT_LIMIT, answer_page, read_cursor
 from api.requests import MERGE_PATCH, AnyRequest, path_id, read_body, read_limit, read_query
@@ -103,7 +102,9 @@ async def send_test(request: AnyRequest) -> Response[bytes]:
 async def list_deliveries(request: AnyRequest) -> Response[bytes]:
     """List deliveries with their attempts, newest first."""
     webhook_id = path_id(request, "webhook_id")
-    query = read_query(request, {"status": one_of(*queries.STATUSES), "limit": read_limit, "cursor": str})
+    query = read_query(
+        request, {"status": fields.one_of(*queries.STATUSES), "limit": read_limit, "cursor": str}
+    )
     before = read_cursor(request, query, fields.read_id) or fields.GREATEST_ID
     await queries.find_webhook(webhook_id)
     page = await queries.list_deliveries(
@@ -125,7 +126,9 @@ async def read_delivery(request: AnyRequest) -> Response[bytes]:
 async def list_missed(request: AnyRequest) -> Response[bytes]:
     """List every change that was not acknowledged, and why."""
     webhook_id = path_id(request, "webhook_id")
-    query = read_query(request, {"reason": one_of(*queries.REASONS), "limit": read_limit, "cursor": str})
+    query = read_query(
+        request, {"reason": fields.one_of(*queries.REASONS), "limit": read_limit, "cursor": str}
+    )
     missed = await queries.list_missed(
         webhook_id,
         query.get("reason"),
