@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from api.orders.queries import OrderFilters
+from api.orders.filters import OrderFilters
 from api.orders.windows import find_in_window
 from shared.database import DB
 from tests.builders import NOON, later, text_of

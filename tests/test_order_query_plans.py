@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.orders.queries import SORTS, OrderFilters, find_page
+from api.orders.filters import SORTS, OrderFilters
+from api.orders.queries import find_page
 from tests.drivers import Database
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from api.exports import CSV, NDJSON, Export, csv_lines, harmless, stream_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.orders.queries import OrderFilters
+    from api.orders.filters import OrderFilters
     from shared.database import Row
 
 CSV_COLUMNS = (

@@ -15,6 +15,7 @@ from api.negotiation import JSON, accepted
 from api.orders import commands, queries
 from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
 from api.orders.exports import export_orders
+from api.orders.filters import OrderFilters
 from api.pages import DEFAULT_LIMIT, answer_page, read_cursor
 from api.preconditions import etag, read_if_none_match, read_preconditions
 from api.problems import Fault, invalid, malformed
@@ -148,7 +149,7 @@ async def list_orders(request: AnyRequest) -> Response[Any]:
     """List orders page by page, or all that match as one stream."""
     media_type = accepted(request, (JSON, NDJSON, CSV))
     query = read_query(request, PAGE_PARAMETERS if media_type == JSON else FILTERS)
-    filters = queries.OrderFilters(
+    filters = OrderFilters(
         earliest=query.get("from"),
         before=query.get("to"),
         calendar=query.get("calendar"),

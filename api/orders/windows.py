@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from api.orders.queries import OrderFilters
+    from api.orders.filters import OrderFilters
     from shared.database import Row
 
 MOST_LOOKED_AT = 10_000
