@@ -59,6 +59,10 @@ class Api:
         """Try to place an order; see ``order_body`` for what it is unless said otherwise."""
         return self.client.post("/orders", json=order_body(**fields))
 
+    def place_order_with_fee(self, fee: str) -> httpx.Response:
+        """Try to place an order whose fee is written exactly like this."""
+        return self.post_text("/orders", f'{{"totalfee": {fee}, "services": [{{"id": "123"}}]}}')
+
     def placed_order(self, **fields: Any) -> dict[str, Any]:
         """Place an order that must be accepted, and give it."""
         answer = self.place_order(**fields)
@@ -107,6 +111,16 @@ def at_once(calls: Iterable[Callable[[], httpx.Response]]) -> list[httpx.Respons
     every_call = list(calls)
     with ThreadPoolExecutor(len(every_call)) as threads:
         return [pending.result() for pending in [threads.submit(call) for call in every_call]]
+
+
+def faulty_places(answer: httpx.Response) -> list[str]:
+    """Give the places of all faults of a body that was read and not accepted."""
+    assert answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["type"] == "/problems/validation-failed"
+    assert all(fault["detail"] for fault in problem["errors"])
+    return [fault["pointer"] for fault in problem["errors"]]
 
 
 FEW_BYTES = 1_000_000

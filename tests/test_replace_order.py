@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.builders import later, order_body
+from tests.drivers import faulty_places
 
 if TYPE_CHECKING:
-    import httpx
-
     from tests.drivers import Api, Database
-
-
-def pointers(answer: httpx.Response) -> list[str]:
-    """Give the places of all faults of a body that was read and not accepted."""
-    assert answer.status_code == 422, answer.text
-    return [fault["pointer"] for fault in answer.json()["errors"]]
 
 
 def test_everything_that_a_caller_sets_is_replaced(api: Api) -> None:
@@ -71,7 +64,7 @@ def test_the_id_in_the_body_may_repeat_the_one_in_the_path(api: Api, order_id: o
 def test_another_id_in_the_body_is_refused(api: Api, order_id: object) -> None:
     """An order keeps its id."""
     order = api.placed_order(id=5)
-    assert pointers(api.client.put("/orders/5", json=order_body(id=order_id))) == ["#/id"]
+    assert faulty_places(api.client.put("/orders/5", json=order_body(id=order_id))) == ["#/id"]
     assert api.every_order() == [order]
 
 
@@ -99,7 +92,7 @@ def test_a_field_without_a_default_must_be_there(api: Api, missing: str) -> None
     api.placed_order(id=5)
     body = order_body()
     del body[missing]
-    assert pointers(api.client.put("/orders/5", json=body)) == [f"#/{missing}"]
+    assert faulty_places(api.client.put("/orders/5", json=body)) == [f"#/{missing}"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +116,7 @@ def test_a_field_without_a_default_must_be_there(api: Api, missing: str) -> None
 def test_a_field_that_is_not_acceptable_is_refused(api: Api, field: str, value: object, pointer: str) -> None:
     """As on create; the order stays as it was."""
     order = api.placed_order(id=5)
-    assert pointers(api.client.put("/orders/5", json=order_body() | {field: value})) == [pointer]
+    assert faulty_places(api.client.put("/orders/5", json=order_body() | {field: value})) == [pointer]
     assert api.client.get("/orders/5").json() == order
 
 
@@ -156,7 +149,9 @@ def test_a_service_archived_since_can_stay_on_an_order_but_not_come_to_it(api: A
     api.placed_order(id=6, services=(456,), at=later(days=1))
     api.client.delete("/services/123")
     assert api.client.put("/orders/5", json=order_body(fee=1)).status_code == 200
-    assert pointers(api.client.put("/orders/6", json=order_body(at=later(days=1)))) == ["#/services/0/id"]
+    assert faulty_places(api.client.put("/orders/6", json=order_body(at=later(days=1)))) == [
+        "#/services/0/id"
+    ]
 
 
 def test_each_replacement_is_a_change_with_what_was_and_what_is(api: Api, database: Database) -> None:

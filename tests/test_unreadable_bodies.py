@@ -1,0 +1,130 @@
+"""POST /orders: bodies that can't be read, 400, 413 or 415 with the reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.builders import NOON, order_body
+from tests.drivers import faulty_places
+
+if TYPE_CHECKING:
+    from tests.drivers import Api, Database
+
+
+VALID = '{"datetime": "2030-06-01T12:00:00Z", "totalfee": 100, "services": [{"id": "123"}]%s}'
+"""A valid body, with room for more."""
+
+
+UNREADABLE = {
+    "empty": b"",
+    "only space": b"  \n",
+    "no JSON": b"totalfee=100",
+    "cut off": VALID[:-3].encode(),
+    "trailing data": (VALID % "" + "{}").encode(),
+    "two documents": (VALID % "" + "\n" + VALID % "").encode(),
+    "a trailing comma": (VALID % ",").encode(),
+    "a comment": (VALID % " /* now */").encode(),
+    "single quotes": b"{'totalfee': 100}",
+    "a byte order mark": b"\xef\xbb\xbf" + (VALID % "").encode(),
+    "UTF-16": (VALID % "").encode("utf-16"),
+    "UTF-32": (VALID % "").encode("utf-32-le"),
+    "invalid UTF-8": (VALID % ', "calendar": "\\').encode().replace(b"\\", b'\xff"'),
+    "UTF-8 of a surrogate": (VALID % ', "calendar": "#"').encode().replace(b"#", b"\xed\xa0\x80"),
+    "overlong UTF-8": (VALID % ', "calendar": "#"').encode().replace(b"#", b"\xc0\xaf"),
+    "duplicate keys": (VALID % ', "totalfee": 1').encode(),
+    "equal duplicate keys": (VALID % ', "totalfee": 100').encode(),
+    "duplicate keys inside": b'{"totalfee": 1, "services": [{"id": 123, "id": 456}]}',
+    "duplicate keys, one escaped": (VALID % ', "total\\u0066ee": 1').encode(),
+    "NaN": b'{"totalfee": NaN, "services": [{"id": 123}]}',
+    "Infinity": b'{"totalfee": Infinity, "services": [{"id": 123}]}',
+    "-Infinity": b'{"totalfee": -Infinity, "services": [{"id": 123}]}',
+    "a leading zero": b'{"totalfee": 0100, "services": [{"id": 123}]}',
+    "a plus sign": b'{"totalfee": +100, "services": [{"id": 123}]}',
+    "a bare point": b'{"totalfee": 100., "services": [{"id": 123}]}',
+    "an integer of 60,000 digits": b'{"totalfee": ' + b"9" * 60_000 + b', "services": [{"id": 123}]}',
+    "an endless exponent": b'{"totalfee": 1e99999999999999999999, "services": [{"id": 123}]}',
+    "nested arrays": b"[" * 60_000,
+    "nested objects": b'{"a":' * 12_000,
+    "nested and closed": b"[" * 30_000 + b"]" * 30_000,
+    "an escaped NUL": (VALID % ', "calendar": "a\\u0000"').encode(),
+    "an escaped NUL in a key": (VALID % ', "a\\u0000": 1').encode(),
+    "a NUL": (VALID % ', "calendar": "a\0"').encode(),
+    "half a surrogate pair": (VALID % ', "calendar": "\\ud83d"').encode(),
+    "the other half": (VALID % ', "calendar": "\\ude00"').encode(),
+    "half a pair in a key": (VALID % ', "\\ud83d": 1').encode(),
+    "half a pair as a key twice": b'{"\\ud83d": 1, "\\ud83d": 1}',
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason(
+    api: Api, database: Database, what: str
+) -> None:
+    """400, never a 500 or a half-understood order; and the service goes on."""
+    answer = api.post_text("/orders", UNREADABLE[what])
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["type"] == "/problems/malformed-request"
+    assert problem["errors"][0]["detail"]
+    assert "Traceback" not in answer.text
+    assert database.value("SELECT count(*) FROM orders") == 0
+    assert api.client.get("/orders").status_code == 200
+
+
+def test_text_outside_of_ascii_can_be_read(api: Api) -> None:
+    """A whole surrogate pair is a character like any other; here it is in no acceptable name."""
+    assert faulty_places(api.post_text("/orders", VALID % ', "calendar": "\\ud83d\\ude00"')) == ["#/calendar"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *("", "text/plain", "text/json", "application/jsonp", "application/merge-patch+json"),
+        *("application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml", "json"),
+    ],
+)
+def test_another_content_type_is_refused(api: Api, content_type: str) -> None:
+    """415, and the one to send is named."""
+    answer = api.post_text("/orders", VALID % "", content_type)
+    assert answer.status_code == 415
+    assert answer.json()["type"] == "/problems/unsupported-media-type"
+    assert answer.headers["accept"] == "application/json"
+
+
+def test_a_body_without_a_content_type_is_refused(api: Api) -> None:
+    """Nothing is guessed."""
+    assert api.client.post("/orders", content=(VALID % "").encode()).status_code == 415
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
+def test_the_content_type_may_have_parameters_and_any_case(api: Api, content_type: str) -> None:
+    """RFC 9110."""
+    assert api.post_text("/orders", VALID % "", content_type).status_code == 201
+
+
+def test_a_compressed_body_is_refused(api: Api) -> None:
+    """A small one could become a huge one."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert api.client.post("/orders", content=b"\x1f\x8b", headers=headers).status_code == 415
+
+
+@pytest.mark.parametrize("known_length", [True, False], ids=["with its length", "in chunks"])
+def test_a_body_that_is_too_large_is_refused(api: Api, *, known_length: bool) -> None:
+    """413 beyond 64 KiB, said beforehand or not."""
+    body = b" " * 1_100_000
+    chunks = (body[at : at + 100_000] for at in range(0, len(body), 100_000))
+    headers = {"Content-Type": "application/json"}
+    answer = api.client.post("/orders", content=body if known_length else chunks, headers=headers)
+    assert answer.status_code == 413
+    assert answer.json()["type"] == "/problems/body-too-large"
+    api.placed_order(at=NOON)
+
+
+def test_a_query_on_a_create_is_refused(api: Api) -> None:
+    """Nothing that a caller says is silently ignored."""
+    answer = api.client.post("/orders?calender=crew-1", json=order_body())
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["parameter"] == "calender"
