@@ -103,9 +103,11 @@ def drop_connections_that_take_nothing(port: int, seconds: float) -> None:
 def _sockets_on(port: int) -> Iterator[socket.socket]:
     for path in list(_OPEN_FILES.iterdir()):
         try:
+            if not str(path.readlink()).startswith("socket:"):
+                continue
             # Of a copy, as closing it must not close the server's.
             with socket.socket(fileno=os.dup(int(path.name))) as one:
                 if one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockname()[1] == port:
                     yield one
         except OSError:
-            continue  # no socket, or closed meanwhile
+            continue  # closed meanwhile

@@ -165,7 +165,10 @@ async def _is_of_this_log(standing: _Standing, bounds: Bounds) -> bool:
         return False
     if standing.position < bounds.first:
         return True  # trimmed since: nothing left to compare it with
-    return await is_change_at(standing.position, standing.event_id)
+    if await is_change_at(standing.position, standing.event_id):
+        return True
+    # Or trimmed between the two looks: what is no longer retained is no reason to delete anything.
+    return standing.position < (await log_bounds()).first
 
 
 def _add(pipeline: Pipeline, changes: list[Change], length: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from shared.database import rows
 from tests.builders import later
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
+from tests.processes import ROOT, environment
 from tests.steps import apply_every_change, place
 from worker.fee_summaries import ChangesForgottenError
 from worker.fee_summary_rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
@@ -110,3 +113,24 @@ def test_a_rebuild_that_the_retention_overtook_changes_nothing(run: Run, databas
         run(rebuild_slowly())
     assert differences(run) == []
     assert database.wrong_summaries() == []
+
+
+def test_a_rebuild_that_gave_way_leaves_no_rows_behind(
+    run: Run, database: Database, postgres_url: str, redis_url: str
+) -> None:
+    """Another one took over while the first still counted: what it counted nobody would ever remove."""
+    run(place())
+    run(apply_every_change())
+    others: list[int] = []
+
+    def take_over(_counted: int, _total: int) -> None:
+        if not others:
+            command = [sys.executable, "-m", "worker.fee_summary_rebuild"]
+            env = environment(postgres_url, redis_url)
+            others.append(subprocess.run(command, cwd=ROOT, env=env, check=False).returncode)
+
+    with pytest.raises(RebuildSupersededError):
+        run(rebuild(take_over))
+    assert others == [0]
+    assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
+    assert differences(run) == []

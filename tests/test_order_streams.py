@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from api.connections import drop_connections_that_take_nothing
 from tests.builders import NOON, later, order_body, text_of
 from tests.drivers import Api, Database, wait_until
 from tests.processes import ServiceProcess, free_port
@@ -345,3 +347,14 @@ def test_asking_for_the_head_of_a_stream_takes_no_place(large: tuple[Api, Databa
     for _ in range(3 * PLACES):
         assert api.client.head("/orders", headers=CSV).status_code == 200
     wait_until(lambda: streams_of(database) == 0, "nothing is left open")
+
+
+def test_looking_for_connections_opens_nothing_for_good() -> None:
+    """A copy of a pipe that stays open would keep its reader from ever seeing the end."""
+    reader, writer = os.pipe()
+    before = psutil.Process().num_fds()
+    drop_connections_that_take_nothing(free_port(), 1.0)
+    assert psutil.Process().num_fds() == before
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)

@@ -13,6 +13,7 @@ import pytest
 
 from api.change_retention import trim_log
 from api.redis_stream import STREAM, RedisStream
+from shared.change_log import is_change_at
 from shared.database import DB
 from stack.embedded_valkey import EmbeddedValkey
 from tests.builders import later
@@ -207,6 +208,26 @@ def test_a_stream_whose_changes_were_all_forgotten_is_left_as_it_is(
 
 
 @pytest.mark.xdist_group("faults")
+def test_a_trim_in_the_middle_of_a_look_deletes_no_stream(
+    run: Run, reader: RedisReader, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its readers' groups would be gone with it, for good."""
+    log = place_and_assign(run, 0, 1)
+    run(publish_all())
+    reader.client.xgroup_create(STREAM, "billing")
+    run(apply_every_change())
+    database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
+
+    async def trim_then_look(position: int, event_id: str) -> bool:
+        await trim_log()
+        return await is_change_at(position, event_id)
+
+    monkeypatch.setattr("api.redis_stream.is_change_at", trim_then_look)
+    run(publish_all())
+    assert [notification for _, notification in reader.entries()] == log
+    assert reader.client.xinfo_groups(STREAM)
+
+
 def test_a_redis_that_hangs_delays_no_position_and_is_caught_up_with(
     run: Run, database: Database, postgres_url: str, tmp_path: Path
 ) -> None:

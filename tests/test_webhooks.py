@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 
+from api.idempotency import IdempotencyKey
+from api.webhooks.bodies import SecretRotation
+from api.webhooks.commands import delete_webhook, rotate_secret, rotation_of
+from api.webhooks.errors import WebhookNotFoundError
 from contract.document import load
 from contract.validation import Schemas, read_json
+from shared.database import rows
 from tests.builders import order_body
 from tests.webhook_steps import subscribe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     import httpx
 
     from tests.drivers import Api, Database
@@ -221,3 +230,47 @@ def test_deliveries_and_misses_are_listed_as_the_contract_says(api: Api) -> None
     assert api.client.get(f"{path}/deliveries/x").status_code == 400
     assert api.client.get(f"{path}/deliveries/99").status_code == 404
     assert api.client.get("/webhooks/0").status_code == 400
+
+
+def test_deleting_a_webhook_and_repeating_a_rotation_never_wait_for_each_other(
+    api: Api, database: Database, run: Callable[[Coroutine[Any, Any, Any]], Any]
+) -> None:
+    """Queued behind a lock in the unlucky order, with a key that has expired: the repeat takes its row."""
+    webhook_id = int(subscribe(api, URL)["id"])
+
+    def key() -> IdempotencyKey:
+        return IdempotencyKey("anyone", rotation_of(webhook_id), "k1", b"1" * 32)
+
+    async def queue() -> list[Any]:
+        await rotate_secret(webhook_id, SecretRotation(), key())
+        await rows("UPDATE idempotency_key SET created_at = now() - interval '25 hours'")
+        holder = await asyncpg.connect(database.url)
+        try:
+            async with holder.transaction():
+                await holder.execute("SELECT FROM webhook FOR UPDATE")
+                waiting = []
+                for command in (
+                    delete_webhook(webhook_id),
+                    rotate_secret(webhook_id, SecretRotation(), key()),
+                ):
+                    waiting.append(asyncio.create_task(command))
+                    await _until_waiting(holder, len(waiting))
+        finally:
+            await holder.close()
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    deleted, rotated = run(queue())
+    assert deleted is None
+    assert isinstance(rotated, WebhookNotFoundError)
+
+
+async def _until_waiting(holder: Any, count: int) -> None:
+    """Wait until so many sessions wait for locks."""
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    async with asyncio.timeout(10):
+        while await holder.fetchval(waiting) < count:
+            await asyncio.sleep(0.01)
+            await holder.execute("SELECT pg_stat_clear_snapshot()")

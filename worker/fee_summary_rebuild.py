@@ -80,16 +80,25 @@ async def rebuild(
         strides = Strides(snapshot, progress)
         async for _ in strides.each(_COUNT, new.number):
             pass
-    position = snapshot.position
+    try:
+        swapped = await _catch_up_and_swap(new, snapshot.position)
+    except (RebuildSupersededError, ChangesForgottenError):
+        # Whoever superseded it saw none of these rows before the snapshot's transaction ended.
+        await _remove("generation = $1", new.number)
+        raise
+    taken_over(swapped)
+    await _remove_older_than(new.number)
+    return Rebuilt(swapped, strides.counted, new.time_zone, time.monotonic() - begun)
+
+
+async def _catch_up_and_swap(new: Generation, position: int) -> int:
     while (swapped := await _swap_if_close(new, position)) is None:
         applied, _ = await cursor_of(FEE_SUMMARIES)
         last = min(applied, await last_position(), position + ADDED_AT_ONCE)
         async with transaction():
             await add_logged_changes(new, position, last)
         position = last
-    taken_over(swapped)
-    await _remove_older_than(new.number)
-    return Rebuilt(swapped, strides.counted, new.time_zone, time.monotonic() - begun)
+    return swapped
 
 
 async def _begin() -> Generation:

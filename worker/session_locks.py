@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from shared.database import DB
+from shared.database import DB, naming_unavailability
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -17,6 +17,8 @@ async def only_one(lock: int) -> AsyncIterator[bool]:
     # On a connection of its own: the lock lives as long as that does.
     connection = await DB.connect()
     try:
-        yield await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock)
+        async with naming_unavailability():
+            alone: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock)
+        yield alone
     finally:
         connection.terminate()

@@ -47,16 +47,20 @@ class _Statement:
             return f"calendar_id = (SELECT c.id FROM calendar AS c WHERE c.name = {name})"
         return "true"
 
-    def within(self) -> str:
-        """Say which of those are on the list."""
+    def window(self) -> str:
+        """Say which of those an index by datetime finds."""
         found = []
         if self.filters.earliest is not None:
             found.append(f"datetime >= {self.argument(self.filters.earliest)}::timestamptz")
         if self.filters.before is not None:
             found.append(f"datetime < {self.argument(self.filters.before)}::timestamptz")
-        if self.filters.service is not None and not self.by_service:
-            found.append(f"service_ids @> ARRAY[{self.argument(self.filters.service)}::bigint]")
         return " AND ".join(found)
+
+    def within(self) -> str:
+        """Say which of those are on the list."""
+        if self.filters.service is None or self.by_service:
+            return self.window()
+        return f"{self.window()} AND service_ids @> ARRAY[{self.argument(self.filters.service)}::bigint]"
 
     def beyond(self, place: int | None) -> str:
         return "true" if place is None else f"id {self.behind} {self.argument(place)}::bigint"
@@ -66,10 +70,11 @@ class _Statement:
 
 
 def _count(filters: OrderFilters, most: int) -> tuple[str, list[Any]]:
+    # What has to be looked at, whatever else it is filtered by.
     one = _Statement(filters)
     text = f"""
         SELECT count(*) AS count FROM (
-            SELECT FROM {one.orders} WHERE {one.scope()} AND {one.within()} LIMIT {one.argument(most)}::int
+            SELECT FROM {one.orders} WHERE {one.scope()} AND {one.window()} LIMIT {one.argument(most)}::int
         ) AS few
     """
     return text, one.arguments

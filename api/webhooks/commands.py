@@ -1,6 +1,7 @@
 """Commands about webhooks: each is one transaction, committed here.
 
-Locks are taken in one order, everywhere: the consumer's cursor, the webhook, its deliveries.
+Locks are taken in one order, everywhere: Idempotency-Keys, the consumer's cursor, the webhook, its
+deliveries.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ REPLAYED_AT_ONCE = 100_000
 
 MOST_SECRETS = 8
 """Each of them adds a signature to the header of every delivery; older ones end early."""
+
+
+_SHOWED_SECRETS = "operation = $1 OR operation = $2 AND answer::json ->> 'id' = $3"
 
 
 def rotation_of(webhook_id: int) -> str:
@@ -147,19 +151,18 @@ async def delete_webhook(webhook_id: int) -> None:
         WebhookNotFoundError: there is none.
 
     """
+    showed_secrets = (rotation_of(webhook_id), CREATION, str(webhook_id))
     async with transaction():
+        # Before the webhook, as whoever repeats a request locks its key before that.
+        await rows(
+            f"SELECT FROM idempotency_key WHERE {_SHOWED_SECRETS} ORDER BY caller, operation, key FOR UPDATE",
+            *showed_secrets,
+        )
         await _hold(webhook_id)
         await rows("UPDATE webhook SET deleted_at = clock_timestamp() WHERE id = $1", webhook_id)
         await rows("DELETE FROM webhook_secret WHERE webhook_id = $1", webhook_id)
-        await rows(
-            """
-            DELETE FROM idempotency_key
-            WHERE operation = $1 OR operation = $2 AND answer::json ->> 'id' = $3
-            """,
-            rotation_of(webhook_id),
-            CREATION,
-            str(webhook_id),
-        )
+        # Once more: a rotation may have added one until the webhook was locked.
+        await rows(f"DELETE FROM idempotency_key WHERE {_SHOWED_SECRETS}", *showed_secrets)
         await _end_deliveries(webhook_id)
 
 
