@@ -38,11 +38,8 @@ _LONGEST_FIRST = (
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Give the processes of ``-n auto``: one more than cores, as many tests wait more than they work.
-
-    At most eight: each has two of Redis' sixteen databases.
-    """
-    return min(8, (os.cpu_count() or 1) + 1)
+    """Give the processes of ``-n auto``: as many as cores, but each has two of Redis' sixteen databases."""
+    return min(8, os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

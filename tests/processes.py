@@ -13,7 +13,7 @@ from typing import Self
 
 ROOT = Path(__file__).parent.parent
 
-QUICK = {"OMS_RELAY_INTERVAL": "0.05", "OMS_REPUBLISH_AFTER": "0.7", "OMS_WEBHOOK_NETWORKS": "127.0.0.0/8"}
+QUICK = {"OMS_REPUBLISH_AFTER": "0.7", "OMS_WEBHOOK_NETWORKS": "127.0.0.0/8"}
 """Settings that only shorten waits, and let webhooks lead to this machine."""
 
 

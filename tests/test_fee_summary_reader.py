@@ -18,7 +18,7 @@ from tests.fee_summary_steps import command, pages
 if TYPE_CHECKING:
     from tests.drivers import Database, Pipeline
 
-SECONDS = 6.0
+SECONDS = 4.0
 
 QUERIES = (Query(by=("service",)), Query(group_by="month", by=("calendar",)), Query(group_by="year"))
 
