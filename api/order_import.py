@@ -1,7 +1,8 @@
 """Load a JSON file of orders as one import: ``python -m api.order_import FILE [--services FILE]``.
 
-All or nothing. Exit status 0: imported, or the very same file was imported before; 1: refused, with every
-bad order and service named by its place in the file, or the database is away; 2: a file can't be read.
+All or nothing. Exit status 0: imported, or nothing to do as the very same file was imported before or, with
+``--only-if-empty``, as there is or was something already; 1: refused, with every bad order and service named
+by its place in the file, or the database is away; 2: a file can't be read.
 """
 # ruff: noqa: T201 (a command prints)
 
@@ -12,16 +13,24 @@ import asyncio
 import math
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from api.fields import read_callers_id
 from api.orders.errors import ContentionError
-from api.orders.imports import CatalogueEntry, Imported, ImportedOrder, ImportRefusedError, import_orders
+from api.orders.imports import (
+    CatalogueEntry,
+    Imported,
+    ImportedOrder,
+    ImportRefusedError,
+    NotEmptyError,
+    import_orders,
+)
 from api.problems import ProblemError
 from api.requests import faults_of, read_json
 from api.services import NewService
@@ -38,7 +47,7 @@ class UnreadableFileError(Exception):
 def _read_list(path: Path) -> tuple[list[Any], bytes]:
     try:
         content = path.read_bytes()
-        value = read_json(content, most_keys=math.inf)
+        value = read_json(content, most_keys=math.inf, called="the file")
     except OSError as error:
         message = f"{path}: {error.strerror}"
         raise UnreadableFileError(message) from None
@@ -55,32 +64,43 @@ def _place(name: str, index: int, pointer: str | None) -> str:
     return f"{name}[{index}]{(pointer or '#')[1:].replace('/', '.')}"
 
 
-def _check_orders(values: list[Any], reasons: list[str]) -> list[ImportedOrder]:
-    orders = []
+def _check_orders(values: list[Any], faults: list[str]) -> dict[int, ImportedOrder]:
+    """Give the orders that can be read, by their places."""
+    orders: dict[int, ImportedOrder] = {}
+    first_of_id: dict[int, int] = {}
     for index, value in enumerate(values):
         try:
-            orders.append(ImportedOrder.model_validate(value, strict=True))
+            order = ImportedOrder.model_validate(value, strict=True)
         except ValidationError as error:
-            reasons += [f"{_place('orders', index, f.pointer)}: {f.detail}" for f in faults_of(error)]
-    times = Counter(order.id for order in orders if order.id is not None)
-    reasons += [f"orders: the id {i} stands {n} times" for i, n in times.items() if n > 1]
+            faults += [f"{_place('orders', index, f.pointer)}: {f.detail}" for f in faults_of(error)]
+            continue
+        orders[index] = order
+        if order.id is not None:
+            first = first_of_id.setdefault(order.id, index)
+            if first != index:
+                faults.append(f"orders[{index}].id: {order.id} is the id of orders[{first}] too")
     return orders
 
 
-def _check_services(values: list[Any], reasons: list[str]) -> list[CatalogueEntry]:
+def _check_services(values: list[Any], faults: list[str]) -> tuple[list[CatalogueEntry], set[int]]:
+    """Give the services that can be read, and the ids of the others as far as these can be."""
     services = []
+    faulty: set[int] = set()
     for index, value in enumerate(values):
         try:
             service = NewService.model_validate(value, strict=True)
         except ValidationError as error:
-            reasons += [f"{_place('services', index, f.pointer)}: {f.detail}" for f in faults_of(error)]
+            faults += [f"{_place('services', index, f.pointer)}: {f.detail}" for f in faults_of(error)]
+            if isinstance(value, dict):
+                with suppress(ValueError):
+                    faulty.add(read_callers_id(value.get("id")))
             continue
         if service.id is None:
-            reasons.append(f"services[{index}].id: is required")
+            faults.append(f"services[{index}].id: is required")
         else:
             services.append(CatalogueEntry(index, service.id, service.name))
-    reasons += _standing_twice(services)
-    return services
+    faults += _standing_twice(services)
+    return services, faulty
 
 
 def _standing_twice(services: list[CatalogueEntry]) -> Iterator[str]:
@@ -113,24 +133,36 @@ class _Progress:
             )
 
 
-async def run(path: Path, services_path: Path | None) -> Imported:
+async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = False) -> Imported:
     """Read, check and import the files.
 
     Raises:
         UnreadableFileError, ImportRefusedError, ContentionError, DatabaseUnavailableError: nothing was done.
+        NotEmptyError: nothing was to be done.
 
     """
     values, content = _read_list(path)
-    reasons: list[str] = []
-    orders = _check_orders(values, reasons)
-    services = _check_services(_read_list(services_path)[0], reasons) if services_path else []
-    if reasons:
-        raise ImportRefusedError(reasons)
+    listed = _read_list(services_path)[0] if services_path else []
+    faults: list[str] = []
+    orders = _check_orders(values, faults)
+    services, faulty_services = _check_services(listed, faults)
     await DB.start(size=1)
     try:
         return await import_orders(
-            path.name, sha256(content).hexdigest(), orders, services, _Progress(len(orders))
+            path.name,
+            sha256(content).hexdigest(),
+            orders,
+            services,
+            _Progress(len(orders)),
+            faults=faults,
+            faulty_services=faulty_services,
+            only_if_empty=only_if_empty,
         )
+    except (ContentionError, DatabaseUnavailableError) as error:
+        if not faults:
+            raise
+        unseen = f"not compared with what is stored: {error}"
+        raise ImportRefusedError([*faults, unseen]) from error
     finally:
         await DB.stop()
 
@@ -142,26 +174,40 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="a JSON array of orders, as POST /orders takes them")
     parser.add_argument("--services", type=Path, help='a JSON array of services: {"id": 123, "name": "…"}')
+    parser.add_argument(
+        "--only-if-empty",
+        action="store_true",
+        help="do nothing if there are, or were, orders or changes, or there are services",
+    )
     given = parser.parse_args(arguments)
     try:
-        done = asyncio.run(run(given.file, given.services))
+        done = asyncio.run(run(given.file, given.services, only_if_empty=given.only_if_empty))
     except UnreadableFileError as error:
         print(error, file=sys.stderr)
         return 2
+    except NotEmptyError:
+        print(f"{given.file} was not imported, as the database is not new: nothing to do")
+        return 0
     except ImportRefusedError as error:
-        for reason in error.reasons[:SHOWN_REASONS]:
-            print(reason, file=sys.stderr)
-        more = len(error.reasons) - SHOWN_REASONS
-        print(f"refused: nothing was imported{f'; {more} more reasons' if more > 0 else ''}", file=sys.stderr)
+        _name("refused: nothing was imported", error.reasons)
         return 1
     except (ContentionError, DatabaseUnavailableError) as error:
         print(f"nothing was imported, try again: {error}", file=sys.stderr)
         return 1
     if done.before:
         print(f"{given.file} was imported before, on {utc_text(done.at)}: nothing to do")
+        if done.not_added:
+            _name("services not added: the file of orders was imported before", done.not_added)
     else:
         print(f"imported {done.orders:,} orders from {given.file}")
     return 0
+
+
+def _name(conclusion: str, reasons: Sequence[str]) -> None:
+    for reason in reasons[:SHOWN_REASONS]:
+        print(reason, file=sys.stderr)
+    more = len(reasons) - SHOWN_REASONS
+    print(f"{conclusion}{f'; {more} more reasons' if more > 0 else ''}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -79,10 +79,11 @@ def _has_unreadable_text(value: Any) -> bool:
             return False
 
 
-def read_json(body: bytes, most_keys: float = MOST_KEYS) -> Any:
+def read_json(body: bytes, most_keys: float = MOST_KEYS, *, called: str = "the body") -> Any:
     """Read a JSON text (RFC 8259, UTF-8), its numbers exactly.
 
-    Its objects may have ``most_keys`` keys together: a file that somebody imports has as many as it has.
+    Its objects may have ``most_keys`` keys together: a file that somebody imports has as many as it has, and
+    is ``called`` what it is.
 
     Raises:
         ProblemError: 400 with the reason: not UTF-8, a byte order mark, not JSON, a key that stands twice,
@@ -96,19 +97,19 @@ def read_json(body: bytes, most_keys: float = MOST_KEYS) -> Any:
             text, parse_float=Decimal, object_pairs_hook=_objects(most_keys), parse_constant=_constant
         )
         if "\\u" in text and _has_unreadable_text(value):
-            raise malformed(Fault("the body holds a NUL or half of a surrogate pair"))
+            raise malformed(Fault(f"{called} holds a NUL or half of a surrogate pair"))
     except UnicodeDecodeError as error:
-        raise malformed(Fault(f"the body is not UTF-8, at byte {error.start}")) from None
+        raise malformed(Fault(f"{called} is not UTF-8, at byte {error.start}")) from None
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, at line {error.lineno} column {error.colno}" if body else "it is empty"
-        raise malformed(Fault(f"the body is not JSON: {reason}")) from None
+        raise malformed(Fault(f"{called} is not JSON: {reason}")) from None
     except _RefusedJsonError as error:
         raise malformed(Fault(str(error))) from None
     except RecursionError:
-        raise malformed(Fault("the body is nested too deep")) from None
+        raise malformed(Fault(f"{called} is nested too deep")) from None
     except (ValueError, ArithmeticError):
         # Python refuses integers of more than 4,300 digits and exponents of more than 18.
-        raise malformed(Fault("the body holds a number that is too long")) from None
+        raise malformed(Fault(f"{called} holds a number that is too long")) from None
     return value
 
 

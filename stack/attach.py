@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from stack.child_processes import StackError
-from stack.state_folder import StateFolder
+from stack.state_folder import DEFAULT_FOLDER, StateFolder
 
 _SERVERS = {"OMS_DATABASE_URL", "OMS_REDIS_URL"}
 
@@ -20,7 +20,7 @@ def main(command: list[str]) -> None:
     environment = dict(os.environ)
     if not environment.keys() >= _SERVERS:
         try:
-            running = StateFolder(Path(os.environ.get("STATE_DIR") or ".local")).environment()
+            running = StateFolder(Path(os.environ.get("STATE_DIR") or DEFAULT_FOLDER)).environment()
         except StackError as error:
             print(error, file=sys.stderr)
             raise SystemExit(2) from None

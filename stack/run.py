@@ -1,6 +1,6 @@
 """``make run``: the whole system on this machine, stopped as one.
 
-Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (no: start with an empty database)
+Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (no: leave an empty database empty)
 and the services' own OMS_ variables. Exit status: 0 told to stop, 1 something failed, 2 refused to start.
 """
 
@@ -29,7 +29,7 @@ from stack.child_processes import (
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import EmbeddedValkey, free_port
 from stack.process_output import ProcessOutput
-from stack.state_folder import StateFolder
+from stack.state_folder import DEFAULT_FOLDER, StateFolder
 
 SERVICES = {"api": "api.server", "relay": "api.relay", "worker": "worker.main"}
 _STOPPED_TOGETHER = ((("api", "relay"), 2.5), (("worker",), 3.0))
@@ -39,9 +39,12 @@ _NAMES = [*SERVICES, "migrate", "import", "stack"]
 _READY_SECONDS = 60.0
 _PORT_FREED_SECONDS = 1.0
 """A killed run's API loses its environment, by which we know it, a moment before its socket."""
+_MOST_ENDS = 5
+_ENDS_COUNT_SECONDS = 60.0
+"""Valkey may be killed at any moment, but one that ends more often than this doesn't work."""
 _MARK = "ORDER_STACK"
 """Set to STATE_DIR in every process we start, and in theirs: how a later run knows what was ours."""
-_SAMPLE_ORDER = "223"
+_SAMPLE_ORDER = "/orders/223"
 
 
 class _RefusalError(Exception):
@@ -82,7 +85,7 @@ class Plan:
         return cls(
             host=given.get("OMS_HOST", "127.0.0.1"),
             port=int(port),
-            state=Path(given.get("STATE_DIR", ".local")),
+            state=Path(given.get("STATE_DIR", DEFAULT_FOLDER)),
             database_url=given.get("OMS_DATABASE_URL", ""),
             redis_url=given.get("OMS_REDIS_URL", ""),
             sample_data=sample_data == "yes",
@@ -99,6 +102,7 @@ class Stack:
         self._postgres = None if plan.database_url else EmbeddedPostgres(state.path / "postgres")
         self._valkey = None if plan.redis_url else EmbeddedValkey(state.path / "valkey")
         self._services: dict[str, subprocess.Popen[bytes]] = {}
+        self._valkey_ended: list[float] = []
         self._told_to_stop = False
 
     def run(self) -> int:
@@ -108,7 +112,8 @@ class Stack:
             self._finish("migrate", [sys.executable, "-m", "shared.migrate"], environment)
             if self._plan.sample_data:
                 files = ("sample-data/orders.json", "--services", "sample-data/services.json")
-                self._finish("import", [sys.executable, "-m", "api.order_import", *files], environment)
+                command = [sys.executable, "-m", "api.order_import", *files, "--only-if-empty"]
+                self._finish("import", command, environment)
             self._state.publish(
                 {name: value for name, value in environment.items() if name.startswith("OMS_")}
             )
@@ -166,25 +171,47 @@ class Stack:
         self._output.pump(0.1)
         if self._told_to_stop or self._output.deaf:
             raise _ToldToStopError
+        self._keep_valkey()
         running = dict(self._services)
-        for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
-            if server and server.process:
-                running[name] = server.process
+        if self._postgres and self._postgres.process:
+            running["PostgreSQL"] = self._postgres.process
         for name, process in running.items():
             if process.poll() is not None:
                 self._output.drain()  # its last words come first
                 raise StackError(f"{name} ended unexpectedly ({_ended(process.returncode)})")
 
+    def _keep_valkey(self) -> None:
+        """Start Valkey again if it ended: nothing that was promised depends on it.
+
+        Raises:
+            StackError: it ends again and again, or doesn't start.
+
+        """
+        process = self._valkey and self._valkey.process
+        if not self._valkey or not process or process.poll() is None:
+            return
+        now = time.monotonic()
+        self._valkey_ended = [at for at in self._valkey_ended if now - at < _ENDS_COUNT_SECONDS] + [now]
+        how = _ended(process.returncode)
+        if len(self._valkey_ended) > _MOST_ENDS:
+            raise StackError(
+                f"Valkey ended {len(self._valkey_ended)} times within a minute, at last {how}; "
+                f"its log is {self._valkey.log}"
+            )
+        self._valkey.start()
+        self._output.say("stack", f"Valkey ended unexpectedly ({how}); started again")
+
     def _wait_until_ready(self) -> None:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._plan.host, self._plan.host)  # noqa: S104 - no bind
         deadline = time.monotonic() + _READY_SECONDS
-        while not _answers_ready(host, self._plan.port):
+        while not _answers_ok(host, self._plan.port, "/health/ready"):
             self._go_on()
             if time.monotonic() > deadline:
                 raise StackError(f"the API is not ready after {_READY_SECONDS:.0f} s")
         address = f"http://{f'[{host}]' if ':' in host else host}:{self._plan.port}"
-        order = f"/{_SAMPLE_ORDER}" if self._plan.sample_data else ""
-        self._output.say("stack", f"ready on {address}  (Ctrl-C stops)  try: curl -s {address}/orders{order}")
+        # What to try must be there: the sample order may be deleted, or never have come.
+        path = _SAMPLE_ORDER if _answers_ok(host, self._plan.port, _SAMPLE_ORDER) else "/orders"
+        self._output.say("stack", f"ready on {address}  (Ctrl-C stops)  try: curl -s {address}{path}")
 
     def _stop(self) -> None:
         self._state.stopping()
@@ -206,10 +233,10 @@ class Stack:
             self._postgres.stop(grace=2.0)
 
 
-def _answers_ready(host: str, port: int) -> bool:
+def _answers_ok(host: str, port: int, path: str) -> bool:
     connection = http.client.HTTPConnection(host, port, timeout=1)
     try:
-        connection.request("GET", "/health/ready")
+        connection.request("GET", path)
         return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False

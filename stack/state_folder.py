@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 
 from stack.child_processes import StackError
 
+DEFAULT_FOLDER = Path(".local")
 _LET_GO_SECONDS = 1.0
 """A run that was told to stop a moment ago may not have said so yet."""
 _STOP_SECONDS = 12.0
@@ -66,7 +68,8 @@ class StateFolder:
                 return dict(json.loads(self._environment_file.read_text()))
         except FileNotFoundError:
             pass
-        raise StackError(f"nothing runs in {self.path}; start it in another terminal: make run")
+        here = "" if self.path == DEFAULT_FOLDER.resolve() else f" STATE_DIR={shlex.quote(str(self.path))}"
+        raise StackError(f"nothing runs in {self.path}; start it in another terminal: make run{here}")
 
     def stopping(self) -> None:
         """Tell whoever comes next that waiting is worth while."""

@@ -199,6 +199,45 @@ def test_nothing_else_can_be_placed_near_the_sample_orders(
     api.placed_order(at="2022-11-01T14:11:11.110Z")
 
 
+SAMPLE_IF_EMPTY = (SAMPLE / "orders.json", "--services", SAMPLE / "services.json", "--only-if-empty")
+
+
+def test_the_sample_data_is_loaded_into_an_empty_database_only_and_once(
+    import_file: Import, database: Database
+) -> None:
+    """As each start of `make run` asks for it."""
+    database.clean()
+    assert import_file(*SAMPLE_IF_EMPTY).stdout.startswith("imported 3 orders")
+    before = database.counts()
+    assert before["orders"] == 3
+    done = import_file(*SAMPLE_IF_EMPTY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not imported" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert database.counts() == before
+
+
+@pytest.mark.parametrize("held", ["a service", "an order", "a deleted order"])
+def test_sample_data_never_gets_among_what_is_there(
+    api: Api, database: Database, import_file: Import, held: str
+) -> None:
+    """Whether or not it would fit in; what was deleted has left its changes."""
+    if held == "a service":
+        database.clean()
+        assert api.client.post("/services", json={"id": "1", "name": "Own"}).status_code == 201
+    else:
+        api.placed_order()
+    if held == "a deleted order":
+        (order,) = api.every_order()
+        api.client.delete(f"/orders/{order['id']}")
+        database.rows("DELETE FROM service")
+    before = database.counts()
+    done = import_file(*SAMPLE_IF_EMPTY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not imported" in done.stdout
+    assert database.counts() == before
+
+
 # --- other files -------------------------------------------------------------------------------------
 
 
@@ -252,11 +291,15 @@ def test_every_bad_order_is_named_with_its_place_and_the_reason(
         *("orders[1].totalfee: must be from 0", "orders[2].datetime: must be", "orders[3].id: must be"),
         *("orders[3].services.0.id: must be an id", "orders[4].datetime: is required"),
         *("orders[5].services: must have at least 1", "orders[6].colour: is not a field"),
-        *("orders[7]: must be a JSON object", "orders: the id 9 stands 2 times", "nothing was imported"),
+        *(
+            "orders[7]: must be a JSON object",
+            "orders[9].id: 9 is the id of orders[8] too",
+            "nothing was imported",
+        ),
     ):
         assert place in done.stderr
     assert "orders[0]" not in done.stderr
-    assert "orders[8]" not in done.stderr
+    assert not any(line.startswith("orders[8]") for line in done.stderr.splitlines())
     assert database.counts() == before
     assert api.every_order() == []
 
@@ -293,11 +336,80 @@ def test_orders_that_do_not_fit_what_is_stored_are_all_named_too(
     assert database.counts() == before
 
 
+def test_bad_rows_hide_nothing_of_the_others(
+    api: Api, database: Database, import_file: Import, tmp_path: Path
+) -> None:
+    """What can be read is compared with what is stored in the same run, under its own place in the file."""
+    api.placed_order(id=5)
+    orders, catalogue = tmp_path / "orders.json", tmp_path / "services.json"
+    given = [
+        imported(1, fee=-1),
+        imported(5, at=later(days=2)),
+        imported(9, at=later(days=4)),
+        imported(9, at=later(hours=1)),
+        imported(10, at=later(days=5), services=(123, 999)),
+        imported(11, at=later(days=6), services=(902,)),
+    ]
+    orders.write_text(json.dumps(given))
+    catalogue.write_text(json.dumps([{"id": 902, "name": ""}, {"id": 123, "name": "Survey"}]))
+    before = database.counts()
+    done = import_file(orders, "--services", catalogue)
+    assert done.returncode == 1
+    reasons = [
+        "orders[0].totalfee: must be",
+        "orders[3].id: 9 is the id of orders[2] too",
+        "services[0].name: must be",
+        "services[1].name: service 123 is called 'Inspection', not 'Survey'",
+        "orders[1].id: 5 is, or was, the id of another order",
+        "orders[4].services[1].id: there is no service 999",
+        "orders[3].datetime: less than three hours from order 5",
+        "refused: nothing was imported",
+    ]
+    said = done.stderr.splitlines()
+    assert [line[: len(reason)] for line, reason in zip(said, reasons, strict=True)] == reasons
+    assert database.counts() == before
+
+
+def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
+    """With what could not be looked at."""
+    path = tmp_path / "orders.json"
+    path.write_text(json.dumps([imported(1, fee=-1)]))
+    done = run_process(f"postgresql://nobody@/orders?host={tmp_path}", path)
+    assert done.returncode == 1
+    fault, unseen, conclusion = done.stderr.splitlines()
+    assert fault.startswith("orders[0].totalfee: must be")
+    assert unseen.startswith("not compared with what is stored")
+    assert conclusion == "refused: nothing was imported"
+
+
+@pytest.mark.usefixtures("import_sample")
+def test_services_of_a_file_that_was_imported_before_are_not_dropped_silently(
+    import_file: Import, database: Database, tmp_path: Path
+) -> None:
+    """The orders need nothing; what the catalogue doesn't hold as given is named."""
+    catalogue = tmp_path / "services.json"
+    given = ((123, "Survey"), (901, "New"), (456, "Analysis"), (902, "TESTING"))
+    catalogue.write_text(json.dumps([{"id": service, "name": name} for service, name in given]))
+    before = database.counts()
+    done = import_file(SAMPLE / "orders.json", "--services", catalogue)
+    assert done.returncode == 0
+    assert "was imported before" in done.stdout
+    assert done.stderr.splitlines() == [
+        "services[0].name: service 123 is called 'Inspection', not 'Survey'",
+        "services[1]: there is no service 901 'New'",
+        "services[3].name: 'TESTING' is the name of service 789",
+        "services not added: the file of orders was imported before",
+    ]
+    assert database.counts() == before
+    done = import_file(SAMPLE / "orders.json", "--services", SAMPLE / "services.json")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ("", "empty"),
-        ("[", "not JSON"),
+        ("[", "the file is not JSON"),
         ('{"orders": []}', "must be a JSON array"),
         ('[{"id": 1, "id": 2}]', "stands twice"),
         ("[NaN]", "NaN"),

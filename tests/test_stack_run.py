@@ -12,13 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from stack.child_processes import started_with, working_in
+from stack.child_processes import StackError, started_with, working_in
+from stack.run import Plan, Stack
+from stack.state_folder import StateFolder
 from tests.processes import ROOT, free_port
 
 pytestmark = pytest.mark.xdist_group("stack")
@@ -34,6 +37,7 @@ class Run:
     def __init__(self, state: Path, port: int) -> None:
         self.state = state
         self.said: list[str] = []
+        self._begun = b""
         self.address = self.tried = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stack.run"],
@@ -45,25 +49,27 @@ class Run:
 
     def wait_until_ready(self) -> None:
         """Read on until the ready line, for the address and the URL that it names."""
+        self.address, self.tried = self.read_until(_READY, within=_READY_WITHIN).groups()
+
+    def read_until(self, pattern: re.Pattern[str], *, within: float) -> re.Match[str]:
+        """Read on until it says something, for so many seconds; lines that came before are not looked at."""
         assert self.process.stdout is not None
-        deadline = time.monotonic() + _READY_WITHIN
-        begun = b""
+        deadline = time.monotonic() + within
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while time.monotonic() < deadline:
                 if not selector.select(0.5):
                     continue
                 said = os.read(self.process.stdout.fileno(), 65_536)
-                begun += said
-                *lines, begun = begun.split(b"\n")
+                self._begun += said
+                *lines, self._begun = self._begun.split(b"\n")
                 self.said += [line.decode() for line in lines]
                 for line in lines:
-                    if ready := _READY.search(line.decode()):
-                        self.address, self.tried = ready.groups()
-                        return
+                    if found := pattern.search(line.decode()):
+                        return found
                 if not said:
                     break
-        raise AssertionError("never ready:\n" + "\n".join(self.said))
+        raise AssertionError(f"never said {pattern.pattern}:\n" + "\n".join(self.said))
 
     def processes(self) -> list[psutil.Process]:
         """Find every living process of this run but the supervisor itself."""
@@ -168,10 +174,65 @@ def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
     assert done.returncode == 0
 
 
+def test_a_killed_valkey_is_started_again_while_orders_are_taken(running: Run, address: str) -> None:
+    """Nobody's orders depend on it, and the rest of the system finds it again where it was."""
+    (valkey,) = working_in(running.state / "valkey", "valkey-server")
+    valkey.kill()
+    order = {"id": "9000", "datetime": "2031-01-01T12:00:00Z", "totalfee": 1, "services": [{"id": "123"}]}
+    assert httpx.post(f"{address}/orders", json=order).status_code == 201
+    running.read_until(re.compile("Valkey ended unexpectedly .*SIGKILL.*; started again"), within=15.0)
+    deadline = time.monotonic() + 15.0
+    while (ready := httpx.get(f"{address}/health/ready").json())["checks"]["queue"] != "ok":
+        assert time.monotonic() < deadline, ready
+    (again,) = working_in(running.state / "valkey", "valkey-server")
+    assert again.pid != valkey.pid
+    assert httpx.delete(f"{address}/orders/9000").status_code == 204
+
+
+def test_a_valkey_that_does_not_stay_is_given_up(state: Path) -> None:
+    """A server that ends again and again is no accident, and starting it for ever would only hide that."""
+    folder = StateFolder(state / "unstable")
+    stack = Stack(replace(Plan.read({"OMS_DATABASE_URL": "none"}), state=folder.path), folder)
+    assert stack._valkey
+    stack._valkey.start()
+    try:
+        for _ in range(5):
+            url = stack._valkey.url
+            os.kill(_pid_of(stack), signal.SIGKILL)
+            os.waitid(os.P_PID, _pid_of(stack), os.WEXITED | os.WNOWAIT)
+            stack._go_on()
+            assert stack._valkey.url == url
+        os.kill(_pid_of(stack), signal.SIGKILL)
+        os.waitid(os.P_PID, _pid_of(stack), os.WEXITED | os.WNOWAIT)
+        with pytest.raises(StackError, match=r"Valkey ended 6 times within a minute"):
+            stack._go_on()
+    finally:
+        stack._valkey.stop()
+
+
+def _pid_of(stack: Stack) -> int:
+    assert stack._valkey
+    assert stack._valkey.process
+    return stack._valkey.process.pid
+
+
+def test_a_command_that_finds_no_stack_says_how_to_start_that_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the very folder that it was asked for."""
+    folder = tmp_path / "a b"
+    with pytest.raises(StackError, match=re.escape(f"make run STATE_DIR='{folder}'")):
+        StateFolder(folder).environment()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StackError, match=r"make run$"):
+        StateFolder(Path(".local")).environment()
+
+
 def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
     running: Run, address: str
 ) -> None:
     """Nothing of a killed run stands in the way of the next, and what was answered 201 is there."""
+    assert httpx.delete(f"{address}/orders/223").status_code == 204
     order = {"id": "9001", "datetime": "2030-01-01T12:00:00Z", "totalfee": 12.5, "services": [{"id": "123"}]}
     assert httpx.post(f"{address}/orders", json=order).status_code == 201
     before = {process.pid for process in running.processes()}
@@ -182,6 +243,8 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
     try:
         again.wait_until_ready()
         assert httpx.get(f"{address}/orders/9001").json()["totalfee"] == 12.5
+        assert any(re.search(r"import *\| .*not imported.*: nothing to do", line) for line in again.said)
+        assert again.tried == f"{address}/orders"  # 223 is gone
         processes = again.processes()
         assert len(processes) > 6  # API, relay, worker and their children, PostgreSQL's, Valkey
         assert before.isdisjoint(process.pid for process in processes)
@@ -192,7 +255,7 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
         again.process.communicate(timeout=_STOPPED_WITHIN)
         assert time.monotonic() - begun < _STOPPED_WITHIN
         assert again.process.returncode == 0
-        assert not any(process.is_running() for process in processes)
+        assert [process for process in processes if process.is_running()] == []
         assert again.processes() == []
     finally:
         again.stop()

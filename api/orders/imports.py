@@ -20,10 +20,10 @@ from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendar
 from api.orders.errors import ContentionError
 from api.services import lock_catalogue
 from api.times import utc_text
-from shared.database import Row, row, rows, transaction
+from shared.database import row, rows, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 CHUNK = 1_000
 
@@ -58,23 +58,44 @@ class Imported:
     orders: int
     at: Datetime
     before: bool
+    not_added: Sequence[str] = ()
+    """If before: the services that are not in the catalogue as given, each with its place and the reason."""
+
+
+class NotEmptyError(Exception):
+    """Only an empty database was to be filled, and this one holds something, or did."""
 
 
 async def import_orders(
     file_name: str,
     sha256: str,
-    orders: Sequence[ImportedOrder],
+    orders: Mapping[int, ImportedOrder],
     services: Sequence[CatalogueEntry] = (),
     progress: Callable[[int], None] = lambda _: None,
+    *,
+    faults: Sequence[str] = (),
+    faulty_services: Collection[int] = (),
+    only_if_empty: bool = False,
 ) -> Imported:
     """Store a file's orders in one transaction, adding the services that are not there yet.
 
-    A file that was imported before is left alone, whatever became of its orders since. ``progress`` is told
-    how many orders are stored so far.
+    A file that was imported before is left alone, whatever became of its orders since.
+
+    Args:
+        file_name: for people.
+        sha256: of the file of orders.
+        orders: by their places in the file, from 0, ascending.
+        services: the catalogue that came with them.
+        progress: told how many orders are stored so far.
+        faults: what is wrong with the files themselves. The orders and services given, those that could be
+            read, are checked all the same, so that everything is named at once.
+        faulty_services: ids of services whose faults are among these: no order is to blame for ordering one.
+        only_if_empty: import only if there are no orders, services or changes, and none were deleted.
 
     Raises:
-        ImportRefusedError: an id is taken, a service is unknown or archived, or an order outside of the
-            import is too close; or a service of the file is another one in the catalogue.
+        ImportRefusedError: there are faults, an id is taken, a service is unknown or archived, or an order
+            outside of the import is too close; or a service of the file is another one in the catalogue.
+        NotEmptyError: only an empty database was to be filled.
         ContentionError: others kept placing orders in the way meanwhile.
 
     """
@@ -83,16 +104,42 @@ async def import_orders(
         with suppress(asyncpg.ExclusionViolationError):
             async with transaction():
                 await rows("SET LOCAL statement_timeout = 0")
-                return await _import(file_name, sha256, orders, services, progress)
+                if only_if_empty and await _holds_something():
+                    raise NotEmptyError
+                return await _import(
+                    file_name,
+                    sha256,
+                    orders,
+                    services,
+                    progress,
+                    faults=faults,
+                    faulty_services=faulty_services,
+                )
     raise ContentionError
+
+
+async def _holds_something() -> bool:
+    # Of a deleted order that no change tells of any more, the change log has the position still.
+    found = await row(
+        """
+        SELECT
+            EXISTS (SELECT FROM orders) OR EXISTS (SELECT FROM service)
+            OR EXISTS (SELECT FROM order_change) OR EXISTS (SELECT FROM claimed_order_id)
+            OR EXISTS (SELECT FROM change_log WHERE last_position > 0) AS something
+        """
+    )
+    return found is not None and bool(found["something"])
 
 
 async def _import(
     file_name: str,
     sha256: str,
-    orders: Sequence[ImportedOrder],
+    orders: Mapping[int, ImportedOrder],
     services: Sequence[CatalogueEntry],
     progress: Callable[[int], None],
+    *,
+    faults: Sequence[str],
+    faulty_services: Collection[int],
 ) -> Imported:
     begun = await row(
         """
@@ -107,25 +154,34 @@ async def _import(
         earlier = await row("SELECT orders, imported_at FROM order_import WHERE sha256 = $1", sha256)
         if earlier is None:  # the other transaction that had it was rolled back
             raise ContentionError
-        return Imported(earlier["orders"], earlier["imported_at"], before=True)
+        if faults:
+            raise ImportRefusedError(faults)
+        missing, lacking = await _compare(services)
+        lacking |= {s.place: f"services[{s.place}]: there is no service {s.id} {s.name!r}" for s in missing}
+        not_added = [reason for _, reason in sorted(lacking.items())]
+        return Imported(earlier["orders"], earlier["imported_at"], before=True, not_added=not_added)
     unlike = await _add_services(services)
-    taken = await claim_ids([order.id for order in orders if order.id is not None])
-    calendars = await calendar_ids({order.calendar for order in orders})
+    taken = await claim_ids({order.id for order in orders.values() if order.id is not None})
+    calendars = await calendar_ids({order.calendar for order in orders.values()})
     await lock_calendars(calendars.values())
     reasons = [
+        *faults,
         *unlike,
         *(
-            f"orders[{i}].id: {o.id} is, or was, the id of another order"
-            for i, o in enumerate(orders)
-            if o.id in taken
+            f"orders[{place}].id: {order.id} is, or was, the id of another order"
+            for place, order in orders.items()
+            if order.id in taken
         ),
-        *await _unorderable(orders),
+        *await _unorderable(orders, faulty_services),
     ]
-    for start in range(0, len(orders), CHUNK):
-        reasons += await _too_close(orders, start, calendars)
+    placed = list(orders.items())
+    chunks = [dict(placed[start : start + CHUNK]) for start in range(0, len(placed), CHUNK)]
+    for chunk in chunks:
+        reasons += await _too_close(chunk, calendars)
     if reasons:
         raise ImportRefusedError(reasons)
-    for start in range(0, len(orders), CHUNK):
+    stored = 0
+    for chunk in chunks:
         await rows(
             """
             INSERT INTO orders
@@ -138,14 +194,15 @@ async def _import(
             FROM json_to_recordset($1::json) AS o
                 (id bigint, datetime timestamptz, totalfee numeric, service_ids bigint[], calendar_id int)
             """,
-            _records(orders[start : start + CHUNK], calendars),
+            _records(chunk.values(), calendars),
             begun["id"],
         )
-        progress(min(start + CHUNK, len(orders)))
+        stored += len(chunk)
+        progress(stored)
     return Imported(len(orders), begun["imported_at"], before=False)
 
 
-def _records(orders: Sequence[ImportedOrder], calendars: dict[str, int]) -> str:
+def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
     return msgspec.json.encode(
         [
             {
@@ -163,17 +220,22 @@ def _records(orders: Sequence[ImportedOrder], calendars: dict[str, int]) -> str:
 async def _add_services(services: Sequence[CatalogueEntry]) -> list[str]:
     """Add the services that are not there; tell which of them the catalogue doesn't hold as given."""
     await lock_catalogue()
-    given = [service.id for service in services], [service.name for service in services]
+    missing, unlike = await _compare(services)
     await rows(
         """
         INSERT INTO service (id, name, created_at, updated_at)
         SELECT id, name, now(), now() FROM unnest($1::bigint[], $2::text[]) AS s (id, name) ORDER BY id
         ON CONFLICT DO NOTHING
         """,
-        *given,
+        [service.id for service in missing],
+        [service.name for service in missing],
     )
-    # What was not added must be there already, just so: nothing of the file is left out silently.
-    unlike = await rows(
+    return list(unlike.values())
+
+
+async def _compare(services: Sequence[CatalogueEntry]) -> tuple[list[CatalogueEntry], dict[int, str]]:
+    """Tell which services are there neither by id nor by name, and what others are, by their places."""
+    found = await rows(
         """
         SELECT n.place, known.name AS known_as, namesake.id AS taken_by
         FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS n (id, name, place)
@@ -183,40 +245,43 @@ async def _add_services(services: Sequence[CatalogueEntry]) -> list[str]:
         WHERE known.name IS DISTINCT FROM n.name
         ORDER BY n.place
         """,
-        *given,
+        [service.id for service in services],
+        [service.name for service in services],
     )
-    return [_unlike(services[found["place"] - 1], found) for found in unlike]
+    missing: list[CatalogueEntry] = []
+    unlike: dict[int, str] = {}
+    for held in found:
+        service = services[held["place"] - 1]
+        if held["known_as"] is not None:
+            is_called = f"service {service.id} is called {held['known_as']!r}, not {service.name!r}"
+            unlike[service.place] = f"services[{service.place}].name: {is_called}"
+        elif held["taken_by"] is not None:
+            is_taken = f"{service.name!r} is the name of service {held['taken_by']}"
+            unlike[service.place] = f"services[{service.place}].name: {is_taken}"
+        else:
+            missing.append(service)
+    return missing, unlike
 
 
-def _unlike(service: CatalogueEntry, found: Row) -> str:
-    reason = (
-        f"{service.name!r} is the name of service {found['taken_by']}"
-        if found["known_as"] is None
-        else f"service {service.id} is called {found['known_as']!r}, not {service.name!r}"
-    )
-    return f"services[{service.place}].name: {reason}"
-
-
-async def _unorderable(orders: Sequence[ImportedOrder]) -> list[str]:
-    wanted = {service.id for order in orders for service in order.services}
+async def _unorderable(orders: Mapping[int, ImportedOrder], faulty: Collection[int]) -> list[str]:
+    wanted = {service.id for order in orders.values() for service in order.services}
     found = await rows(
         "SELECT id FROM service WHERE id = ANY($1::bigint[]) AND archived_at IS NULL", list(wanted)
     )
-    orderable = {service["id"] for service in found}
+    orderable = {service["id"] for service in found}.union(faulty)
     return [
-        f"orders[{i}].services[{j}].id: there is no service {service.id}, or it is archived"
-        for i, order in enumerate(orders)
-        for j, service in enumerate(order.services)
+        f"orders[{place}].services[{i}].id: there is no service {service.id}, or it is archived"
+        for place, order in orders.items()
+        for i, service in enumerate(order.services)
         if service.id not in orderable
     ]
 
 
-async def _too_close(orders: Sequence[ImportedOrder], start: int, calendars: dict[str, int]) -> list[str]:
-    chunk = orders[start : start + CHUNK]
+async def _too_close(orders: Mapping[int, ImportedOrder], calendars: dict[str, int]) -> list[str]:
     found = await rows(
         """
         SELECT n.place, o.id, utc_text(o.datetime) AS datetime
-        FROM unnest($1::timestamptz[], $2::int[]) WITH ORDINALITY AS n (at, calendar_id, place)
+        FROM unnest($1::int[], $2::timestamptz[], $3::int[]) AS n (place, at, calendar_id)
         CROSS JOIN LATERAL (
             SELECT id, datetime FROM orders
             WHERE orders.calendar_id = n.calendar_id
@@ -225,11 +290,12 @@ async def _too_close(orders: Sequence[ImportedOrder], start: int, calendars: dic
         ) AS o
         ORDER BY n.place
         """,
-        [order.datetime for order in chunk],
-        [calendars[order.calendar] for order in chunk],
+        list(orders),
+        [order.datetime for order in orders.values()],
+        [calendars[order.calendar] for order in orders.values()],
     )
     return [
-        f"orders[{start + near['place'] - 1}].datetime: less than three hours from order {near['id']} at "
+        f"orders[{near['place']}].datetime: less than three hours from order {near['id']} at "
         f"{near['datetime']} on the same calendar"
         for near in found
     ]
