@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.drivers import Database
 
-FEW = 4
+FEW = 2
 """Requests drawn per operation; those at the edges of every schema come on top."""
 
 # Not by schemathesis' marks for pytest: they make out every request while pytest collects, for any run of any
