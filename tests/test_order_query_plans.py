@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("plans")  # one process, so that what they share is made once
 
 FEW = 1_000
-MANY = int(os.environ.get("ORDERS_IN_PLANS", "100000"))
+MANY = int(os.environ.get("ORDERS_IN_PLANS", "50000"))
 PAGE = 50
 BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
 
