@@ -6,7 +6,7 @@ WORKDIR /app
 
 # First what changes seldom: a change of code installs nothing again.
 COPY requirements.lock ./
-RUN pip install --no-cache-dir --require-hashes -r requirements.lock
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 
 COPY piccolo_conf.py ./
 COPY shared/ shared/

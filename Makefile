@@ -96,11 +96,13 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
 
+# The locks are complete. Left to resolve, the pip of Python 3.11 (23.2) takes the newest `pydantic[email]` that
+# Piccolo allows and misses its hash, from the day on which pydantic releases one.
 $(VENV)/run.stamp: requirements-local.lock | $(PY)
-	$(PIP) install --require-hashes -r $<
+	$(PIP) install --no-deps --require-hashes -r $<
 	@touch $@
 
 # The development lock holds everything that `run` needs, at the same versions: it serves both.
 $(VENV)/dev.stamp: requirements-dev.lock | $(PY)
-	$(PIP) install --require-hashes -r $<
+	$(PIP) install --no-deps --require-hashes -r $<
 	@touch $@ $(VENV)/run.stamp

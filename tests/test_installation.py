@@ -1,0 +1,71 @@
+"""Installing from a lock: what was locked, whatever has been released since."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+
+
+def _make(folder: Path) -> list[str]:
+    """Give the command by which ``make run`` installs, in a project that has only a lock."""
+    (folder / "requirements.lock").rename(folder / "requirements-local.lock")
+    shutil.copy(ROOT / "Makefile", folder)
+    return ["make", "--silent", f"PY={sys.executable}", "VENV=.", "run.stamp"]
+
+
+def _docker(folder: Path) -> list[str]:
+    """Give the command by which the image installs; the lock lies where it expects it."""
+    assert (folder / "requirements.lock").is_file()
+    found = re.search(r"^RUN pip (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert found
+    return [sys.executable, "-m", "pip", *found[1].split()]
+
+
+def _wheel(folder: Path, name: str, version: str, *metadata: str) -> str:
+    """Write a package that holds nothing, and give its line of a lock."""
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(
+            f"{info}/METADATA",
+            "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata]),
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+
+
+@pytest.mark.parametrize("command", [_make, _docker])
+def test_a_release_after_the_lock_was_written_changes_nothing(
+    tmp_path: Path, command: Callable[[Path], list[str]]
+) -> None:
+    """Left to resolve, the pip of Python 3.11 finds the newer ``needed[extra]==1.*`` and misses its hash."""
+    index, folder = tmp_path / "index", tmp_path / "project"
+    index.mkdir()
+    folder.mkdir()
+    lock = _wheel(index, "needed", "1.0", "Provides-Extra: extra")
+    lock += _wheel(index, "needing", "1.0", "Requires-Dist: needed[extra]==1.*")
+    _wheel(index, "needed", "1.1", "Provides-Extra: extra")
+    (folder / "requirements.lock").write_text(lock)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    environment |= {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_DRY_RUN": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(index),
+    }
+    done = subprocess.run(
+        command(folder), cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
