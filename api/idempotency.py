@@ -15,17 +15,15 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from api.access import caller_of
+from api.key_retention import KEPT
 from api.orders.errors import IdempotencyKeyReusedError
 from api.problems import Fault, malformed
-from shared.database import row, rows, transaction
+from shared.database import row, rows
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from api.requests import AnyRequest
-
-KEPT = "24 hours"
-FORGET_AT_ONCE = 1_000
 
 _KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
 
@@ -107,17 +105,3 @@ def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -
         raise malformed(Fault("must be 1 to 255 visible ASCII characters, once", header="Idempotency-Key"))
     content = json.dumps(body.model_dump(), default=str).encode()
     return IdempotencyKey(caller_of(request).name, operation, given[0], sha256(content).digest())
-
-
-async def forget_expired() -> int:
-    """Forget keys older than 24 hours; return how many. The relay calls this now and then."""
-    async with transaction():
-        forgotten = await rows(
-            f"""
-            DELETE FROM idempotency_key WHERE (caller, operation, key) IN (
-                SELECT caller, operation, key FROM idempotency_key
-                WHERE created_at < now() - interval '{KEPT}' LIMIT {FORGET_AT_ONCE} FOR UPDATE SKIP LOCKED
-            ) RETURNING key
-            """
-        )
-    return len(forgotten)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
-from piccolo.apps.migrations.commands.forwards import run_forwards
 
 from shared.advisory_locks import MIGRATOR_LOCK
-from shared.database import DB, DatabaseUnavailableError, row
+from shared.database import DB, DatabaseUnavailableError, naming_unavailability, row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,8 +29,9 @@ async def _only_migrator() -> AsyncIterator[None]:
     # On a connection of its own: Piccolo runs each migration in a transaction elsewhere.
     connection = await DB.connect()
     try:
-        await connection.execute("SET statement_timeout = 0")
-        await connection.execute(f"SELECT pg_advisory_lock({MIGRATOR_LOCK})")
+        async with naming_unavailability():
+            await connection.execute("SET statement_timeout = 0")
+            await connection.execute(f"SELECT pg_advisory_lock({MIGRATOR_LOCK})")
         yield
     finally:
         await connection.close()
@@ -44,6 +44,9 @@ async def migrate() -> None:
         MigrationFailedError: one of them could not be applied.
 
     """
+    # Here, as the API asks this module only what is pending: Piccolo's commands bring a code formatter along.
+    from piccolo.apps.migrations.commands.forwards import run_forwards
+
     async with _only_migrator():
         result = await run_forwards("shared")
     if not result.success:

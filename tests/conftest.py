@@ -24,6 +24,9 @@ from tests.webhook_receiver import Receiver
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from stack.embedded_valkey import EmbeddedValkey
+    from tests.task_queue import Queue
+
 T = TypeVar("T")
 
 _POSTGRES = "ORDERS_TEST_POSTGRES"
@@ -31,7 +34,7 @@ _VALKEY = "ORDERS_TEST_VALKEY"
 _servers = ExitStack()
 
 _LONGEST_FIRST = (
-    *("fuzz", "faults", "stack_run", "random_histories", "relay", "order_import", "docker_compose"),
+    *("fuzz", "faults", "stack_run", "random_histories", "relay_process", "order_import", "docker_compose"),
     *("order_streams", "order_change_stream", "order_query_plans", "fee_summary_reader", "fee_summary_proof"),
 )
 """The files that take longest. Begun last, one of them would keep a single process busy to the end."""
@@ -207,3 +210,24 @@ def receiver() -> Iterator[Receiver]:
     """Give an endpoint that acknowledges everything."""
     with Receiver() as endpoint:
         yield endpoint
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    """Give this process's queue, empty and without a worker."""
+    from tests.task_queue import Queue
+
+    queue = Queue(redis_url)
+    queue.client.flushdb()
+    yield queue
+    queue.client.flushdb()
+    queue.client.close()
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    """Give a Redis-compatible server that may be stopped and broken."""
+    from stack.embedded_valkey import EmbeddedValkey
+
+    with EmbeddedValkey(tmp_path / "valkey") as valkey:
+        yield valkey

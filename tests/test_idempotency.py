@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from api.idempotency import forget_expired
+from api.key_retention import forget_expired
 from tests.builders import NOON, later, order_body
 from tests.drivers import Api, Database, at_once, wait_until
 from tests.processes import ServiceProcess, free_port

@@ -1,76 +1,27 @@
-"""The relay: positions for what is committed, and batches in order, through whatever happens to Redis."""
+"""The relay: positions for what is committed, and batches in order, within a window, from the cursor on."""
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import redis
 
 from api.relay import Relay
 from shared.change_log import FEE_SUMMARIES, move_cursor
-from shared.changes import Batch
 from shared.database import transaction
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE
-from stack.embedded_valkey import EmbeddedValkey
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES
 from tests.builders import later
-from tests.drivers import wait_until
-from tests.processes import ServiceProcess
 from tests.steps import applied, apply_every_change, place
 from worker.fee_summaries import apply_changes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.drivers import Database
+    from tests.task_queue import Queue
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-class Queue:
-    """What waits for the worker in Redis."""
-
-    def __init__(self, url: str) -> None:
-        self.client = redis.Redis.from_url(url, socket_timeout=5)
-
-    def __len__(self) -> int:
-        """Count the messages."""
-        return int(self.client.llen(CONSUMER_QUEUE))
-
-    def batches(self) -> list[Batch]:
-        """Read the messages, oldest first, and leave them."""
-        found = []
-        for text in reversed(self.client.lrange(CONSUMER_QUEUE, 0, -1)):
-            message = json.loads(text)
-            if message["headers"]["task"] != APPLY_TO_FEE_SUMMARIES:
-                continue  # another consumer's, of a relay in a process of its own
-            arguments, _, _ = json.loads(base64.b64decode(message["body"]))
-            found.append(Batch(*arguments))
-        return found
-
-    def taken(self) -> list[Batch]:
-        """Read the messages, oldest first, and remove them."""
-        found = self.batches()
-        self.client.delete(CONSUMER_QUEUE)
-        return found
-
-
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[Queue]:
-    """Give this process's queue, empty and without a worker."""
-    queue = Queue(redis_url)
-    queue.client.flushdb()
-    yield queue
-    queue.client.flushdb()
-    queue.client.close()
 
 
 @pytest.fixture(autouse=True)
@@ -82,13 +33,6 @@ def _one_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _services(database: Database) -> None:
     database.add_services()
-
-
-@pytest.fixture
-def own_valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    """Give a Redis-compatible server that may be stopped and broken."""
-    with EmbeddedValkey(tmp_path / "valkey") as valkey:
-        yield valkey
 
 
 def place_many(database: Database, count: int) -> None:
@@ -240,100 +184,3 @@ def test_a_cursor_that_another_relay_moved_is_followed(run: Run, queue: Queue) -
     run(place(later(days=2)))
     run(relay_all(relay))
     assert [(batch.first, batch.last) for batch in queue.batches()] == [(3, 3)]
-
-
-def assigned(database: Database) -> int:
-    """Count the positions given so far."""
-    return int(database.value("SELECT last_position FROM change_log"))
-
-
-def is_assigned(database: Database, position: int) -> bool:
-    """Tell whether this is the last position given."""
-    return assigned(database) == position
-
-
-@pytest.mark.xdist_group("faults")
-def test_while_redis_is_away_positions_are_assigned_and_everything_is_published_later(
-    run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
-) -> None:
-    """The log and whoever reads it do not depend on Redis."""
-    own_valkey.kill()
-    with ServiceProcess("api.relay", database=postgres_url, redis=own_valkey.url) as relay:
-        run(place(later(days=0)))
-        wait_until(lambda: assigned(database) == 1, "assigned without Redis")
-        run(place(later(days=1)))
-        wait_until(lambda: assigned(database) == 2, "assigned without Redis, again")
-        wait_until(lambda: "queue_unavailable" in relay.log, "noticed")
-        own_valkey.start()
-        queue = Queue(own_valkey.url)
-        wait_until(lambda: bool(len(queue)), "published")
-        wait_until(lambda: run(_apply(queue)) == 2, "applied")
-        assert relay.log.count("queue_unavailable") == 1  # once, and not with every look
-        assert "queue_available_again" in relay.log
-
-
-@pytest.mark.xdist_group("faults")
-def test_a_redis_that_refuses_or_hangs_neither_ends_the_relay_nor_blocks_it_for_ever(
-    run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
-) -> None:
-    """Out of memory, then stopped with SIGSTOP; also a stop is heard within ten seconds."""
-    queue = Queue(own_valkey.url)
-    with ServiceProcess("api.relay", database=postgres_url, redis=own_valkey.url) as relay:
-        run(place(later(days=0)))
-        wait_until(lambda: run(_apply(queue)) == 1, "applied")
-
-        queue.client.config_set("maxmemory", "1")
-        run(place(later(days=1)))
-        wait_until(lambda: "queue_unavailable" in relay.log, "Redis refuses to store")
-        queue.client.config_set("maxmemory", "0")
-        wait_until(lambda: run(_apply(queue)) == 2, "applied")
-
-        assert own_valkey.process is not None
-        os.kill(own_valkey.process.pid, signal.SIGSTOP)
-        try:
-            before = time.monotonic()
-            for day in (2, 3):
-                run(place(later(days=day)))
-                wait_until(partial(is_assigned, database, day + 1), "assigned while Redis hangs")
-            print(f"twice assigned while Redis hung: {time.monotonic() - before:.1f} s")
-            before = time.monotonic()
-            relay.stop()
-            print(f"stopped while Redis hung: {time.monotonic() - before:.1f} s")
-        finally:
-            os.kill(own_valkey.process.pid, signal.SIGCONT)
-        relay.start()
-        wait_until(lambda: run(_apply(queue)) == 4, "applied")
-        assert database.wrong_summaries() == []
-
-
-@pytest.mark.xdist_group("faults")
-def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
-    run: Run, database: Database, redis_url: str, queue: Queue, postgres_url: str
-) -> None:
-    """One leads, and the next one begins as soon as it is gone."""
-    with ExitStack() as processes:
-
-        def start_relay() -> ServiceProcess:
-            process = ServiceProcess("api.relay", database=postgres_url, redis=redis_url)
-            return processes.enter_context(process)
-
-        leading = start_relay()
-        wait_until(lambda: "leading" in leading.log, "the first one leads")
-        standby = start_relay()
-        wait_until(lambda: "started" in standby.log, "the second one is there")
-        run(place(later(days=0)))
-        wait_until(lambda: run(_apply(queue)) == 1, "applied")
-        assert "leading" not in standby.log
-
-        leading.kill()
-        run(place(later(days=1)))
-        wait_until(lambda: run(_apply(queue)) == 2, "applied after the take-over")
-        assert "leading" in standby.log
-        assert database.wrong_summaries() == []
-
-
-async def _apply(queue: Queue) -> int:
-    """Do the worker's work on what waits; return the position reached."""
-    for batch in queue.taken():
-        await apply_changes(batch)
-    return await applied()

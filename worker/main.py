@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import warnings
 from typing import Any
 
@@ -17,6 +18,7 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 # Behind shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
 from celery import bootsteps  # isort: skip
 from celery.exceptions import SecurityWarning  # isort: skip
+from celery.signals import worker_init  # isort: skip
 
 
 BEAT_SECONDS = 2.0
@@ -30,6 +32,12 @@ class Heartbeat(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         """Begin with the worker."""
         worker.timer.call_repeatedly(BEAT_SECONDS, beat)
+
+
+@worker_init.connect
+def _keep_what_is_imported(**_: object) -> None:
+    """Leave what children share out of garbage collection: Celery does one before each of them is made."""
+    gc.freeze()
 
 
 def main() -> None:
