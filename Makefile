@@ -8,6 +8,9 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 CODE   := $(wildcard api bench contract shared stack tests worker)
 
+# Some hundred processes start in a run of the tests: none shall compile again what another one has.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help run import verify rebuild test faults fuzz har contract contract-static check format format-check lint types imports lock clean
 
