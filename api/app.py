@@ -49,7 +49,7 @@ ROUTES = [
 
 @asynccontextmanager
 async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
-    await DB.start(settings().pool_size)
+    await DB.start(settings().pool_size, serving=True)
     try:
         yield
     finally:

@@ -42,6 +42,7 @@ from api.problem_types import (
 from api.times import utc_text
 from api.webhooks import errors as webhooks
 from shared.database import DatabaseUnavailableError, OutcomeUnknownError
+from shared.patience import HeldUpError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -128,6 +129,15 @@ def _unavailable(error: Exception) -> ProblemError:
     return ProblemError(
         UNAVAILABLE,
         "The database is busy or out of reach; nothing was decided about this request.",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def _held_up(error: HeldUpError) -> ProblemError:
+    log.warning("held_up", reason=str(error))
+    return ProblemError(
+        UNAVAILABLE,
+        "A long transaction, an import for instance, holds what this would read or change. Nothing was stored.",
         headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
     )
 
@@ -228,6 +238,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     HTTPException: _of_framework,
     DatabaseUnavailableError: _unavailable,
     OutcomeUnknownError: _outcome_unknown,
+    HeldUpError: _held_up,
     orders.ContentionError: _unavailable,
     orders.OrdersTooCloseError: _too_close,
     orders.OrderNotFoundError: lambda error: ProblemError(NOT_FOUND, f"There is no order {error.order_id}."),

@@ -21,6 +21,7 @@ from api.requests import AnyRequest, path_id, read_body, read_limit, read_query,
 from api.times import utc_text
 from shared.advisory_locks import CATALOGUE_LOCK
 from shared.database import Row, rows, transaction
+from shared.patience import patient
 from shared.tables import Service
 
 _encode = msgspec.json.Encoder().encode
@@ -75,6 +76,7 @@ async def create_service(request: AnyRequest) -> Response[bytes]:
     return Response(shown, status_code=201, media_type="application/json", headers=headers)
 
 
+@patient
 async def _create(new: NewService, key: IdempotencyKey | None) -> tuple[bytes, bool]:
     """Store a service; give it as it is shown, and whether an earlier try with the same key stored it."""
     now = datetime.now(UTC)
@@ -132,6 +134,7 @@ async def lock_catalogue() -> None:
     await rows(f"SELECT pg_advisory_xact_lock({CATALOGUE_LOCK})")
 
 
+@patient
 async def _update(values: dict[Any, Any], service_id: int, which: Combinable) -> Row:
     try:
         async with transaction():

@@ -8,16 +8,17 @@ time limit, every later request then hangs. Both are mended here, for all of Pic
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import asyncpg
 from piccolo.engine.postgres import PostgresEngine, PostgresTransaction
 
+from shared.patience import patiently
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from types import TracebackType
 
 Row = dict[str, Any]
@@ -121,15 +122,33 @@ class Transaction(PostgresTransaction):
         await asyncio.shield(self.engine.release(self.connection))
 
 
+KEPT_FOR_READERS = 2
+"""Connections of a pool that serves requests which transactions that write leave alone."""
+
+
 class Engine(PostgresEngine):
     """Piccolo's engine with a bounded wait for a connection, and a release that can't be skipped."""
+
+    _turns: asyncio.Semaphore | None = None
 
     async def check_version(self) -> None:
         """Leave out Piccolo's look at the server's version: it connects while this module is imported."""
 
-    async def start(self, size: int) -> None:
-        """Open the pool. One per process and event loop."""
+    async def start(self, size: int, *, serving: bool = False) -> None:
+        """Open the pool. One per process and event loop.
+
+        Args:
+            size: connections at most.
+            serving: it serves requests: no statement waits long for a lock (``shared.patience``), and
+                whatever is written, there is a connection left to read with.
+
+        """
+        session = dict(self.config["server_settings"])
+        if serving:
+            session["lock_timeout"] = f"{int(settings().lock_wait * 1000)}"
+        self._turns = asyncio.Semaphore(max(1, size - KEPT_FOR_READERS)) if serving else None
         await self.start_connection_pool(
+            server_settings=session,
             # It connects when first asked: a process may start while the server is away.
             min_size=0,
             max_size=size,
@@ -159,6 +178,19 @@ class Engine(PostgresEngine):
             if self.pool is None:
                 return await self.get_new_connection()
             return await self.pool.acquire(timeout=settings().pool_wait)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for one's turn to write, ``OMS_POOL_WAIT`` at most, where the pool serves requests."""
+        if self._turns is None:
+            yield
+            return
+        async with asyncio.timeout(settings().pool_wait):
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def connect(self) -> Any:
         """Open a connection outside of the pool; the caller closes it.
@@ -198,9 +230,7 @@ class Engine(PostgresEngine):
 
     async def fetch(self, sql: str, *args: object) -> list[Row]:
         """Run one statement, prepared once per connection; arguments stand as ``$1``, ``$2``, … in it."""
-        async with naming_unavailability(), self.connection() as connection:
-            found: list[Row] = await connection.fetch(sql, *args)
-            return found
+        return await self._run_alone_or_within(lambda connection: connection.fetch(sql, *args))
 
     async def fetch_planned_afresh(self, sql: str, *args: object) -> list[Row]:
         """Run one statement, planned for these arguments; a round trip more than ``fetch``.
@@ -208,10 +238,21 @@ class Engine(PostgresEngine):
         For statements whose best plan depends on their arguments: one prepared for good may get a plan for
         any arguments after its fifth use, and that one suits common values and is ruinous for rare ones.
         """
-        async with naming_unavailability(), self.connection() as connection:
+
+        async def planned_afresh(connection: Any) -> list[Row]:
             statement = await connection.prepare(sql, name="")
             found: list[Row] = await statement.fetch(*args)
             return found
+
+        return await self._run_alone_or_within(planned_afresh)
+
+    async def _run_alone_or_within(self, run: Callable[[Any], Awaitable[list[Row]]]) -> list[Row]:
+        async def once() -> list[Row]:
+            async with naming_unavailability(), self.connection() as connection:
+                return await run(connection)
+
+        # Within a transaction it is for that one to begin anew.
+        return await (patiently(once) if self.current_transaction.get() is None else once())
 
 
 def _engine() -> Engine:
@@ -252,7 +293,11 @@ async def transaction(
         DatabaseUnavailableError: no connection, or the server went away before the COMMIT: nothing is stored.
 
     """
-    async with naming_unavailability(), Transaction(DB, isolation, readonly=readonly) as current:
+    async with (
+        naming_unavailability(),
+        nullcontext() if readonly else DB.turn(),
+        Transaction(DB, isolation, readonly=readonly) as current,
+    ):
         yield current
 
 

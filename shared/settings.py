@@ -136,6 +136,9 @@ class Settings(BaseSettings):
     statement_timeout: Seconds = 15
     """PostgreSQL ends any statement of a request that takes longer."""
 
+    lock_wait: Seconds = 0.25
+    """What a request waits for a lock before it gives its connection back for a while and tries again."""
+
     relay_interval: Seconds = 0.1
     """Pause of the relay between two looks at the change log."""
 

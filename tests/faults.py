@@ -70,7 +70,8 @@ class Deployment:
                 return begun.enter_context(process)
 
             port = free_port()
-            self.api_process = started("api.server", port, OMS_POOL_WAIT="2", OMS_STATEMENT_TIMEOUT="4")
+            hurried = {"OMS_POOL_WAIT": "2", "OMS_STATEMENT_TIMEOUT": "4", "OMS_LOCK_WAIT": "0.1"}
+            self.api_process = started("api.server", port, **hurried)
             self.relay = started("api.relay")
             self.standby = started("api.relay")
             self.worker = started("worker.main")

@@ -13,8 +13,13 @@ from typing import Self
 
 ROOT = Path(__file__).parent.parent
 
-QUICK = {"OMS_REPUBLISH_AFTER": "0.7", "OMS_WEBHOOK_NETWORKS": "127.0.0.0/8"}
-"""Settings that only shorten waits, and let webhooks lead to this machine."""
+QUICK = {
+    "OMS_REPUBLISH_AFTER": "0.7",
+    "OMS_WEBHOOK_NETWORKS": "127.0.0.0/8",
+    # Longer than PostgreSQL's deadlock_timeout: two that wait for each other shall be seen, not helped on.
+    "OMS_LOCK_WAIT": "3",
+}
+"""Settings that shorten waits, let webhooks lead to this machine, and hide no deadlock."""
 
 
 def free_port() -> int:

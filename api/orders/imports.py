@@ -219,6 +219,8 @@ def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
 
 async def _add_services(services: Sequence[CatalogueEntry]) -> list[str]:
     """Add the services that are not there; tell which of them the catalogue doesn't hold as given."""
+    if not services:  # nobody who writes services has to wait for an import without any
+        return []
     await lock_catalogue()
     missing, unlike = await _compare(services)
     await rows(

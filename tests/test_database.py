@@ -1,0 +1,68 @@
+"""The pool of a process that serves requests: who waits for what, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shared.database import DB, DatabaseUnavailableError, row, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+
+@pytest.fixture
+def serve(setting: Callable[..., None]) -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Run a step in this process with a pool of four connections, as one that serves requests."""
+    setting(pool_wait=0.2)
+    with asyncio.Runner() as runner:
+        runner.run(DB.start(size=4, serving=True))
+        try:
+            yield runner.run
+        finally:
+            runner.run(DB.stop())
+
+
+def test_a_connection_is_waited_for_no_longer_than_it_may(
+    serve: Callable[[Coroutine[Any, Any, Any]], Any],
+) -> None:
+    """Who comes when all are taken is told so, and later ones are served again."""
+
+    async def come_when_all_are_taken() -> float:
+        async with AsyncExitStack() as taken:
+            for _ in range(4):
+                await taken.enter_async_context(DB.connection())
+            before = time.monotonic()
+            with pytest.raises(DatabaseUnavailableError):
+                await row("SELECT 1")
+            return time.monotonic() - before
+
+    assert 0.1 < serve(come_when_all_are_taken()) < 2
+    assert serve(row("SELECT 1 AS n"))["n"] == 1
+
+
+def test_writers_leave_connections_to_readers(serve: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    """However many transactions write and wait, a reader is served."""
+
+    async def write(hold: asyncio.Event) -> None:
+        async with transaction():
+            await hold.wait()
+
+    async def read_while_many_write() -> tuple[int, int]:
+        hold = asyncio.Event()
+        writers = [asyncio.create_task(write(hold)) for _ in range(6)]
+        await asyncio.sleep(0.4)
+        read = await row("SELECT 1 AS n")
+        assert read
+        async with transaction(readonly=True):
+            pass
+        hold.set()
+        ends = await asyncio.gather(*writers, return_exceptions=True)
+        return read["n"], sum(isinstance(end, DatabaseUnavailableError) for end in ends)
+
+    # Two of the six had their turn; the others waited for theirs as long as they may.
+    assert serve(read_while_many_write()) == (1, 4)
