@@ -124,32 +124,26 @@ def _too_close(error: orders.OrdersTooCloseError) -> ProblemError:
     )
 
 
-def _unavailable(error: Exception) -> ProblemError:
-    log.warning("unavailable", reason=str(error))
-    return ProblemError(
-        UNAVAILABLE,
-        "The database is busy or out of reach; nothing was decided about this request.",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-    )
+def _try_again(event: str, detail: str) -> Callable[[Exception], ProblemError]:
+    def answered(error: Exception) -> ProblemError:
+        log.warning(event, reason=str(error))
+        return ProblemError(UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+    return answered
 
 
-def _held_up(error: HeldUpError) -> ProblemError:
-    log.warning("held_up", reason=str(error))
-    return ProblemError(
-        UNAVAILABLE,
-        "A long transaction, an import for instance, holds what this would read or change. Nothing was stored.",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-    )
-
-
-def _outcome_unknown(error: OutcomeUnknownError) -> ProblemError:
-    log.warning("outcome_unknown", reason=str(error))
-    return ProblemError(
-        UNAVAILABLE,
-        "The connection to the database broke while the request was being stored: nothing or all of it was "
-        "stored. Repeat it, a POST with its Idempotency-Key.",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-    )
+_unavailable = _try_again(
+    "unavailable", "The database is busy or out of reach; nothing was decided about this request."
+)
+_held_up = _try_again(
+    "held_up",
+    "A long transaction, such as an import, holds what this would read or change. Nothing was stored.",
+)
+_outcome_unknown = _try_again(
+    "outcome_unknown",
+    "The connection to the database broke while the request was being stored: nothing or all of it was "
+    "stored. Repeat it, a POST with its Idempotency-Key.",
+)
 
 
 def _of_framework(error: HTTPException) -> ProblemError:
