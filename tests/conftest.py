@@ -34,7 +34,7 @@ _VALKEY = "ORDERS_TEST_VALKEY"
 _servers = ExitStack()
 
 _LONGEST_FIRST = (
-    *("fuzz", "faults", "stack_run", "random_histories", "relay_process", "order_import", "docker_compose"),
+    *("fuzz", "faults", "stack_run", "random_histories", "relay_process", "docker_compose"),
     *("order_streams", "order_change_stream", "order_query_plans", "fee_summary_reader", "fee_summary_proof"),
 )
 """The files that take longest. Begun last, one of them would keep a single process busy to the end."""

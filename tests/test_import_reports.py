@@ -1,0 +1,179 @@
+"""What an import says of orders and files that it refuses: everything that is wrong, each at its place."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.builders import NOON, later, order_body
+from tests.import_steps import (
+    SAMPLE_ORDERS,
+    catalogue,
+    import_files,
+    import_in_process,
+    import_rows,
+    imported,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.drivers import Api, Database
+
+
+def test_every_bad_order_is_named_with_its_place_and_the_reason(
+    api: Api, database: Database, tmp_path: Path
+) -> None:
+    """All at once, and nothing of the file is stored."""
+    before = database.counts()
+    done = import_rows(
+        tmp_path,
+        [
+            imported(1),
+            imported(2, fee=-1),
+            imported(3, at="2030-02-30T12:00:00Z"),
+            imported("abc", services=("x",)),
+            order_body(at=None),
+            imported(6, services=()),
+            imported(7, colour="red"),
+            "order",
+            imported(9),
+            imported(9),
+        ],
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    for place in (
+        *("orders[1].totalfee: must be from 0", "orders[2].datetime: must be", "orders[3].id: must be"),
+        *("orders[3].services.0.id: must be an id", "orders[4].datetime: is required"),
+        *("orders[5].services: must have at least 1", "orders[6].colour: is not a field"),
+        *(
+            "orders[7]: must be a JSON object",
+            "orders[9].id: 9 is the id of orders[8] too",
+            "nothing was imported",
+        ),
+    ):
+        assert place in done.stderr
+    assert "orders[0]" not in done.stderr
+    assert not any(line.startswith("orders[8]") for line in done.stderr.splitlines())
+    assert database.counts() == before
+    assert api.every_order() == []
+
+
+def test_orders_that_do_not_fit_what_is_stored_are_all_named_too(
+    api: Api, database: Database, tmp_path: Path
+) -> None:
+    """Ids taken, now or ever; services unknown or archived; other orders near."""
+    api.placed_order(id=5)
+    api.placed_order(id=6, at=later(days=1))
+    api.client.delete("/orders/6")
+    api.client.delete("/services/456")
+    before = database.counts()
+    done = import_rows(
+        tmp_path,
+        [
+            imported(5, at=later(days=2)),
+            imported(6, at=later(days=1)),
+            imported(7, at=later(hours=2)),
+            imported(8, at=later(days=3), services=(123, 999)),
+            imported(9, at=later(days=4), services=(456,)),
+            imported(10, at=NOON, calendar="new"),
+        ],
+    )
+    assert done.returncode == 1
+    for reason in (
+        "orders[0].id: 5 is, or was",
+        "orders[1].id: 6 is, or was",
+        "orders[2].datetime: less than three hours from order 5",
+        "orders[3].services[1].id: there is no service 999",
+        "orders[4].services[0].id: there is no service 456",
+    ):
+        assert reason in done.stderr
+    assert "orders[5]" not in done.stderr
+    assert database.counts() == before
+
+
+def test_bad_rows_hide_nothing_of_the_others(api: Api, database: Database, tmp_path: Path) -> None:
+    """What can be read is compared with what is stored in the same run, under its own place in the file."""
+    api.placed_order(id=5)
+    orders = [
+        imported(1, fee=-1),
+        imported(5, at=later(days=2)),
+        imported(9, at=later(days=4)),
+        imported(9, at=later(hours=1)),
+        imported(10, at=later(days=5), services=(123, 999)),
+        imported(11, at=later(days=6), services=(902,)),
+    ]
+    before = database.counts()
+    done = import_rows(tmp_path, orders, catalogue((902, ""), (123, "Survey")))
+    assert done.returncode == 1
+    reasons = [
+        "orders[0].totalfee: must be",
+        "orders[3].id: 9 is the id of orders[2] too",
+        "services[0].name: must be",
+        "services[1].name: service 123 is called 'Inspection', not 'Survey'",
+        "orders[1].id: 5 is, or was, the id of another order",
+        "orders[4].services[1].id: there is no service 999",
+        "orders[3].datetime: less than three hours from order 5",
+        "refused: nothing was imported",
+    ]
+    said = done.stderr.splitlines()
+    assert [line[: len(reason)] for line, reason in zip(said, reasons, strict=True)] == reasons
+    assert database.counts() == before
+
+
+def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
+    """With what could not be looked at."""
+    path = tmp_path / "orders.json"
+    path.write_text(json.dumps([imported(1, fee=-1)]))
+    done = import_in_process(f"postgresql://nobody@/orders?host={tmp_path}", path)
+    assert done.returncode == 1
+    fault, unseen, conclusion = done.stderr.splitlines()
+    assert fault.startswith("orders[0].totalfee: must be")
+    assert unseen.startswith("not compared with what is stored")
+    assert conclusion == "refused: nothing was imported"
+
+
+def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
+    """Exit status 1: trying again is right."""
+    done = import_in_process(f"postgresql://nobody@/orders?host={tmp_path}", SAMPLE_ORDERS)
+    assert done.returncode == 1
+    assert "try again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "empty"),
+        ("[", "the file is not JSON"),
+        ('{"orders": []}', "must be a JSON array"),
+        ('[{"id": 1, "id": 2}]', "stands twice"),
+        ("[NaN]", "NaN"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_said_in_one_line(
+    database: Database, content: str, reason: str, tmp_path: Path
+) -> None:
+    """Exit status 2, to tell it from a file with bad orders."""
+    done = import_rows(tmp_path, content)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert database.value("SELECT count(*) FROM orders") == 0
+
+
+def test_a_file_that_is_not_there_is_said_in_one_line(database: Database, tmp_path: Path) -> None:
+    """A folder is none either, and the catalogue is asked for as strictly."""
+    before = database.counts()
+    for arguments in (
+        [tmp_path / "missing.json"],
+        [tmp_path],
+        [SAMPLE_ORDERS, "--services", tmp_path / "missing.json"],
+    ):
+        done = import_files(*arguments)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+    assert database.counts() == before

@@ -1,0 +1,103 @@
+"""The catalogue that comes with an import: added with the orders, or refused with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.import_steps import SAMPLE_ORDERS, catalogue, import_rows, import_sample, imported
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.drivers import Api, Database
+
+
+def test_a_catalogue_adds_what_is_missing_and_leaves_what_is_there(api: Api, tmp_path: Path) -> None:
+    """What is there under the same name, archived or not."""
+    api.client.delete("/services/456")
+    given = ((123, "Inspection"), (456, "Analysis"), (789, "Testing"), (901, "New"))
+    for _ in range(2):
+        done = import_rows(tmp_path, [imported(1, services=(901,))], catalogue(*given))
+        assert done.returncode == 0, done.stderr
+        services = api.every_item("/services?include_archived=true")
+        assert [(int(service["id"]), service["name"]) for service in services] == list(given)
+        assert services[1]["archived_at"]
+
+
+@pytest.mark.usefixtures("api")
+def test_services_of_a_file_that_was_imported_before_are_not_dropped_silently(
+    database: Database, tmp_path: Path
+) -> None:
+    """The orders need nothing; what the catalogue doesn't hold as given is named."""
+    assert import_sample().returncode == 0
+    given = catalogue((123, "Survey"), (901, "New"), (456, "Analysis"), (902, "TESTING"))
+    before = database.counts()
+    done = import_rows(tmp_path, SAMPLE_ORDERS.read_text(), given)
+    assert done.returncode == 0
+    assert "was imported before" in done.stdout
+    assert done.stderr.splitlines() == [
+        "services[0].name: service 123 is called 'Inspection', not 'Survey'",
+        "services[1]: there is no service 901 'New'",
+        "services[3].name: 'TESTING' is the name of service 789",
+        "services not added: the file of orders was imported before",
+    ]
+    assert database.counts() == before
+    done = import_sample()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("services", "reason"),
+    [
+        ([{"id": 123, "name": ""}], "services[0].name: must be"),
+        ([{"id": 123, "name": "A"}, {"name": "B"}], "services[1].id: is required"),
+        (catalogue((123, "A"), (456, "a")), "services[1].name:"),
+        (catalogue((123, "A")), "orders[1].services[0].id: there is no service 789"),
+    ],
+)
+def test_bad_services_are_named_and_nothing_is_imported(
+    database: Database, tmp_path: Path, services: object, reason: str
+) -> None:
+    """The catalogue is part of the same all or nothing."""
+    done = import_rows(tmp_path, SAMPLE_ORDERS.read_text(), services)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert set(database.counts().values()) == {0}
+
+
+def test_every_service_that_stands_twice_is_named(database: Database, tmp_path: Path) -> None:
+    """By its id or by its name, in whatever case; the one that would have been dropped most of all."""
+    given = catalogue(
+        *((901, "First"), (901, "Second"), (902, "Third"), (903, "THIRD"), (904, "Fourth"), (904, "Fourth"))
+    )
+    done = import_rows(tmp_path, [], given)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "services[1].id: 901 is the id of services[0] too",
+        "services[3].name: 'THIRD' is the name of services[2] too",
+        "services[5].id: 904 is the id of services[4] too",
+        "services[5].name: 'Fourth' is the name of services[4] too",
+        "refused: nothing was imported",
+    ]
+    assert set(database.counts().values()) == {0}
+
+
+@pytest.mark.usefixtures("api")
+def test_every_service_that_is_another_one_in_the_catalogue_is_named(
+    database: Database, tmp_path: Path
+) -> None:
+    """A known id under another name, a known name under another id; beside the bad orders."""
+    given = catalogue((123, "Survey"), (456, "analysis"), (901, "New"), (902, "TESTING"))
+    before = database.counts()
+    done = import_rows(tmp_path, [imported(1, services=(999,))], given)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "services[0].name: service 123 is called 'Inspection', not 'Survey'",
+        "services[1].name: service 456 is called 'Analysis', not 'analysis'",
+        "services[3].name: 'TESTING' is the name of service 789",
+        "orders[0].services[0].id: there is no service 999, or it is archived",
+        "refused: nothing was imported",
+    ]
+    assert database.counts() == before
