@@ -1,8 +1,9 @@
 """Load a JSON file of orders as one import: ``python -m api.order_import FILE [--services FILE]``.
 
-All or nothing. Exit status 0: imported, or nothing to do as the very same file was imported before or, with
-``--only-if-empty``, as there is or was something already; 1: refused, with every bad order and service named
-by its place in the file, or the database is away; 2: a file can't be read.
+All or nothing. The orders of a file that was imported before are left alone, services are added all the same.
+Exit status 0: imported, or nothing to do as all of it was imported before or, with ``--only-if-empty``, as
+there is or was something already; 1: refused, with every bad order and service named by its place in the
+file, or the database is away; 2: a file can't be read.
 """
 # ruff: noqa: T201 (a command prints)
 
@@ -194,12 +195,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (ContentionError, DatabaseUnavailableError) as error:
         print(f"nothing was imported, try again: {error}", file=sys.stderr)
         return 1
+    services = f"; services added: {done.services_added:,}" if done.services_added else ""
     if done.before:
-        print(f"{given.file} was imported before, on {utc_text(done.at)}: nothing to do")
-        if done.not_added:
-            _name("services not added: the file of orders was imported before", done.not_added)
+        print(f"{given.file} was imported before, on {utc_text(done.at)}{services or ': nothing to do'}")
     else:
-        print(f"imported {done.orders:,} orders from {given.file}")
+        print(f"imported {done.orders:,} orders from {given.file}{services}")
     return 0
 
 

@@ -26,26 +26,50 @@ def test_a_catalogue_adds_what_is_missing_and_leaves_what_is_there(api: Api, tmp
         assert services[1]["archived_at"]
 
 
+def test_services_that_come_with_orders_imported_before_are_added(api: Api, tmp_path: Path) -> None:
+    """The orders need nothing, whatever became of them; once the services are there, neither do these."""
+    assert import_sample().returncode == 0
+    api.client.delete("/orders/223")
+    for added, said in ((2, "; services added: 2"), (0, ": nothing to do")):
+        given = catalogue((901, "New"), (456, "Analysis"), (902, "Newer"))
+        done = import_rows(tmp_path, SAMPLE_ORDERS.read_text(), given)
+        assert (done.returncode, done.stderr) == (0, ""), added
+        assert "was imported before" in done.stdout
+        assert done.stdout.endswith(f"{said}\n")
+    services = {int(service["id"]): service["name"] for service in api.every_item("/services")}
+    assert services == {123: "Inspection", 456: "Analysis", 789: "Testing", 901: "New", 902: "Newer"}
+    assert [order["id"] for order in api.every_order()] == ["224", "225"]
+
+
 @pytest.mark.usefixtures("api")
-def test_services_of_a_file_that_was_imported_before_are_not_dropped_silently(
+def test_services_that_come_with_no_orders_are_added_however_often(
     database: Database, tmp_path: Path
 ) -> None:
-    """The orders need nothing; what the catalogue doesn't hold as given is named."""
+    """A file of no orders is the same file each time, and the services are what it is about."""
+    for service_id in (901, 902):
+        done = import_rows(tmp_path, [], catalogue((service_id, f"New {service_id}")))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith("; services added: 1\n")
+        assert database.value("SELECT name FROM service WHERE id = $1", service_id) == f"New {service_id}"
+
+
+@pytest.mark.usefixtures("api")
+def test_bad_services_that_come_with_orders_imported_before_are_refused(
+    database: Database, tmp_path: Path
+) -> None:
+    """All of them are added or none, as with orders that are new."""
     assert import_sample().returncode == 0
-    given = catalogue((123, "Survey"), (901, "New"), (456, "Analysis"), (902, "TESTING"))
+    given = [*catalogue((123, "Survey"), (901, "New"), (902, "TESTING")), {"name": "Nameless"}]
     before = database.counts()
     done = import_rows(tmp_path, SAMPLE_ORDERS.read_text(), given)
-    assert done.returncode == 0
-    assert "was imported before" in done.stdout
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
+        "services[3].id: is required",
         "services[0].name: service 123 is called 'Inspection', not 'Survey'",
-        "services[1]: there is no service 901 'New'",
-        "services[3].name: 'TESTING' is the name of service 789",
-        "services not added: the file of orders was imported before",
+        "services[2].name: 'TESTING' is the name of service 789",
+        "refused: nothing was imported",
     ]
     assert database.counts() == before
-    done = import_sample()
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ class Imported:
     orders: int
     at: Datetime
     before: bool
-    not_added: Sequence[str] = ()
-    """If before: the services that are not in the catalogue as given, each with its place and the reason."""
+    services_added: int
+    """How many services were new to the catalogue, now: also if the orders came before."""
 
 
 class NotEmptyError(Exception):
@@ -79,7 +79,8 @@ async def import_orders(
 ) -> Imported:
     """Store a file's orders in one transaction, adding the services that are not there yet.
 
-    A file that was imported before is left alone, whatever became of its orders since.
+    The orders of a file that was imported before are left alone, whatever became of them since; services that
+    come with it are added all the same.
 
     Args:
         file_name: for people.
@@ -144,23 +145,20 @@ async def _import(
     begun = await row(
         """
         INSERT INTO order_import (sha256, file_name, orders, imported_at) VALUES ($1, $2, $3, now())
-        ON CONFLICT DO NOTHING RETURNING id, imported_at
+        ON CONFLICT DO NOTHING RETURNING id, orders, imported_at
         """,
         sha256,
         file_name,
         len(orders),
     )
+    known = begun or await row("SELECT id, orders, imported_at FROM order_import WHERE sha256 = $1", sha256)
+    if known is None:  # the other transaction that had it was rolled back
+        raise ContentionError
+    added, unlike = await _add_services(services)
     if begun is None:
-        earlier = await row("SELECT orders, imported_at FROM order_import WHERE sha256 = $1", sha256)
-        if earlier is None:  # the other transaction that had it was rolled back
-            raise ContentionError
-        if faults:
-            raise ImportRefusedError(faults)
-        missing, lacking = await _compare(services)
-        lacking |= {s.place: f"services[{s.place}]: there is no service {s.id} {s.name!r}" for s in missing}
-        not_added = [reason for _, reason in sorted(lacking.items())]
-        return Imported(earlier["orders"], earlier["imported_at"], before=True, not_added=not_added)
-    unlike = await _add_services(services)
+        if faults or unlike:
+            raise ImportRefusedError([*faults, *unlike])
+        return Imported(known["orders"], known["imported_at"], before=True, services_added=added)
     taken = await claim_ids({order.id for order in orders.values() if order.id is not None})
     calendars = await calendar_ids({order.calendar for order in orders.values()})
     await lock_calendars(calendars.values())
@@ -199,7 +197,7 @@ async def _import(
         )
         stored += len(chunk)
         progress(stored)
-    return Imported(len(orders), begun["imported_at"], before=False)
+    return Imported(len(orders), begun["imported_at"], before=False, services_added=added)
 
 
 def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
@@ -217,10 +215,10 @@ def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
     ).decode()
 
 
-async def _add_services(services: Sequence[CatalogueEntry]) -> list[str]:
-    """Add the services that are not there; tell which of them the catalogue doesn't hold as given."""
+async def _add_services(services: Sequence[CatalogueEntry]) -> tuple[int, list[str]]:
+    """Add the services that are not there; tell how many, and which the catalogue doesn't hold as given."""
     if not services:  # nobody who writes services has to wait for an import without any
-        return []
+        return 0, []
     await lock_catalogue()
     missing, unlike = await _compare(services)
     await rows(
@@ -232,11 +230,11 @@ async def _add_services(services: Sequence[CatalogueEntry]) -> list[str]:
         [service.id for service in missing],
         [service.name for service in missing],
     )
-    return list(unlike.values())
+    return len(missing), unlike
 
 
-async def _compare(services: Sequence[CatalogueEntry]) -> tuple[list[CatalogueEntry], dict[int, str]]:
-    """Tell which services are there neither by id nor by name, and what others are, by their places."""
+async def _compare(services: Sequence[CatalogueEntry]) -> tuple[list[CatalogueEntry], list[str]]:
+    """Tell which services are there neither by id nor by name, and what others are."""
     found = await rows(
         """
         SELECT n.place, known.name AS known_as, namesake.id AS taken_by
@@ -251,15 +249,15 @@ async def _compare(services: Sequence[CatalogueEntry]) -> tuple[list[CatalogueEn
         [service.name for service in services],
     )
     missing: list[CatalogueEntry] = []
-    unlike: dict[int, str] = {}
+    unlike: list[str] = []
     for held in found:
         service = services[held["place"] - 1]
         if held["known_as"] is not None:
             is_called = f"service {service.id} is called {held['known_as']!r}, not {service.name!r}"
-            unlike[service.place] = f"services[{service.place}].name: {is_called}"
+            unlike.append(f"services[{service.place}].name: {is_called}")
         elif held["taken_by"] is not None:
             is_taken = f"{service.name!r} is the name of service {held['taken_by']}"
-            unlike[service.place] = f"services[{service.place}].name: {is_taken}"
+            unlike.append(f"services[{service.place}].name: {is_taken}")
         else:
             missing.append(service)
     return missing, unlike
