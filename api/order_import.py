@@ -14,7 +14,7 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -24,8 +24,8 @@ from pydantic import ValidationError
 
 from api.fields import read_callers_id
 from api.orders.errors import ContentionError
+from api.orders.imported_services import ImportedService
 from api.orders.imports import (
-    CatalogueEntry,
     Imported,
     ImportedOrder,
     ImportRefusedError,
@@ -83,7 +83,7 @@ def _check_orders(values: list[Any], faults: list[str]) -> dict[int, ImportedOrd
     return orders
 
 
-def _check_services(values: list[Any], faults: list[str]) -> tuple[list[CatalogueEntry], set[int]]:
+def _check_services(values: list[Any], faults: list[str]) -> tuple[list[ImportedService], set[int]]:
     """Give the services that can be read, and the ids of the others as far as these can be."""
     services = []
     faulty: set[int] = set()
@@ -99,22 +99,8 @@ def _check_services(values: list[Any], faults: list[str]) -> tuple[list[Catalogu
         if service.id is None:
             faults.append(f"services[{index}].id: is required")
         else:
-            services.append(CatalogueEntry(index, service.id, service.name))
-    faults += _standing_twice(services)
+            services.append(ImportedService(index, service.id, service.name))
     return services, faulty
-
-
-def _standing_twice(services: list[CatalogueEntry]) -> Iterator[str]:
-    first_of_id: dict[int, int] = {}
-    first_of_name: dict[str, int] = {}
-    for entry in services:
-        place = first_of_id.setdefault(entry.id, entry.place)
-        if place != entry.place:
-            yield f"services[{entry.place}].id: {entry.id} is the id of services[{place}] too"
-        # A catalogue tells names apart without regard to case.
-        place = first_of_name.setdefault(entry.name.lower(), entry.place)
-        if place != entry.place:
-            yield f"services[{entry.place}].name: {entry.name!r} is the name of services[{place}] too"
 
 
 class _Progress:

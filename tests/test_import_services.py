@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def test_a_catalogue_adds_what_is_missing_and_leaves_what_is_there(api: Api, tmp_path: Path) -> None:
-    """What is there under the same name, archived or not."""
+    """What is there under the same name, archived or not, also if another has the name by now."""
     api.client.delete("/services/456")
-    given = ((123, "Inspection"), (456, "Analysis"), (789, "Testing"), (901, "New"))
+    assert api.client.post("/services", json={"id": "900", "name": "ANALYSIS"}).status_code == 201
+    given = ((123, "Inspection"), (456, "Analysis"), (789, "Testing"), (900, "ANALYSIS"), (901, "New"))
     for _ in range(2):
         done = import_rows(tmp_path, [imported(1, services=(901,))], catalogue(*given))
         assert done.returncode == 0, done.stderr
@@ -106,6 +107,40 @@ def test_every_service_that_stands_twice_is_named(database: Database, tmp_path: 
         "refused: nothing was imported",
     ]
     assert set(database.counts().values()) == {0}
+
+
+def test_names_are_told_apart_as_the_catalogue_does(database: Database, tmp_path: Path) -> None:
+    """PostgreSQL's small letters are not Python's; a service that it would not take is never left out."""
+    given = catalogue((900, "ΔΣ"), (901, "δ\u03c3"), (902, "İx"), (903, "ix"))
+    done = import_rows(tmp_path, [imported(1, services=(901, 903))], given)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "services[1].name: 'δ\u03c3' is the name of services[0] too",
+        "services[3].name: 'ix' is the name of services[2] too",
+        "refused: nothing was imported",
+    ]
+    assert set(database.counts().values()) == {0}
+    done = import_rows(tmp_path, [imported(1, services=(901,))], catalogue((900, "ΔΣ"), (901, "δς")))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert database.value("SELECT count(*) FROM service") == 2
+
+
+def test_orders_are_to_blame_for_archived_services_and_not_for_bad_ones_of_the_file(
+    api: Api, tmp_path: Path
+) -> None:
+    """A service that is named already would be named again for each order of it."""
+    api.client.delete("/services/456")
+    given = catalogue((456, "Survey"), (901, "TESTING"), (902, "New"), (903, "NEW"))
+    done = import_rows(tmp_path, [imported(1, services=(456, 901, 902, 903, 904))], given)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "services[0].name: service 456 is called 'Analysis', not 'Survey'",
+        "services[1].name: 'TESTING' is the name of service 789",
+        "services[3].name: 'NEW' is the name of services[2] too",
+        "orders[0].services[0].id: there is no service 456, or it is archived",
+        "orders[0].services[4].id: there is no service 904, or it is archived",
+        "refused: nothing was imported",
+    ]
 
 
 @pytest.mark.usefixtures("api")

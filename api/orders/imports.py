@@ -18,7 +18,7 @@ import msgspec
 from api.orders.bodies import NewOrder, OrderDatetime
 from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendars
 from api.orders.errors import ContentionError
-from api.services import lock_catalogue
+from api.orders.imported_services import ImportedService, add_services
 from api.times import utc_text
 from shared.database import row, rows, transaction
 
@@ -32,16 +32,6 @@ class ImportedOrder(NewOrder):
     """An order in a file: as in a create, but its datetime must be said."""
 
     datetime: Annotated[Datetime, OrderDatetime]
-
-
-@dataclass(frozen=True)
-class CatalogueEntry:
-    """A service in a file."""
-
-    place: int
-    """Where it stands in the file, from 0."""
-    id: int
-    name: str
 
 
 @dataclass
@@ -70,7 +60,7 @@ async def import_orders(
     file_name: str,
     sha256: str,
     orders: Mapping[int, ImportedOrder],
-    services: Sequence[CatalogueEntry] = (),
+    services: Sequence[ImportedService] = (),
     progress: Callable[[int], None] = lambda _: None,
     *,
     faults: Sequence[str] = (),
@@ -136,7 +126,7 @@ async def _import(
     file_name: str,
     sha256: str,
     orders: Mapping[int, ImportedOrder],
-    services: Sequence[CatalogueEntry],
+    services: Sequence[ImportedService],
     progress: Callable[[int], None],
     *,
     faults: Sequence[str],
@@ -154,23 +144,23 @@ async def _import(
     known = begun or await row("SELECT id, orders, imported_at FROM order_import WHERE sha256 = $1", sha256)
     if known is None:  # the other transaction that had it was rolled back
         raise ContentionError
-    added, unlike = await _add_services(services)
+    added, bad_services = await add_services(services)
     if begun is None:
-        if faults or unlike:
-            raise ImportRefusedError([*faults, *unlike])
+        if faults or bad_services:
+            raise ImportRefusedError([*faults, *bad_services])
         return Imported(known["orders"], known["imported_at"], before=True, services_added=added)
     taken = await claim_ids({order.id for order in orders.values() if order.id is not None})
     calendars = await calendar_ids({order.calendar for order in orders.values()})
     await lock_calendars(calendars.values())
     reasons = [
         *faults,
-        *unlike,
+        *bad_services,
         *(
             f"orders[{place}].id: {order.id} is, or was, the id of another order"
             for place, order in orders.items()
             if order.id in taken
         ),
-        *await _unorderable(orders, faulty_services),
+        *await _unorderable(orders, {*faulty_services, *(service.id for service in services)}),
     ]
     placed = list(orders.items())
     chunks = [dict(placed[start : start + CHUNK]) for start in range(0, len(placed), CHUNK)]
@@ -215,65 +205,18 @@ def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
     ).decode()
 
 
-async def _add_services(services: Sequence[CatalogueEntry]) -> tuple[int, list[str]]:
-    """Add the services that are not there; tell how many, and which the catalogue doesn't hold as given."""
-    if not services:  # nobody who writes services has to wait for an import without any
-        return 0, []
-    await lock_catalogue()
-    missing, unlike = await _compare(services)
-    await rows(
-        """
-        INSERT INTO service (id, name, created_at, updated_at)
-        SELECT id, name, now(), now() FROM unnest($1::bigint[], $2::text[]) AS s (id, name) ORDER BY id
-        ON CONFLICT DO NOTHING
-        """,
-        [service.id for service in missing],
-        [service.name for service in missing],
-    )
-    return len(missing), unlike
-
-
-async def _compare(services: Sequence[CatalogueEntry]) -> tuple[list[CatalogueEntry], list[str]]:
-    """Tell which services are there neither by id nor by name, and what others are."""
-    found = await rows(
-        """
-        SELECT n.place, known.name AS known_as, namesake.id AS taken_by
-        FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS n (id, name, place)
-        LEFT JOIN service AS known ON known.id = n.id
-        LEFT JOIN service AS namesake
-            ON lower(namesake.name) = lower(n.name) AND namesake.archived_at IS NULL
-        WHERE known.name IS DISTINCT FROM n.name
-        ORDER BY n.place
-        """,
-        [service.id for service in services],
-        [service.name for service in services],
-    )
-    missing: list[CatalogueEntry] = []
-    unlike: list[str] = []
-    for held in found:
-        service = services[held["place"] - 1]
-        if held["known_as"] is not None:
-            is_called = f"service {service.id} is called {held['known_as']!r}, not {service.name!r}"
-            unlike.append(f"services[{service.place}].name: {is_called}")
-        elif held["taken_by"] is not None:
-            is_taken = f"{service.name!r} is the name of service {held['taken_by']}"
-            unlike.append(f"services[{service.place}].name: {is_taken}")
-        else:
-            missing.append(service)
-    return missing, unlike
-
-
-async def _unorderable(orders: Mapping[int, ImportedOrder], faulty: Collection[int]) -> list[str]:
+async def _unorderable(orders: Mapping[int, ImportedOrder], in_file: Collection[int]) -> list[str]:
+    """Name orders of services that are archived or unknown; those of the file are known, faulty or not."""
     wanted = {service.id for order in orders.values() for service in order.services}
     found = await rows(
-        "SELECT id FROM service WHERE id = ANY($1::bigint[]) AND archived_at IS NULL", list(wanted)
+        "SELECT id, archived_at IS NULL AS in_use FROM service WHERE id = ANY($1::bigint[])", list(wanted)
     )
-    orderable = {service["id"] for service in found}.union(faulty)
+    orderable = dict.fromkeys(in_file, True) | {service["id"]: service["in_use"] for service in found}
     return [
         f"orders[{place}].services[{i}].id: there is no service {service.id}, or it is archived"
         for place, order in orders.items()
         for i, service in enumerate(order.services)
-        if service.id not in orderable
+        if not orderable.get(service.id)
     ]
 
 
