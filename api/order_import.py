@@ -14,6 +14,7 @@ import asyncio
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -37,8 +38,6 @@ from api.requests import faults_of, read_json
 from api.services import NewService
 from api.times import utc_text
 from shared.database import DB, DatabaseUnavailableError
-
-SHOWN_REASONS = 1_000
 
 
 class UnreadableFileError(Exception):
@@ -176,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{given.file} was not imported, as the database is not new: nothing to do")
         return 0
     except ImportRefusedError as error:
-        _name("refused: nothing was imported", error.reasons)
+        _say_why_refused(error.reasons)
         return 1
     except (ContentionError, DatabaseUnavailableError) as error:
         print(f"nothing was imported, try again: {error}", file=sys.stderr)
@@ -189,11 +188,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _name(conclusion: str, reasons: Sequence[str]) -> None:
-    for reason in reasons[:SHOWN_REASONS]:
+def _say_why_refused(reasons: Sequence[str]) -> None:
+    for reason in reasons:
         print(reason, file=sys.stderr)
-    more = len(reasons) - SHOWN_REASONS
-    print(f"{conclusion}{f'; {more} more reasons' if more > 0 else ''}", file=sys.stderr)
+    bad = Counter(place.partition("[")[0] for place in {reason.partition("]")[0] for reason in reasons})
+    counts = f"bad orders: {bad['orders']:,}, bad services: {bad['services']:,}"
+    print(f"refused: nothing was imported; {counts}", file=sys.stderr)
 
 
 if __name__ == "__main__":

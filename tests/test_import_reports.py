@@ -117,11 +117,24 @@ def test_bad_rows_hide_nothing_of_the_others(api: Api, database: Database, tmp_p
         "orders[1].id: 5 is, or was, the id of another order",
         "orders[4].services[1].id: there is no service 999",
         "orders[3].datetime: less than three hours from order 5",
-        "refused: nothing was imported",
+        "refused: nothing was imported; bad orders: 4, bad services: 2",
     ]
     said = done.stderr.splitlines()
     assert [line[: len(reason)] for line, reason in zip(said, reasons, strict=True)] == reasons
     assert database.counts() == before
+
+
+@pytest.mark.usefixtures("api")
+def test_every_bad_order_is_named_however_many_there_are(tmp_path: Path) -> None:
+    """Whoever mends a legacy system's file needs all of them; the last line sums them up."""
+    count = 1_200
+    done = import_rows(tmp_path, [imported(n, fee=-1, services=()) for n in range(1, count + 1)])
+    assert done.returncode == 1
+    *said, conclusion = done.stderr.splitlines()
+    assert [line.partition(":")[0] for line in said] == [
+        f"orders[{place}].{field}" for place in range(count) for field in ("totalfee", "services")
+    ]
+    assert conclusion == "refused: nothing was imported; bad orders: 1,200, bad services: 0"
 
 
 def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
@@ -133,7 +146,7 @@ def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
     fault, unseen, conclusion = done.stderr.splitlines()
     assert fault.startswith("orders[0].totalfee: must be")
     assert unseen.startswith("not compared with what is stored")
-    assert conclusion == "refused: nothing was imported"
+    assert conclusion == "refused: nothing was imported; bad orders: 1, bad services: 0"
 
 
 def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:

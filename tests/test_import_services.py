@@ -68,7 +68,7 @@ def test_bad_services_that_come_with_orders_imported_before_are_refused(
         "services[3].id: is required",
         "services[0].name: service 123 is called 'Inspection', not 'Survey'",
         "services[2].name: 'TESTING' is the name of service 789",
-        "refused: nothing was imported",
+        "refused: nothing was imported; bad orders: 0, bad services: 3",
     ]
     assert database.counts() == before
 
@@ -104,7 +104,7 @@ def test_every_service_that_stands_twice_is_named(database: Database, tmp_path: 
         "services[3].name: 'THIRD' is the name of services[2] too",
         "services[5].id: 904 is the id of services[4] too",
         "services[5].name: 'Fourth' is the name of services[4] too",
-        "refused: nothing was imported",
+        "refused: nothing was imported; bad orders: 0, bad services: 3",
     ]
     assert set(database.counts().values()) == {0}
 
@@ -117,7 +117,7 @@ def test_names_are_told_apart_as_the_catalogue_does(database: Database, tmp_path
     assert done.stderr.splitlines() == [
         "services[1].name: 'δ\u03c3' is the name of services[0] too",
         "services[3].name: 'ix' is the name of services[2] too",
-        "refused: nothing was imported",
+        "refused: nothing was imported; bad orders: 0, bad services: 2",
     ]
     assert set(database.counts().values()) == {0}
     done = import_rows(tmp_path, [imported(1, services=(901,))], catalogue((900, "ΔΣ"), (901, "δς")))
@@ -139,7 +139,7 @@ def test_orders_are_to_blame_for_archived_services_and_not_for_bad_ones_of_the_f
         "services[3].name: 'NEW' is the name of services[2] too",
         "orders[0].services[0].id: there is no service 456, or it is archived",
         "orders[0].services[4].id: there is no service 904, or it is archived",
-        "refused: nothing was imported",
+        "refused: nothing was imported; bad orders: 1, bad services: 3",
     ]
 
 
@@ -157,6 +157,6 @@ def test_every_service_that_is_another_one_in_the_catalogue_is_named(
         "services[1].name: service 456 is called 'Analysis', not 'analysis'",
         "services[3].name: 'TESTING' is the name of service 789",
         "orders[0].services[0].id: there is no service 999, or it is archived",
-        "refused: nothing was imported",
+        "refused: nothing was imported; bad orders: 1, bad services: 3",
     ]
     assert database.counts() == before

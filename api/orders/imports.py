@@ -36,7 +36,7 @@ class ImportedOrder(NewOrder):
 
 @dataclass
 class ImportRefusedError(Exception):
-    """Nothing was imported; ``reasons`` name every bad order and service by its place in the file."""
+    """Nothing was imported; each of ``reasons`` begins with the place of what is bad, in its file."""
 
     reasons: Sequence[str]
 
