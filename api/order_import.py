@@ -27,10 +27,12 @@ from api.fields import read_callers_id
 from api.orders.errors import ContentionError
 from api.orders.imported_services import ImportedService
 from api.orders.imports import (
+    STORED,
     Imported,
     ImportedOrder,
     ImportRefusedError,
     NotEmptyError,
+    Progress,
     import_orders,
 )
 from api.problems import ProblemError
@@ -64,11 +66,14 @@ def _place(name: str, index: int, pointer: str | None) -> str:
     return f"{name}[{index}]{(pointer or '#')[1:].replace('/', '.')}"
 
 
-def _check_orders(values: list[Any], faults: list[str]) -> dict[int, ImportedOrder]:
+def _check_orders(
+    values: list[Any], faults: list[str], progress: Progress = lambda *_: None
+) -> dict[int, ImportedOrder]:
     """Give the orders that can be read, by their places."""
     orders: dict[int, ImportedOrder] = {}
     first_of_id: dict[int, int] = {}
     for index, value in enumerate(values):
+        progress("checked", index, len(values))
         try:
             order = ImportedOrder.model_validate(value, strict=True)
         except ValidationError as error:
@@ -105,18 +110,18 @@ def _check_services(values: list[Any], faults: list[str]) -> tuple[list[Imported
 class _Progress:
     """One line a second at most, so that a long import is seen to move and a short one is silent."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self) -> None:
         self.begun = self.said = time.monotonic()
 
-    def __call__(self, stored: int) -> None:
+    def __call__(self, step: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self.said >= 1:
+        if done == 0:  # what went before says nothing about this step
+            self.begun = now
+        elif done < total and now - self.said >= 1:
             self.said = now
-            left = (now - self.begun) / stored * (self.total - stored)
-            print(
-                f"{stored:,} of {self.total:,} orders, about {left:.0f} s left", file=sys.stderr, flush=True
-            )
+            rest = (now - self.begun) / done * (total - done)
+            left = f", about {rest:.0f} s left" if step == STORED else ""
+            print(f"{done:,} of {total:,} orders {step}{left}", file=sys.stderr, flush=True)
 
 
 async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = False) -> Imported:
@@ -127,10 +132,11 @@ async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = F
         NotEmptyError: nothing was to be done.
 
     """
+    progress = _Progress()
     values, content = _read_list(path)
     listed = _read_list(services_path)[0] if services_path else []
     faults: list[str] = []
-    orders = _check_orders(values, faults)
+    orders = _check_orders(values, faults, progress)
     services, faulty_services = _check_services(listed, faults)
     await DB.start(size=1)
     try:
@@ -139,7 +145,7 @@ async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = F
             sha256(content).hexdigest(),
             orders,
             services,
-            _Progress(len(orders)),
+            progress,
             faults=faults,
             faulty_services=faulty_services,
             only_if_empty=only_if_empty,

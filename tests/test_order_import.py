@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +12,7 @@ from tests.builders import later, order_body
 from tests.import_steps import import_rows, imported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.drivers import Api, Database
@@ -61,3 +64,45 @@ def test_thousands_of_orders_are_imported_at_once(api: Api, tmp_path: Path) -> N
     orders = api.every_item("/orders?sort=id&limit=100")
     assert [int(order["id"]) for order in orders] == list(range(1, count + 1))
     assert [order["totalfee"] for order in orders] == [n / 100 for n in range(1, count + 1)]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let so much time pass from one look at the clock to the next, and make chunks of two orders."""
+    monkeypatch.setattr("api.orders.imports.CHUNK", 2)
+
+    def tick(seconds: float) -> None:
+        looks = itertools.count(step=seconds)
+        monkeypatch.setattr("api.order_import.time", SimpleNamespace(monotonic=looks.__next__))
+
+    return tick
+
+
+@pytest.mark.usefixtures("api")
+def test_a_long_import_says_what_it_does_and_how_long_the_rest_takes(
+    clock: Callable[[float], None], tmp_path: Path
+) -> None:
+    """The time that was spent before the first order was stored says nothing about the others."""
+    clock(1)
+    done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)])
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        *(f"{n} of 6 orders checked" for n in range(1, 6)),
+        "2 of 6 orders compared with what is stored",
+        "4 of 6 orders compared with what is stored",
+        "2 of 6 orders stored, about 2 s left",
+        "4 of 6 orders stored, about 1 s left",
+    ]
+
+
+@pytest.mark.usefixtures("api")
+def test_an_import_says_one_line_a_second_at_most(clock: Callable[[float], None], tmp_path: Path) -> None:
+    """However often it could."""
+    clock(0.25)
+    done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)])
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "3 of 6 orders checked",
+        "2 of 6 orders compared with what is stored",
+        "4 of 6 orders stored, about 0 s left",
+    ]

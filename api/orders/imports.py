@@ -7,6 +7,7 @@ change, like any other write.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime as Datetime  # noqa: N812 (a field has its name)
@@ -23,9 +24,13 @@ from api.times import utc_text
 from shared.database import row, rows, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 CHUNK = 1_000
+
+STORED = "stored"
+Progress = Callable[[str, int, int], None]
+"""Told a step, and with how many orders of how many it is done; each step begins with none."""
 
 
 class ImportedOrder(NewOrder):
@@ -61,7 +66,7 @@ async def import_orders(
     sha256: str,
     orders: Mapping[int, ImportedOrder],
     services: Sequence[ImportedService] = (),
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
     *,
     faults: Sequence[str] = (),
     faulty_services: Collection[int] = (),
@@ -77,7 +82,7 @@ async def import_orders(
         sha256: of the file of orders.
         orders: by their places in the file, from 0, ascending.
         services: the catalogue that came with them.
-        progress: told how many orders are stored so far.
+        progress: told how many orders are compared with what is stored, and then stored, so far.
         faults: what is wrong with the files themselves. The orders and services given, those that could be
             read, are checked all the same, so that everything is named at once.
         faulty_services: ids of services whose faults are among these: no order is to blame for ordering one.
@@ -127,7 +132,7 @@ async def _import(
     sha256: str,
     orders: Mapping[int, ImportedOrder],
     services: Sequence[ImportedService],
-    progress: Callable[[int], None],
+    progress: Progress,
     *,
     faults: Sequence[str],
     faulty_services: Collection[int],
@@ -164,12 +169,13 @@ async def _import(
     ]
     placed = list(orders.items())
     chunks = [dict(placed[start : start + CHUNK]) for start in range(0, len(placed), CHUNK)]
-    for chunk in chunks:
+    for n, chunk in enumerate(chunks):
+        progress("compared with what is stored", n * CHUNK, len(orders))
         reasons += await _too_close(chunk, calendars)
     if reasons:
         raise ImportRefusedError(reasons)
-    stored = 0
-    for chunk in chunks:
+    for n, chunk in enumerate(chunks):
+        progress(STORED, n * CHUNK, len(orders))
         await rows(
             """
             INSERT INTO orders
@@ -185,8 +191,6 @@ async def _import(
             _records(chunk.values(), calendars),
             begun["id"],
         )
-        stored += len(chunk)
-        progress(stored)
     return Imported(len(orders), begun["imported_at"], before=False, services_added=added)
 
 
