@@ -279,7 +279,7 @@ EXPECTED = frozenset({200, 201, 204, 409})
 def with_load(
     deployment: Deployment, seed: int, during: Callable[[], object], callers: int = 3
 ) -> list[Caller]:
-    """Have callers at work while something happens, and a moment longer."""
+    """Have callers at work while something happens, and a moment before and after it."""
     stop = threading.Event()
     crowd = [
         Caller(deployment.api.url, f"caller-{number}-{seed}", seed * 100 + number, stop)
@@ -287,10 +287,18 @@ def with_load(
     ]
     for caller in crowd:
         caller.start()
+
+    def wait_until_all_are_at_work() -> None:
+        before = [caller.answers.total() for caller in crowd]
+        wait_until(
+            lambda: all(caller.answers.total() > had + 2 for caller, had in zip(crowd, before, strict=True)),
+            "every caller is at work",
+        )
+
     try:
-        time.sleep(0.2)
+        wait_until_all_are_at_work()
         during()
-        time.sleep(0.2)
+        wait_until_all_are_at_work()
     finally:
         stop.set()
         for caller in crowd:

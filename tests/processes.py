@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from tests import nursery
+
 ROOT = Path(__file__).parent.parent
 
 QUICK = {
@@ -55,10 +57,13 @@ class ServiceProcess:
         if port:
             settings["OMS_PORT"] = str(port)
         self._environment = environment(database, redis, **settings)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | nursery.Child | None = None
 
     def start(self) -> None:
         """Start it; it may need a moment until it is ready."""
+        if nursery.IS_POSSIBLE:
+            self._process = nursery.start(self.module, self._environment, str(ROOT), self._log)
+            return
         self._process = subprocess.Popen(
             [sys.executable, "-m", self.module],
             cwd=ROOT,
