@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 
 import asyncpg
 import structlog
@@ -126,10 +126,8 @@ class Relay:
             changes = await changes_after(publication.published, min(settings().relay_batch, room))
             if not changes:
                 break
-            batch = batch_of(changes)
-            if publication.consumer == WEBHOOK_DELIVERIES:
-                # It looks its changes up in the log: Redis need not carry them twice.
-                batch = replace(batch, notifications="[]")
+            # Deliveries look their changes up in the log: Redis need not carry them twice.
+            batch = batch_of(changes, carried=publication.consumer != WEBHOOK_DELIVERIES)
             if not await self._send_batch(publication.task, batch):
                 break
             publication.published = changes[-1].position

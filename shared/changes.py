@@ -57,11 +57,15 @@ class Batch:
     last_event_id: str
     """The last change's id: it tells whether the batch is of this log, or of one that was replaced since."""
     notifications: str
-    """A JSON array of the notifications, in order."""
+    """A JSON array of the notifications, in order; an empty one for a consumer that reads them in the log."""
 
 
-def batch_of(changes: Sequence[Change]) -> Batch:
+def batch_of(changes: Sequence[Change], *, carried: bool = True) -> Batch:
     """Put consecutive changes into one batch.
+
+    Args:
+        changes: in order.
+        carried: whether the batch carries the notifications, or says only which changes it is about.
 
     Raises:
         ValueError: there are none, or a position is missing between them.
@@ -75,5 +79,5 @@ def batch_of(changes: Sequence[Change]) -> Batch:
         positions[0],
         positions[-1],
         str(changes[-1].event_id),
-        f"[{','.join(c.notification() for c in changes)}]",
+        f"[{','.join(c.notification() for c in changes)}]" if carried else "[]",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 from shared.settings import settings
@@ -17,10 +18,20 @@ LONGEST_SILENCE_SECONDS = 30.0
 
 
 def beat() -> None:
-    """Show that the loop goes round; nothing if no file is named."""
+    """Show that the loop goes round; nothing if no file is named. The loop goes on if it can't be shown."""
     file = settings().heartbeat_file
     if file:
-        Path(file).touch()
+        try:
+            Path(file).touch()
+        except OSError as error:
+            _say_once(file, error.strerror or str(error))
+
+
+@cache
+def _say_once(file: str, reason: str) -> None:
+    import structlog  # the health check itself starts often, and needs none
+
+    structlog.get_logger("heartbeat").error("heartbeat_failed", file=file, reason=reason)
 
 
 def main() -> int:

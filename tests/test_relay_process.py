@@ -141,6 +141,18 @@ def test_sessions_that_are_ended_as_they_begin_do_not_end_the_relay(
         assert relay.log.count("database_unavailable") == 2
 
 
+def test_a_heartbeat_that_can_not_be_shown_ends_nothing(
+    run: Run, database: Database, tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    """A full disk makes the relay look dead, which is then told once, but it is not."""
+    nowhere = {"OMS_HEARTBEAT_FILE": str(tmp_path / "missing" / "beat")}
+    with ServiceProcess("api.relay", database=postgres_url, redis=redis_url, **nowhere) as relay:
+        run(place(later(days=0)))
+        wait_until(lambda: is_assigned(database, 1), "assigned")
+        assert relay.log.count("heartbeat_failed") == 1
+        assert "database_unavailable" not in relay.log
+
+
 FAREWELL = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 READY = b"Z\0\0\0\x05I"
 
