@@ -145,8 +145,10 @@ def test_a_heartbeat_that_can_not_be_shown_ends_nothing(
     run: Run, database: Database, tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
     """A full disk makes the relay look dead, which is then told once, but it is not."""
-    nowhere = {"OMS_HEARTBEAT_FILE": str(tmp_path / "missing" / "beat")}
-    with ServiceProcess("api.relay", database=postgres_url, redis=redis_url, **nowhere) as relay:
+    nowhere = str(tmp_path / "missing" / "beat")
+    with ServiceProcess(
+        "api.relay", database=postgres_url, redis=redis_url, OMS_HEARTBEAT_FILE=nowhere
+    ) as relay:
         run(place(later(days=0)))
         wait_until(lambda: is_assigned(database, 1), "assigned")
         assert relay.log.count("heartbeat_failed") == 1
