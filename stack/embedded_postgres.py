@@ -86,6 +86,11 @@ class EmbeddedPostgres:
         return self._process
 
     @property
+    def home(self) -> Path:
+        """Where its data and log really are. Known once started."""
+        return self._home
+
+    @property
     def log(self) -> Path:
         """What the server has said since it was last started."""
         return self._home / "server.log"

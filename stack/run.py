@@ -142,6 +142,12 @@ class Stack:
             self._postgres.start()
             urls["OMS_DATABASE_URL"] = self._postgres.url
             self._output.say("stack", f"PostgreSQL runs; its log is {self._postgres.log}")
+            if self._postgres.home.parent != self._state.path:
+                self._output.say(
+                    "stack",
+                    f"its data lie in {self._postgres.home}, as its user may not enter {self._state.path}; "
+                    "remove both to delete them",
+                )
         if self._valkey:
             self._valkey.start()
             urls["OMS_REDIS_URL"] = self._valkey.url
