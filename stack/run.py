@@ -215,8 +215,11 @@ class Stack:
             if time.monotonic() > deadline:
                 raise StackError(f"the API is not ready after {_READY_SECONDS:.0f} s")
         address = f"http://{f'[{host}]' if ':' in host else host}:{self._plan.port}"
-        # What to try must be there: the sample order may be deleted, or never have come.
-        path = _SAMPLE_ORDER if _answers_ok(host, self._plan.port, _SAMPLE_ORDER) else "/orders"
+        # What to try must work: the sample order may be gone or never have come, and orders may need a key.
+        tries = (path for path in (_SAMPLE_ORDER, "/orders") if _answers_ok(host, self._plan.port, path))
+        path = next(tries, "/health/ready")
+        # The API logs a request after it has answered it, and the ready line is to be the last.
+        self._output.drain(0.1)
         self._output.say("stack", f"ready on {address}  (Ctrl-C stops)  try: curl -s {address}{path}")
 
     def _stop(self) -> None:

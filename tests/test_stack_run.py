@@ -23,7 +23,7 @@ from stack.child_processes import StackError, living, started_with, working_in
 from stack.run import Plan, Stack
 from stack.state_folder import StateFolder
 from tests.drivers import wait_until
-from tests.processes import ROOT, free_port
+from tests.processes import ROOT, ServiceProcess, free_port
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -138,6 +138,27 @@ def address(running: Run) -> str:
 def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run) -> None:
     """The first start loads the sample data, and what it tells to try works."""
     assert httpx.get(running.tried).json()["datetime"] == "2022-11-01T11:11:11.111Z"
+
+
+def test_the_ready_line_is_the_last(running: Run) -> None:
+    """Nothing that the supervisor asked before comes behind it, or it would scroll out of sight."""
+    (ready,) = (number for number, line in enumerate(running.said) if _READY.search(line))
+    for path in ("/health/ready", "/orders/223"):
+        assert any(f"path={path} " in line for line in running.said[:ready])
+    assert not any("[request]" in line for line in running.said[ready:])
+
+
+def test_where_orders_need_a_key_the_ready_line_names_what_needs_none(
+    postgres_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it tells to try works."""
+    port = free_port()
+    folder = StateFolder(tmp_path)
+    plan = Plan.read({"OMS_DATABASE_URL": "none", "OMS_REDIS_URL": "none", "PORT": str(port)})
+    keys = {"OMS_API_KEYS": f"billing:read:{'0' * 64}"}
+    with ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **keys):
+        Stack(plan, folder)._wait_until_ready()
+    assert f"curl -s http://127.0.0.1:{port}/health/ready\n" in capsys.readouterr().out
 
 
 def test_lines_of_several_processes_carry_their_names(running: Run) -> None:
