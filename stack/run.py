@@ -1,7 +1,8 @@
 """``make run``: the whole system on this machine, stopped as one.
 
-Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (no: leave an empty database empty)
-and the services' own OMS_ variables. Exit status: 0 told to stop, 1 something failed, 2 refused to start.
+Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (whether sample orders come into a
+new database: yes, or no where OMS_DATABASE_URL is set) and the services' own OMS_ variables. Exit status: 0
+told to stop, 1 something failed, 2 refused to start.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from stack.embedded_postgres import EmbeddedPostgres
 from stack.run import Plan, Stack
 from stack.state_folder import StateFolder
 from tests.drivers import wait_until
-from tests.processes import ROOT, ServiceProcess, free_port
+from tests.processes import ROOT, ServiceProcess, free_port, migrate
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -195,6 +195,29 @@ def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
         timeout=30,
     )
     assert done.returncode == 0
+
+
+def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
+    new_database_url: str, tmp_path: Path
+) -> None:
+    """What `OMS_DATABASE_URL=… make import` does; without that address it needs a stack."""
+    migrate(new_database_url)
+    own = {"OMS_DATABASE_URL": new_database_url}
+    for given, status, said in ((own, 0, "imported 3 orders"), ({}, 2, "nothing runs in")):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.order_import"),
+                *("sample-data/orders.json", "--services", "sample-data/services.json"),
+            ],
+            cwd=ROOT,
+            env=_environment(tmp_path, 0) | given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert done.returncode == status, done.stderr
+        assert said in done.stdout + done.stderr
 
 
 def test_a_killed_valkey_is_started_again_while_orders_are_taken(running: Run, address: str) -> None:
