@@ -46,8 +46,9 @@ REASONS = {
 """Why a request that fits its schema may be refused: place and beginning of the detail, as patterns."""
 
 
-# What fits the pattern of an order's datetime never breaks only the format `date-time`. schemathesis 4.32 can tell
-# by sound samples and near misses, and has them for dates; here it looked in vain, 5 s for each such member.
+# What fits the pattern of an order's datetime never breaks only the format `date-time`. schemathesis 4.32 can
+# tell by sound samples and near misses, and has them for dates; here it looked in vain, 5 s for each such
+# member.
 _SOUND = ("2024-02-29T23:59:59Z", "2024-01-31T10:20:30.123456+05:30")
 _NEAR_MISSES = (
     *(f"{date}T10:20:30Z" for date in ("2024-13-01", "2024-00-10", "2024-01-00", "2023-02-29", "2024-1-01")),
