@@ -97,7 +97,8 @@ $(shell test -x $(PY) || rm -f $(VENV)/*.stamp)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
-	$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo "make: $(PYTHON) makes no virtual environment, which needs Python's venv and ensurepip; Debian, Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 # The locks are complete. Left to resolve, the pip of Python 3.11 (23.2) takes the newest `pydantic[email]` that
 # Piccolo allows and misses its hash, from the day on which pydantic releases one.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,8 @@ async def _only_migrator() -> AsyncIterator[None]:
         await connection.close()
 
 
-async def migrate() -> None:
-    """Apply the migrations that were not applied yet.
+async def migrate() -> int:
+    """Apply the migrations that were not applied yet, and count them.
 
     Raises:
         MigrationFailedError: one of them could not be applied.
@@ -48,9 +49,18 @@ async def migrate() -> None:
     from piccolo.apps.migrations.commands.forwards import run_forwards
 
     async with _only_migrator():
-        result = await run_forwards("shared")
+        pending = await pending_migrations()
+        # Piccolo calls those complete that it has found. Which one it was at is of use when it fails.
+        said = io.StringIO()
+        try:
+            with redirect_stdout(said):
+                result = await run_forwards("shared")
+        except BaseException:
+            print(*said.getvalue().splitlines()[-1:], file=sys.stderr)  # noqa: T201 (a command's own output)
+            raise
     if not result.success:
         raise MigrationFailedError(result.message or "a migration failed")
+    return pending
 
 
 async def pending_migrations() -> int:
@@ -68,7 +78,7 @@ def _known() -> list[Path]:
 def main() -> int:
     """Run from the command line; 0 when the schema is up to date."""
     try:
-        asyncio.run(migrate())
+        applied = asyncio.run(migrate())
     # Of asyncpg: what no wait mends, such as a database that does not exist or a role that may not.
     except (
         DatabaseUnavailableError,
@@ -81,6 +91,7 @@ def main() -> int:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"migrate: {reason}", file=sys.stderr)  # noqa: T201 (a command's own output)
         return 1
+    print(f"migrations applied: {applied}")  # noqa: T201 (as above)
     return 0
 
 

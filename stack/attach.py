@@ -1,6 +1,6 @@
 """Run one command against the stack that runs here: ``python -m stack.attach COMMAND…``.
 
-What the environment sets already is left alone, so with both servers given there it needs no local stack.
+What the environment sets already is left alone, so with a database given there it needs no local stack.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from stack.child_processes import StackError
 from stack.state_folder import DEFAULT_FOLDER, StateFolder
 
 _SERVERS = {"OMS_DATABASE_URL", "OMS_REDIS_URL"}
+_NO_REDIS = "redis://127.0.0.1:1/0"
+"""The settings ask every process for a Redis; what is run like this (import, verify, rebuild) uses none."""
 
 
 def main(command: list[str]) -> None:
     """Become the command. Exits with status 2 if there is nothing to attach to."""
-    environment = dict(os.environ)
+    environment = {name: value for name, value in os.environ.items() if value or name not in _SERVERS}
     if not environment.keys() >= _SERVERS:
         try:
             running = StateFolder(Path(os.environ.get("STATE_DIR") or DEFAULT_FOLDER)).environment()
         except StackError as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(2) from None
+            if "OMS_DATABASE_URL" not in environment:
+                print(error, file=sys.stderr)
+                raise SystemExit(2) from None
+            running = {"OMS_REDIS_URL": _NO_REDIS}
         environment = running | environment
     os.execvpe(command[0], command, environment)  # noqa: S606 - the caller's own command
 

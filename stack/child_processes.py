@@ -120,22 +120,36 @@ def stop_leftovers(
 ) -> int:
     """Stop processes of an earlier run and count them. psutil checks that a number was not given to another.
 
+    Not by psutil's `wait_procs`: it waits for zombies too, which some container's init never takes away.
+
     Raises:
         StackError: one of them can't be stopped.
 
     """
     found = list(leftovers)
     gone_meanwhile = contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied)
-    living = found
+    left = found
     for request, seconds in ((with_signal, grace), (last_resort, 5.0)):
-        for process in living:
+        for process in left:
             with gone_meanwhile:
                 process.send_signal(request)
-        _, living = psutil.wait_procs(living, timeout=seconds)
-        if not living:
+        deadline = time.monotonic() + seconds
+        while (left := living(left)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not left:
             return len(found)
-    numbers = ", ".join(str(process.pid) for process in living)
+    numbers = ", ".join(str(process.pid) for process in left)
     raise StackError(f"processes of an earlier run don't stop ({numbers}); stop them and start again")
+
+
+def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Leave out those that have ended, also if their parent has not taken notice yet (zombies)."""
+    found: list[psutil.Process] = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}:
+                found.append(process)
+    return found
 
 
 def working_in(folder: Path, program: str) -> list[psutil.Process]:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -56,8 +57,12 @@ class EmbeddedValkey:
         """What the server has said since it was last started."""
         return self._folder / "server.log"
 
-    def start(self) -> None:
+    def start(self, meanwhile: Callable[[], object] = lambda: time.sleep(0.02)) -> None:
         """Start the server, if it doesn't run, and wait until it answers: usually 0.1 s.
+
+        Args:
+            meanwhile: called again and again while it reads its file; what it raises ends the wait, and
+                `stop` then stops the server.
 
         Raises:
             StackError: it doesn't start; the text ends with the last line of its log.
@@ -72,7 +77,7 @@ class EmbeddedValkey:
         tries_left = 1 if self._port else 5
         while True:
             self._port = self._port or free_port()
-            if self._started():
+            if self._started(meanwhile):
                 return
             tries_left -= 1
             taken = "Address already in use" in self._said()
@@ -103,7 +108,7 @@ class EmbeddedValkey:
     ) -> None:
         self.stop()
 
-    def _started(self) -> bool:
+    def _started(self, meanwhile: Callable[[], object]) -> bool:
         with self.log.open("wb") as log:
             # Told on its standard input, so that the password is in no file and no list of processes.
             self._process = start_process(
@@ -118,7 +123,7 @@ class EmbeddedValkey:
                 try:
                     return bool(client.ping())
                 except redis.RedisError:  # not listening yet, or still reading its file
-                    time.sleep(0.02)
+                    meanwhile()
         self.kill()
         return False
 

@@ -37,10 +37,10 @@ class ProcessOutput:
         self._begun[process.stdout.fileno()] = b""
         self._selector.register(process.stdout, selectors.EVENT_READ, name)
 
-    def drain(self) -> None:
-        """Print what processes that have ended said last; not without end, as others may go on talking."""
+    def drain(self, seconds: float = 0.0) -> None:
+        """Print what was said, until nothing is for so long; not without end, as others may go on talking."""
         for _ in range(100):
-            if not self.pump(0.0):
+            if not self.pump(seconds):
                 return
 
     def pump(self, seconds: float = 0.05) -> bool:

@@ -1,7 +1,8 @@
 """``make run``: the whole system on this machine, stopped as one.
 
-Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (no: leave an empty database empty)
-and the services' own OMS_ variables. Exit status: 0 told to stop, 1 something failed, 2 refused to start.
+Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (whether sample orders come into a
+new database: yes, or no where OMS_DATABASE_URL is set) and the services' own OMS_ variables. Exit status: 0
+told to stop, 1 something failed, 2 refused to start.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _PORT_FREED_SECONDS = 1.0
 """A killed run's API loses its environment, by which we know it, a moment before its socket."""
 _MOST_ENDS = 5
 _ENDS_COUNT_SECONDS = 60.0
-"""Valkey may be killed at any moment, but one that ends more often than this doesn't work."""
+"""A server may be killed at any moment, but one that ends more often than this doesn't work."""
 _MARK = "ORDER_STACK"
 """Set to STATE_DIR in every process we start, and in theirs: how a later run knows what was ours."""
 _SAMPLE_ORDER = "/orders/223"
@@ -102,7 +103,7 @@ class Stack:
         self._postgres = None if plan.database_url else EmbeddedPostgres(state.path / "postgres")
         self._valkey = None if plan.redis_url else EmbeddedValkey(state.path / "valkey")
         self._services: dict[str, subprocess.Popen[bytes]] = {}
-        self._valkey_ended: list[float] = []
+        self._ends: dict[str, list[float]] = {"PostgreSQL": [], "Valkey": []}
         self._told_to_stop = False
 
     def run(self) -> int:
@@ -139,11 +140,17 @@ class Stack:
         """Start the servers that were not given, and return the environment of everything that follows."""
         urls = {"OMS_DATABASE_URL": self._plan.database_url, "OMS_REDIS_URL": self._plan.redis_url}
         if self._postgres:
-            self._postgres.start()
+            self._postgres.start(self._look_up)
             urls["OMS_DATABASE_URL"] = self._postgres.url
             self._output.say("stack", f"PostgreSQL runs; its log is {self._postgres.log}")
+            if self._postgres.home.parent != self._state.path:
+                self._output.say(
+                    "stack",
+                    f"its data lie in {self._postgres.home}, as its user may not enter {self._state.path}; "
+                    "remove both to delete them",
+                )
         if self._valkey:
-            self._valkey.start()
+            self._valkey.start(self._look_up)
             urls["OMS_REDIS_URL"] = self._valkey.url
             self._output.say("stack", f"Valkey runs; its log is {self._valkey.log}")
         address = {"OMS_HOST": self._plan.host, "OMS_PORT": str(self._plan.port)}
@@ -166,40 +173,40 @@ class Stack:
         if process.returncode:
             raise StackError(f"{name} failed ({_ended(process.returncode)})")
 
-    def _go_on(self) -> None:
-        """Pass on what was said, and notice what happened meanwhile."""
-        self._output.pump(0.1)
+    def _look_up(self, seconds: float = 0.02) -> None:
+        """Pass on what was said, and stop if told to; called also while a server takes its time to start."""
+        self._output.pump(seconds)
         if self._told_to_stop or self._output.deaf:
             raise _ToldToStopError
-        self._keep_valkey()
-        running = dict(self._services)
-        if self._postgres and self._postgres.process:
-            running["PostgreSQL"] = self._postgres.process
-        for name, process in running.items():
+
+    def _go_on(self) -> None:
+        """Pass on what was said, and notice what happened meanwhile."""
+        self._look_up(0.1)
+        for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
+            if server and server.process and server.process.poll() is not None:
+                self._start_again(name, server, _ended(server.process.returncode))
+        for name, process in self._services.items():
             if process.poll() is not None:
                 self._output.drain()  # its last words come first
                 raise StackError(f"{name} ended unexpectedly ({_ended(process.returncode)})")
 
-    def _keep_valkey(self) -> None:
-        """Start Valkey again if it ended: nothing that was promised depends on it.
+    def _start_again(self, name: str, server: EmbeddedPostgres | EmbeddedValkey, how: str) -> None:
+        """Start a server that ended: PostgreSQL recovers all that was promised, and Valkey holds none of it.
 
         Raises:
             StackError: it ends again and again, or doesn't start.
 
         """
-        process = self._valkey and self._valkey.process
-        if not self._valkey or not process or process.poll() is None:
-            return
         now = time.monotonic()
-        self._valkey_ended = [at for at in self._valkey_ended if now - at < _ENDS_COUNT_SECONDS] + [now]
-        how = _ended(process.returncode)
-        if len(self._valkey_ended) > _MOST_ENDS:
+        self._ends[name] = [at for at in self._ends[name] if now - at < _ENDS_COUNT_SECONDS] + [now]
+        if len(self._ends[name]) > _MOST_ENDS:
             raise StackError(
-                f"Valkey ended {len(self._valkey_ended)} times within a minute, at last {how}; "
-                f"its log is {self._valkey.log}"
+                f"{name} ended {len(self._ends[name])} times within a minute, at last {how}; "
+                f"its log is {server.log}"
             )
-        self._valkey.start()
-        self._output.say("stack", f"Valkey ended unexpectedly ({how}); started again")
+        self._output.say("stack", f"{name} ended unexpectedly ({how}); starting it again")
+        server.start(self._look_up)
+        self._output.say("stack", f"{name} runs again")
 
     def _wait_until_ready(self) -> None:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._plan.host, self._plan.host)  # noqa: S104 - no bind
@@ -209,8 +216,11 @@ class Stack:
             if time.monotonic() > deadline:
                 raise StackError(f"the API is not ready after {_READY_SECONDS:.0f} s")
         address = f"http://{f'[{host}]' if ':' in host else host}:{self._plan.port}"
-        # What to try must be there: the sample order may be deleted, or never have come.
-        path = _SAMPLE_ORDER if _answers_ok(host, self._plan.port, _SAMPLE_ORDER) else "/orders"
+        # What to try must work: the sample order may be gone or never have come, and orders may need a key.
+        tries = (path for path in (_SAMPLE_ORDER, "/orders") if _answers_ok(host, self._plan.port, path))
+        path = next(tries, "/health/ready")
+        # The API logs a request after it has answered it, and the ready line is to be the last.
+        self._output.drain(0.1)
         self._output.say("stack", f"ready on {address}  (Ctrl-C stops)  try: curl -s {address}{path}")
 
     def _stop(self) -> None:

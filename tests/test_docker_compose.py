@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,15 +33,22 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COPIED = re.findall(r"^COPY (\S+) \S+$", DOCKERFILE, re.MULTILINE)
+TLS_REQUEST = (80_877_103).to_bytes(4, "big")
 LEFT_OUT = re.findall(r"^\*\*/(\S+)/$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
 
 
-def _settings(service: dict[str, Any]) -> dict[str, str]:
-    """Give a service's environment as compose would, with nothing set outside: ``${NAME:-default}``."""
+def _as_compose_does(environment: dict[str, Any], **outside: str) -> dict[str, str]:
+    """Put in what is set outside, or else the default: ``${NAME:-default}``."""
     return {
-        name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
-        for name, value in service["environment"].items()
+        name: re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: outside.get(found[1]) or found[2], str(value))
+        for name, value in environment.items()
     }
+
+
+def _settings(service: dict[str, Any]) -> dict[str, str]:
+    """Give the service's own settings of a container, with nothing set outside."""
+    given = _as_compose_does(service["environment"])
+    return {name: value for name, value in given.items() if name.startswith("OMS_")}
 
 
 def test_every_process_of_the_procfile_is_a_service() -> None:
@@ -65,13 +74,16 @@ def test_what_a_deployment_decides_is_taken_from_outside_with_the_usual_defaults
     for service in OURS.values():
         taken = {}
         for name, value in service["environment"].items():
-            outside = re.fullmatch(r"\$\{(\w+):-(.*)\}", str(value))
+            outside = re.fullmatch(r"\$\{(OMS_\w+):-(.*)\}", str(value))
             if outside:
                 assert outside[1] == name
                 taken[name.removeprefix("OMS_").lower()] = outside[2]
-        assert taken == {name: str(Settings.model_fields[name].default) for name in taken}
-        assert taken.keys() >= {"api_keys", "require_if_match", "time_zone", "change_retention"}
-        assert taken.keys() >= {"webhook_networks", "worker_processes", "log_format"}
+        decided_here = {"database_url", "redis_url", "host", "port", "heartbeat_file"}
+        assert taken == {
+            name: str(field.default)
+            for name, field in Settings.model_fields.items()
+            if name not in decided_here
+        }
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -91,17 +103,62 @@ def test_every_setting_is_one_that_the_service_knows(name: str) -> None:
 def test_addresses_name_services_and_the_port_is_one_and_the_same() -> None:
     """URLs point at services of this file; the API's port agrees wherever it stands."""
     for service in OURS.values():
+        assert (
+            service["environment"]["PGPASSWORD"] == SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"]
+        )
         for name in ("OMS_DATABASE_URL", "OMS_REDIS_URL"):
             assert httpx.URL(_settings(service)[name]).host in SERVICES
     database = httpx.URL(_settings(OURS["api"])["OMS_DATABASE_URL"])
-    postgres = _settings(SERVICES["postgres"])
+    postgres = _as_compose_does(SERVICES["postgres"]["environment"])
     assert database.username == postgres["POSTGRES_USER"]
-    assert database.password == postgres["POSTGRES_PASSWORD"]
     assert database.path == f"/{postgres['POSTGRES_DB']}"
     port = _settings(OURS["api"])["OMS_PORT"]
     assert OURS["api"]["ports"] == [f"127.0.0.1:${{PORT:-8000}}:{port}"]
     assert f":{port}/health/ready" in OURS["api"]["healthcheck"]["test"][-1]
     assert f"EXPOSE {port}" in DOCKERFILE
+
+
+def _password_asked_for(listener: socket.socket) -> str:
+    """Ask one client for its password, as PostgreSQL does, in clear."""
+    connection, _ = listener.accept()
+    with connection:
+        length = int.from_bytes(connection.recv(4), "big")
+        if connection.recv(length - 4) == TLS_REQUEST:
+            connection.sendall(b"N")  # this server has none
+            length = int.from_bytes(connection.recv(4), "big")
+            connection.recv(length - 4)
+        connection.sendall(b"R\0\0\0\x08\0\0\0\x03")
+        kind, length = connection.recv(1), int.from_bytes(connection.recv(4), "big")
+        assert kind == b"p"
+        return connection.recv(length - 4).rstrip(b"\0").decode()
+
+
+def test_any_password_reaches_the_database_as_it_is() -> None:
+    """Also one that an address could not hold unescaped."""
+    password = "p@ss:/w%rd?#&+ =é"
+    postgres = _as_compose_does(SERVICES["postgres"]["environment"], POSTGRES_PASSWORD=password)
+    assert postgres["POSTGRES_PASSWORD"] == password
+    given = _as_compose_does(OURS["api"]["environment"], POSTGRES_PASSWORD=password)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+        listener.settimeout(10)
+        asked = threads.submit(_password_asked_for, listener)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        given["OMS_DATABASE_URL"] = given["OMS_DATABASE_URL"].replace("postgres:5432", address)
+        # Every process connects by the same lines; this one ends when it was refused.
+        subprocess.run(
+            [sys.executable, "-m", "shared.migrate"],
+            check=False,
+            capture_output=True,
+            cwd=ROOT,
+            env=environment(given["OMS_DATABASE_URL"], given["OMS_REDIS_URL"], **given),
+            timeout=30,
+        )
+        assert asked.result() == password
+
+
+def test_the_database_is_healthy_only_when_it_can_be_reached_from_outside() -> None:
+    """While the image sets the database up its server answers on the socket alone, and then goes away."""
+    assert "--host=127.0.0.1" in SERVICES["postgres"]["healthcheck"]["test"]
 
 
 def test_everything_depended_upon_can_become_true() -> None:

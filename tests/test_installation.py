@@ -69,3 +69,30 @@ def test_a_release_after_the_lock_was_written_changes_nothing(
         command(folder), cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_virtual_environment_that_fails_half_way_is_removed_and_says_what_is_needed(tmp_path: Path) -> None:
+    """As Debian's Python makes it without its package python3-venv: with an interpreter, and without pip."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"""#!/bin/sh
+        [ "$2" = venv ] || exec {sys.executable} "$@"
+        for folder; do :; done
+        mkdir -p "$folder/bin" && ln -s {sys.executable} "$folder/bin/python"
+        exit 1
+        """
+    )
+    python.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements-local.lock").touch()
+    for _ in range(2):  # the second time no other than the first
+        done = subprocess.run(
+            ["make", f"PYTHON={python}", ".venv/run.stamp"],  # noqa: S607 (the machine's own)
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert "apt install python3-venv" in done.stderr
+        assert not (tmp_path / ".venv").exists()

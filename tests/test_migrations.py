@@ -60,13 +60,13 @@ def schema(url: str) -> list[str]:
 def test_an_empty_database_is_brought_up_to_date_and_a_second_run_changes_nothing(
     new_database_url: str, postgres_url: str
 ) -> None:
-    """Exit status 0 both times, and the schema is the one that all other tests run on."""
-    for _ in range(2):
+    """Exit status 0 and one true line both times, and the schema is the one that all other tests run on."""
+    known = len(list((ROOT / "shared" / "migrations").glob("shared_*.py")))
+    for applied in (known, 0):
         done = run_migrate(new_database_url)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.returncode, done.stderr, done.stdout) == (0, "", f"migrations applied: {applied}\n")
         assert schema(new_database_url) == schema(postgres_url)
     with Database(new_database_url) as database:
-        known = len(list((ROOT / "shared" / "migrations").glob("shared_*.py")))
         assert database.value("SELECT count(*) FROM migration") == known
 
 
@@ -76,6 +76,17 @@ def test_two_migrators_at_once_take_turns(new_database_url: str, postgres_url: s
         runs = list(threads.map(run_migrate, [new_database_url] * 2))
     assert [done.returncode for done in runs] == [0, 0], [done.stdout + done.stderr for done in runs]
     assert schema(new_database_url) == schema(postgres_url)
+
+
+def test_a_migration_that_fails_is_named(new_database_url: str) -> None:
+    """Beside what PostgreSQL says of it."""
+    with Database(new_database_url) as database:
+        database.rows("CREATE TABLE orders (id int)")
+    done = run_migrate(new_database_url)
+    assert (done.returncode, done.stdout) == (1, "")
+    which, why = done.stderr.splitlines()
+    assert "2026-11-22T15:32:12:802754 [forwards]" in which
+    assert why == 'migrate: relation "orders" already exists'
 
 
 def test_a_second_run_keeps_what_is_stored(new_database_url: str) -> None:

@@ -19,10 +19,12 @@ import httpx
 import psutil
 import pytest
 
-from stack.child_processes import StackError, started_with, working_in
+from stack.child_processes import StackError, living, started_with, working_in
+from stack.embedded_postgres import EmbeddedPostgres
 from stack.run import Plan, Stack
 from stack.state_folder import StateFolder
-from tests.processes import ROOT, free_port
+from tests.drivers import wait_until
+from tests.processes import ROOT, ServiceProcess, free_port, migrate
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -34,7 +36,7 @@ _STOPPED_WITHIN = 10.0
 class Run:
     """One run of the supervisor."""
 
-    def __init__(self, state: Path, port: int) -> None:
+    def __init__(self, state: Path, port: int, **settings: str) -> None:
         self.state = state
         self.said: list[str] = []
         self._begun = b""
@@ -42,7 +44,7 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stack.run"],
             cwd=ROOT,
-            env=_environment(state, port),
+            env=_environment(state, port) | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -139,6 +141,27 @@ def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run) -> None:
     assert httpx.get(running.tried).json()["datetime"] == "2022-11-01T11:11:11.111Z"
 
 
+def test_the_ready_line_is_the_last(running: Run) -> None:
+    """Nothing that the supervisor asked before comes behind it, or it would scroll out of sight."""
+    (ready,) = (number for number, line in enumerate(running.said) if _READY.search(line))
+    for path in ("/health/ready", "/orders/223"):
+        assert any(f"path={path} " in line for line in running.said[:ready])
+    assert not any("[request]" in line for line in running.said[ready:])
+
+
+def test_where_orders_need_a_key_the_ready_line_names_what_needs_none(
+    postgres_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it tells to try works."""
+    port = free_port()
+    folder = StateFolder(tmp_path)
+    plan = Plan.read({"OMS_DATABASE_URL": "none", "OMS_REDIS_URL": "none", "PORT": str(port)})
+    keys = {"OMS_API_KEYS": f"billing:read:{'0' * 64}"}
+    with ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **keys):
+        Stack(plan, folder)._wait_until_ready()
+    assert f"curl -s http://127.0.0.1:{port}/health/ready\n" in capsys.readouterr().out
+
+
 def test_lines_of_several_processes_carry_their_names(running: Run) -> None:
     """Whoever says something is named before it."""
     names = {line.split("|")[0].strip() for line in running.said}
@@ -174,19 +197,123 @@ def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
     assert done.returncode == 0
 
 
+def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
+    new_database_url: str, tmp_path: Path
+) -> None:
+    """What `OMS_DATABASE_URL=… make import` does; without that address it needs a stack."""
+    migrate(new_database_url)
+    own = {"OMS_DATABASE_URL": new_database_url}
+    for given, status, said in ((own, 0, "imported 3 orders"), ({}, 2, "nothing runs in")):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.order_import"),
+                *("sample-data/orders.json", "--services", "sample-data/services.json"),
+            ],
+            cwd=ROOT,
+            env=_environment(tmp_path, 0) | given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert done.returncode == status, done.stderr
+        assert said in done.stdout + done.stderr
+
+
 def test_a_killed_valkey_is_started_again_while_orders_are_taken(running: Run, address: str) -> None:
     """Nobody's orders depend on it, and the rest of the system finds it again where it was."""
     (valkey,) = working_in(running.state / "valkey", "valkey-server")
     valkey.kill()
     order = {"id": "9000", "datetime": "2031-01-01T12:00:00Z", "totalfee": 1, "services": [{"id": "123"}]}
     assert httpx.post(f"{address}/orders", json=order).status_code == 201
-    running.read_until(re.compile("Valkey ended unexpectedly .*SIGKILL.*; started again"), within=15.0)
+    running.read_until(re.compile("Valkey runs again"), within=15.0)
+    assert any("Valkey ended unexpectedly (killed by SIGKILL)" in line for line in running.said)
     deadline = time.monotonic() + 15.0
     while (ready := httpx.get(f"{address}/health/ready").json())["checks"]["queue"] != "ok":
         assert time.monotonic() < deadline, ready
     (again,) = working_in(running.state / "valkey", "valkey-server")
     assert again.pid != valkey.pid
     assert httpx.delete(f"{address}/orders/9000").status_code == 204
+
+
+def test_a_killed_postgresql_is_started_again_with_all_that_was_acknowledged(
+    running: Run, address: str
+) -> None:
+    """Who tries again meanwhile is answered in the end, and nothing that was answered 201 is missing."""
+    postmaster = _postmaster(running)
+    stored: list[int] = []
+    killed = False
+    deadline = time.monotonic() + 30.0
+    with httpx.Client(base_url=address) as client:
+        while not killed or len(stored) < 10:
+            assert time.monotonic() < deadline
+            number = 9100 + len(stored)
+            order = {"id": str(number), "datetime": f"2032-01-{len(stored) + 1:02}T12:00:00Z", "totalfee": 1}
+            answer = client.post("/orders", json=order | {"services": [{"id": "123"}]})
+            # 409: stored by a try whose answer was lost with the server.
+            assert answer.status_code in {201, 409, 503}, answer.text
+            if answer.status_code == 503:
+                time.sleep(0.05)
+            else:
+                stored.append(number)
+            if len(stored) == 5 and not killed:
+                postmaster.kill()
+                killed = True
+        running.read_until(re.compile("PostgreSQL runs again"), within=15.0)
+        assert any("PostgreSQL ended unexpectedly (killed by SIGKILL)" in line for line in running.said)
+        for number in stored:
+            assert client.get(f"/orders/{number}").status_code == 200
+        last = f"/fee-summaries?after_version={stored[-1]}:1"
+        wait_until(lambda: client.get(last).status_code == 200, "relay and worker go on", seconds=30.0)
+        for number in stored:
+            assert client.delete(f"/orders/{number}").status_code == 204
+    assert _postmaster(running).pid != postmaster.pid
+
+
+def _postmaster(run: Run) -> psutil.Process:
+    return psutil.Process(int((run.state / "postgres" / "data" / "postmaster.pid").read_text().split()[0]))
+
+
+def test_a_postgresql_whose_data_are_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    """As after `rm -rf .local` beside a stack that runs."""
+    with EmbeddedPostgres(tmp_path / "postgres", durable=False) as postgres:
+        assert postgres.process
+        postgres.process.kill()
+        postgres.process.wait()
+        shutil.rmtree(postgres.home / "data")
+        with pytest.raises(StackError, match="are gone"):
+            postgres.start()
+
+
+def test_a_run_that_is_told_to_stop_while_postgresql_recovers_does_so_at_once(state: Path) -> None:
+    """However long that would have taken: here it waits for an archive that gives nothing."""
+    folder = state / "recovering"
+    folder.mkdir()
+    with EmbeddedPostgres(folder / "postgres") as postgres:
+        data = postgres.home / "data"
+    (data / "recovery.signal").touch()
+    with (data / "postgresql.auto.conf").open("a") as configuration:
+        configuration.write("restore_command = 'sleep 60'\n")
+    run = Run(folder, free_port())
+    try:
+        wait_until(lambda: "starting" in _server_state(data), "PostgreSQL recovers", seconds=15.0)
+        time.sleep(0.5)
+        assert run.process.poll() is None
+        assert "starting" in _server_state(data)
+        processes = run.processes()
+        run.process.send_signal(signal.SIGTERM)
+        said, _ = run.process.communicate(timeout=_STOPPED_WITHIN)
+        assert run.process.returncode == 0, said
+        wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
+    finally:
+        run.stop()
+
+
+def _server_state(data: Path) -> str:
+    try:
+        return (data / "postmaster.pid").read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def test_a_valkey_that_does_not_stay_is_given_up(state: Path) -> None:
@@ -255,7 +382,8 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
         again.process.communicate(timeout=_STOPPED_WITHIN)
         assert time.monotonic() - begun < _STOPPED_WITHIN
         assert again.process.returncode == 0
-        assert [process for process in processes if process.is_running()] == []
+        # Of a killed group only the leader is waited for; the others are on their way out.
+        wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
         assert again.processes() == []
     finally:
         again.stop()

@@ -1,0 +1,45 @@
+"""What an earlier run left behind, told by what lives and not by what is merely listed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from stack.child_processes import living, stop_leftovers
+
+_NEGLIGENT = """
+import subprocess, time
+print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def neglected() -> Iterator[psutil.Process]:
+    """Give a process whose parent never looks after it, like init in some containers."""
+    with subprocess.Popen([sys.executable, "-c", _NEGLIGENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        process = psutil.Process(int(parent.stdout.readline()))
+        try:
+            yield process
+        finally:
+            process.kill()
+            parent.kill()
+
+
+def test_a_leftover_that_has_ended_has_stopped_whether_or_not_its_parent_looks(
+    neglected: psutil.Process,
+) -> None:
+    """A zombie holds neither port nor folder, and no signal makes it go."""
+    assert living([neglected]) == [neglected]
+    begun = time.monotonic()
+    assert stop_leftovers([neglected], grace=5.0) == 1
+    assert time.monotonic() - begun < 5.0
+    assert neglected.status() == psutil.STATUS_ZOMBIE
+    assert neglected.is_running()
+    assert living([neglected]) == []
