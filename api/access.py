@@ -47,8 +47,8 @@ def _identify(authorization: str) -> Caller | None:
     return None
 
 
-def check_access(connection: AnyConnection, _: object) -> None:
-    """Let a request through or not; Litestar's guard for every route.
+def check_access(connection: AnyConnection) -> None:
+    """Let a request through or not, whatever its route.
 
     Raises:
         ProblemError: 401, no valid key; 403, the key may only read.

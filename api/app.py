@@ -28,7 +28,10 @@ from shared.settings import settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from litestar.handlers import BaseRouteHandler
     from litestar.types import ASGIApp
+
+    from api.requests import AnyConnection
 
 LARGEST_BODY_BYTES = 65_536
 
@@ -64,6 +67,17 @@ async def _streams(_app: Litestar) -> AsyncIterator[None]:
     TAIL.end()
 
 
+async def check_request(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Refuse what no route should see: the one guard of them all.
+
+    A coroutine, as Litestar hands each guard that is none to a thread, for every request.
+    """
+    check_host(connection)
+    check_path(connection)
+    check_access(connection)
+    check_acceptable(connection, handler)
+
+
 def create_app() -> ASGIApp:
     """Assemble the application. granian calls this in each of its processes."""
     configure_logs()
@@ -71,7 +85,7 @@ def create_app() -> ASGIApp:
         AppConfig(
             # Those of OPTIONS first: Litestar adds its own to a path that has none yet.
             route_handlers=[*options_routes(ROUTES), *ROUTES],
-            guards=[check_host, check_path, check_access, check_acceptable],
+            guards=[check_request],
             exception_handlers={Exception: answer},
             lifespan=[_database_pool, _streams],
             request_max_body_size=LARGEST_BODY_BYTES,

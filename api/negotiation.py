@@ -53,7 +53,7 @@ def accepted(connection: AnyConnection, offered: Sequence[str]) -> str:
 def check_acceptable(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     """Refuse, before anything is done, a request whose answer its caller would not take.
 
-    A guard for all routes. A route says what it produces in its ``opt``; JSON, if it doesn't. A deletion
+    A route says what it produces in its ``opt``; JSON, if it doesn't. A deletion
     answers without content.
     """
     if method_of(connection) not in ("DELETE", "OPTIONS"):

@@ -196,8 +196,8 @@ def method_of(connection: AnyConnection) -> str:
     return str(connection.scope.get("method", "GET"))
 
 
-def check_host(connection: AnyConnection, _: object) -> None:
-    """Refuse a request of HTTP/1.1 without exactly one Host (RFC 9112, section 3.2); a guard for all routes.
+def check_host(connection: AnyConnection) -> None:
+    """Refuse a request of HTTP/1.1 without exactly one Host (RFC 9112, section 3.2).
 
     Raises:
         ProblemError: 400, there is none, or more than one.
@@ -209,8 +209,8 @@ def check_host(connection: AnyConnection, _: object) -> None:
         raise malformed(Fault("must be there, once", header="Host"))
 
 
-def check_path(connection: AnyConnection, _: object) -> None:
-    """Refuse a path that the router would take for another; a guard for all routes.
+def check_path(connection: AnyConnection) -> None:
+    """Refuse a path that the router would take for another.
 
     Litestar drops slashes that stand twice or at the end, and takes ``%2F`` for one, which RFC 3986 (2.2)
     forbids: ``/orders%2F5`` is one segment. A path that proxies and logs read differently from the service
