@@ -34,21 +34,28 @@ _VALKEY = "ORDERS_TEST_VALKEY"
 _servers = ExitStack()
 
 _LONGEST_FIRST = (
-    *("fuzz", "faults", "stack_run", "random_histories", "relay_process", "docker_compose"),
-    *("order_streams", "order_change_stream", "order_query_plans", "fee_summary_reader", "fee_summary_proof"),
+    *("fuzz", "faults", "stack_run", "random_histories", "migrations", "order_streams", "docker_compose"),
+    *("relay_process", "fee_summary_zone", "order_change_stream", "order_query_plans", "relay"),
 )
 """The files that take longest. Begun last, one of them would keep a single process busy to the end."""
 
+_WITH_PIPELINE = (
+    *("fee_summary_proof", "fee_summary_positions", "subscribing", "order_change_transports"),
+    *("fee_summary_reader", "webhook_processes", "subscribing_webhooks", "order_journey"),
+)
+"""The files that use ``pipeline``, begun last: its relay and its worker look for work until the run ends."""
+
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Give the processes of ``-n auto``: as many as cores, but each has two of Redis' sixteen databases."""
-    return min(8, os.cpu_count() or 1)
+    """Give the processes of ``-n auto``: one more than cores; each has two of the 16 databases of Redis."""
+    return min(8, (os.cpu_count() or 1) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the files that take longest to the front; each file's tests stay in their order."""
-    places = {f"test_{name}": place for place, name in enumerate(_LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    """Order the files, see above; each file's tests stay in their order, and so do all other files."""
+    order = (*_LONGEST_FIRST, None, *_WITH_PIPELINE)
+    places = {name and f"test_{name}": place for place, name in enumerate(order)}
+    items.sort(key=lambda item: places.get(item.path.stem, places[None]))
 
 
 def pytest_configure(config: pytest.Config) -> None:

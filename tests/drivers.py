@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from tests.processes import ServiceProcess
 
 PATIENCE_SECONDS = 20.0
+
+# A line for each request, which nobody reads.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class Api:
