@@ -41,8 +41,7 @@ from api.problem_types import (
 )
 from api.times import utc_text
 from api.webhooks import errors as webhooks
-from shared.database import DatabaseUnavailableError, OutcomeUnknownError
-from shared.patience import HeldUpError
+from shared.database import DatabaseUnavailableError, HeldUpError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -20,8 +20,7 @@ from api.pages import DEFAULT_LIMIT, Page, answer_page, read_cursor
 from api.requests import AnyRequest, path_id, read_body, read_limit, read_query, read_yes_no
 from api.times import utc_text
 from shared.advisory_locks import CATALOGUE_LOCK
-from shared.database import Row, rows, transaction
-from shared.patience import patient
+from shared.database import Row, patient, rows, transaction
 from shared.tables import Service
 
 _encode = msgspec.json.Encoder().encode

@@ -28,8 +28,9 @@ async def assign_positions(most: int = 5_000) -> int:
     another assigner did. In the order of ``id`` a change comes after every change it depends on: it was
     recorded after those had committed (the same order's earlier versions; the deletion that made room).
     """
-    if await row("SELECT FROM order_change WHERE position IS NULL LIMIT 1") is None:
-        return 0  # as at most looks: without a transaction and a lock
+    # As at most looks: without a transaction and a lock. In order, so that it never reads the whole table.
+    if await row("SELECT FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1") is None:
+        return 0
     async with transaction():
         await rows("SELECT FROM change_log WHERE id = 1 FOR UPDATE")
         found = await row(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Literal, Self
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
 import asyncpg
 from piccolo.engine.postgres import PostgresEngine, PostgresTransaction
@@ -18,15 +19,21 @@ from shared.patience import patiently
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
     from types import TracebackType
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Row = dict[str, Any]
 Isolation = Literal["read_committed", "repeatable_read"]
 
 
 class DatabaseUnavailableError(Exception):
     """PostgreSQL can't be reached, is starting or stopping, or has no connection free. Try again soon."""
+
+
+class HeldUpError(DatabaseUnavailableError):
+    """Others held for ``OMS_STATEMENT_TIMEOUT`` what this needed. Nothing is stored; try again later."""
 
 
 class OutcomeUnknownError(DatabaseUnavailableError):
@@ -130,6 +137,7 @@ class Engine(PostgresEngine):
     """Piccolo's engine with a bounded wait for a connection, and a release that can't be skipped."""
 
     _turns: asyncio.Semaphore | None = None
+    _repeats: asyncio.Semaphore | None = None
 
     async def check_version(self) -> None:
         """Leave out Piccolo's look at the server's version: it connects while this module is imported."""
@@ -145,8 +153,9 @@ class Engine(PostgresEngine):
         """
         session = dict(self.config["server_settings"])
         if serving:
-            session["lock_timeout"] = f"{int(settings().lock_wait * 1000)}"
+            session["lock_timeout"] = f"{settings().lock_wait * 1000:.0f}"
         self._turns = asyncio.Semaphore(max(1, size - KEPT_FOR_READERS)) if serving else None
+        self._repeats = asyncio.Semaphore(1) if serving else None
         await self.start_connection_pool(
             server_settings=session,
             # It connects when first asked: a process may start while the server is away.
@@ -191,6 +200,20 @@ class Engine(PostgresEngine):
             yield
         finally:
             self._turns.release()
+
+    async def patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one statement, or one transaction, again while a lock that it needs is held.
+
+        Raises:
+            HeldUpError: it was held all the time.
+
+        """
+        if self._repeats is None:  # it doesn't serve, and waits inside PostgreSQL
+            return await work()
+        try:
+            return await patiently(work, self._repeats, settings().statement_timeout)
+        except asyncpg.LockNotAvailableError as error:
+            raise HeldUpError(str(error)) from error
 
     async def connect(self) -> Any:
         """Open a connection outside of the pool; the caller closes it.
@@ -252,7 +275,7 @@ class Engine(PostgresEngine):
                 return await run(connection)
 
         # Within a transaction it is for that one to begin anew.
-        return await (patiently(once) if self.current_transaction.get() is None else once())
+        return await (self.patiently(once) if self.current_transaction.get() is None else once())
 
 
 def _engine() -> Engine:
@@ -299,6 +322,21 @@ async def transaction(
         Transaction(DB, isolation, readonly=readonly) as current,
     ):
         yield current
+
+
+def patient(command: Callable[P, Coroutine[object, object, T]]) -> Callable[P, Coroutine[object, object, T]]:
+    """Let a command, which is one transaction, be tried again while a lock that it needs is held.
+
+    Raises:
+        HeldUpError: it was held all the time.
+
+    """
+
+    @wraps(command)
+    async def tried_again(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await DB.patiently(lambda: command(*args, **kwargs))
+
+    return tried_again
 
 
 async def rows(sql: str, *args: object) -> list[Row]:

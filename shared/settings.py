@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     statement_timeout: Seconds = 15
     """PostgreSQL ends any statement of a request that takes longer."""
 
-    lock_wait: Seconds = 0.25
+    lock_wait: Annotated[float, Field(ge=0.001, le=60)] = 0.1
     """What a request waits for a lock before it gives its connection back for a while and tries again."""
 
     relay_interval: Seconds = 0.1

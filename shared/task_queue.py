@@ -87,7 +87,7 @@ app.conf.update(
     task_soft_time_limit=TASK_LIMIT_SECONDS,
     task_time_limit=TASK_LIMIT_SECONDS + 10,
     worker_max_tasks_per_child=1_000,
-    worker_soft_shutdown_timeout=3.0,
+    worker_soft_shutdown_timeout=2.5,
     worker_hijack_root_logger=False,
     # What a child says goes to its standard output, see shared/logs.py. Redirected, that would be a logger
     # whose handler writes to that logger: every line of a child's would be lost.

@@ -125,7 +125,8 @@ class EmbeddedPostgres:
         settings = _SETTINGS | ({} if self._durable else _FORGETFUL)
         settings["unix_socket_directories"] = str(self._sockets)
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with self.log.open("wb") as log:
+        # One that is started again goes on in its log: why it ended stands there.
+        with self.log.open("wb" if self._process is None else "ab") as log:
             self._process = start_process(
                 [str(binaries / "postgres"), "-D", str(data), *options],
                 output=log,

@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -45,9 +46,9 @@ IS_POSSIBLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
 class Child:
     """A process that the nursery started: as much of ``subprocess.Popen`` as the tests use."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, handle: int) -> None:
         self.pid = pid
-        self._handle = os.pidfd_open(pid)
+        self._handle = handle
 
     def poll(self) -> int | None:
         """Tell whether it has ended: None if not, otherwise 0, whatever its exit status was."""
@@ -89,21 +90,34 @@ def start(module: str, environment: dict[str, str], folder: str, output: IO[byte
     nursery = _nursery()
     request = json.dumps([module, environment, folder]).encode()
     socket.send_fds(nursery, [request], [output.fileno()])
-    return Child(int(nursery.recv(100)))
+    pid, (handle,), _, _ = socket.recv_fds(nursery, 100, 1)
+    return Child(int(pid), handle)
+
+
+def _forget_ended(*_: object) -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _serve(requests: socket.socket) -> str:
     """Fork for each request until there are no more; come back in each child, with the module to run."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever asked waits for the child, not we
+    signal.signal(signal.SIGCHLD, _forget_ended)
     while True:
         request, (*received,), _, _ = socket.recv_fds(requests, LONGEST_REQUEST, 1)
         if not request:
             os._exit(0)
+        # Until there is a handle, a child that ends at once must stay, or its number may be another's.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         child = os.fork()
         if child:
+            handle = os.pidfd_open(child)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            socket.send_fds(requests, [str(child).encode()], [handle])
+            os.close(handle)
             os.close(received[0])
-            requests.send(str(child).encode())
             continue
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         requests.close()
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

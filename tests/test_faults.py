@@ -197,25 +197,25 @@ def holding(deployment: Deployment, order_id: str) -> Iterator[None]:
 
 
 def test_who_waits_for_a_lock_keeps_nobody_else_from_being_served(deployment: Deployment) -> None:
-    """Two dozen writers, many more than connections, wait for one import; others notice nothing of it."""
+    """Sixty writers, many more than connections, wait for one import; others are served meanwhile."""
     calendar = f"held-{time.monotonic_ns()}"
     order = deployment.api.placed_order(calendar=calendar)
     patch = partial(deployment.api.client.patch, f"/orders/{order['id']}", json={"totalfee": 1})
     place_next = partial(deployment.api.place_order, at=later(hours=3), calendar=calendar)
-    with ThreadPoolExecutor(24) as threads:
+    with ThreadPoolExecutor(60) as threads:
         with holding(deployment, order["id"]):
-            waiting = [threads.submit(call) for call in (patch, place_next) * 12]
+            waiting = [threads.submit(call) for call in (patch, place_next) * 30]
             give_up = time.monotonic() + 2
             while time.monotonic() < give_up:
                 before = time.monotonic()
                 assert deployment.api.placed_order(calendar=f"elsewhere-{time.monotonic_ns()}")
                 assert deployment.api.client.get(f"/orders/{order['id']}").json()["totalfee"] == 100
                 assert deployment.api.client.get("/health/ready").status_code == 200
-                assert time.monotonic() - before < 1.5
+                assert time.monotonic() - before < 3
             assert not any(call.done() for call in waiting)
         answers = Counter(call.result().status_code for call in waiting)
     # Nothing of what was held came to be: each of them is answered as if it had not been there.
-    assert answers == {200: 12, 201: 1, 409: 11}
+    assert answers == {200: 30, 201: 1, 409: 29}
 
 
 def test_who_waits_for_a_lock_in_vain_is_told_so_in_time(deployment: Deployment) -> None:

@@ -31,8 +31,7 @@ from api.orders.errors import (
 )
 from api.orders.queries import StoredOrder, conflicts_near, nearest_free
 from shared.advisory_locks import CALENDAR_LOCK
-from shared.database import row, rows, transaction
-from shared.patience import patient
+from shared.database import patient, row, rows, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -18,8 +18,7 @@ from api.times import utc_text
 from api.webhooks.errors import TooMuchToReplayError, WebhookDisabledError, WebhookNotFoundError
 from api.webhooks.queries import delivery_of, shown_webhook
 from shared.change_log import WEBHOOK_DELIVERIES, hold_cursor, last_position
-from shared.database import Row, row, rows, transaction
-from shared.patience import patient
+from shared.database import Row, patient, row, rows, transaction
 
 if TYPE_CHECKING:
     from api.idempotency import IdempotencyKey
