@@ -58,6 +58,7 @@ class Deployment:
         self.valkey = EmbeddedValkey(folder / "valkey")
         self._valkey_data = folder / "valkey" / "appendonlydir"
         self._closing = ExitStack()
+        self._ended: list[str] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as begun:
@@ -135,9 +136,15 @@ class Deployment:
 
     def restart(self, process: ServiceProcess, *, away: float = 0.0) -> None:
         """Kill a process with its children, and start it again some seconds later."""
+        self._see_whether_it_ended(process)
         process.kill()
         time.sleep(away)
         process.start()
+
+    def _see_whether_it_ended(self, process: ServiceProcess) -> None:
+        # Looked at also before each kill: what ended by itself and was started again would not be noticed.
+        if process.has_ended:
+            self._ended.append(f"{process.module} ended by itself: {process.log[-2000:]}")
 
     def kill_worker_child(self, chance: random.Random) -> None:
         """Kill one of the worker's children, as running out of memory does."""
@@ -168,11 +175,9 @@ class Deployment:
 
     def faults(self) -> list[str]:
         """List what does not hold although it must, once everything is summed."""
-        found = [
-            f"{process.module} ended by itself: {process.log[-2000:]}"
-            for process in self.services
-            if process._process is None or process._process.poll() is not None
-        ]
+        for process in self.services:
+            self._see_whether_it_ended(process)
+        found, self._ended = self._ended, []
         with self.psql() as database:
             found += [f"summary: {row}" for row in database.wrong_summaries()[:5]]
             found += [f"too close: {row}" for row in database.too_close_pairs()[:5]]

@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -112,6 +113,8 @@ def _serve(requests: socket.socket) -> str:
         child = os.fork()
         if child:
             handle = os.pidfd_open(child)
+            while os.getpgid(child) != child:  # whoever hears of it may kill its group at once
+                time.sleep(0.001)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
             socket.send_fds(requests, [str(child).encode()], [handle])
             os.close(handle)

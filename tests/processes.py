@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -82,6 +83,11 @@ class ServiceProcess:
         return self._process.pid
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself, or was never started."""
+        return self._process is None or self._process.poll() is not None
+
+    @property
     def log(self) -> str:
         """All that it has logged so far."""
         self._log.flush()
@@ -101,7 +107,11 @@ class ServiceProcess:
         if process is None:
             return
         try:
-            os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(number)
+            if number != signal.SIGKILL:
+                process.send_signal(number)
+            else:
+                with suppress(ProcessLookupError):  # it has ended by itself, and so have its children
+                    os.killpg(process.pid, number)
             process.wait(10)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
