@@ -24,32 +24,32 @@ WEBHOOK_DELIVERIES = "webhook_deliveries"
 async def assign_positions(most: int = 5_000) -> int:
     """Give committed changes that have no position the next ones; return how many.
 
-    Two statements on purpose: the second one's snapshot begins when the lock is held, so it sees all that
-    another assigner did. In the order of ``id`` a change comes after every change it depends on: it was
-    recorded after those had committed (the same order's earlier versions; the deletion that made room).
+    Several statements on purpose: their snapshots begin when the lock is held, so they see all that another
+    assigner did. In the order of ``id`` a change comes after every change it depends on: it was recorded
+    after those had committed (the same order's earlier versions; the deletion that made room).
     """
     # As at most looks: without a transaction and a lock. In order, so that it never reads the whole table.
     if await row("SELECT FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1") is None:
         return 0
     async with transaction():
-        await rows("SELECT FROM change_log WHERE id = 1 FOR UPDATE")
-        found = await row(
-            """
-            WITH waiting AS (
-                SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT $1
-            ), assigned AS (
-                UPDATE order_change AS c SET position = l.last_position + n.place
-                FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM waiting) AS n, change_log AS l
-                WHERE c.id = n.id AND l.id = 1
-                RETURNING c.id
+        log = await row("SELECT last_position FROM change_log WHERE id = 1 FOR UPDATE")
+        waiting = [
+            change["id"]
+            for change in await rows(
+                "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT $1", most
             )
-            UPDATE change_log SET last_position = last_position + (SELECT count(*) FROM assigned)
-            WHERE id = 1 AND EXISTS (SELECT FROM assigned)
-            RETURNING (SELECT count(*) FROM assigned) AS assigned
-            """,
-            most,
+        ]
+        if log is None or not waiting:
+            return 0
+        # No join: if the table was analyzed while most of it was not committed yet, PostgreSQL takes it for
+        # empty, and would look through all that wait for each change. This finds each place by halving.
+        await rows(
+            "UPDATE order_change SET position = $1 + width_bucket(id, $2::bigint[]) WHERE id = ANY($2)",
+            log["last_position"],
+            waiting,
         )
-    return int(found["assigned"]) if found else 0
+        await rows("UPDATE change_log SET last_position = last_position + $1 WHERE id = 1", len(waiting))
+    return len(waiting)
 
 
 async def last_position() -> int:

@@ -20,14 +20,14 @@ from api.orders.errors import ContentionError, OrderNotFoundError, OrdersTooClos
 from shared.change_log import assign_positions, changes_after, last_position
 from shared.database import row, rows, transaction
 from tests.builders import NOON, later
-from tests.drivers import at_once
+from tests.drivers import Database, at_once
 from tests.steps import assign_all, place, whole_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from shared.changes import Change
-    from tests.drivers import Api, Database
+    from tests.drivers import Api
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -94,6 +94,25 @@ def test_a_reader_never_finds_a_change_at_or_below_what_it_has_seen(run: Run, po
             await slow.close()
 
     run(scenario())
+
+
+def test_positions_are_given_soon_although_the_log_was_taken_for_an_empty_table(
+    run: Run, database: Database, postgres_url: str
+) -> None:
+    """So it is when PostgreSQL gathers its statistics during a large import, which it can't see yet."""
+    run(place())
+    with Database(postgres_url) as importing:
+        importing.rows("BEGIN")
+        importing.rows(
+            """
+            INSERT INTO order_change (type, order_id, order_version, calendar_id, recorded_at, order_state)
+            SELECT type, order_id + n, 1, calendar_id, recorded_at, order_state
+            FROM order_change, generate_series(1, 8000) AS n
+            """
+        )
+        database.rows("ANALYZE order_change")
+        importing.rows("COMMIT")
+    assert run(assign_all()) == 8001
 
 
 def test_assigners_at_once_leave_no_gap(run: Run) -> None:
