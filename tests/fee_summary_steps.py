@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Coroutine
 from datetime import date
 from decimal import Decimal
@@ -13,7 +11,6 @@ from urllib.parse import urlencode
 
 from tests.fee_summary_history import CALENDARS, SERVICES, History
 from tests.fee_summary_model import Query
-from tests.processes import ROOT, environment
 from worker.fee_summary_proof import CursorBeyondLog, Difference, prove
 
 if TYPE_CHECKING:
@@ -66,16 +63,3 @@ def differences(run: Run) -> list[Difference]:
     rows = [one for one in found if isinstance(one, Difference)]
     assert rows == found
     return rows
-
-
-def command(module: str, url: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the commands."""
-    return subprocess.run(
-        [sys.executable, "-m", module],
-        check=False,
-        cwd=ROOT,
-        env=environment(url, "redis://127.0.0.1:1/0", **settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from api.order_import import main
 from tests.builders import order_body
-from tests.processes import ROOT, environment
+from tests.processes import ROOT, run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,15 +30,7 @@ def import_files(*arguments: Path | str) -> Done:
 
 def import_in_process(database_url: str, *arguments: Path | str) -> Done:
     """Run the command as a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "api.order_import", *map(str, arguments)],
-        check=False,
-        cwd=ROOT,
-        env=environment(database_url, "redis://127.0.0.1:1/0"),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    return run_command("api.order_import", *map(str, arguments), database=database_url)
 
 
 def import_rows(folder: Path, orders: object, services: object = None) -> Done:

@@ -10,11 +10,13 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from tests import nursery
 
 ROOT = Path(__file__).parent.parent
+
+NO_REDIS = "redis://127.0.0.1:1/0"
 
 QUICK = {
     "OMS_REPUBLISH_AFTER": "0.7",
@@ -38,15 +40,45 @@ def environment(database: str, redis: str, **more: str) -> dict[str, str]:
     return {**kept, "OMS_DATABASE_URL": database, "OMS_REDIS_URL": redis, **QUICK, **more}
 
 
+def start(
+    module: str, *arguments: str, env: dict[str, str], output: IO[bytes], errors: IO[bytes] | None = None
+) -> subprocess.Popen[bytes] | nursery.Child:
+    """Start ``python -m`` with a module of ours; what it says of errors goes to ``output`` too if need be."""
+    if nursery.IS_POSSIBLE:
+        return nursery.start([module, *arguments], env, ROOT, output, errors or output)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors or output,
+        start_new_session=True,
+    )
+
+
+def run_command(
+    module: str, *arguments: str, database: str, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the service's commands to its end; none of them needs Redis."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        env = environment(database, NO_REDIS, **settings)
+        process = start(module, *arguments, env=env, output=output, errors=errors)
+        try:
+            status = process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(
+            [module, *arguments], status, output.read().decode(), errors.read().decode()
+        )
+
+
 def migrate(database: str) -> None:
     """Bring a database's schema up to date, as a deployment does."""
-    subprocess.run(
-        [sys.executable, "-m", "shared.migrate"],
-        check=True,
-        cwd=ROOT,
-        env=environment(database, "redis://127.0.0.1:1/0"),
-        stdout=subprocess.DEVNULL,
-    )
+    run_command("shared.migrate", database=database).check_returncode()
 
 
 class ServiceProcess:
@@ -62,17 +94,7 @@ class ServiceProcess:
 
     def start(self) -> None:
         """Start it; it may need a moment until it is ready."""
-        if nursery.IS_POSSIBLE:
-            self._process = nursery.start(self.module, self._environment, str(ROOT), self._log)
-            return
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", self.module],
-            cwd=ROOT,
-            env=self._environment,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self._process = start(self.module, env=self._environment, output=self._log)
 
     @property
     def pid(self) -> int:

@@ -19,7 +19,7 @@ from api.orders.commands import delete_order
 from shared.database import DB, Row
 from tests.builders import later
 from tests.drivers import Api, at_once, wait_until
-from tests.processes import ServiceProcess, free_port
+from tests.processes import NO_REDIS, ServiceProcess, free_port
 from tests.steps import apply_every_change, assign_all, place
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def test_the_position_never_goes_back_for_who_is_answered_by_one_process_and_the
     """A balancer sends one reader's requests anywhere; all figures are read from one database."""
     port = free_port()
     with (
-        ServiceProcess("api.server", database=postgres_url, redis="redis://127.0.0.1:1/0", port=port),
+        ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port),
         Api(port) as other,
         ThreadPoolExecutor(1) as thread,
     ):

@@ -21,8 +21,8 @@ from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, PROVE_FEE_
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.fee_summary_history import History
-from tests.fee_summary_steps import command, differences
-from tests.processes import ServiceProcess
+from tests.fee_summary_steps import differences
+from tests.processes import ServiceProcess, run_command
 from tests.steps import applied, apply_every_change, assign_all, place
 from worker.fee_summaries import apply_changes
 from worker.fee_summary_proof import CursorBeyondLog, Difference, prove
@@ -194,7 +194,7 @@ def test_the_commands_show_progress_of_what_takes_longer_than_a_second(
     with ThreadPoolExecutor(2) as threads:
         with orders_held(database):
             modules = ("worker.fee_summary_proof", "worker.fee_summary_rebuild")
-            working = [threads.submit(command, module, postgres_url) for module in modules]
+            working = [threads.submit(run_command, module, database=postgres_url) for module in modules]
             longer = timedelta(seconds=1.1)
             wait_until(
                 lambda: sum(row["since"] > longer for row in database.rows(WAITING) if row["since"]) == 2,
@@ -216,17 +216,17 @@ def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, 
     run(apply_every_change())
     database.rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0")
     row = "2030-06-02 calendar default, whole orders at 100.00:"
-    shown = command("worker.fee_summary_proof", postgres_url)
+    shown = run_command("worker.fee_summary_proof", database=postgres_url)
     assert (shown.returncode, shown.stdout) == (
         1,
         f"{row} the summary says 2 orders (200.00), there are 1 (100.00): {order_id}\n",
     )
     assert "1 fee summaries are not what the orders say" in shown.stderr
     assert "make rebuild" in shown.stderr
-    rebuilt = command("worker.fee_summary_rebuild", postgres_url)
+    rebuilt = run_command("worker.fee_summary_rebuild", database=postgres_url)
     assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
     assert "rebuilt from 1 orders, in days of UTC, at position 1" in rebuilt.stdout
-    shown = command("worker.fee_summary_proof", postgres_url)
+    shown = run_command("worker.fee_summary_proof", database=postgres_url)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "every fee summary is what the orders say, to the cent: 1 orders at position 1" in shown.stdout
 
@@ -238,7 +238,7 @@ def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: 
         ("worker.fee_summary_proof", "verify: "),
         ("worker.fee_summary_rebuild", "rebuild: "),
     ):
-        shown = command(module, away)
+        shown = run_command(module, database=away)
         assert shown.returncode == 2, shown.stderr
         assert shown.stderr.splitlines()[-1].startswith(said)
         assert "Traceback" not in shown.stderr

@@ -13,7 +13,8 @@ import pytest
 
 from tests.builders import later
 from tests.fee_summary_model import CountedOrder, Query, report, shown_figures, shown_row
-from tests.fee_summary_steps import command, pages
+from tests.fee_summary_steps import pages
+from tests.processes import run_command
 
 if TYPE_CHECKING:
     from tests.drivers import Database, Pipeline
@@ -94,7 +95,7 @@ def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pi
     def rebuild_and_verify() -> None:
         while not stop.is_set():
             for module in ("worker.fee_summary_rebuild", "worker.fee_summary_proof"):
-                done = command(module, url)
+                done = run_command(module, database=url)
                 (failed if done.returncode else rebuilds).append(done.stdout + done.stderr)
 
     threads = [Thread(target=read), Thread(target=rebuild_and_verify)]
@@ -114,4 +115,4 @@ def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pi
     check_answers(answers, states)
     assert rebuilds
     assert writes > len(states) / 2
-    assert command("worker.fee_summary_proof", url).returncode == 0
+    assert run_command("worker.fee_summary_proof", database=url).returncode == 0

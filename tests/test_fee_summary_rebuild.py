@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ from shared.database import rows
 from tests.builders import later
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
-from tests.processes import ROOT, environment
+from tests.processes import run_command
 from tests.steps import apply_every_change, place
 from worker.fee_summaries import ChangesForgottenError
 from worker.fee_summary_rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
@@ -116,7 +114,7 @@ def test_a_rebuild_that_the_retention_overtook_changes_nothing(run: Run, databas
 
 
 def test_a_rebuild_that_gave_way_leaves_no_rows_behind(
-    run: Run, database: Database, postgres_url: str, redis_url: str
+    run: Run, database: Database, postgres_url: str
 ) -> None:
     """Another one took over while the first still counted: what it counted nobody would ever remove."""
     run(place())
@@ -125,9 +123,7 @@ def test_a_rebuild_that_gave_way_leaves_no_rows_behind(
 
     def take_over(_counted: int, _total: int) -> None:
         if not others:
-            command = [sys.executable, "-m", "worker.fee_summary_rebuild"]
-            env = environment(postgres_url, redis_url)
-            others.append(subprocess.run(command, cwd=ROOT, env=env, check=False).returncode)
+            others.append(run_command("worker.fee_summary_rebuild", database=postgres_url).returncode)
 
     with pytest.raises(RebuildSupersededError):
         run(rebuild(take_over))

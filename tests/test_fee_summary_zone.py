@@ -17,8 +17,8 @@ from tests.builders import later
 from tests.drivers import wait_until
 from tests.fee_summary_history import History
 from tests.fee_summary_model import Query, report, shown_figures, shown_row
-from tests.fee_summary_steps import command, differences, exactly, pages
-from tests.processes import ServiceProcess
+from tests.fee_summary_steps import differences, exactly, pages
+from tests.processes import NO_REDIS, ServiceProcess, run_command
 from tests.steps import apply_every_change, place
 from worker.fee_summary_rebuild import rebuild
 
@@ -110,7 +110,7 @@ def test_no_process_starts_with_another_zone_than_the_summaries_have(
     """One line says why, and the command."""
     run(place(later(days=1)))
     run(apply_every_change())
-    refused = command(module, postgres_url, OMS_TIME_ZONE="Europe/Rome")
+    refused = run_command(module, database=postgres_url, OMS_TIME_ZONE="Europe/Rome")
     assert refused.returncode == 1
     said = [line for line in refused.stderr.splitlines() if "zone" in line.lower()]
     assert len(said) == 1
@@ -120,7 +120,7 @@ def test_no_process_starts_with_another_zone_than_the_summaries_have(
         # Nothing is there to contradict it.
         database.clean()
         with ServiceProcess(
-            module, database=postgres_url, redis="redis://127.0.0.1:1/0", OMS_TIME_ZONE="Europe/Rome"
+            module, database=postgres_url, redis=NO_REDIS, OMS_TIME_ZONE="Europe/Rome"
         ) as relay:
             wait_until(lambda: "leading" in relay.log, "the relay leads")
 
@@ -131,7 +131,7 @@ def test_a_relay_that_runs_while_the_zone_changes_runs_on_whatever_becomes_of_it
     """It was started rightly, and counts in no zone; to end when PostgreSQL comes back would help nobody."""
     run(place(later(days=1)))
     run(apply_every_change())
-    with ServiceProcess("api.relay", database=postgres_url, redis="redis://127.0.0.1:1/0") as relay:
+    with ServiceProcess("api.relay", database=postgres_url, redis=NO_REDIS) as relay:
         wait_until(lambda: "leading" in relay.log, "the relay leads")
         setting(time_zone="Europe/Rome")
         run(rebuild())

@@ -9,13 +9,11 @@ import pytest
 
 from stack.embedded_postgres import EmbeddedPostgres
 from tests.drivers import Api, wait_until
-from tests.processes import ServiceProcess, free_port, migrate
+from tests.processes import NO_REDIS, ServiceProcess, free_port, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-NOBODY_THERE = "redis://127.0.0.1:1/0"
 
 
 @contextmanager
@@ -61,7 +59,7 @@ def test_health_is_also_told_without_a_body(api: Api, path: str) -> None:
 def test_without_redis_the_api_is_ready_and_says_that_redis_is_away(api: Api, postgres_url: str) -> None:
     """Orders are accepted all the same."""
     with_redis = api.client.get("/health/ready").json()
-    with serving(postgres_url, NOBODY_THERE) as own:
+    with serving(postgres_url, NO_REDIS) as own:
         answer = own.client.get("/health/ready")
         assert (answer.status_code, answer.json()["status"]) == (200, "ready")
         differing = set(answer.json()["checks"].items()) - set(with_redis["checks"].items())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tests.drivers import Database
-from tests.processes import ROOT, environment
+from tests.processes import NO_REDIS, ROOT, environment, run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,20 +21,10 @@ if TYPE_CHECKING:
 TLS_REQUEST = (80_877_103).to_bytes(4, "big")
 """What a client of PostgreSQL sends first."""
 
-NO_REDIS = "redis://127.0.0.1:1/0"
-
 
 def run_migrate(url: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return subprocess.run(
-        [sys.executable, "-m", "shared.migrate"],
-        check=False,
-        cwd=ROOT,
-        env=environment(url, NO_REDIS),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_command("shared.migrate", database=url)
 
 
 def schema(url: str) -> list[str]:

@@ -17,7 +17,7 @@ from api.change_retention import trim_log
 from api.order_change_tail import Tail
 from tests.builders import later
 from tests.drivers import Api, wait_until
-from tests.processes import ServiceProcess, free_port
+from tests.processes import NO_REDIS, ServiceProcess, free_port
 from tests.steps import apply_every_change, assign_all, whole_log
 from tests.subscribers import EventStream, Feed, raw_stream
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from tests.drivers import Database
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-NO_REDIS = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture(scope="module")
