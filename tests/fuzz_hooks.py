@@ -17,15 +17,13 @@ import yaml
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.coverage import _schema as coverage
 
-from contract.document import load
-from contract.validation import Schemas, read_json
+from contract.validation import read_json
 from tests.builders import SERVICE_IDS
+from tests.promises import CONTRACT, SCHEMAS
 
 if TYPE_CHECKING:
     from schemathesis import Case, CheckContext, DeserializationContext, HookContext, Response
 
-CONTRACT = load()
-SCHEMAS = Schemas(CONTRACT)
 ORDER = CONTRACT.target("#/components/schemas/Order")
 
 REASONS = {

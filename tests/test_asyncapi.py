@@ -9,6 +9,8 @@ import pytest
 from contract.document import EVENTS, load, operations, parameters
 from contract.validation import Schemas, read_json, read_text
 from tests.builders import later
+from tests.promises import CONTRACT as HTTP
+from tests.promises import SCHEMAS as HTTP_SCHEMAS
 from tests.steps import assign_all
 from tests.subscribers import Feed
 from tests.webhook_receiver import Answer, Receiver
@@ -30,9 +32,6 @@ ONLY_POSTED = {"webhook.disabled", "webhook.test"}
 EXAMPLES = [
     (name, example) for name, message in MESSAGES.items() for example in message.members("examples").values()
 ]
-
-HTTP = load()
-HTTP_SCHEMAS = Schemas(HTTP)
 
 
 def messages_of(channel: str) -> dict[str, Place]:

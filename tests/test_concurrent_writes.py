@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -211,13 +210,12 @@ def test_one_order_replaced_patched_and_deleted_at_once_stays_consistent(
 def test_whatever_many_callers_do_for_a_while_the_rule_holds(api: Api, chance: random.Random) -> None:
     """Every kind of write, few places, three calendars, and new calendars now and then."""
     seeds = [chance.randrange(10**9) for _ in range(16)]
-    end = time.monotonic() + 3
     known = [order["id"] for calendar in CALENDARS for order in spread(api, 4, calendar)]
 
     def caller(seed: int) -> Counter[int]:
         own = random.Random(seed)
         found: Counter[int] = Counter()
-        while time.monotonic() < end:
+        for _ in range(30):
             answer = _write(api, own, known)
             found[answer.status_code] += 1
             if answer.status_code == 201:
@@ -226,6 +224,7 @@ def test_whatever_many_callers_do_for_a_while_the_rule_holds(api: Api, chance: r
 
     with ThreadPoolExecutor(len(seeds)) as threads:
         found = sum(threads.map(caller, seeds), Counter[int]())
+    print(found)
     assert set(found) <= {200, 201, 204, 404, 409}, found
     for status in (200, 201, 204, 404, 409):
         assert found[status] > 10, found

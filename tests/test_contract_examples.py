@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from contract import lint
-from contract.document import Place, load, operations
-from contract.validation import Schemas, read_json, read_text
-
-CONTRACT = load()
-SCHEMAS = Schemas(CONTRACT)
+from contract.document import Place, operations
+from contract.validation import read_json, read_text
+from tests.promises import CONTRACT, SCHEMAS
 
 
 def places(place: Place) -> Iterator[Place]:

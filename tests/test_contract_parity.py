@@ -14,7 +14,8 @@ from api.orders.routes import LARGEST_BATCH_BYTES
 from api.problem_types import TYPES, ProblemType
 from api.problems import _PROBLEM_OF, ProblemError
 from api.requests import read_body
-from contract.document import load, operations, parameters
+from contract.document import operations, parameters
+from tests.promises import CONTRACT
 from tests.reachable import reachable
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from tests.drivers import Api
 
-CONTRACT = load()
 OPERATIONS = {(method.upper(), path): operation for path, method, operation in operations(CONTRACT)}
 IDS = {key: operation.get("operationId") for key, operation in OPERATIONS.items()}
 

@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 
 import pytest
 
-from contract.document import load
 from contract.har import TrafficCheck
 from contract.recording import Exchange, Message
 from tests.builders import later
 from tests.fee_summary_history import SERVICES, History
 from tests.fee_summary_model import Query, counted_orders, report, shown_figures, shown_row
 from tests.fee_summary_steps import exactly, pages, random_query
+from tests.promises import CONTRACT
 from tests.steps import apply_every_change, assign_all, place
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def test_what_is_answered_is_what_the_contract_promises(run: Run, api: Api) -> N
     run(history.write(25))
     run(apply_every_change())
     run(place(later(days=400)))
-    check = TrafficCheck(load())
+    check = TrafficCheck(CONTRACT)
     tag = api.client.get("/fee-summaries").headers["etag"]
     queries = [random_query(history).parameters() for _ in range(25)]
     cases = [

@@ -12,7 +12,7 @@ import pytest
 
 from api.change_retention import trim_log
 from api.pages import encode_cursor
-from tests.builders import NOON, later
+from tests.builders import later
 from tests.drivers import at_once, wait_until
 from tests.steps import apply_every_change, assign_all, place, whole_log
 from tests.subscribers import Feed, items_of, positions_of
@@ -302,16 +302,17 @@ def test_a_query_that_can_not_be_read_is_refused(api: Api, query: str, parameter
 def test_a_change_is_found_behind_20_500_others_in_one_request(
     api: Api, run: Run, database: Database
 ) -> None:
-    database.rows("INSERT INTO calendar (name) VALUES ('default'), ('rare')")
+    order = int(api.placed_order(calendar="rare")["id"])
+    # As many changes as it would take long to make through orders: copies of the one that was made.
     database.rows(
         """
-        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT at, at + interval '3 hours', 10, '{123}', '{Inspection}', 1 + (n = 20500)::int
-        FROM (SELECT n, $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(0, 21000) AS n)
-        """,
-        NOON,
+        INSERT INTO order_change (type, order_id, order_version, calendar_id, recorded_at, order_state)
+        SELECT type, n, 1, calendar_id + (n <> 20500)::int, recorded_at, order_state
+        FROM order_change, generate_series(1, 21000) AS n
+        """
     )
+    database.rows("DELETE FROM order_change WHERE order_id = $1", order)
     run(assign_all())
     answer = api.client.get("/order-changes?calendar=rare").json()
-    assert [item["sequence"].lstrip("0") for item in answer["items"]] == ["20501"]
-    assert api.client.get("/order-changes?calendar=none").json()["next"].endswith("after=21001")
+    assert [item["sequence"].lstrip("0") for item in answer["items"]] == ["20500"]
+    assert api.client.get("/order-changes?calendar=none").json()["next"].endswith("after=21000")

@@ -1,4 +1,4 @@
-"""What a page of orders costs: the same among a thousand orders as among a hundred thousand, or a million.
+"""What a page of orders costs: the same among a thousand orders as among twenty thousand, or a million.
 
 Cost is counted in pages of PostgreSQL's memory that a statement touches, which no busy machine changes. The
 plans are made for each statement's arguments, as the API has them made. To see a million:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("plans")  # one process, so that what they share is made once
 
 FEW = 1_000
-MANY = int(os.environ.get("ORDERS_IN_PLANS", "50000"))
+MANY = int(os.environ.get("ORDERS_IN_PLANS", "20000"))
 PAGE = 50
 BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
 

@@ -26,12 +26,9 @@ from api.request_log import _USABLE
 from api.requests import read_json, read_limit, read_yes_no
 from api.times import read_datetime
 from api.webhooks import bodies as webhooks
-from contract.document import Place, load
-from contract.validation import Schemas
+from contract.document import Place
 from contract.validation import read_json as read_exactly
-
-CONTRACT = load()
-SCHEMAS = Schemas(CONTRACT)
+from tests.promises import CONTRACT, SCHEMAS
 
 FEW = settings(
     derandomize=True,

@@ -14,10 +14,10 @@ from api.idempotency import IdempotencyKey
 from api.webhooks.bodies import SecretRotation
 from api.webhooks.commands import delete_webhook, rotate_secret, rotation_of
 from api.webhooks.errors import WebhookNotFoundError
-from contract.document import load
-from contract.validation import Schemas, read_json
+from contract.validation import read_json
 from shared.database import rows
 from tests.builders import order_body
+from tests.promises import CONTRACT, SCHEMAS
 from tests.webhook_steps import subscribe
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from tests.drivers import Api, Database
 
-CONTRACT = load()
-SCHEMAS = Schemas(CONTRACT)
 URL = "https://orders.example/changes"
 
 
