@@ -45,11 +45,13 @@ async def migrate() -> int:
         MigrationFailedError: one of them could not be applied.
 
     """
-    # Here, as the API asks this module only what is pending: Piccolo's commands bring a code formatter along.
-    from piccolo.apps.migrations.commands.forwards import run_forwards
-
     async with _only_migrator():
         pending = await pending_migrations()
+        if pending == 0:
+            return 0
+        # Here, as most starts find nothing to do: Piccolo's commands bring a code formatter along.
+        from piccolo.apps.migrations.commands.forwards import run_forwards
+
         # Piccolo calls those complete that it has found. Which one it was at is of use when it fails.
         said = io.StringIO()
         try:

@@ -94,6 +94,12 @@ def _nursery() -> socket.socket:
     return ours
 
 
+def prepare() -> None:
+    """Begin to import, so that the first process need not wait."""
+    if IS_POSSIBLE:
+        _nursery()
+
+
 def start(
     command: list[str], environment: dict[str, str], folder: Path, output: IO[bytes], errors: IO[bytes]
 ) -> Child:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import pytest
@@ -140,6 +141,7 @@ EDGES = {
 }
 
 
+@cache
 def texts(name: str) -> st.SearchStrategy[str]:
     """Draw texts that fit a schema's pattern or nearly do."""
     schema = place(name)
