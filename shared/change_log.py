@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.changes import Change
-from shared.database import row, rows, transaction
+from shared.database import DB, row, rows, transaction
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -42,9 +42,11 @@ async def assign_positions(most: int = 5_000) -> int:
         if log is None or not waiting:
             return 0
         # No join: if the table was analyzed while most of it was not committed yet, PostgreSQL takes it for
-        # empty, and would look through all that wait for each change. This finds each place by halving.
-        await rows(
-            "UPDATE order_change SET position = $1 + width_bucket(id, $2::bigint[]) WHERE id = ANY($2)",
+        # empty, and would look through all that wait for each change. This finds each place by halving; and
+        # each change by a hash, if not by the index, as long as the ids are known to whoever plans.
+        await DB.fetch_planned_afresh(
+            "UPDATE order_change SET position = $1::bigint + width_bucket(id, $2::bigint[]) "
+            "WHERE id = ANY($2)",
             log["last_position"],
             waiting,
         )

@@ -38,13 +38,16 @@ def _say_once(file: str, reason: str) -> None:
 def main() -> int:
     """Run from the command line; 0 when the process beside it goes round.
 
-    It starts every few seconds: reading all settings for one of them would take twenty times as long.
+    It starts every few seconds: reading all settings for one of them would take seven times as long.
     """
     file = os.environ.get("OMS_HEARTBEAT_FILE", "")
+    if not file:
+        sys.stderr.write("heartbeat: OMS_HEARTBEAT_FILE names no file\n")
+        return 1
     try:
         silent = time.time() - Path(file).stat().st_mtime
     except OSError as error:
-        sys.stderr.write(f"heartbeat: {file or 'OMS_HEARTBEAT_FILE'}: {error.strerror}\n")
+        sys.stderr.write(f"heartbeat: {file}: {error.strerror}\n")
         return 1
     if silent > LONGEST_SILENCE_SECONDS:
         sys.stderr.write(f"heartbeat: {file}: nothing for {silent:.0f} s\n")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import sys
 from contextlib import asynccontextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
 
 from shared.advisory_locks import MIGRATOR_LOCK
-from shared.database import DB, DatabaseUnavailableError, naming_unavailability, row
+from shared.database import DB, DatabaseUnavailableError, naming_unavailability, row, rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_ID = re.compile('^ID = "(.+)"$', re.MULTILINE)
 
 
 class MigrationFailedError(Exception):
@@ -69,12 +72,14 @@ async def pending_migrations() -> int:
     """Count the migrations that the code has and the database does not."""
     if not await row("SELECT 1 WHERE to_regclass('migration') IS NOT NULL"):
         return len(_known())
-    applied = await row("SELECT count(*) AS n FROM migration WHERE app_name = 'shared'")
-    return max(0, len(_known()) - (applied["n"] if applied else 0))
+    applied = await rows("SELECT name FROM migration WHERE app_name = 'shared'")
+    return len(_known() - {migration["name"] for migration in applied})
 
 
-def _known() -> list[Path]:
-    return list(_MIGRATIONS.glob("shared_*.py"))
+@cache
+def _known() -> frozenset[str]:
+    found = (_MIGRATION_ID.search(path.read_text()) for path in _MIGRATIONS.glob("shared_*.py"))
+    return frozenset(migration[1] for migration in found if migration)
 
 
 def main() -> int:

@@ -121,7 +121,8 @@ def _forget_ended(*_: object) -> None:
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             pid, status = ended
             waiting = _waited_for.pop(pid)
-            os.write(waiting, str(os.waitstatus_to_exitcode(status)).encode())
+            with suppress(BrokenPipeError):  # nobody asks any more
+                os.write(waiting, str(os.waitstatus_to_exitcode(status)).encode())
             os.close(waiting)
 
 

@@ -65,9 +65,10 @@ def run_command(
         env = environment(database, NO_REDIS, **settings)
         process = start(module, *arguments, env=env, output=output, errors=errors)
         try:
-            status = process.wait(60)
+            status = process.wait(45)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait(5)
             raise
         output.seek(0)
         errors.seek(0)

@@ -115,6 +115,13 @@ def test_positions_are_given_soon_although_the_log_was_taken_for_an_empty_table(
     assert run(assign_all()) == 8001
 
 
+def test_positions_go_on_beyond_what_32_bits_hold(run: Run, database: Database) -> None:
+    """They are bigint everywhere."""
+    database.rows("UPDATE change_log SET last_position = 2 ^ 31")
+    run(place())
+    assert run(assign_all()) == 2**31 + 1
+
+
 def test_assigners_at_once_leave_no_gap(run: Run) -> None:
     """Three assigners beside three writers: each change is given one position, once."""
 

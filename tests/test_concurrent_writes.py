@@ -224,7 +224,6 @@ def test_whatever_many_callers_do_for_a_while_the_rule_holds(api: Api, chance: r
 
     with ThreadPoolExecutor(len(seeds)) as threads:
         found = sum(threads.map(caller, seeds), Counter[int]())
-    print(found)
     assert set(found) <= {200, 201, 204, 404, 409}, found
     for status in (200, 201, 204, 404, 409):
         assert found[status] > 10, found

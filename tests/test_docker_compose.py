@@ -26,7 +26,7 @@ from shared.heartbeat import LONGEST_SILENCE_SECONDS
 from shared.settings import Settings
 from stack.child_processes import start_process, stop_processes
 from tests.drivers import wait_until
-from tests.processes import ROOT, environment, free_port, run_command
+from tests.processes import ROOT, environment, free_port
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -145,7 +145,14 @@ def test_any_password_reaches_the_database_as_it_is() -> None:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         given["OMS_DATABASE_URL"] = given["OMS_DATABASE_URL"].replace("postgres:5432", address)
         # Every process connects by the same lines; this one ends when it was refused.
-        run_command("shared.migrate", database=given.pop("OMS_DATABASE_URL"), **given)
+        subprocess.run(
+            [sys.executable, "-m", "shared.migrate"],
+            check=False,
+            capture_output=True,
+            cwd=ROOT,
+            env=environment(given["OMS_DATABASE_URL"], given["OMS_REDIS_URL"], **given),
+            timeout=30,
+        )
         assert asked.result() == password
 
 

@@ -59,7 +59,7 @@ def write_for_a_while(pipeline: Pipeline) -> int:
                 at, calendar = later(hours=3 * number), "ab"[number % 2]
                 fee = number + 0.01
                 orders.append(pipeline.api.placed_order(at=at, fee=fee, services=services, calendar=calendar))
-        if number % 100 == 0:
+        if number % 40 == 0:
             pipeline.worker.kill()
             pipeline.worker.start()
         time.sleep(0.005)

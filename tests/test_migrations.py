@@ -79,6 +79,18 @@ def test_a_migration_that_fails_is_named(new_database_url: str) -> None:
     assert why == 'migrate: relation "orders" already exists'
 
 
+def test_a_migration_that_is_missing_among_others_is_applied(new_database_url: str) -> None:
+    """As after another branch of the code was tried, which brought as many of its own."""
+    assert run_migrate(new_database_url).returncode == 0
+    with Database(new_database_url) as database:
+        database.rows(
+            "UPDATE migration SET name = 'of another branch' WHERE name = '2026-11-22T18:52:00:000000'"
+        )
+        missing = run_migrate(new_database_url)
+        assert (missing.returncode, missing.stdout) == (0, "migrations applied: 1\n")
+        assert run_migrate(new_database_url).stdout == "migrations applied: 0\n"
+
+
 def test_a_second_run_keeps_what_is_stored(new_database_url: str) -> None:
     """Migrations are applied once, whatever came in meanwhile."""
     assert run_migrate(new_database_url).returncode == 0

@@ -307,12 +307,12 @@ def test_a_change_is_found_behind_20_500_others_in_one_request(
     database.rows(
         """
         INSERT INTO order_change (type, order_id, order_version, calendar_id, recorded_at, order_state)
-        SELECT type, n, 1, calendar_id + (n <> 20500)::int, recorded_at, order_state
+        SELECT type, n, 1, calendar_id + (n <> 20501)::int, recorded_at, order_state
         FROM order_change, generate_series(1, 21000) AS n
         """
     )
     database.rows("DELETE FROM order_change WHERE order_id = $1", order)
     run(assign_all())
     answer = api.client.get("/order-changes?calendar=rare").json()
-    assert [item["sequence"].lstrip("0") for item in answer["items"]] == ["20500"]
+    assert [item["sequence"].lstrip("0") for item in answer["items"]] == ["20501"]
     assert api.client.get("/order-changes?calendar=none").json()["next"].endswith("after=21000")
