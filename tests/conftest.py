@@ -176,6 +176,7 @@ def _pipeline_processes(postgres_url: str) -> Iterator[Pipeline]:
     ):
         api.wait_until_ready()
         yield Pipeline(api, database, relay, worker, redis)
+        worker.kill()  # Celery's children each sleep for a second before they end; others see it stop
 
 
 @pytest.fixture
