@@ -36,7 +36,8 @@ def free_port() -> int:
 
 def environment(database: str, redis: str, **more: str) -> dict[str, str]:
     """Give the environment of a process: none of this one's settings but those named here."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("OMS_")}
+    ours = ("OMS_", "REMAP_SIGTERM")  # the latter by ``shared.task_queue``, once it is imported here
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "OMS_DATABASE_URL": database, "OMS_REDIS_URL": redis, **QUICK, **more}
 
 
