@@ -78,7 +78,9 @@ async def pending_migrations() -> int:
 
 @cache
 def _known() -> frozenset[str]:
-    found = (_MIGRATION_ID.search(path.read_text()) for path in _MIGRATIONS.glob("shared_*.py"))
+    found = (
+        _MIGRATION_ID.search(path.read_text(encoding="utf-8")) for path in _MIGRATIONS.glob("shared_*.py")
+    )
     return frozenset(migration[1] for migration in found if migration)
 
 

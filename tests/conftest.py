@@ -200,7 +200,10 @@ def _steps() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture
-def run(_steps: asyncio.Runner, database: Database) -> Callable[[Coroutine[Any, Any, T]], T]:  # noqa: ARG001
+def run(
+    _steps: asyncio.Runner,
+    database: Database,  # noqa: ARG001 (clean first)
+) -> Callable[[Coroutine[Any, Any, T]], T]:
     """Run a step of the relay or the worker in this process, on a clean database."""
     return _steps.run
 
