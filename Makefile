@@ -37,7 +37,7 @@ rebuild: $(VENV)/run.stamp  ## make the fee summaries anew while they are in use
 check: format-check lint types imports contract-static test  ## yes or no: format, lint, types, import rules, contract, tests
 
 test: $(VENV)/dev.stamp  ## the tests, on servers of their own [ARGS="-k spacing"]
-	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PY) -m pytest -n auto --no-loadscope-reorder $(ARGS)
 
 # The linters need node and say so where there is none; the rest needs only Python.
 contract: contract-static  ## the contract: linted, equal to the code, no promise broken [BASE=main]

@@ -113,6 +113,8 @@ class RedisStream:
             begin = max(bounds.first - 1, bounds.last - length)
             if standing and not is_foreign:
                 begin = max(begin, standing.position)
+            if begin >= bounds.last and not is_foreign:
+                return 0
             changes = await changes_after(begin, BATCH)
             if changes and changes[0].position != begin + 1:
                 return 0  # trimmed in between: look again

@@ -120,9 +120,13 @@ class Relay:
             await self._send(ATTEMPT_DUE_DELIVERIES, (), 1, ATTEMPTS_QUEUE)
 
     async def _publish_once(self, publication: Publication) -> int:
-        await self._look_at_cursor(publication)
+        newest = await self._look_at_cursor(publication)
         published = 0
-        while (room := settings().relay_window - (publication.published - publication.applied)) > 0:
+        # Most rounds find nothing new, and need not look for it.
+        while (
+            publication.published < newest
+            and (room := settings().relay_window - (publication.published - publication.applied)) > 0
+        ):
             changes = await changes_after(publication.published, min(settings().relay_batch, room))
             if not changes:
                 break
@@ -134,8 +138,9 @@ class Relay:
             published += len(changes)
         return published
 
-    async def _look_at_cursor(self, publication: Publication) -> None:
-        applied, _ = await cursor_of(publication.consumer)
+    async def _look_at_cursor(self, publication: Publication) -> int:
+        """Note how far the consumer has got; return the position of the newest change."""
+        applied, newest = await cursor_of(publication.consumer)
         now = time.monotonic()
         if applied != publication.applied or publication.published <= applied:
             publication.still_since = now
@@ -154,6 +159,7 @@ class Relay:
             )
             publication.published = applied
             publication.still_since = now
+        return newest
 
     async def _send_batch(self, task: str, batch: Batch) -> bool:
         sent = await self._send(task, astuple(batch), most_waiting(), CONSUMER_QUEUE)

@@ -8,13 +8,8 @@ time; they are dense and final, and in every order's own sequence of versions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from shared.changes import Change
 from shared.database import DB, row, rows, transaction
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 FEE_SUMMARIES = "fee_summaries"
 WEBHOOK_DELIVERIES = "webhook_deliveries"
@@ -85,13 +80,17 @@ async def is_change_at(position: int, event_id: str) -> bool:
     )
 
 
-async def cursor_of(consumer: str) -> tuple[int, datetime]:
-    """Give the position up to which a consumer has applied changes, and when it got there."""
-    found = await row("SELECT position, moved_at FROM consumer_cursor WHERE consumer = $1", consumer)
+async def cursor_of(consumer: str) -> tuple[int, int]:
+    """Give the position up to which a consumer has applied changes, and that of the newest change."""
+    found = await row(
+        "SELECT cursor.position, log.last_position FROM consumer_cursor AS cursor, change_log AS log "
+        "WHERE cursor.consumer = $1",
+        consumer,
+    )
     if found is None:
         message = f"no consumer is called {consumer}"
         raise LookupError(message)
-    return found["position"], found["moved_at"]
+    return found["position"], found["last_position"]
 
 
 async def hold_cursor(consumer: str) -> int:

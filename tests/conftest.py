@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import nursery
 from tests.drivers import Api, Database, Pipeline
@@ -45,7 +46,7 @@ _WITH_PIPELINE = (
     *("fee_summary_proof", "fee_summary_positions", "subscribing", "order_change_transports"),
     *("fee_summary_reader", "webhook_processes", "subscribing_webhooks", "order_journey"),
 )
-"""The files that use ``pipeline``, begun last: its relay and its worker look for work until the run ends."""
+"""The files that use ``pipeline``, all in one process, so that there is one, and not before it is needed."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -55,9 +56,22 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files, see above; each file's tests stay in their order, and so do all other files."""
-    order = (*_LONGEST_FIRST, None, *_WITH_PIPELINE)
+    order = (*_LONGEST_FIRST, *_WITH_PIPELINE, None)
     places = {name and f"test_{name}": place for place, name in enumerate(order)}
     items.sort(key=lambda item: places.get(item.path.stem, places[None]))
+
+
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
+    """One process does all tests of a file, as the file's fixtures are made once for them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "pipeline" if Path(file).stem.removeprefix("test_") in _WITH_PIPELINE else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
+    """Distribute the tests by file, see above."""
+    return _ByFile(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from tests.drivers import Database
 
-pytestmark = pytest.mark.xdist_group("access")  # one process, so that what they share is made once
 
 KEYS = {
     "office": ("write", "key of the office"),

@@ -224,7 +224,6 @@ def assert_a_hang_is_noticed(
     wait_until(healthy, "it goes on")
 
 
-@pytest.mark.xdist_group("stack")
 def test_every_service_starts_from_the_files_of_the_image(
     tmp_path: Path, new_database_url: str, redis_url: str
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.faults import Caller
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,6 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-@pytest.mark.xdist_group("pipeline")
 def test_who_names_the_version_that_they_wrote_reads_figures_that_include_it(pipeline: Pipeline) -> None:
     """Through relay, queue and worker, without ever waiting by the clock."""
     seen = 0

@@ -288,7 +288,6 @@ def test_many_proofs_asked_for_are_one_and_hold_no_summing_up(
             assert worker.log.count("fee_summaries_proved") == 1
 
 
-@pytest.mark.xdist_group("pipeline")
 def test_the_worker_proves_the_summaries_when_it_is_asked(pipeline: Pipeline) -> None:
     """By a task, as the relay asks."""
     pipeline.database.rows("UPDATE fee_summary_proof SET finished_at = NULL")

@@ -9,8 +9,6 @@ from decimal import Decimal
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.builders import later
 from tests.fee_summary_model import CountedOrder, Query, report, shown_figures, shown_row
 from tests.fee_summary_steps import pages
@@ -78,7 +76,6 @@ def check_answers(answers: list[tuple[Query, dict[str, Any]]], states: list[dict
             assert shown_figures(item) == rows[shown_row(item)]
 
 
-@pytest.mark.xdist_group("pipeline")
 def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pipeline) -> None:
     """While orders are written, the worker is killed and all is rebuilt and proved, again and again."""
     url = pipeline.database.url

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-pytestmark = pytest.mark.xdist_group("malformed")  # one process, so that what they share is made once
 
 WITH_ERRORS = ("malformed-request", "validation-failed")
 INTERNALS = (

@@ -269,7 +269,6 @@ def test_a_log_that_forgets_its_last_change_is_not_taken_for_another(
         assert next(events).id == 2
 
 
-@pytest.mark.xdist_group("faults")
 def test_a_thousand_idle_streams_cost_little_are_served_and_end_promptly(
     database: Database, run: Run, postgres_url: str
 ) -> None:
@@ -337,7 +336,6 @@ def test_a_waiting_request_whose_caller_leaves_gives_its_place_back(api: Api) ->
     wait_until(lambda: api.waiting() == 0, "they wait no longer", seconds=10)
 
 
-@pytest.mark.xdist_group("faults")
 def test_a_request_that_waits_does_not_hold_the_process_up(database: Database, postgres_url: str) -> None:
     database.add_services()
     port = free_port()

@@ -11,12 +11,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 import redis
 
 from tests.builders import later, order_body
-from tests.drivers import wait_until
+from tests.drivers import http_client, wait_until
 from tests.subscribers import EventStream, Feed, RedisReader, items_of, positions_of
 from tests.webhook_receiver import OK, Answer, Receiver
 from tests.webhook_steps import missed, subscribe
@@ -137,7 +136,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         """Write."""
         orders: list[str] = []
-        with httpx.Client(base_url=self._url, timeout=30) as client:
+        with http_client(self._url) as client:
             for _ in range(self._writes):
                 what = self._chance.random()
                 at = later(hours=self._chance.randrange(300), microseconds=self._chance.randrange(2))
@@ -191,7 +190,6 @@ def fold(notifications: list[str]) -> dict[int, str]:
     return orders
 
 
-@pytest.mark.xdist_group("faults")
 def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_killed_or_wiped(
     pipeline: Pipeline, collectors: list[Collector], posted: WebhookCollector
 ) -> None:

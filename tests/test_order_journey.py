@@ -5,12 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from tests.drivers import Pipeline
-
-pytestmark = pytest.mark.xdist_group("pipeline")
 
 
 def test_an_order_placed_changed_and_deleted_is_summed_exactly_at_every_stage(pipeline: Pipeline) -> None:

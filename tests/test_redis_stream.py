@@ -207,7 +207,6 @@ def test_a_stream_whose_changes_were_all_forgotten_is_left_as_it_is(
     assert [name for name, _ in reader.entries()] == ["4-0"]
 
 
-@pytest.mark.xdist_group("faults")
 def test_a_trim_in_the_middle_of_a_look_deletes_no_stream(
     run: Run, reader: RedisReader, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

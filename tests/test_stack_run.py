@@ -23,10 +23,8 @@ from stack.child_processes import StackError, living, started_with, working_in
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.run import Plan, Stack
 from stack.state_folder import StateFolder
-from tests.drivers import wait_until
+from tests.drivers import http_client, wait_until
 from tests.processes import ROOT, ServiceProcess, free_port, migrate
-
-pytestmark = pytest.mark.xdist_group("stack")
 
 _READY = re.compile(r"ready on (http://127\.0\.0\.1:\d+) .*curl -s (http://\S+)")
 _READY_WITHIN = 45.0
@@ -136,9 +134,16 @@ def address(running: Run) -> str:
     return running.address
 
 
-def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run) -> None:
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    """Give a caller."""
+    with http_client() as client:
+        yield client
+
+
+def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run, client: httpx.Client) -> None:
     """The first start loads the sample data, and what it tells to try works."""
-    assert httpx.get(running.tried).json()["datetime"] == "2022-11-01T11:11:11.111Z"
+    assert client.get(running.tried).json()["datetime"] == "2022-11-01T11:11:11.111Z"
 
 
 def test_the_ready_line_is_the_last(running: Run) -> None:
@@ -225,20 +230,21 @@ def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
         assert said in done.stdout + done.stderr
 
 
-def test_a_killed_valkey_is_started_again_while_orders_are_taken(running: Run, address: str) -> None:
+def test_a_killed_valkey_is_started_again_while_orders_are_taken(
+    running: Run, address: str, client: httpx.Client
+) -> None:
     """Nobody's orders depend on it, and the rest of the system finds it again where it was."""
     (valkey,) = working_in(running.state / "valkey", "valkey-server")
     valkey.kill()
     order = {"id": "9000", "datetime": "2031-01-01T12:00:00Z", "totalfee": 1, "services": [{"id": "123"}]}
-    assert httpx.post(f"{address}/orders", json=order).status_code == 201
+    assert client.post(f"{address}/orders", json=order).status_code == 201
     running.read_until(re.compile("Valkey runs again"), within=15.0)
     assert any("Valkey ended unexpectedly (killed by SIGKILL)" in line for line in running.said)
-    deadline = time.monotonic() + 15.0
-    while (ready := httpx.get(f"{address}/health/ready").json())["checks"]["queue"] != "ok":
-        assert time.monotonic() < deadline, ready
+    ready = f"{address}/health/ready"
+    wait_until(lambda: client.get(ready).json()["checks"]["queue"] == "ok", "the queue is back", seconds=15.0)
     (again,) = working_in(running.state / "valkey", "valkey-server")
     assert again.pid != valkey.pid
-    assert httpx.delete(f"{address}/orders/9000").status_code == 204
+    assert client.delete(f"{address}/orders/9000").status_code == 204
 
 
 def test_a_killed_postgresql_is_started_again_with_all_that_was_acknowledged(
@@ -249,7 +255,7 @@ def test_a_killed_postgresql_is_started_again_with_all_that_was_acknowledged(
     stored: list[int] = []
     killed = False
     deadline = time.monotonic() + 30.0
-    with httpx.Client(base_url=address, timeout=30.0) as client:
+    with http_client(address) as client:
         while not killed or len(stored) < 10:
             assert time.monotonic() < deadline
             number = 9100 + len(stored)
@@ -361,12 +367,12 @@ def test_a_command_that_finds_no_stack_says_how_to_start_that_one(
 
 
 def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
-    running: Run, address: str
+    running: Run, address: str, client: httpx.Client
 ) -> None:
     """Nothing of a killed run stands in the way of the next, and what was answered 201 is there."""
-    assert httpx.delete(f"{address}/orders/223").status_code == 204
+    assert client.delete(f"{address}/orders/223").status_code == 204
     order = {"id": "9001", "datetime": "2030-01-01T12:00:00Z", "totalfee": 12.5, "services": [{"id": "123"}]}
-    assert httpx.post(f"{address}/orders", json=order).status_code == 201
+    assert client.post(f"{address}/orders", json=order).status_code == 201
     before = {process.pid for process in running.processes()}
     running.process.kill()
     running.process.communicate()
@@ -374,7 +380,7 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
     again = Run(running.state, int(address.rsplit(":", 1)[1]))
     try:
         again.wait_until_ready()
-        assert httpx.get(f"{address}/orders/9001").json()["totalfee"] == 12.5
+        assert client.get(f"{address}/orders/9001").json()["totalfee"] == 12.5
         assert any(re.search(r"import *\| .*not imported.*: nothing to do", line) for line in again.said)
         assert again.tried == f"{address}/orders"  # 223 is gone
         processes = again.processes()

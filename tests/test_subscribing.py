@@ -88,7 +88,6 @@ def consumers(pipeline: Pipeline, tmp_path: Path) -> Iterator[list[Consumer]]:
             consumer.kill()
 
 
-@pytest.mark.xdist_group("faults")
 def test_every_consumer_of_the_guide_survives_being_killed_without_losing_or_repeating_work(
     pipeline: Pipeline, consumers: list[Consumer]
 ) -> None:

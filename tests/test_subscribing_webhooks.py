@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.builders import later
-from tests.drivers import wait_until
+from tests.drivers import http_client, wait_until
 from tests.processes import ROOT, free_port
 from tests.webhook_steps import deliver, deliveries, make_due, missed, subscribe
 
@@ -45,17 +45,18 @@ def receiver(folder: Path, port: int, secret: str) -> Iterator[subprocess.Popen[
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: answers(port), "the receiver listens")
+        with http_client(f"http://127.0.0.1:{port}") as client:
+            wait_until(lambda: answers(client), "the receiver listens")
         yield process
     finally:
         process.kill()
         process.wait()
 
 
-def answers(port: int) -> bool:
+def answers(client: httpx.Client) -> bool:
     """Tell whether somebody listens, who refuses what is not signed."""
     try:
-        return httpx.post(f"http://127.0.0.1:{port}/", json={}).status_code == 401
+        return client.post("/", json={}).status_code == 401
     except httpx.TransportError:
         return False
 
@@ -88,7 +89,6 @@ def test_the_receiver_of_the_page_acts_once_on_each_change_whatever_restarts(
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
-@pytest.mark.xdist_group("pipeline")
 def test_the_commands_of_the_guide_lead_from_nothing_to_a_verified_webhook(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 import redis
 
 from tests.builders import later
@@ -14,8 +13,6 @@ from tests.webhook_steps import deliveries, missed, subscribe
 
 if TYPE_CHECKING:
     from tests.drivers import Pipeline
-
-pytestmark = pytest.mark.xdist_group("pipeline")
 
 
 def test_an_order_placed_over_http_is_posted_to_a_webhook(pipeline: Pipeline, receiver: Receiver) -> None:

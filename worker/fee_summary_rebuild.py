@@ -93,8 +93,7 @@ async def rebuild(
 
 async def _catch_up_and_swap(new: Generation, position: int) -> int:
     while (swapped := await _swap_if_close(new, position)) is None:
-        applied, _ = await cursor_of(FEE_SUMMARIES)
-        last = min(applied, await last_position(), position + ADDED_AT_ONCE)
+        last = min(*await cursor_of(FEE_SUMMARIES), position + ADDED_AT_ONCE)
         async with transaction():
             await add_logged_changes(new, position, last)
         position = last

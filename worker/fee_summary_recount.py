@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from shared.change_log import FEE_SUMMARIES, cursor_of, last_position
+from shared.change_log import FEE_SUMMARIES, cursor_of
 from shared.database import row, rows, transaction
 from worker.fee_summaries import Generation, current_generation
 
@@ -101,8 +101,7 @@ async def one_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]:
         # However long it takes in all: what runs here is bounded by its strides.
         await rows("SET LOCAL statement_timeout = 0")
         await rows(_LATER)
-        cursor, _ = await cursor_of(FEE_SUMMARIES)
-        assigned = await last_position()
+        cursor, assigned = await cursor_of(FEE_SUMMARIES)
         generation = await current_generation()
         zone = time_zone or generation.time_zone
         await rows("CREATE UNIQUE INDEX ON later_change (order_id)")
