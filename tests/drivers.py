@@ -311,8 +311,10 @@ class Pipeline:
         )
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until something is so.
+def wait_until(
+    condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS, pause: float = 0.02
+) -> None:
+    """Wait until something is so, with a pause between two looks.
 
     Raises:
         AssertionError: it was not, in time.
@@ -323,4 +325,4 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIEN
         if time.monotonic() > give_up:
             message = f"not within {seconds} s: {what}"
             raise AssertionError(message)
-        time.sleep(0.02)
+        time.sleep(pause)

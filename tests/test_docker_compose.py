@@ -259,7 +259,8 @@ def test_every_service_starts_from_the_files_of_the_image(
             return run.returncode == 0
 
         for name in ("api", "relay", "worker"):
-            wait_until(partial(healthy, name), f"the health check of {name} passes")
+            # A check is a process, and would take from the service the time that it needs to start.
+            wait_until(partial(healthy, name), f"the health check of {name} passes", pause=0.3)
         for name, process in (("relay", relay), ("worker", worker)):
             assert_a_hang_is_noticed(process, tmp_path / f"heartbeat of {name}", partial(healthy, name))
         for process in (api, relay, worker):

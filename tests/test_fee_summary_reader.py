@@ -17,7 +17,7 @@ from tests.processes import run_command
 if TYPE_CHECKING:
     from tests.drivers import Database, Pipeline
 
-SECONDS = 3.0
+SECONDS = 2.0
 
 QUERIES = (Query(by=("service",)), Query(group_by="month", by=("calendar",)), Query(group_by="year"))
 

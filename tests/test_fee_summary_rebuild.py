@@ -14,7 +14,7 @@ from tests.builders import later
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
 from tests.processes import run_command
-from tests.steps import apply_every_change, place
+from tests.steps import applied, apply_every_change, place
 from worker.fee_summaries import ChangesForgottenError
 from worker.fee_summary_rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
 
@@ -42,7 +42,7 @@ def test_a_rebuild_adds_what_happens_meanwhile(
     run(apply_every_change())
     run(history.write(3))
 
-    async def rebuild_with_writes() -> int:
+    async def rebuild_with_writes() -> None:
         writing = True
 
         async def write() -> None:
@@ -51,14 +51,13 @@ def test_a_rebuild_adds_what_happens_meanwhile(
                 await apply_every_change(at_once=4)
 
         writer = asyncio.create_task(write())
-        await asyncio.sleep(0.05)
-        done = await rebuild()
+        # Until something was summed between a rebuild's beginning and its end.
+        while await applied() >= (await rebuild()).position:
+            pass
         writing = False
         await writer
-        return done.position
 
-    position = run(rebuild_with_writes())
-    assert position > 30
+    run(rebuild_with_writes())
     assert differences(run) == []
     assert database.wrong_summaries() == []
     assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
