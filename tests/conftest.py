@@ -69,9 +69,9 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
         return "pipeline" if Path(file).stem.removeprefix("test_") in _WITH_PIPELINE else file
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Distribute the tests by file, see above."""
-    return _ByFile(config)
+    return _ByFile(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:
