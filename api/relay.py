@@ -139,7 +139,7 @@ class Relay:
         return published
 
     async def _look_at_cursor(self, publication: Publication) -> int:
-        """Note how far the consumer has got; return the position of the newest change."""
+        """Note how far the consumer has got; return the last position that was given."""
         applied, newest = await cursor_of(publication.consumer)
         now = time.monotonic()
         if applied != publication.applied or publication.published <= applied:

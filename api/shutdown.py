@@ -29,7 +29,8 @@ def noticing_shutdown(end: Callable[[], None]) -> Iterator[None]:
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     # The server's handler sits in the event loop and is woken through a file descriptor, whatever Python's
-    # handler is (asyncio sets one that does nothing): replacing that one leaves the server's in place.
+    # handler is (asyncio's does nothing, uvloop's is for when that descriptor is full): replacing that one
+    # leaves the server's in place.
     before = {number: signal.signal(number, notice) for number in numbers}
     for number in numbers:
         signal.siginterrupt(number, False)

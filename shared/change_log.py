@@ -81,10 +81,10 @@ async def is_change_at(position: int, event_id: str) -> bool:
 
 
 async def cursor_of(consumer: str) -> tuple[int, int]:
-    """Give the position up to which a consumer has applied changes, and that of the newest change."""
+    """Give the position up to which a consumer has applied changes, and the last one that was given."""
     found = await row(
-        "SELECT cursor.position, log.last_position FROM consumer_cursor AS cursor, change_log AS log "
-        "WHERE cursor.consumer = $1",
+        "SELECT position, (SELECT coalesce(max(last_position), 0) FROM change_log) AS last_position "
+        "FROM consumer_cursor WHERE consumer = $1",
         consumer,
     )
     if found is None:

@@ -35,11 +35,11 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def http_client(url: str = "") -> httpx.Client:
+def http_client(url: str = "", timeout: float = 30) -> httpx.Client:
     """Give a client for servers on this machine."""
     return httpx.Client(
         base_url=url,
-        timeout=30,
+        timeout=timeout,
         limits=httpx.Limits(max_connections=100, max_keepalive_connections=60),
         verify=_NO_CERTIFICATES,
     )

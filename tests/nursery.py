@@ -22,7 +22,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from functools import cache, cached_property
 from importlib import import_module
@@ -169,23 +168,26 @@ def _serve(requests: socket.socket) -> list[str]:
 def _run_as_main(module: str) -> None:
     """Run a module as ``python -m`` does, but for taking the interpreter down piece by piece at the end.
 
-    That would touch, and so copy, most of what is shared with the nursery: 0.1 s for each process.
+    That would touch, and so copy, most of what is shared with the nursery: 0.1 s for each process. Nor does a
+    KeyboardInterrupt end in SIGINT here: none of our processes leaves one to Python.
     """
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as end:
-        if isinstance(end.code, str):
-            sys.stderr.write(f"{end.code}\n")
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if end.code is not None and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
     except BaseException:  # noqa: BLE001 (whatever ends the process: the interpreter would print it too)
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         status = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 FEW = 2
 """Requests drawn per operation; those at the edges of every schema come on top."""
 
-IN_PROCESS = ["coverage", "stateful"]
-ON_A_SOCKET = ["examples", "fuzzing", "stateful"]
-"""The phases: each is gone through here or there. ``make fuzz`` has all of them on a socket."""
-
 # Not by schemathesis' marks for pytest: they make out every request while pytest collects, for any run of any
 # test (15 s of it). The engine behind its command line does so when it comes to them.
 
@@ -44,7 +40,6 @@ def in_process(database: Database) -> Iterator[Any]:
     config = schemathesis.Config.from_path(ROOT / "schemathesis.toml")
     config.update(seed=1, max_failures=None)
     config.projects.default.generation.update(deterministic=True, max_examples=FEW, no_shrink=True)
-    config.projects.default.phases.update(phases=IN_PROCESS)
     # Read by the loader in C; that of schemathesis takes seconds.
     contract = yaml.load((ROOT / "contract" / "openapi.yaml").read_text(), Loader=yaml.CSafeLoader)
     schema = schemathesis.openapi.from_dict(contract, config=config)
@@ -69,7 +64,7 @@ def _failures(event: events.EngineEvent) -> Iterator[str]:
 
 @pytest.mark.timeout(240)
 def test_the_contract_is_kept_in_process(in_process: Any) -> None:
-    """Every edge of every schema, and sequences along links: sound requests are accepted, others refused."""
+    """Examples, coverage, fuzzing and sequences along links: sound requests are accepted, others refused."""
     passed: dict[str, int] = {}
     failures = []
     for event in engine.from_schema(in_process).execute():
@@ -77,7 +72,12 @@ def test_the_contract_is_kept_in_process(in_process: Any) -> None:
         if isinstance(event, events.ScenarioFinished):
             passed[event.phase] = passed.get(event.phase, 0) + len(event.recorder.checks)
     assert failures == []
-    assert {phase for phase, count in passed.items() if count} == set(IN_PROCESS)
+    assert {phase for phase, count in passed.items() if count} >= {
+        "examples",
+        "coverage",
+        "fuzzing",
+        "stateful",
+    }
     assert sum(passed.values()) > 500
 
 
@@ -100,7 +100,7 @@ def test_the_contract_is_kept_on_a_socket(guarded: Api, tmp_path: Path) -> None:
     Guarded, as in-process everybody may do everything. tests/fuzz_hooks.py sees who is refused, and why.
     """
     brief = ("--generation-deterministic", "--seed", "1", "--no-shrink", "--max-examples", str(FEW))
-    phases = ("--phases", ",".join(ON_A_SOCKET))
+    phases = ("--phases", "examples,fuzzing,stateful")
     assert fuzz(guarded.url, tmp_path, *brief, *phases, deployment="guarded") == 0
     assert (tmp_path / "junit.xml").exists()
     assert check_recording(guarded.url, tmp_path) == 0

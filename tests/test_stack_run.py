@@ -136,8 +136,8 @@ def address(running: Run) -> str:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    """Give a caller."""
-    with http_client() as client:
+    """Give a caller who is in a hurry."""
+    with http_client(timeout=5) as client:
         yield client
 
 
