@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from tests.drivers import Database
 
-
 KEYS = {
     "office": ("write", "key of the office"),
     "shop": ("write", "key of the shop"),

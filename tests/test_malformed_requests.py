@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-
 WITH_ERRORS = ("malformed-request", "validation-failed")
 INTERNALS = (
     "Traceback",

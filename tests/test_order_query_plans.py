@@ -25,7 +25,6 @@ from tests.drivers import Database
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
 FEW = 1_000
 MANY = int(os.environ.get("ORDERS_IN_PLANS", "20000"))
 PAGE = 50

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-
 NDJSON = {"Accept": "application/x-ndjson"}
 CSV = {"Accept": "text/csv"}
 PLACES = 4
