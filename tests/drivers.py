@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import re
-import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import asyncpg
 import httpx
 
 from tests.builders import order_body
+from tests.quick_client import QuickClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,26 +31,12 @@ PATIENCE_SECONDS = 20.0
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-# None is shown here, so none is trusted: to read those of the world takes 50 ms for each client.
-_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def http_client(url: str = "", timeout: float = 30) -> httpx.Client:
-    """Give a client for servers on this machine."""
-    return httpx.Client(
-        base_url=url,
-        timeout=timeout,
-        limits=httpx.Limits(max_connections=100, max_keepalive_connections=60),
-        verify=_NO_CERTIFICATES,
-    )
-
-
 class Api:
     """A caller of the HTTP API."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self.client = http_client(self.url)
+        self.client = QuickClient(self.url)
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -134,7 +135,9 @@ def test_a_request_that_is_expensive_to_refuse_does_not_keep_others_waiting(with
     assert without_database.post_text("/orders/batch", keys).status_code == 400
     tags = {"If-None-Match": '"1"' + " ," * 2_000 + "x"}
     assert without_database.client.get("/orders/5", headers=tags).status_code == 400
-    assert without_database.client.get("/health/live").elapsed.total_seconds() < 5
+    before = time.monotonic()
+    assert without_database.client.get("/health/live").status_code == 200
+    assert time.monotonic() - before < 5
 
 
 def raw(api: Api, request: bytes) -> bytes:

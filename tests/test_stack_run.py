@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import selectors
 import shutil
 import signal
 import subprocess
@@ -19,76 +18,14 @@ import httpx
 import psutil
 import pytest
 
-from stack.child_processes import StackError, living, started_with, working_in
+from stack.child_processes import StackError, living, working_in
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.run import Plan, Stack
 from stack.state_folder import StateFolder
-from tests.drivers import http_client, wait_until
+from tests.drivers import wait_until
 from tests.processes import ROOT, ServiceProcess, free_port, migrate
-
-_READY = re.compile(r"ready on (http://127\.0\.0\.1:\d+) .*curl -s (http://\S+)")
-_READY_WITHIN = 45.0
-_STOPPED_WITHIN = 10.0
-
-
-class Run:
-    """One run of the supervisor."""
-
-    def __init__(self, state: Path, port: int, **settings: str) -> None:
-        self.state = state
-        self.said: list[str] = []
-        self._begun = b""
-        self.address = self.tried = ""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "stack.run"],
-            cwd=ROOT,
-            env=_environment(state, port) | settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    def wait_until_ready(self) -> None:
-        """Read on until the ready line, for the address and the URL that it names."""
-        self.address, self.tried = self.read_until(_READY, within=_READY_WITHIN).groups()
-
-    def read_until(self, pattern: re.Pattern[str], *, within: float) -> re.Match[str]:
-        """Read on until it says something, for so many seconds; lines that came before are not looked at."""
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + within
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            while time.monotonic() < deadline:
-                if not selector.select(0.5):
-                    continue
-                said = os.read(self.process.stdout.fileno(), 65_536)
-                self._begun += said
-                *lines, self._begun = self._begun.split(b"\n")
-                self.said += [line.decode() for line in lines]
-                for line in lines:
-                    if found := pattern.search(line.decode()):
-                        return found
-                if not said:
-                    break
-        raise AssertionError(f"never said {pattern.pattern}:\n" + "\n".join(self.said))
-
-    def processes(self) -> list[psutil.Process]:
-        """Find every living process of this run but the supervisor itself."""
-        return [
-            *started_with("ORDER_STACK", str(self.state)),
-            *working_in(self.state / "postgres" / "data", "postgres"),
-            *working_in(self.state / "valkey", "valkey-server"),
-        ]
-
-    def stop(self) -> None:
-        """Stop it, if a test has not done so."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.communicate(timeout=_STOPPED_WITHIN + 5)
-
-
-def _environment(state: Path, port: int) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("OMS_")}
-    return kept | {"STATE_DIR": str(state), "PORT": str(port)}
+from tests.quick_client import QuickClient
+from tests.supervisor import READY, STOPPED_WITHIN, Run, stack_environment
 
 
 def _refused(state: Path, port: int) -> str:
@@ -96,7 +33,7 @@ def _refused(state: Path, port: int) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "stack.run"],
         cwd=ROOT,
-        env=_environment(state, port),
+        env=stack_environment(state, port),
         capture_output=True,
         text=True,
         check=False,
@@ -135,23 +72,26 @@ def address(running: Run) -> str:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[httpx.Client]:
+def client(address: str) -> Iterator[httpx.Client]:
     """Give a caller who is in a hurry."""
-    with http_client(timeout=5) as client:
+    with QuickClient(address, timeout=5) as client:
         yield client
+
+
+def test_nothing_comes_behind_the_ready_line(running: Run, client: httpx.Client) -> None:
+    """What the supervisor asked before is told before it, or it would scroll out of sight."""
+    (ready,) = (number for number, line in enumerate(running.said) if READY.search(line))
+    for path in ("/health/ready", "/orders/223"):
+        assert any(f"path={path} " in line for line in running.said[:ready])
+    assert client.get("/services").status_code == 200  # told behind whatever was asked before
+    running.read_until(re.compile("path=/services "), within=5.0)
+    (asked,) = (line for line in running.said[ready:] if "[request]" in line)
+    assert "path=/services " in asked
 
 
 def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run, client: httpx.Client) -> None:
     """The first start loads the sample data, and what it tells to try works."""
     assert client.get(running.tried).json()["datetime"] == "2022-11-01T11:11:11.111Z"
-
-
-def test_the_ready_line_is_the_last(running: Run) -> None:
-    """Nothing that the supervisor asked before comes behind it, or it would scroll out of sight."""
-    (ready,) = (number for number, line in enumerate(running.said) if _READY.search(line))
-    for path in ("/health/ready", "/orders/223"):
-        assert any(f"path={path} " in line for line in running.said[:ready])
-    assert not any("[request]" in line for line in running.said[ready:])
 
 
 def test_where_orders_need_a_key_the_ready_line_names_what_needs_none(
@@ -200,7 +140,7 @@ def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
             *("sample-data/orders.json", "--services", "sample-data/services.json"),
         ],
         cwd=ROOT,
-        env=_environment(running.state, 0),
+        env=stack_environment(running.state, 0),
         check=False,
         timeout=30,
     )
@@ -220,7 +160,7 @@ def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
                 *("sample-data/orders.json", "--services", "sample-data/services.json"),
             ],
             cwd=ROOT,
-            env=_environment(tmp_path, 0) | given,
+            env=stack_environment(tmp_path, 0) | given,
             capture_output=True,
             text=True,
             check=False,
@@ -230,21 +170,22 @@ def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
         assert said in done.stdout + done.stderr
 
 
-def test_a_killed_valkey_is_started_again_while_orders_are_taken(
-    running: Run, address: str, client: httpx.Client
-) -> None:
+def test_a_killed_valkey_is_started_again_while_orders_are_taken(running: Run, client: httpx.Client) -> None:
     """Nobody's orders depend on it, and the rest of the system finds it again where it was."""
     (valkey,) = working_in(running.state / "valkey", "valkey-server")
     valkey.kill()
     order = {"id": "9000", "datetime": "2031-01-01T12:00:00Z", "totalfee": 1, "services": [{"id": "123"}]}
-    assert client.post(f"{address}/orders", json=order).status_code == 201
+    assert client.post("/orders", json=order).status_code == 201
     running.read_until(re.compile("Valkey runs again"), within=15.0)
     assert any("Valkey ended unexpectedly (killed by SIGKILL)" in line for line in running.said)
-    ready = f"{address}/health/ready"
-    wait_until(lambda: client.get(ready).json()["checks"]["queue"] == "ok", "the queue is back", seconds=15.0)
+
+    def queue_is_back() -> bool:
+        return bool(client.get("/health/ready").json()["checks"]["queue"] == "ok")
+
+    wait_until(queue_is_back, "the queue is back", seconds=15.0)
     (again,) = working_in(running.state / "valkey", "valkey-server")
     assert again.pid != valkey.pid
-    assert client.delete(f"{address}/orders/9000").status_code == 204
+    assert client.delete("/orders/9000").status_code == 204
 
 
 def test_a_killed_postgresql_is_started_again_with_all_that_was_acknowledged(
@@ -255,7 +196,7 @@ def test_a_killed_postgresql_is_started_again_with_all_that_was_acknowledged(
     stored: list[int] = []
     killed = False
     deadline = time.monotonic() + 30.0
-    with http_client(address) as client:
+    with QuickClient(address) as client:
         while not killed or len(stored) < 10:
             assert time.monotonic() < deadline
             number = 9100 + len(stored)
@@ -313,8 +254,8 @@ def test_a_run_that_is_told_to_stop_while_postgresql_recovers_does_so_at_once(st
         assert "starting" in _server_state(data)
         processes = run.processes()
         run.process.send_signal(signal.SIGTERM)
-        said, _ = run.process.communicate(timeout=_STOPPED_WITHIN)
-        assert run.process.returncode == 0, said
+        run.wait_until_ended(STOPPED_WITHIN)
+        assert run.process.returncode == 0, run.said
         wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
     finally:
         run.stop()
@@ -370,17 +311,17 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
     running: Run, address: str, client: httpx.Client
 ) -> None:
     """Nothing of a killed run stands in the way of the next, and what was answered 201 is there."""
-    assert client.delete(f"{address}/orders/223").status_code == 204
+    assert client.delete("/orders/223").status_code == 204
     order = {"id": "9001", "datetime": "2030-01-01T12:00:00Z", "totalfee": 12.5, "services": [{"id": "123"}]}
-    assert client.post(f"{address}/orders", json=order).status_code == 201
+    assert client.post("/orders", json=order).status_code == 201
     before = {process.pid for process in running.processes()}
     running.process.kill()
-    running.process.communicate()
+    running.process.wait(STOPPED_WITHIN)
 
     again = Run(running.state, int(address.rsplit(":", 1)[1]))
     try:
         again.wait_until_ready()
-        assert client.get(f"{address}/orders/9001").json()["totalfee"] == 12.5
+        assert client.get("/orders/9001").json()["totalfee"] == 12.5
         assert any(re.search(r"import *\| .*not imported.*: nothing to do", line) for line in again.said)
         assert again.tried == f"{address}/orders"  # 223 is gone
         processes = again.processes()
@@ -390,8 +331,8 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
         begun = time.monotonic()
         again.process.send_signal(signal.SIGTERM)
         again.process.send_signal(signal.SIGINT)  # an impatient Ctrl-C changes nothing
-        again.process.communicate(timeout=_STOPPED_WITHIN)
-        assert time.monotonic() - begun < _STOPPED_WITHIN
+        again.wait_until_ended(STOPPED_WITHIN)
+        assert time.monotonic() - begun < STOPPED_WITHIN
         assert again.process.returncode == 0
         # Of a killed group only the leader is waited for; the others are on their way out.
         wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)

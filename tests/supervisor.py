@@ -1,0 +1,101 @@
+"""``python -m stack.run`` as a process, for tests: what it says, which processes are its own, and its end."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from stack.child_processes import started_with, working_in
+from tests.processes import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import psutil
+
+READY = re.compile(r"ready on (http://127\.0\.0\.1:\d+) .*curl -s (http://\S+)")
+READY_WITHIN = 45.0
+STOPPED_WITHIN = 10.0
+
+
+class Run:
+    """One run of the supervisor."""
+
+    def __init__(self, state: Path, port: int, **settings: str) -> None:
+        self.state = state
+        self.said: list[str] = []
+        self._looked_at = 0
+        self._said_all = False
+        self._heard = threading.Condition()
+        self.address = self.tried = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stack.run"],
+            cwd=ROOT,
+            env=stack_environment(state, port) | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        )
+        # Read all the time: with a full pipe it would stand still.
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                with self._heard:
+                    self.said.append(line.rstrip("\n"))
+                    self._heard.notify_all()
+        with self._heard:
+            self._said_all = True
+            self._heard.notify_all()
+
+    def wait_until_ready(self) -> None:
+        """Read on until the ready line, for the address and the URL that it names."""
+        self.address, self.tried = self.read_until(READY, within=READY_WITHIN).groups()
+
+    def read_until(self, pattern: re.Pattern[str], *, within: float) -> re.Match[str]:
+        """Go on until it says something, for so many seconds; no line is looked at twice."""
+        deadline = time.monotonic() + within
+        with self._heard:
+            while (left := deadline - time.monotonic()) > 0:
+                while self._looked_at < len(self.said):
+                    self._looked_at += 1
+                    if found := pattern.search(self.said[self._looked_at - 1]):
+                        return found
+                if self._said_all:
+                    break
+                self._heard.wait(left)
+        raise AssertionError(f"never said {pattern.pattern}:\n" + "\n".join(self.said))
+
+    def wait_until_ended(self, within: float) -> None:
+        """Wait until it and all that it has said are at their end."""
+        self.process.wait(within)
+        self._listener.join(within)
+
+    def processes(self) -> list[psutil.Process]:
+        """Find every living process of this run but the supervisor itself."""
+        return [
+            *started_with("ORDER_STACK", str(self.state)),
+            *working_in(self.state / "postgres" / "data", "postgres"),
+            *working_in(self.state / "valkey", "valkey-server"),
+        ]
+
+    def stop(self) -> None:
+        """Stop it, if a test has not done so."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.wait_until_ended(STOPPED_WITHIN + 5)
+
+
+def stack_environment(state: Path, port: int) -> dict[str, str]:
+    """Give the environment of a run or of a command beside it: none of this process's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OMS_")}
+    return kept | {"STATE_DIR": str(state), "PORT": str(port)}
