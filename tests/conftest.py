@@ -91,9 +91,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _create_database("migrated")
         migrate(template)
     name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
-    for kind in ("quiet", "pipeline"):
-        _create_database(f"{kind}_{name}", template="migrated")
-    os.environ["OMS_DATABASE_URL"] = os.environ[_POSTGRES].replace("{}", f"quiet_{name}")
+    os.environ["OMS_DATABASE_URL"] = _migrated_database("quiet")
     os.environ["OMS_REDIS_URL"] = _redis_database(2 * int(name.removeprefix("gw")))
     os.environ.update(QUICK)
 
@@ -126,6 +124,13 @@ def _create_database(name: str, template: str = "template1") -> None:
             await connection.close()
 
     asyncio.run(create())
+
+
+def _migrated_database(kind: str) -> str:
+    """Create a database of this process's own, and give where it is."""
+    name = f"{kind}_{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"
+    _create_database(name, template="migrated")
+    return os.environ[_POSTGRES].replace("{}", name)
 
 
 @pytest.fixture
@@ -177,8 +182,8 @@ def api(_api_server: Api, database: Database) -> Api:
 
 
 @pytest.fixture(scope="session")
-def _pipeline_processes(postgres_url: str) -> Iterator[Pipeline]:
-    url = postgres_url.replace("/quiet_", "/pipeline_")
+def _pipeline_processes() -> Iterator[Pipeline]:
+    url = _migrated_database("pipeline")
     redis = _redis_database(2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + 1)
     port = free_port()
     with (
@@ -240,9 +245,7 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 @pytest.fixture(scope="module")
 def own_database_url(request: pytest.FixtureRequest) -> str:
     """Give a migrated database to one file alone: its processes' sessions may be ended, for instance."""
-    name = f"{request.module.__name__.rpartition('.')[2]}_{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"
-    _create_database(name, template="migrated")
-    return os.environ[_POSTGRES].replace("{}", name)
+    return _migrated_database(request.module.__name__.rpartition(".")[2])
 
 
 @pytest.fixture
