@@ -209,7 +209,7 @@ class Caller(threading.Thread):
     calendar: str
     seed: int
     stop: threading.Event
-    pause: float = 0.01
+    pause: float
     answers: Counter[int | str] = field(default_factory=Counter)
     known: dict[str, int | None] = field(default_factory=dict)
     """Orders whose version is certain; None: deleted for certain."""
@@ -283,12 +283,15 @@ EXPECTED = frozenset({200, 201, 204, 409})
 
 
 def with_load(
-    deployment: Deployment, seed: int, during: Callable[[], object], callers: int = 3
+    deployment: Deployment, seed: int, during: Callable[[], object], callers: int = 3, pause: float = 0.01
 ) -> list[Caller]:
-    """Have callers at work while something happens, and a moment before and after it."""
+    """Have callers at work while something happens, and a moment before and after it.
+
+    Each makes its next request some ``pause`` seconds after the last.
+    """
     stop = threading.Event()
     crowd = [
-        Caller(deployment.api.url, f"caller-{number}-{seed}", seed * 100 + number, stop)
+        Caller(deployment.api.url, f"caller-{number}-{seed}", seed * 100 + number, stop, pause)
         for number in range(callers)
     ]
     for caller in crowd:
@@ -333,7 +336,7 @@ def random_fault(deployment: Deployment, chance: random.Random) -> str:
     return what
 
 
-def run(deployment: Deployment, seconds: float, seed: int) -> list[str]:
+def run(deployment: Deployment, seconds: float, seed: int, pause: float = 0.01) -> list[str]:
     """Break things at random under load for a while; list what did not hold in the end."""
     chance = random.Random(seed)
     until = time.monotonic() + seconds
@@ -343,7 +346,7 @@ def run(deployment: Deployment, seconds: float, seed: int) -> list[str]:
             print(f"{datetime.now(UTC):%H:%M:%S} {random_fault(deployment, chance)}", flush=True)
             time.sleep(chance.random() * 1.5)
 
-    crowd = with_load(deployment, seed, break_things)
+    crowd = with_load(deployment, seed, break_things, pause=pause)
     deployment.api.wait_until_ready()
     answers = sum((caller.answers for caller in crowd), Counter[int | str]())
     print(f"answers: {dict(answers)}", flush=True)

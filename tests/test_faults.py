@@ -234,10 +234,10 @@ def test_who_waits_for_a_lock_in_vain_is_told_so_in_time(deployment: Deployment)
 
 
 def test_random_faults_under_random_load_lose_nothing(deployment: Deployment) -> None:
-    """The same as ``make faults``, for some seconds."""
+    """The same as ``make faults``, for some seconds and under less load."""
     seed = 20_260
     print(f"seed {seed}; for longer: python -m tests.faults --minutes 10 --seed {seed}")
     try:
-        assert faults.run(deployment, seconds=6, seed=seed) == []
+        assert faults.run(deployment, seconds=6, seed=seed, pause=0.03) == []
     except asyncpg.PostgresError as error:  # says which fault it was in
         pytest.fail(f"{error!r}")

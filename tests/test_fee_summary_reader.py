@@ -92,6 +92,7 @@ def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pi
         while not stop.is_set():
             for query in QUERIES:
                 answers.extend((query, page) for page in pages(pipeline.api, query, limit="100"))
+            stop.wait(0.01)
 
     def rebuild_and_verify() -> None:
         while not stop.is_set():

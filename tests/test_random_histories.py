@@ -1,8 +1,12 @@
-"""Random histories of commands, over HTTP, against a plain model of the rule and of the summaries."""
+"""Random histories of commands, over HTTP, against a plain model of the rule and of the summaries.
+
+For more of them: ``HISTORIES=500 python -m pytest tests/test_random_histories.py --timeout 600``.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+HISTORIES = int(os.environ.get("HISTORIES", "40"))
 
 NAMES = {123: "Inspection", 456: "Analysis", 789: "Testing"}
 FIRST_ID_OF_THE_SERVER = 10**12
@@ -294,7 +300,7 @@ class History:
 @pytest.mark.timeout(300)  # a failure is first made as small as possible
 @settings(
     derandomize=True,
-    max_examples=50,
+    max_examples=HISTORIES,
     deadline=None,
     database=None,
     # Each example begins by emptying the tables that the fixtures share.
