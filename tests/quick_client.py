@@ -12,6 +12,7 @@ import urllib3
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
 _CONNECTIONS = 100
 
@@ -20,6 +21,7 @@ _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 _PLAIN_ADDRESS = re.compile(r"(/(?!\.)([\w.~:,-]|%[0-9A-F]{2})+)+(\?([\w/&=.~:,-]|%[0-9A-F]{2})+)?", re.ASCII)
 _PLAIN_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
+_METHODS = {"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"}
 _KNOWN = {"content", "json", "params", "headers"}
 _OF_THE_CONNECTION = {"connection", "content-length", "expect", "transfer-encoding"}
 _USUAL_HEADERS = {"accept": "*/*", "accept-encoding": "gzip, deflate", "user-agent": "tests"}
@@ -47,6 +49,16 @@ class QuickClient(httpx.Client):
         self._pool.close()
         super().close()
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        """Close every connection."""
+        self._pool.close()
+        super().__exit__(kind, error, trace)
+
     def request(self, method: str, url: httpx.URL | str, **given: Any) -> httpx.Response:
         """Make a request.
 
@@ -61,11 +73,13 @@ class QuickClient(httpx.Client):
         }
         address = str(url)
         if "params" in wanted:
-            address += f"{'&' if '?' in address else '?'}{httpx.QueryParams(wanted['params'])}"
+            # One that has a query already matches nothing below: HTTPX would replace it.
+            address += f"?{httpx.QueryParams(wanted['params'])}"
         headers = wanted.get("headers", {})
         body = wanted.get("content")
         if not (
-            wanted.keys() <= _KNOWN
+            method in _METHODS
+            and wanted.keys() <= _KNOWN
             and _PLAIN_ADDRESS.fullmatch(address)
             and isinstance(headers, dict)
             and all(_is_plain(name, value) for name, value in headers.items())
