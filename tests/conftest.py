@@ -103,12 +103,6 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(200_000, 50, 1_000)
 
 
-def pytest_sessionfinish() -> None:
-    """Look for garbage once more, for what it has to tell; pytest would do so five times."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_unconfigure() -> None:
     """Stop the servers, in the process that started them."""
     _servers.close()

@@ -251,7 +251,7 @@ class Caller(threading.Thread):
         try:
             answer = client.request(method, path, json=body if method != "DELETE" else None)
         except httpx.TransportError as error:
-            self.answers[type(error).__name__] += 1
+            self.answers[type(error.__cause__ or error).__name__] += 1
             self.known.pop(order if method != "POST" else "", None)  # done or not: nobody knows
             return
         self.answers[answer.status_code] += 1

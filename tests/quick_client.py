@@ -90,7 +90,8 @@ class QuickClient(httpx.Client):
         if "json" in wanted:
             body = json.dumps(wanted["json"], ensure_ascii=False, separators=(",", ":"), allow_nan=False)
             sent.setdefault("content-type", "application/json")
-        return self._answer(method, address, body.encode() if isinstance(body, str) else body, sent)
+        body = body.encode() if isinstance(body, str) else body
+        return self._answer(method, address, body or None, sent)
 
     def _answer(
         self, method: str, address: str, body: bytes | None, headers: Mapping[str, str]
@@ -101,7 +102,11 @@ class QuickClient(httpx.Client):
             )
         except urllib3.exceptions.HTTPError as error:
             raise httpx.TransportError(repr(error)) from error
-        return httpx.Response(answer.status, headers=list(answer.headers.iteritems()), content=answer.data)
+        # Not as its content, of which it would make a Content-Length that nobody sent.
+        stream = httpx.ByteStream(answer.data)
+        response = httpx.Response(answer.status, headers=list(answer.headers.iteritems()), stream=stream)
+        response.read()
+        return response
 
 
 def _is_plain(name: str, value: object) -> bool:

@@ -79,6 +79,7 @@ class Run:
         """Wait until it and all that it has said are at their end."""
         self.process.wait(within)
         self._listener.join(within)
+        assert not self._listener.is_alive(), "somebody holds its output open"
 
     def processes(self) -> list[psutil.Process]:
         """Find every living process of this run but the supervisor itself."""

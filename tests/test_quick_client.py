@@ -31,11 +31,15 @@ class _Mirror(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"] or 0))
         headers = sorted((k.lower(), v) for k, v in self.headers.items() if k.lower() not in OF_THE_CLIENT)
         told = repr((self.requestline, headers, body)).encode()
+        in_chunks = self.command == "PUT"
+        length = ("Transfer-Encoding", "chunked") if in_chunks else ("Content-Length", str(len(told)))
         self.send_response(418)
-        for name, value in (("ETag", '"1"'), ("Via", "a"), ("Via", "b"), ("Content-Length", str(len(told)))):
+        for name, value in (("ETag", '"1"'), ("Via", "a"), ("Via", "b"), length):
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if in_chunks:
+            self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(told), told))
+        elif self.command != "HEAD":
             self.wfile.write(told)
 
     def log_message(self, *_: object) -> None:
@@ -74,6 +78,7 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "bytes": ("POST", "/orders", {"content": b"\xff\x00"}),
     "nothing": ("POST", "/orders", {}),
+    "an empty body": ("DELETE", "/orders/1", {"content": b""}),
     "an unknown method": ("BREW", "/pot", {}),
     "headers": ("DELETE", "/orders/1", {"headers": {"If-Match": 'W/"1" , *', "ACCEPT": "text/csv"}}),
     "an empty header": ("GET", "/orders", {"headers": {"If-None-Match": ""}}),

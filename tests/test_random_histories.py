@@ -1,6 +1,6 @@
 """Random histories of commands, over HTTP, against a plain model of the rule and of the summaries.
 
-For more of them: ``HISTORIES=500 python -m pytest tests/test_random_histories.py --timeout 600``.
+For more of them: ``HISTORIES=500 python -m pytest tests/test_random_histories.py``.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ class History:
             assert found == self.model.summaries(by, period), (by, period)
 
 
-@pytest.mark.timeout(300)  # a failure is first made as small as possible
+@pytest.mark.timeout(max(300, 4 * HISTORIES))  # a failure is first made as small as possible
 @settings(
     derandomize=True,
     max_examples=HISTORIES,

@@ -78,6 +78,7 @@ def client(address: str) -> Iterator[httpx.Client]:
         yield client
 
 
+# The first test of all: nobody else may have asked the stack for anything.
 def test_nothing_comes_behind_the_ready_line(running: Run, client: httpx.Client) -> None:
     """What the supervisor asked before is told before it, or it would scroll out of sight."""
     (ready,) = (number for number, line in enumerate(running.said) if READY.search(line))

@@ -33,7 +33,6 @@ def loop(database: Database) -> Iterator[ChildLoop]:  # noqa: ARG001 (clean firs
     loop.close()
 
 
-@pytest.mark.timeout(method="thread")  # the usual one has the same signal as Celery
 def test_a_task_that_ran_out_of_time_is_over_before_the_next_begins(loop: ChildLoop) -> None:
     """It holds the child's only connection, and with it perhaps a cursor that everybody waits for."""
     went_on = []
