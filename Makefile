@@ -36,7 +36,7 @@ rebuild: $(VENV)/run.stamp  ## make the fee summaries anew while they are in use
 
 check: format-check lint types imports contract-static test  ## yes or no: format, lint, types, import rules, contract, tests
 
-test: $(VENV)/dev.stamp  ## the tests, on servers of their own [ARGS="-k spacing"]
+test: $(VENV)/dev.stamp  ## the tests, on servers of their own [ARGS="-k spacing"] [ROUNDS=3 draws more at random]
 	$(PY) -m pytest -n auto --no-loadscope-reorder $(ARGS)
 
 # The linters need node and say so where there is none; the rest needs only Python.

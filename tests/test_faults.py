@@ -238,6 +238,6 @@ def test_random_faults_under_random_load_lose_nothing(deployment: Deployment) ->
     seed = 20_260
     print(f"seed {seed}; for longer: python -m tests.faults --minutes 10 --seed {seed}")
     try:
-        assert faults.run(deployment, seconds=6, seed=seed, pause=0.03) == []
+        assert faults.run(deployment, seconds=5, seed=seed, pause=0.03) == []
     except asyncpg.PostgresError as error:  # says which fault it was in
         pytest.fail(f"{error!r}")

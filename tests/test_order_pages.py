@@ -13,6 +13,7 @@ from api.orders.filters import OrderFilters
 from api.orders.windows import find_in_window
 from shared.database import DB
 from tests.builders import NOON, later, text_of
+from tests.chance import seeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -47,7 +48,7 @@ def place(order: dict[str, Any], sort: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("sort", SORTS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(0, 2))
 def test_no_order_that_stays_is_skipped_or_repeated_whatever_is_written_meanwhile(
     api: Api, database: Database, sort: str, seed: int
 ) -> None:

@@ -1,12 +1,8 @@
-"""Random histories of commands, over HTTP, against a plain model of the rule and of the summaries.
-
-For more of them: ``HISTORIES=500 python -m pytest tests/test_random_histories.py``.
-"""
+"""Random histories of commands, over HTTP, against a plain model of the rule and of the summaries."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -21,6 +17,7 @@ from hypothesis import strategies as st
 from api.order_import import _check_orders
 from api.orders.imports import ImportRefusedError, import_orders
 from tests.builders import NOON, text_of
+from tests.chance import ROUNDS
 from tests.model import Answer, Model, ModelOrder
 from tests.steps import apply_every_change
 
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
-HISTORIES = int(os.environ.get("HISTORIES", "40"))
+HISTORIES = 25 * ROUNDS
 
 NAMES = {123: "Inspection", 456: "Analysis", 789: "Testing"}
 FIRST_ID_OF_THE_SERVER = 10**12

@@ -29,13 +29,14 @@ from api.times import read_datetime
 from api.webhooks import bodies as webhooks
 from contract.document import Place
 from contract.validation import read_json as read_exactly
+from tests.chance import ROUNDS
 from tests.promises import CONTRACT, SCHEMAS
 
 FEW = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=150,
+    max_examples=80 * ROUNDS,
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )
