@@ -241,8 +241,11 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
                 await _pause(stop, settings().relay_interval)
     finally:
         if publishing is not None:
-            publishing.cancel()
-            await asyncio.wait({publishing})
+            # More than once: where the connection that it must give back is lost too, that error takes the
+            # cancellation's place. It would go on for ever, and this relay would wait for it and not lead.
+            while not publishing.done():
+                publishing.cancel()
+                await asyncio.wait({publishing}, timeout=1)
         connection.terminate()
 
 

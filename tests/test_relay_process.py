@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 
 from tests.builders import later
-from tests.drivers import wait_until
+from tests.drivers import Database, wait_until
 from tests.processes import ServiceProcess
 from tests.steps import applied, place
 from tests.task_queue import Queue
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stack.embedded_valkey import EmbeddedValkey
-    from tests.drivers import Database
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -203,3 +203,30 @@ async def _apply(queue: Queue) -> int:
     for batch in queue.taken():
         await apply_changes(batch)
     return await applied()
+
+
+def leads(relay: ServiceProcess, times: int) -> bool:
+    """Tell whether it has begun to lead so many times."""
+    return relay.log.count("leading") == times
+
+
+def test_a_relay_leads_again_however_often_its_sessions_are_ended(
+    own_database_url: str, redis_url: str
+) -> None:
+    """At random moments: one in thirteen used to leave it waiting for itself."""
+    seed = 5
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    with (
+        Database(own_database_url) as database,
+        ServiceProcess(
+            "api.relay", database=own_database_url, redis=redis_url, OMS_RELAY_INTERVAL="0.01"
+        ) as relay,
+    ):
+        for times in range(1, 13):
+            wait_until(partial(leads, relay, times), "the relay leads")
+            time.sleep(0.02 + chance.random() * 0.05)
+            database.rows(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
