@@ -230,3 +230,4 @@ def test_a_relay_leads_again_however_often_its_sessions_are_ended(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
+        wait_until(partial(leads, relay, 13), "the relay leads")
