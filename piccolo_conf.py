@@ -2,7 +2,7 @@
 
 from piccolo.conf.apps import AppRegistry
 
-from shared.database import DB as ENGINE
+from shared.database.engine import DB as ENGINE
 
 DB = ENGINE
-APP_REGISTRY = AppRegistry(apps=["shared.piccolo_app"])
+APP_REGISTRY = AppRegistry(apps=["shared.database.piccolo_app"])

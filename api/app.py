@@ -21,7 +21,7 @@ from api.requests import check_host, check_path
 from api.shutdown import noticing_shutdown
 from api.unread_bodies import read_unread_bodies
 from api.webhooks import routes as webhooks
-from shared.database import DB
+from shared.database.engine import DB
 from shared.logs import configure_logs
 from shared.settings import settings
 

@@ -13,8 +13,8 @@ from api.pages import DEFAULT_LIMIT, Page, answer_page, read_cursor
 from api.problems import Fault, malformed
 from api.requests import AnyRequest, path_value, read_limit, read_query, require
 from api.times import read_datetime, utc_text
-from shared.database import rows
-from shared.tables import Calendar
+from shared.database.rows import rows
+from shared.database.tables import Calendar
 
 _encode = msgspec.json.Encoder().encode
 

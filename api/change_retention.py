@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shared.database import row, rows, transaction
+from shared.database.rows import row, rows
+from shared.database.transaction import transaction
 from shared.settings import settings
 
 TRIM_AT_ONCE = 1_000

@@ -16,7 +16,8 @@ from api.connections import send_in_time, send_while_read
 from api.problem_types import UNAVAILABLE
 from api.problems import ProblemError
 from api.requests import method_of
-from shared.database import DB, Row, naming_unavailability
+from shared.database.engine import DB, translate_connection_errors
+from shared.database.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -132,7 +133,7 @@ async def stream_rows(
         raise
     stream = _stream(connection, _Query(statement, arguments, planned_for), encode, head, tail)
     # Begun here and not with the first byte: what fails at once is still answered as a problem.
-    async with naming_unavailability():
+    async with translate_connection_errors():
         first = await anext(stream)
     return _resumed(first, stream)
 

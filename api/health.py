@@ -12,8 +12,9 @@ from redis.exceptions import RedisError
 from api.problem_types import UNAVAILABLE
 from api.problems import RETRY_AFTER_SECONDS, ProblemError
 from api.requests import AnyRequest, read_query
-from shared.database import DatabaseUnavailableError, row
-from shared.migrate import pending_migrations
+from shared.database.engine import DatabaseUnavailableError
+from shared.database.migrate import pending_migrations
+from shared.database.rows import row
 from shared.settings import settings
 
 REDIS_PATIENCE_SECONDS = 0.5

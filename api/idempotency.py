@@ -18,7 +18,7 @@ from api.access import caller_of
 from api.key_retention import KEPT
 from api.orders.errors import IdempotencyKeyReusedError
 from api.problems import Fault, malformed
-from shared.database import row, rows
+from shared.database.rows import row, rows
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shared.database import rows, transaction
+from shared.database.rows import rows
+from shared.database.transaction import transaction
 
 KEPT = "24 hours"
 FORGET_AT_ONCE = 1_000

@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from api.fee_summaries.positions import waiting_requests
 from api.order_change_tail import TAIL
 from api.requests import AnyRequest, read_query
-from shared.database import row
+from shared.database.rows import row
 
 if TYPE_CHECKING:
-    from shared.database import Row
+    from shared.database.rows import Row
 
 TEXT = "text/plain"
 

@@ -10,7 +10,7 @@ from api.fields import GREATEST_POSITION
 from api.orders.errors import OrderNotFoundError
 from shared.change_log import CHANGE
 from shared.changes import Change
-from shared.database import row, rows
+from shared.database.rows import row, rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

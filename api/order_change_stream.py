@@ -23,7 +23,7 @@ from api.order_changes import refuse_if_too_many_follow
 from api.problems import Fault, malformed
 from api.requests import AnyRequest, method_of, read_query
 from shared.change_log import changes_after
-from shared.database import DatabaseUnavailableError
+from shared.database.engine import DatabaseUnavailableError
 from shared.settings import settings
 
 if TYPE_CHECKING:

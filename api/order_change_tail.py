@@ -18,7 +18,8 @@ import structlog
 from api.order_change_queries import log_bounds
 from shared.change_log import CHANGE
 from shared.changes import Change
-from shared.database import DatabaseUnavailableError, Row, rows
+from shared.database.engine import DatabaseUnavailableError
+from shared.database.rows import Row, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -39,7 +39,7 @@ from api.problems import ProblemError
 from api.requests import faults_of, read_json
 from api.services import NewService
 from api.times import utc_text
-from shared.database import DB, DatabaseUnavailableError
+from shared.database.engine import DB, DatabaseUnavailableError
 
 
 class UnreadableFileError(Exception):

@@ -41,7 +41,7 @@ from api.problem_types import (
 )
 from api.times import utc_text
 from api.webhooks import errors as webhooks
-from shared.database import DatabaseUnavailableError, HeldUpError, OutcomeUnknownError
+from shared.database.engine import DatabaseUnavailableError, LockTimeoutError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -231,7 +231,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     HTTPException: _of_framework,
     DatabaseUnavailableError: _unavailable,
     OutcomeUnknownError: _outcome_unknown,
-    HeldUpError: _held_up,
+    LockTimeoutError: _held_up,
     orders.ContentionError: _unavailable,
     orders.OrdersTooCloseError: _too_close,
     orders.OrderNotFoundError: lambda error: ProblemError(NOT_FOUND, f"There is no order {error.order_id}."),

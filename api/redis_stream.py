@@ -19,7 +19,7 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 
 from api.order_change_queries import log_bounds
 from shared.change_log import changes_after, is_change_at
-from shared.database import DatabaseUnavailableError
+from shared.database.engine import DatabaseUnavailableError
 from shared.settings import settings
 
 if TYPE_CHECKING:

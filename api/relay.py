@@ -22,10 +22,11 @@ from api.key_retention import FORGET_AT_ONCE, forget_expired
 from api.redis_stream import RedisStream
 from api.webhooks.upkeep import FORGET_AT_ONCE as FORGET_DELIVERIES_AT_ONCE
 from api.webhooks.upkeep import are_attempts_due, forget_old_deliveries
-from shared.advisory_locks import ATTEMPTS_LOCK, RELAY_LOCK
 from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, assign_positions, changes_after, cursor_of
 from shared.changes import Batch, batch_of
-from shared.database import DB, DatabaseUnavailableError, naming_unavailability, row
+from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
+from shared.database.locks import ATTEMPTS_LOCK, RELAY_LOCK
+from shared.database.rows import row
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
@@ -224,7 +225,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     connection = await DB.connect()
     publishing: asyncio.Task[None] | None = None
     try:
-        async with naming_unavailability():
+        async with translate_connection_errors():
             if not await connection.fetchval(f"SELECT pg_try_advisory_lock({RELAY_LOCK})"):
                 return
         log.info("leading")

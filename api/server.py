@@ -8,7 +8,7 @@ import contextlib
 from granian import Granian
 from granian.constants import Interfaces
 
-from shared.database import DatabaseUnavailableError
+from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.settings import settings
 

@@ -19,9 +19,10 @@ from api.orders.errors import ServiceIdTakenError, ServiceNameTakenError, Servic
 from api.pages import DEFAULT_LIMIT, Page, answer_page, read_cursor
 from api.requests import AnyRequest, path_id, read_body, read_limit, read_query, read_yes_no
 from api.times import utc_text
-from shared.advisory_locks import CATALOGUE_LOCK
-from shared.database import Row, patient, rows, transaction
-from shared.tables import Service
+from shared.database.locks import CATALOGUE_LOCK
+from shared.database.rows import Row, rows
+from shared.database.tables import Service
+from shared.database.transaction import retry_on_lock_timeout, transaction
 
 _encode = msgspec.json.Encoder().encode
 
@@ -75,7 +76,7 @@ async def create_service(request: AnyRequest) -> Response[bytes]:
     return Response(shown, status_code=201, media_type="application/json", headers=headers)
 
 
-@patient
+@retry_on_lock_timeout
 async def _create(new: NewService, key: IdempotencyKey | None) -> tuple[bytes, bool]:
     """Store a service; give it as it is shown, and whether an earlier try with the same key stored it."""
     now = datetime.now(UTC)
@@ -133,7 +134,7 @@ async def lock_catalogue() -> None:
     await rows(f"SELECT pg_advisory_xact_lock({CATALOGUE_LOCK})")
 
 
-@patient
+@retry_on_lock_timeout
 async def _update(values: dict[Any, Any], service_id: int, which: Combinable) -> Row:
     try:
         async with transaction():

@@ -74,7 +74,7 @@ async def _fill(url: str, orders: int) -> None:
 
 def _run(url: str, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Run a step on one of the databases, with an engine and a loop of its own."""
-    from shared import database
+    from shared.database import engine as database
 
     database.DB.config["dsn"] = url
 
@@ -106,7 +106,7 @@ async def _catch_up(at_once: int = 5_000) -> list[float]:
 
 
 async def _measure(which: str, number: int, rounds: int) -> list[float]:
-    from shared.database import rows
+    from shared.database.rows import rows
 
     took = []
     for one in range(rounds):
@@ -117,7 +117,7 @@ async def _measure(which: str, number: int, rounds: int) -> list[float]:
 
 async def _report(position: int | None) -> float:
     from api.fee_summaries.reports import ReportQuery
-    from shared.database import rows
+    from shared.database.rows import rows
 
     statement, arguments = ReportQuery(group_by="month", by=frozenset({"calendar"})).statement(
         position, None, 50
@@ -130,7 +130,7 @@ async def _report(position: int | None) -> float:
 
 async def _large(orders: int) -> None:
     from shared.change_log import FEE_SUMMARIES, cursor_of
-    from shared.database import rows
+    from shared.database.rows import rows
     from worker.fee_summary_proof import prove
     from worker.fee_summary_rebuild import rebuild
 
@@ -194,7 +194,7 @@ async def _create(url: str, name: str) -> None:
 def _migrate(url: str) -> None:
     """Run the migrator as a deployment does."""
     subprocess.run(
-        [sys.executable, "-m", "shared.migrate"],
+        [sys.executable, "-m", "shared.database.migrate"],
         check=True,
         env={**os.environ, "OMS_DATABASE_URL": url},
         stdout=subprocess.DEVNULL,

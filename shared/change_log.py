@@ -9,7 +9,9 @@ time; they are dense and final, and in every order's own sequence of versions.
 from __future__ import annotations
 
 from shared.changes import Change
-from shared.database import DB, row, rows, transaction
+from shared.database.engine import DB
+from shared.database.rows import row, rows
+from shared.database.transaction import transaction
 
 FEE_SUMMARIES = "fee_summaries"
 WEBHOOK_DELIVERIES = "webhook_deliveries"
@@ -39,7 +41,7 @@ async def assign_positions(most: int = 5_000) -> int:
         # No join: if the table was analyzed while most of it was not committed yet, PostgreSQL takes it for
         # empty, and would look through all that wait for each change. This finds each place by halving; and
         # each change by a hash, if not by the index, as long as the ids are known to whoever plans.
-        await DB.fetch_planned_afresh(
+        await DB.fetch_with_custom_plan(
             "UPDATE order_change SET position = $1::bigint + width_bucket(id, $2::bigint[]) "
             "WHERE id = ANY($2)",
             log["last_position"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from shared.database import row
+from shared.database.rows import row
 from shared.settings import settings
 
 FURTHEST_BACK = 50_000

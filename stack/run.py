@@ -110,7 +110,7 @@ class Stack:
         """Start everything, watch over it until told to stop, stop everything. Return the exit status."""
         try:
             environment = self._start_servers()
-            self._finish("migrate", [sys.executable, "-m", "shared.migrate"], environment)
+            self._finish("migrate", [sys.executable, "-m", "shared.database.migrate"], environment)
             if self._plan.sample_data:
                 files = ("sample-data/orders.json", "--services", "sample-data/services.json")
                 command = [sys.executable, "-m", "api.order_import", *files, "--only-if-empty"]

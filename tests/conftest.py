@@ -212,7 +212,7 @@ def pipeline(_pipeline_processes: Pipeline) -> Pipeline:
 
 @pytest.fixture(scope="module")
 def _steps() -> Iterator[asyncio.Runner]:
-    from shared.database import DB
+    from shared.database.engine import DB
 
     with asyncio.Runner() as runner:
         runner.run(DB.start(size=4))

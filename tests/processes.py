@@ -80,7 +80,7 @@ def run_command(
 
 def migrate(database: str) -> None:
     """Bring a database's schema up to date, as a deployment does."""
-    run_command("shared.migrate", database=database).check_returncode()
+    run_command("shared.database.migrate", database=database).check_returncode()
 
 
 class ServiceProcess:

@@ -18,7 +18,8 @@ from api.orders.bodies import OrderPatch
 from api.orders.commands import delete_order, patch_order
 from api.orders.errors import ContentionError, OrderNotFoundError, OrdersTooCloseError
 from shared.change_log import assign_positions, changes_after, last_position
-from shared.database import row, rows, transaction
+from shared.database.rows import row, rows
+from shared.database.transaction import transaction
 from tests.builders import NOON, later
 from tests.chance import seeds
 from tests.drivers import Database, at_once

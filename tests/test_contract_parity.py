@@ -134,9 +134,7 @@ def _statuses(key: tuple[str, str]) -> set[int]:
     for error in code & _PROBLEM_OF.keys() - {ProblemError}:
         kinds |= {value for value in reachable(_PROBLEM_OF[error]) if isinstance(value, ProblemType)}
     found = {kind.status for kind in kinds} | {500}
-    if any(
-        getattr(value, "__module__", "").startswith(("shared.database", "shared.tables")) for value in code
-    ):
+    if any(getattr(value, "__module__", "").startswith("shared.database") for value in code):
         found.add(503)
     if read_body in code:
         found.add(413)

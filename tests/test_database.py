@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shared.database import DB, DatabaseUnavailableError, row, transaction
+from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.rows import row
+from shared.database.transaction import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

@@ -146,7 +146,7 @@ def test_any_password_reaches_the_database_as_it_is() -> None:
         given["OMS_DATABASE_URL"] = given["OMS_DATABASE_URL"].replace("postgres:5432", address)
         # Every process connects by the same lines; this one ends when it was refused.
         subprocess.run(
-            [sys.executable, "-m", "shared.migrate"],
+            [sys.executable, "-m", "shared.database.migrate"],
             check=False,
             capture_output=True,
             cwd=ROOT,

@@ -16,7 +16,8 @@ from api.orders.bodies import OrderPatch
 from api.orders.commands import delete_order, patch_order
 from shared.change_log import FEE_SUMMARIES, changes_after, hold_cursor
 from shared.changes import Batch, batch_of
-from shared.database import rows, transaction
+from shared.database.rows import rows
+from shared.database.transaction import transaction
 from tests.builders import later
 from tests.model import fee_shares
 from tests.steps import applied, apply_every_change, assign_all, place, whole_log

@@ -16,7 +16,8 @@ from api.change_retention import trim_log
 from api.fee_summaries.errors import SummariesBehindError
 from api.fee_summaries.positions import OrderVersion, wait_for
 from api.orders.commands import delete_order
-from shared.database import DB, Row
+from shared.database.engine import DB
+from shared.database.rows import Row
 from tests.builders import later
 from tests.drivers import Api, at_once, wait_until
 from tests.processes import NO_REDIS, ServiceProcess, free_port

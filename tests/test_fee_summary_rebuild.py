@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.change_retention import trim_log
-from shared.database import rows
+from shared.database.rows import rows
 from tests.builders import later
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
-from shared.advisory_locks import RELAY_LOCK
+from shared.database.locks import RELAY_LOCK
 from shared.fee_summaries import OtherTimeZoneError, check_time_zone
 from tests.builders import later
 from tests.drivers import wait_until

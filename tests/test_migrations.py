@@ -1,4 +1,4 @@
-"""``python -m shared.migrate``: a schema from nothing, once, and the same as the tables in the code say."""
+"""``python -m shared.database.migrate``: an empty database gets the schema that the tables describe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TLS_REQUEST = (80_877_103).to_bytes(4, "big")
 
 def run_migrate(url: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return run_command("shared.migrate", database=url)
+    return run_command("shared.database.migrate", database=url)
 
 
 def schema(url: str) -> list[str]:
@@ -51,7 +51,7 @@ def test_an_empty_database_is_brought_up_to_date_and_a_second_run_changes_nothin
     new_database_url: str, postgres_url: str
 ) -> None:
     """Exit status 0 and one true line both times, and the schema is the one that all other tests run on."""
-    known = len(list((ROOT / "shared" / "migrations").glob("shared_*.py")))
+    known = len(list((ROOT / "shared" / "database" / "migrations").glob("shared_*.py")))
     for applied in (known, 0):
         done = run_migrate(new_database_url)
         assert (done.returncode, done.stderr, done.stdout) == (0, "", f"migrations applied: {applied}\n")
@@ -148,7 +148,7 @@ def test_the_migrations_make_the_tables_that_the_code_describes(tmp_path: Path, 
     """Piccolo's generator, run on a copy, finds nothing to add."""
     shutil.copy(ROOT / "piccolo_conf.py", tmp_path)
     shutil.copytree(ROOT / "shared", tmp_path / "shared", ignore=shutil.ignore_patterns("__pycache__"))
-    migrations = tmp_path / "shared" / "migrations"
+    migrations = tmp_path / "shared" / "database" / "migrations"
     before = {path.name for path in migrations.iterdir()}
     done = subprocess.run(
         [sys.executable, "-m", "piccolo.main", "migrations", "new", "shared", "--auto"],

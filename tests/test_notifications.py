@@ -10,7 +10,8 @@ from uuid import UUID
 import pytest
 
 from shared.changes import batch_of
-from shared.database import rows, transaction
+from shared.database.rows import rows
+from shared.database.transaction import transaction
 from tests.builders import later
 from tests.steps import assign_all, place, whole_log
 

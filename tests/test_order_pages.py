@@ -11,7 +11,7 @@ import pytest
 
 from api.orders.filters import OrderFilters
 from api.orders.windows import find_in_window
-from shared.database import DB
+from shared.database.engine import DB
 from tests.builders import NOON, later, text_of
 from tests.chance import seeds
 

@@ -14,7 +14,7 @@ import pytest
 from api.change_retention import trim_log
 from api.redis_stream import STREAM, RedisStream
 from shared.change_log import is_change_at
-from shared.database import DB
+from shared.database.engine import DB
 from stack.embedded_valkey import EmbeddedValkey
 from tests.builders import later
 from tests.drivers import wait_until

@@ -11,7 +11,7 @@ import pytest
 
 from api.relay import Relay
 from shared.change_log import FEE_SUMMARIES, move_cursor
-from shared.database import transaction
+from shared.database.transaction import transaction
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES
 from tests.builders import later
 from tests.steps import applied, apply_every_change, place

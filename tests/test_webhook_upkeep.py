@@ -11,7 +11,7 @@ import redis
 
 from api.relay import Relay
 from api.webhooks.upkeep import are_attempts_due, forget_old_deliveries
-from shared.advisory_locks import ATTEMPTS_LOCK
+from shared.database.locks import ATTEMPTS_LOCK
 from shared.task_queue import ATTEMPTS_QUEUE
 from tests.builders import later
 from tests.drivers import wait_until

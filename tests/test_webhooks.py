@@ -15,7 +15,7 @@ from api.webhooks.bodies import SecretRotation
 from api.webhooks.commands import delete_webhook, rotate_secret, rotation_of
 from api.webhooks.errors import WebhookNotFoundError
 from contract.validation import read_json
-from shared.database import rows
+from shared.database.rows import rows
 from tests.builders import order_body
 from tests.promises import CONTRACT, SCHEMAS
 from tests.webhook_steps import subscribe

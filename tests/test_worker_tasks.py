@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from shared.database import row, transaction
+from shared.database.rows import row
+from shared.database.transaction import transaction
 from worker.child_loop import ChildLoop
 
 if TYPE_CHECKING:

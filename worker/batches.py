@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.change_log import hold_cursor, is_change_at, move_cursor
-from shared.database import transaction
+from shared.database.transaction import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

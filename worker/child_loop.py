@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from shared.database import DB
+from shared.database.engine import DB
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.change_log import FEE_SUMMARIES
-from shared.database import row, rows
+from shared.database.rows import row, rows
 from shared.fee_summaries import FURTHEST_BACK
 from shared.settings import settings
 from worker.batches import apply_once

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from shared.advisory_locks import PROOF_LOCK
-from shared.database import DB, DatabaseUnavailableError, row, rows
+from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.locks import PROOF_LOCK
+from shared.database.rows import row, rows
 from worker.fee_summary_recount import PARTS, Progress, Strides, one_snapshot
 from worker.session_locks import only_one
 

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from shared.change_log import FEE_SUMMARIES, cursor_of, hold_cursor, last_position, move_cursor
-from shared.database import DB, DatabaseUnavailableError, row, rows, transaction
+from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.rows import row, rows
+from shared.database.transaction import transaction
 from shared.settings import settings
 from worker.fee_summaries import ChangesForgottenError, Generation, add_logged_changes
 from worker.fee_summary_recount import EXPECTED, Progress, Strides, one_snapshot

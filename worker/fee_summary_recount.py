@@ -15,7 +15,8 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from shared.change_log import FEE_SUMMARIES, cursor_of
-from shared.database import row, rows, transaction
+from shared.database.rows import row, rows
+from shared.database.transaction import transaction
 from worker.fee_summaries import Generation, current_generation
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import gc
 import warnings
 from typing import Any
 
-from shared.database import DatabaseUnavailableError
+from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from shared.database import DB, naming_unavailability
+from shared.database.engine import DB, translate_connection_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ async def only_one(lock: int) -> AsyncIterator[bool]:
     # On a connection of its own: the lock lives as long as that does.
     connection = await DB.connect()
     try:
-        async with naming_unavailability():
+        async with translate_connection_errors():
             alone: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock)
         yield alone
     finally:

@@ -10,7 +10,7 @@ import structlog
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from shared.changes import Batch
-from shared.database import DatabaseUnavailableError
+from shared.database.engine import DatabaseUnavailableError
 from shared.logs import configure_logs
 from shared.settings import settings
 from shared.task_queue import (

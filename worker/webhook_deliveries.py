@@ -25,10 +25,11 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from shared.advisory_locks import ATTEMPTS_LOCK
 from shared.change_log import CHANGE, WEBHOOK_DELIVERIES
 from shared.changes import Change
-from shared.database import DatabaseUnavailableError, Row, row, rows
+from shared.database.engine import DatabaseUnavailableError
+from shared.database.locks import ATTEMPTS_LOCK
+from shared.database.rows import Row, row, rows
 from shared.settings import settings
 from worker.batches import apply_once
 from worker.session_locks import only_one

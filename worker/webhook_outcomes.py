@@ -12,7 +12,8 @@ from uuid import UUID
 
 import structlog
 
-from shared.database import Row, row, rows, transaction
+from shared.database.rows import Row, row, rows
+from shared.database.transaction import transaction
 from worker.webhook_schedule import is_given_up, pause_before_next, series_begins
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from api.times import utc_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from shared.database import Row
+    from shared.database.rows import Row
 
 FIGURES = ("orders", "totalfee", "averagefee", "minfee", "maxfee")
 CSV_HEAD = csv_lines(

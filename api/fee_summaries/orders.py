@@ -16,7 +16,7 @@ from api.times import utc_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shared.database import Row
+    from shared.database.rows import Row
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 

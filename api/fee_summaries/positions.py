@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from api.fee_summaries.errors import OrderVersionNotFoundError, ReportExpiredError, SummariesBehindError
 from api.fields import read_id
 from api.times import utc_text
-from shared.database import row
+from shared.database.rows import row
 from shared.fee_summaries import FURTHEST_BACK
 
 if TYPE_CHECKING:

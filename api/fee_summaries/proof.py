@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from api.times import utc_text
-from shared.database import row
+from shared.database.rows import row
 
 
 async def read_proof() -> dict[str, Any]:

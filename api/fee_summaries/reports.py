@@ -14,7 +14,7 @@ from api.times import EARLIEST, LATEST
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shared.database import Row
+    from shared.database.rows import Row
 
 EARLIEST_DAY = EARLIEST.date() - timedelta(days=1)
 """West of Greenwich the earliest order may fall on the last day of 1969 …"""

@@ -38,13 +38,13 @@ from api.preconditions import EntityTags, read_if_none_match
 from api.problems import Fault, malformed
 from api.requests import AnyRequest, read_query
 from api.times import EARLIEST, read_datetime
-from shared.database import rows
+from shared.database.rows import rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from shared.database import Row
+    from shared.database.rows import Row
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _READ = [HttpMethod.GET, HttpMethod.HEAD]

@@ -30,8 +30,9 @@ from api.orders.errors import (
     VersionMismatchError,
 )
 from api.orders.queries import StoredOrder, conflicts_near, nearest_free
-from shared.advisory_locks import CALENDAR_LOCK
-from shared.database import patient, row, rows, transaction
+from shared.database.locks import CALENDAR_LOCK
+from shared.database.rows import row, rows
+from shared.database.transaction import retry_on_lock_timeout, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -67,7 +68,7 @@ class _GoneByNowError(Exception):
     """What stood in the way is gone: roll back and look again."""
 
 
-@patient
+@retry_on_lock_timeout
 async def create_order(new: NewOrder, key: IdempotencyKey | None = None) -> StoredOrder:
     """Store a new order and its change, or give the order that an earlier try with the same key stored.
 
@@ -100,7 +101,7 @@ class _RehearsedError(Exception):
     order: StoredOrder
 
 
-@patient
+@retry_on_lock_timeout
 async def rehearse_order(new: NewOrder) -> StoredOrder:
     """Do all that a create does, and undo it; raises what ``create_order`` raises."""
     for _ in range(ATTEMPTS):
@@ -134,7 +135,7 @@ async def _store(new: NewOrder, at: datetime, service_ids: list[int]) -> StoredO
     return StoredOrder(**stored) if stored else None
 
 
-@patient
+@retry_on_lock_timeout
 async def create_orders(
     batch: Sequence[NewOrder], key: IdempotencyKey | None = None
 ) -> Sequence[StoredOrder]:
@@ -217,7 +218,7 @@ async def patch_order(order_id: int, patch: OrderPatch, meant: Preconditions | N
     return await _update(order_id, patch, meant)
 
 
-@patient
+@retry_on_lock_timeout
 async def delete_order(order_id: int, meant: Preconditions | None = None) -> None:
     """Delete an order and record that. Its place is free as soon as this returns.
 
@@ -239,7 +240,7 @@ def _refuse_unless_meant(order_id: int, version: int, meant: Preconditions | Non
         raise VersionMismatchError(order_id, version)
 
 
-@patient
+@retry_on_lock_timeout
 async def _update(
     order_id: int, change: OrderReplacement | OrderPatch, meant: Preconditions | None
 ) -> StoredOrder:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from api.orders.filters import OrderFilters
-    from shared.database import Row
+    from shared.database.rows import Row
 
 CSV_COLUMNS = (
     "id",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.services import lock_catalogue
-from shared.database import Row, rows
+from shared.database.rows import Row, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,7 +21,8 @@ from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendar
 from api.orders.errors import ContentionError
 from api.orders.imported_services import ImportedService, add_services
 from api.times import utc_text
-from shared.database import row, rows, transaction
+from shared.database.rows import row, rows
+from shared.database.transaction import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

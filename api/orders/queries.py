@@ -13,12 +13,13 @@ from api.orders.spacing import CLEARANCE
 from api.orders.windows import find_in_window
 from api.pages import Page
 from api.times import EARLIEST, LATEST
-from shared.database import DB, row, rows
+from shared.database.engine import DB
+from shared.database.rows import row, rows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from shared.database import Row
+    from shared.database.rows import Row
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ async def find_order(order_id: int) -> StoredOrder:
 async def list_orders(filters: OrderFilters, after: Sequence[Any] | None, limit: int) -> Page:
     """List a page of orders behind a place."""
     # Few and many matches want different plans (tests/test_order_query_plans.py).
-    found, edge = await find_page(DB.fetch_planned_afresh, filters, after, limit + 1)
+    found, edge = await find_page(DB.fetch_with_custom_plan, filters, after, limit + 1)
     shown = found[:limit]
     behind: Sequence[object] | None = None
     if len(found) > limit:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from api.orders.filters import OrderFilters
-    from shared.database import Row
+    from shared.database.rows import Row
 
 MOST_LOOKED_AT = 10_000
 """Orders that are looked at for one page."""

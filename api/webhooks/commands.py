@@ -18,7 +18,8 @@ from api.times import utc_text
 from api.webhooks.errors import TooMuchToReplayError, WebhookDisabledError, WebhookNotFoundError
 from api.webhooks.queries import delivery_of, shown_webhook
 from shared.change_log import WEBHOOK_DELIVERIES, hold_cursor, last_position
-from shared.database import Row, patient, row, rows, transaction
+from shared.database.rows import Row, row, rows
+from shared.database.transaction import retry_on_lock_timeout, transaction
 
 if TYPE_CHECKING:
     from api.idempotency import IdempotencyKey
@@ -45,7 +46,7 @@ def rotation_of(webhook_id: int) -> str:
     return f"rotateWebhookSecret/{webhook_id}"
 
 
-@patient
+@retry_on_lock_timeout
 async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> tuple[str, bool]:
     """Store a webhook; give it with its secret, and whether an earlier try with the same key stored it.
 
@@ -97,7 +98,7 @@ async def _hold(webhook_id: int) -> Row:
     return found
 
 
-@patient
+@retry_on_lock_timeout
 async def change_webhook(webhook_id: int, patch: WebhookPatch) -> Row:
     """Change parts of a webhook. Enabling begins anew: its failures are forgotten.
 
@@ -144,7 +145,7 @@ async def _end_deliveries(webhook_id: int) -> None:
     )
 
 
-@patient
+@retry_on_lock_timeout
 async def delete_webhook(webhook_id: int) -> None:
     """Delete a webhook: nothing more is sent to it, its secrets are gone, its rows follow later.
 
@@ -169,7 +170,7 @@ async def delete_webhook(webhook_id: int) -> None:
         await _end_deliveries(webhook_id)
 
 
-@patient
+@retry_on_lock_timeout
 async def rotate_secret(
     webhook_id: int, rotation: SecretRotation, key: IdempotencyKey | None
 ) -> tuple[str, bool]:
@@ -213,7 +214,7 @@ async def rotate_secret(
         return answer, False
 
 
-@patient
+@retry_on_lock_timeout
 async def send_test(webhook_id: int) -> str:
     """Make a test delivery, attempted once; give it as it is shown.
 
@@ -256,7 +257,7 @@ async def _hold_enabled(webhook_id: int) -> Row:
     return found
 
 
-@patient
+@retry_on_lock_timeout
 async def replay(webhook_id: int, wanted: Replay) -> int:
     """Make what was missed, or everything after a position, due again; return how many deliveries that is.
 

@@ -11,7 +11,7 @@ from api.pages import Page
 from api.times import utc_text
 from api.webhooks.errors import DeliveryNotFoundError, WebhookNotFoundError
 from shared.change_log import WEBHOOK_DELIVERIES
-from shared.database import Row, row, rows
+from shared.database.rows import Row, row, rows
 
 _encode = msgspec.json.Encoder().encode
 

@@ -11,7 +11,7 @@ from api.pages import DEFAULT_LIMIT, answer_page, read_cursor
 from api.requests import MERGE_PATCH, AnyRequest, path_id, read_body, read_limit, read_query
 from api.webhooks import commands, queries
 from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
-from shared.database import Row
+from shared.database.rows import Row
 
 _encode = msgspec.json.Encoder().encode
 _READ = [HttpMethod.GET, HttpMethod.HEAD]

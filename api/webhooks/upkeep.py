@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.database import row, rows
+from shared.database.rows import row, rows
 
 FORGET_AT_ONCE = 1_000
 

@@ -1,4 +1,4 @@
-"""Bring the schema up to date: ``python -m shared.migrate``. Safe to run at every start, by many at once."""
+"""Bring the schema up to date: ``python -m shared.database.migrate``; any number at once, at every start."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from shared.advisory_locks import MIGRATOR_LOCK
-from shared.database import DB, DatabaseUnavailableError, naming_unavailability, row, rows
+from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
+from shared.database.locks import MIGRATOR_LOCK
+from shared.database.rows import row, rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +34,7 @@ async def _only_migrator() -> AsyncIterator[None]:
     # On a connection of its own: Piccolo runs each migration in a transaction elsewhere.
     connection = await DB.connect()
     try:
-        async with naming_unavailability():
+        async with translate_connection_errors():
             await connection.execute("SET statement_timeout = 0")
             await connection.execute(f"SELECT pg_advisory_lock({MIGRATOR_LOCK})")
         yield

@@ -1,4 +1,4 @@
-"""Every table, with what each column means. The raw DDL beside it is in ``shared/migrations``."""
+"""Every table, with what each column means. The raw DDL beside it is in ``shared/database/migrations``."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from piccolo.conf.apps import AppConfig, table_finder
 APP_CONFIG = AppConfig(
     app_name="shared",
     migrations_folder_path=str(Path(__file__).parent / "migrations"),
-    table_classes=table_finder(modules=["shared.tables"]),
+    table_classes=table_finder(modules=["shared.database.tables"]),
     migration_dependencies=[],
     commands=[],
 )

@@ -2,7 +2,7 @@
 
 from piccolo.apps.migrations.auto.migration_manager import MigrationManager
 
-from shared.database import rows
+from shared.database.rows import rows
 from shared.settings import settings
 
 ID = "2026-11-22T17:20:00:000000"

@@ -6,7 +6,7 @@ a year beyond 9999 makes a row unreadable.
 
 from piccolo.apps.migrations.auto.migration_manager import MigrationManager
 
-from shared.database import rows
+from shared.database.rows import rows
 
 ID = "2026-11-22T15:33:00:000000"
 VERSION = "1.38.0"

@@ -1,0 +1,1 @@
+"""PostgreSQL: the engine and its pool, transactions, rows, locks, tables and migrations."""

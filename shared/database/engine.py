@@ -1,0 +1,256 @@
+"""The PostgreSQL engine and its pool.
+
+Piccolo waits for a free connection without a time limit; here the wait is bounded, for all of Piccolo's
+queries too. Transactions are in ``shared/database/transaction.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import asyncpg
+from piccolo.engine.postgres import PostgresEngine
+
+from shared.database.lock_retry import retry_while_locked
+from shared.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+T = TypeVar("T")
+
+
+class DatabaseUnavailableError(Exception):
+    """PostgreSQL can't be reached, is starting or stopping, or has no connection free. Try again soon."""
+
+
+class LockTimeoutError(DatabaseUnavailableError):
+    """Another transaction held a lock for ``OMS_STATEMENT_TIMEOUT``. Nothing is stored; try again later."""
+
+
+class OutcomeUnknownError(DatabaseUnavailableError):
+    """The connection broke during a COMMIT: nothing or all of the transaction is stored."""
+
+
+CONNECTION_ERRORS = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server has closed the session, and the socket is still open
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    OSError,
+    TimeoutError,
+)
+"""What asyncpg raises when the fault is the server's or the connection's, never the statement's."""
+
+
+@asynccontextmanager
+async def translate_connection_errors() -> AsyncIterator[None]:
+    """Run a block that talks to PostgreSQL.
+
+    Raises:
+        DatabaseUnavailableError: in place of what asyncpg raises when the server or the connection failed.
+
+    """
+    try:
+        yield
+    except CONNECTION_ERRORS as error:
+        if isinstance(error, ValueError):
+            # An argument that asyncpg can't encode is an InterfaceError too: a hole in our validation.
+            raise
+        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
+
+
+async def _keep_session_state(_connection: object) -> None:
+    """Replace asyncpg's RESET on every release, which is a round trip of its own: we set no session state."""
+
+
+CONNECTIONS_FOR_READERS = 2
+"""Connections of a pool that serves requests which transactions that write may not take."""
+
+
+class Engine(PostgresEngine):
+    """Piccolo's engine, with a time limit on the wait for a connection."""
+
+    _write_slots: asyncio.Semaphore | None = None
+    _retry_slot: asyncio.Semaphore | None = None
+
+    async def check_version(self) -> None:
+        """Leave out Piccolo's look at the server's version: it connects while this module is imported."""
+
+    async def start(self, size: int, *, serving: bool = False) -> None:
+        """Open the pool. One per process and event loop.
+
+        Args:
+            size: connections at most.
+            serving: the process serves requests. Then no statement waits long for a lock
+                (``shared/database/lock_retry.py``), and writers always leave a connection to read with.
+
+        """
+        session = dict(self.config["server_settings"])
+        if serving:
+            session["lock_timeout"] = f"{settings().lock_wait * 1000:.0f}"
+        self._write_slots = asyncio.Semaphore(max(1, size - CONNECTIONS_FOR_READERS)) if serving else None
+        self._retry_slot = asyncio.Semaphore(1) if serving else None
+        await self.start_connection_pool(
+            server_settings=session,
+            # It connects when first asked: a process may start while the server is away.
+            min_size=0,
+            max_size=size,
+            reset=_keep_session_state,
+            max_inactive_connection_lifetime=60,
+        )
+
+    async def stop(self, grace: float = 5) -> None:
+        """Close the pool, ending what is still running after ``grace`` seconds."""
+        pool = self.pool
+        if pool is None:
+            return
+        self.pool = None
+        try:
+            await asyncio.wait_for(pool.close(), timeout=grace)
+        except TimeoutError:
+            pool.terminate()
+
+    async def acquire(self) -> asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connection[Any]:
+        """Take a connection, waiting ``OMS_POOL_WAIT`` at most.
+
+        Raises:
+            DatabaseUnavailableError: none was free in time, or the server can't be reached.
+
+        """
+        async with translate_connection_errors():
+            if self.pool is None:
+                return await self.get_new_connection()
+            return await self.pool.acquire(timeout=settings().pool_wait)
+
+    @asynccontextmanager
+    async def write_slot(self) -> AsyncIterator[None]:
+        """Hold one of the slots for transactions that write, waiting ``OMS_POOL_WAIT`` at most.
+
+        Only a pool that serves requests has such slots; others need not wait.
+        """
+        if self._write_slots is None:
+            yield
+            return
+        async with asyncio.timeout(settings().pool_wait):
+            await self._write_slots.acquire()
+        try:
+            yield
+        finally:
+            self._write_slots.release()
+
+    async def retry_while_locked(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one statement, or one transaction, again as long as a lock that it needs is held.
+
+        Raises:
+            LockTimeoutError: it was held all the time.
+
+        """
+        if self._retry_slot is None:  # the process serves no requests, and waits inside PostgreSQL
+            return await work()
+        try:
+            return await retry_while_locked(work, self._retry_slot, settings().statement_timeout)
+        except asyncpg.LockNotAvailableError as error:
+            raise LockTimeoutError(str(error)) from error
+
+    async def connect(self) -> Any:
+        """Open a connection outside of the pool; the caller closes it.
+
+        Raises:
+            DatabaseUnavailableError: the server can't be reached.
+
+        """
+        async with translate_connection_errors():
+            return await self.get_new_connection()
+
+    async def release(self, connection: Any) -> None:
+        """Return a connection to its pool, which closes one that can't be used again."""
+        if isinstance(connection, asyncpg.pool.PoolConnectionProxy):
+            # If the server ends the connection at this moment, asyncpg frees its place and raises. That must
+            # not reach a caller whose transaction has committed.
+            with suppress(asyncpg.InternalClientError):
+                await connection._holder._pool.release(connection)  # noqa: SLF001 (its pool, even if stopped since)
+        else:
+            await connection.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        """Lend the current transaction's connection, or one from the pool."""
+        transaction = self.current_transaction.get()
+        if transaction is not None:
+            yield transaction.connection
+            return
+        connection = await self.acquire()
+        try:
+            yield connection
+        finally:
+            await asyncio.shield(self.release(connection))
+
+    async def _run_in_pool(self, query: str, args: Sequence[Any] | None = None) -> list[Any]:
+        return await self.fetch(query, *(args or ()))
+
+    async def fetch(self, sql: str, *args: object) -> list[Any]:
+        """Run one statement, prepared once per connection, and return its rows."""
+        return await self._run_alone_or_within(lambda connection: connection.fetch(sql, *args))
+
+    async def fetch_with_custom_plan(self, sql: str, *args: object) -> list[Any]:
+        """Run one statement, planned for these very arguments; one round trip more than ``fetch``.
+
+        For statements whose best plan depends on their arguments. A prepared statement may get a generic plan
+        after its fifth use, which suits common values and is ruinous for rare ones.
+        """
+
+        async def fetch(connection: Any) -> list[Any]:
+            statement = await connection.prepare(sql, name="")
+            rows: list[Any] = await statement.fetch(*args)
+            return rows
+
+        return await self._run_alone_or_within(fetch)
+
+    async def execute(self, sql: str, *args: object) -> int:
+        """Run one statement; return how many rows it inserted, updated, deleted or selected."""
+
+        async def execute(connection: Any) -> int:
+            status: str = await connection.execute(sql, *args)
+            count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1", "SET"
+            return int(count) if count.isdigit() else 0
+
+        return await self._run_alone_or_within(execute)
+
+    async def _run_alone_or_within(self, run: Callable[[Any], Awaitable[T]]) -> T:
+        async def once() -> T:
+            async with translate_connection_errors(), self.connection() as connection:
+                return await run(connection)
+
+        # Within a transaction, all of that transaction has to start over.
+        return await (self.retry_while_locked(once) if self.current_transaction.get() is None else once())
+
+
+def _engine() -> Engine:
+    settings_ = settings()
+    return Engine(
+        # No extensions: with any, Piccolo connects while this module is imported.
+        extensions=(),
+        config={
+            "dsn": settings_.database_url,
+            "timeout": settings_.pool_wait,
+            "server_settings": {
+                "application_name": "oms",
+                "timezone": "UTC",
+                "statement_timeout": f"{int(settings_.statement_timeout * 1000)}",
+                "idle_in_transaction_session_timeout": "60000",
+                # Every statement is short and prepared once: compiling it costs more than it saves.
+                "jit": "off",
+            },
+        },
+    )
+
+
+DB = _engine()

@@ -1,0 +1,61 @@
+"""Waiting for a lock without holding a connection meanwhile.
+
+An import is one transaction. Until it ends, any request that wants a place that the import has taken, or that
+moves an order on one of its calendars, has to wait. If requests waited inside PostgreSQL, each would hold a
+connection, and soon no other request could be served. So a statement of a request waits ``OMS_LOCK_WAIT`` at
+most. Then its transaction is rolled back, and after a pause all of it is tried again. Pure but for the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+SHORTEST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 1.0
+
+
+async def retry_while_locked(
+    work: Callable[[], Awaitable[T]], retry_slot: asyncio.Semaphore, timeout_seconds: float
+) -> T:
+    """Run a statement or a transaction, and run it again as long as a lock that it needs is held.
+
+    Args:
+        work: one statement, or one transaction, that can start over after it was rolled back.
+        retry_slot: held during each retry, so that retries run one at a time: however many requests wait for
+            a lock, they take no more than one connection from requests that need no lock.
+        timeout_seconds: after which it gives up.
+
+    Raises:
+        asyncpg.LockNotAvailableError: the lock was held all the time.
+
+    """
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        return await work()
+    except asyncpg.LockNotAvailableError as error:
+        lock_error = error
+    pause = SHORTEST_PAUSE_SECONDS
+    while time.monotonic() + pause < deadline:
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await retry_slot.acquire()
+        except TimeoutError:
+            break
+        try:
+            return await work()
+        except asyncpg.LockNotAvailableError as error:
+            lock_error = error
+        finally:
+            retry_slot.release()
+    raise lock_error
