@@ -16,6 +16,7 @@ from piccolo.columns import (
     Text,
     Timestamptz,
 )
+from piccolo.columns.base import OnUpdate
 from piccolo.columns.column_types import JSON
 from piccolo.columns.defaults.timestamptz import TimestamptzNow
 from piccolo.table import Table
@@ -48,7 +49,6 @@ class Order(Table, tablename="orders"):
         primary_key=True, help_text="below 10^12 given by the caller, from there on by the sequence"
     )
     datetime = Timestamptz(default=None, help_text="when the work is to happen")
-    clear_until = Timestamptz(default=None, help_text="datetime + 3 h, stored: the sum is not IMMUTABLE")
     totalfee = Numeric(digits=(12, 2), default=None)
     service_ids = Array(base_column=BigInt(), default=None, help_text="ascending")
     service_names = Array(base_column=Text(), default=None, help_text="as they were when last written")
@@ -80,7 +80,7 @@ class OrderChange(Table, tablename="order_change"):
 
     id = BigSerial(primary_key=True, help_text="order of writing, with gaps and late commits: never a cursor")
     position = BigInt(null=True, default=None, unique=True, help_text="dense and final; given by the relay")
-    event_id = UUID(help_text="UUIDv7: the notification's id")
+    event_id = UUID(default=None, help_text="UUIDv7: the notification's id")
     type = Text(help_text="order.created, order.updated or order.deleted")
     order_id = BigInt(default=None)
     order_version = Integer(default=None)
@@ -128,10 +128,10 @@ class FeeSummary(Table, tablename="fee_summary"):
 class FeeSummaryState(Table, tablename="fee_summary_state"):
     """One row: which fee summaries count. It changes only while the consumer's cursor is held."""
 
-    id = Integer(primary_key=True, default=1)
+    id = Integer(primary_key=True, default=None)
     generation = Integer(default=None, help_text="of the rows that are read and kept up to date")
     building = Integer(default=None, help_text="the highest that was ever begun: the latest rebuild's")
-    time_zone = Text(help_text="whose days they count in")
+    time_zone = Text(default=None, help_text="whose days they count in")
 
 
 class FeeSummaryStep(Table, tablename="fee_summary_step"):
@@ -144,7 +144,7 @@ class FeeSummaryStep(Table, tablename="fee_summary_step"):
 class FeeSummaryProof(Table, tablename="fee_summary_proof"):
     """One row: the last proof of the fee summaries against the orders."""
 
-    id = Integer(primary_key=True, default=1)
+    id = Integer(primary_key=True, default=None)
     asked_at = Timestamptz(help_text="when the relay last asked for one, or the installation")
     finished_at = Timestamptz(null=True, default=None, help_text="null: there was none yet")
     position = BigInt(null=True, default=None, help_text="the position it was made at")
@@ -156,11 +156,11 @@ class FeeSummaryProof(Table, tablename="fee_summary_proof"):
 class Webhook(Table, tablename="webhook"):
     """A subscriber that changes are posted to."""
 
-    id = BigSerial(primary_key=True)
-    url = Text()
+    id = BigInt(primary_key=True, default=None)
+    url = Text(default=None)
     types = Array(base_column=Text(), default=None, help_text="empty: every change of an order")
     calendars = Array(base_column=Text(), default=None, help_text="names; empty: all; unused ones are fine")
-    description = Text()
+    description = Text(default=None)
     starts_after = BigInt(default=None, help_text="the position behind which changes are its concern")
     created_at = Timestamptz(default=TimestamptzNow())
     updated_at = Timestamptz(default=TimestamptzNow())
@@ -177,9 +177,9 @@ class Webhook(Table, tablename="webhook"):
 class WebhookSecret(Table, tablename="webhook_secret"):
     """What signs a webhook's deliveries. Kept as it is: whoever signs needs it so."""
 
-    id = BigSerial(primary_key=True)
-    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False)
-    secret = Text(help_text="whsec_ and 32 bytes in base64", secret=True)
+    id = BigInt(primary_key=True, default=None)
+    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False, on_update=OnUpdate.no_action)
+    secret = Text(default=None, help_text="whsec_ and 32 bytes in base64", secret=True)
     created_at = Timestamptz(default=TimestamptzNow())
     valid_until = Timestamptz(null=True, default=None, help_text="null: the current one")
 
@@ -193,14 +193,16 @@ class WebhookDelivery(Table, tablename="webhook_delivery"):
     replay. No row for a change that the consumer has passed means that the webhook did not ask for it.
     """
 
-    id = BigSerial(primary_key=True)
-    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False)
+    id = BigInt(primary_key=True, default=None)
+    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False, on_update=OnUpdate.no_action)
     position = BigInt(null=True, default=None, help_text="of the change; null: a test or an announcement")
-    event_id = UUID(help_text="the notification's id: the header webhook-id, the same at every attempt")
-    type = Text(help_text="the notification's type")
+    event_id = UUID(
+        default=None, help_text="the notification's id: the header webhook-id, the same at every attempt"
+    )
+    type = Text(default=None, help_text="the notification's type")
     order_id = BigInt(null=True, default=None)
     payload = Text(null=True, default=None, help_text="the notification, unless it is of a change")
-    state = Text()
+    state = Text(default=None)
     round = Integer(default=1, help_text="one more with each replay: an attempt from before counts no more")
     attempts = Integer(default=0, help_text="that ended, in this round")
     next_attempt_at = Timestamptz(null=True, default=None, help_text="null: none will follow")
@@ -211,10 +213,12 @@ class WebhookDelivery(Table, tablename="webhook_delivery"):
 class WebhookAttempt(Table, tablename="webhook_attempt"):
     """One attempt at a delivery, stored when it begins. Whatever a killed worker had begun never ends."""
 
-    id = BigSerial(primary_key=True)
-    delivery_id = ForeignKey(WebhookDelivery, null=False, default=None, index=False)
+    id = BigInt(primary_key=True, default=None)
+    delivery_id = ForeignKey(
+        WebhookDelivery, null=False, default=None, index=False, on_update=OnUpdate.no_action
+    )
     started_at = Timestamptz(default=None)
     latency_ms = Integer(null=True, default=None, help_text="null: it has not ended, or nobody saw how")
     status = Integer(null=True, default=None, help_text="null: no answer")
-    answer = Text(help_text="its first 2 KB")
+    answer = Text(default=None, help_text="its first 2 KB")
     error = Text(null=True, default=None, help_text="why it does not count as delivered; null: it does")
