@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.catalogue import catalogue
 from tests.drivers import Database
 from tests.processes import NO_REDIS, ROOT, environment, run_command
 
@@ -48,24 +49,10 @@ def run_piccolo(folder: Path, database: str, *arguments: str) -> str:
     return done.stdout
 
 
-def schema(url: str) -> list[str]:
-    """Describe all that migrations make: columns, constraints, indexes, functions, triggers, sequences."""
+def schema(url: str) -> set[str]:
+    """Describe all that migrations make, but for rows."""
     with Database(url) as database:
-        return [
-            row["line"]
-            for row in database.rows(
-                """
-                SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default) AS line
-                FROM information_schema.columns WHERE table_schema = 'public'
-                UNION ALL SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
-                FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
-                UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
-                UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
-                UNION ALL SELECT sequencename || ' ' || start_value FROM pg_sequences
-                ORDER BY 1
-                """
-            )
-        ]
+        return catalogue(database)
 
 
 def test_an_empty_database_is_brought_up_to_date_and_a_second_run_changes_nothing(
