@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 SMALL, BATCH, ROUNDS = 1_000, 500, 15
 
 _FILL = """
-INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-SELECT at, at + interval '3 hours', (n * 7919 % 1000000) / 100.0, ARRAY[123, 456, 789],
+INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+SELECT at, (n * 7919 % 1000000) / 100.0, ARRAY[123, 456, 789],
     ARRAY['a', 'b', 'c'], c.id
 FROM (
     SELECT n, timestamptz '2030-01-01Z' + (n / 20) * interval '4 hours' AS at, 'c' || (n % 20) AS name
@@ -53,8 +53,7 @@ _CHOSEN = {
 _CHANGE = """
 WITH chosen AS ({chosen})
 UPDATE orders SET version = version + 1, totalfee = (id * 31 + $1) % 100000 / 100.0,
-    datetime = datetime + interval '1 minute' * ($1 % 2 * 2 - 1),
-    clear_until = clear_until + interval '1 minute' * ($1 % 2 * 2 - 1)
+    datetime = datetime + interval '1 minute' * ($1 % 2 * 2 - 1)
 WHERE id IN (SELECT id FROM chosen)
 """
 

@@ -52,8 +52,8 @@ _STATEMENTS = {
     """,
     "sequence": """
         SELECT format(
-            '%s %s from %s, %s … %s by %s, cycle %s, last %s, owned by %s.%s', sequencename, data_type,
-            start_value, min_value, max_value, increment_by, cycle, last_value,
+            '%s %s from %s, %s … %s by %s, cycle %s, owned by %s.%s', sequencename, data_type,
+            start_value, min_value, max_value, increment_by, cycle,
             owner.refobjid::regclass, column_.attname
         )
         FROM pg_sequences
@@ -92,11 +92,15 @@ def catalogue(database: Database) -> set[str]:
 
 
 def stored_rows(database: Database) -> dict[str, list[str]]:
-    """Return every row of every table as JSON, with "a time" in the place of each time."""
+    """Return each table's rows as JSON, with "a time" for a time, and each sequence's last number."""
+    relations = {table: table for table in database.every_table}
+    relations["sequences"] = (
+        "(SELECT sequencename, last_value FROM pg_sequences WHERE sequencename !~ '^migration_')"
+    )
     return {
-        table: [
+        name: [
             _TIME.sub("a time", row["json"])
-            for row in database.rows(f"SELECT to_jsonb(t)::text AS json FROM {table} AS t ORDER BY 1")
+            for row in database.rows(f"SELECT to_jsonb(r)::text AS json FROM {relation} AS r ORDER BY 1")
         ]
-        for table in database.every_table
+        for name, relation in relations.items()
     }

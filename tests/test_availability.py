@@ -74,8 +74,8 @@ def test_what_is_free_is_what_can_be_booked(api: Api, database: Database, seed: 
         at += timedelta(microseconds=gap)
     database.rows(
         """
-        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT at, at + interval '3 hours', 1, '{123}', '{Inspection}', 1 FROM unnest($1::timestamptz[]) AS at
+        INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, 1, '{123}', '{Inspection}', 1 FROM unnest($1::timestamptz[]) AS at
         """,
         times,
     )
@@ -131,8 +131,8 @@ def test_a_full_window_of_thirty_two_days_has_no_more_intervals_than_the_contrac
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
     database.rows(
         """
-        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT at, at + interval '3 hours', 1, '{123}', '{Inspection}', 1
+        INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, 1, '{123}', '{Inspection}', 1
         FROM (SELECT $1::timestamptz + n * interval '6 hours' AS at FROM generate_series(-1, 200) AS n) AS t
         """,
         NOON,

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 THREE_HOURS = timedelta(hours=3)
 
 PLAIN_INSERT = """
-INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-VALUES ($1::timestamptz, $1::timestamptz + interval '3 hours', 10, '{123}', '{Inspection}', $2) RETURNING id
+INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+VALUES ($1::timestamptz, 10, '{123}', '{Inspection}', $2) RETURNING id
 """
 
 

@@ -185,8 +185,8 @@ def holding(deployment: Deployment, order_id: str) -> Iterator[None]:
             blocker.rows("SELECT FROM orders WHERE id = $1 FOR UPDATE", int(order_id))
             blocker.rows(
                 """
-                INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-                SELECT clear_until, clear_until + interval '3 hours', 1, '{123}', '{Inspection}', calendar_id
+                INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+                SELECT clear_until, 1, '{123}', '{Inspection}', calendar_id
                 FROM orders WHERE id = $1
                 """,
                 int(order_id),

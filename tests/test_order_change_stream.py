@@ -67,8 +67,8 @@ def place_small(database: Database, count: int) -> None:
     database.rows("INSERT INTO calendar (name) VALUES ('default') ON CONFLICT DO NOTHING")
     database.rows(
         """
-        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT at, at + interval '3 hours', 10, '{123}', '{Inspection}', 1
+        INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, 10, '{123}', '{Inspection}', 1
         FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, $2::int) AS n)
         """,
         later(),
@@ -81,8 +81,8 @@ def place_large(database: Database, count: int) -> None:
     database.rows("INSERT INTO calendar (name) VALUES ('default') ON CONFLICT DO NOTHING")
     database.rows(
         """
-        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT at, at + interval '3 hours', 10,
+        INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, 10,
             ARRAY(SELECT generate_series(1, 50)), array_fill(repeat('x', 950), ARRAY[50]), 1
         FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, $2::int) AS n)
         """,

@@ -141,8 +141,8 @@ def test_no_reader_finds_a_change_behind_its_cursor_while_writers_hold_theirs_op
     api: Api, run: Run, postgres_url: str
 ) -> None:
     insert = """
-    INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-    VALUES ($1::timestamptz, $1::timestamptz + interval '3 hours', 10, '{123}', '{Inspection}',
+    INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+    VALUES ($1::timestamptz, 10, '{123}', '{Inspection}',
         (SELECT id FROM calendar))
     """
 

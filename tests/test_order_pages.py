@@ -28,8 +28,8 @@ def orders_apart(database: Database, count: int) -> None:
     database.rows("INSERT INTO calendar (name) VALUES ('default'), ('crew-1')")
     database.rows(
         """
-        INSERT INTO orders (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT 1 + (n * 7919) % 100003, at, at + interval '3 hours', n,
+        INSERT INTO orders (id, datetime, totalfee, service_ids, service_names, calendar_id)
+        SELECT 1 + (n * 7919) % 100003, at, n,
             CASE WHEN n % 3 = 0 THEN '{123,456}' ELSE '{123}' END::bigint[],
             CASE WHEN n % 3 = 0 THEN '{Inspection,Analysis}' ELSE '{Inspection}' END::text[], 1 + n % 2
         FROM (

@@ -37,9 +37,9 @@ latest twentieth, all of the first.
 
 FILL = """
 INSERT INTO orders
-    (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+    (id, datetime, totalfee, service_ids, service_names, calendar_id)
 SELECT
-    n, at, at + interval '3 hours', 100, s, array_fill('a service'::text, ARRAY[cardinality(s)]), 1 + n % $3
+    n, at, 100, s, array_fill('a service'::text, ARRAY[cardinality(s)]), 1 + n % $3
 FROM (
     SELECT n, $4::timestamptz + n / $3 * interval '3 hours' + n % $3 * interval '1 second' AS at,
         CASE WHEN n > $2 - $2 / 20 THEN '{6}' WHEN n < $2 / 20 THEN '{7}'

@@ -35,9 +35,9 @@ def fill(database: Database, count: int) -> None:
         "ALTER TABLE orders DISABLE TRIGGER orders_record_change",
         "INSERT INTO calendar (name) SELECT 'crew-' || n FROM generate_series(1, 10) AS n",
         f"""
-        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+        INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
         SELECT
-            at, at + interval '3 hours', n % 1000 + 0.25, '{{123,456}}', '{{Inspection,Analysis}}',
+            at, n % 1000 + 0.25, '{{123,456}}', '{{Inspection,Analysis}}',
             1 + n / 100000
         FROM (
             SELECT n, timestamptz '1970-01-01Z' + n % 100000 * interval '3 hours' AS at

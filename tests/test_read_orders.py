@@ -45,8 +45,8 @@ def orders_at_noon(database: Database, count: int) -> None:
     database.rows(
         """
         INSERT INTO orders
-            (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id, import_id)
-        SELECT n, $1::timestamptz, $1::timestamptz + interval '3 hours', n, '{123}', '{Inspection}', 1, 0
+            (id, datetime, totalfee, service_ids, service_names, calendar_id, import_id)
+        SELECT n, $1::timestamptz, n, '{123}', '{Inspection}', 1, 0
         FROM generate_series(1, $2::int) AS n
         """,
         NOON,

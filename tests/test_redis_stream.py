@@ -173,8 +173,8 @@ def test_the_stream_is_bounded_also_when_it_is_filled_again(
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
     database.rows(
         """
-        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT at, at + interval '3 hours', 10, '{123}', '{Inspection}', 1
+        INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, 10, '{123}', '{Inspection}', 1
         FROM (SELECT $1::timestamptz + n * interval '3 hours' AS at FROM generate_series(1, 1000) AS n)
         """,
         later(),

@@ -40,8 +40,8 @@ def place_many(database: Database, count: int) -> None:
     database.rows("INSERT INTO calendar (name) VALUES ('default') ON CONFLICT DO NOTHING")
     database.rows(
         """
-        INSERT INTO orders (datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
-        SELECT at, at + interval '3 hours', 10, '{123}', '{Inspection}', (SELECT id FROM calendar)
+        INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+        SELECT at, 10, '{123}', '{Inspection}', (SELECT id FROM calendar)
         FROM (
             SELECT coalesce(max(clear_until), '2030-01-01Z') + n * interval '3 hours' AS at
             FROM orders RIGHT JOIN generate_series(0, $1 - 1) AS n ON true GROUP BY n

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -45,8 +46,8 @@ def neighbours(database: Database, *times: datetime, calendar: str = "default") 
     database.rows(
         """
         INSERT INTO orders
-            (datetime, clear_until, totalfee, service_ids, service_names, calendar_id, import_id)
-        SELECT at, at + interval '3 hours', 1, '{123}', '{Inspection}',
+            (datetime, totalfee, service_ids, service_names, calendar_id, import_id)
+        SELECT at, 1, '{123}', '{Inspection}',
             (SELECT id FROM calendar WHERE name = $2), 0
         FROM unnest($1::timestamptz[]) AS at
         """,
@@ -146,6 +147,63 @@ def test_a_deleted_order_is_not_in_the_way(api: Api) -> None:
     there = api.placed_order()
     api.client.delete(f"/orders/{there['id']}")
     api.placed_order()
+
+
+# --- the three hours in the database -----------------------------------------------------------------
+
+
+def test_the_database_and_the_code_mean_the_same_three_hours(database: Database) -> None:
+    """Each says it once: the column ``clear_until``, and ``CLEARANCE``."""
+    neighbours(database, NOON)
+    assert database.value("SELECT clear_until - datetime FROM orders") == CLEARANCE
+
+
+def test_nobody_can_write_until_when_an_order_keeps_others_away(database: Database) -> None:
+    """PostgreSQL derives it from the datetime."""
+    neighbours(database, NOON)
+    with pytest.raises(asyncpg.GeneratedAlwaysError):
+        database.rows("UPDATE orders SET clear_until = datetime")
+    database.rows("UPDATE orders SET datetime = $1, version = 2", later(days=1))
+    assert database.value("SELECT clear_until FROM orders") == later(days=1) + CLEARANCE
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        *("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"),
+        *("UTC+3", "UTC0UTC1,M3.2.0,M11.1.0"),  # zones of one's own, which call their time UTC
+    ],
+)
+def test_three_hours_are_as_long_in_every_time_zone_of_a_session(database: Database, zone: str) -> None:
+    """Also across a change of the clocks, where 3:00 to 6:00 local time is two hours or four."""
+    database.rows("INSERT INTO calendar (id, name) SELECT n, 'c' || n FROM generate_series(1, 960) AS n")
+    database.rows("SELECT set_config('TimeZone', $1, false)", zone)
+    try:
+        # The answers at the bounds, at every hour of weeks in which clocks change; a calendar for each hour.
+        for distance, are_placed in (
+            (timedelta(0), True),
+            (timedelta(0), False),
+            (JUST_TOO_CLOSE, False),
+            (-JUST_TOO_CLOSE, False),
+            (CLEARANCE, True),
+            (-CLEARANCE, True),
+        ):
+            # Not as an interval: the driver sends minus three hours as "-1 day +21 hours", which is another
+            # distance across a change of the clocks.
+            placed = database.rows(
+                """
+                INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+                SELECT timestamptz '2030-03-01Z' + n * interval '1 hour' + $1 * interval '1 second',
+                    1, '{123}', '{Inspection}', n
+                FROM generate_series(1, 960) AS n ON CONFLICT DO NOTHING RETURNING id
+                """,
+                distance.total_seconds(),
+            )
+            assert len(placed) == (960 if are_placed else 0), distance
+        seconds = "SELECT DISTINCT extract(epoch FROM clear_until) - extract(epoch FROM datetime) FROM orders"
+        assert [list(row.values()) for row in database.rows(seconds)] == [[3 * 60 * 60]]
+    finally:
+        database.rows("RESET TIME ZONE")
 
 
 # --- moving ------------------------------------------------------------------------------------------

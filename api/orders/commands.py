@@ -52,11 +52,10 @@ WITH ordered AS (
     SELECT array_agg(id ORDER BY id) AS ids, array_agg(name ORDER BY id) AS names
     FROM service WHERE id = ANY($4::bigint[]) AND archived_at IS NULL
 )
-INSERT INTO orders (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id)
+INSERT INTO orders (id, datetime, totalfee, service_ids, service_names, calendar_id)
 SELECT
     coalesce($1::bigint, nextval('orders_id_seq')),
-    $2::timestamptz, $2::timestamptz + interval '3 hours', $3::numeric,
-    ordered.ids, ordered.names, calendar.id
+    $2::timestamptz, $3::numeric, ordered.ids, ordered.names, calendar.id
 FROM ordered, calendar
 WHERE cardinality(ordered.ids) = cardinality($4::bigint[]) AND calendar.name = $5::text
 ON CONFLICT DO NOTHING
@@ -288,8 +287,7 @@ async def _update_locked(
     stored = await row(
         """
         UPDATE orders SET
-            datetime = $2::timestamptz, clear_until = $2::timestamptz + interval '3 hours', totalfee = $3,
-            service_ids = $4, service_names = $5, calendar_id = $6,
+            datetime = $2, totalfee = $3, service_ids = $4, service_names = $5, calendar_id = $6,
             -- an order that stays may go on standing near the others of its import; one that moves may not
             import_id = CASE WHEN $7 THEN nextval('order_import_id_seq') ELSE import_id END,
             version = version + 1, updated_at = clock_timestamp()

@@ -20,6 +20,7 @@ from api.orders.bodies import NewOrder, OrderDatetime
 from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendars
 from api.orders.errors import ContentionError
 from api.orders.imported_services import ImportedService, add_services
+from api.orders.spacing import CLEARANCE
 from api.times import utc_text
 from shared.database.rows import row, rows
 from shared.database.transaction import transaction
@@ -180,10 +181,9 @@ async def _import(
         await rows(
             """
             INSERT INTO orders
-                (id, datetime, clear_until, totalfee, service_ids, service_names, calendar_id, import_id)
+                (id, datetime, totalfee, service_ids, service_names, calendar_id, import_id)
             SELECT
-                coalesce(id, nextval('orders_id_seq')), datetime, datetime + interval '3 hours', totalfee,
-                service_ids,
+                coalesce(id, nextval('orders_id_seq')), datetime, totalfee, service_ids,
                 ARRAY(SELECT name FROM service AS s WHERE s.id = ANY (service_ids) ORDER BY s.id),
                 calendar_id, $2
             FROM json_to_recordset($1::json) AS o
@@ -233,7 +233,7 @@ async def _too_close(orders: Mapping[int, ImportedOrder], calendars: dict[str, i
         CROSS JOIN LATERAL (
             SELECT id, datetime FROM orders
             WHERE orders.calendar_id = n.calendar_id
-              AND datetime > n.at - interval '3 hours' AND datetime < n.at + interval '3 hours'
+              AND datetime > n.at - $4::interval AND datetime < n.at + $4::interval
             ORDER BY datetime LIMIT 1
         ) AS o
         ORDER BY n.place
@@ -241,6 +241,7 @@ async def _too_close(orders: Mapping[int, ImportedOrder], calendars: dict[str, i
         list(orders),
         [order.datetime for order in orders.values()],
         [calendars[order.calendar] for order in orders.values()],
+        CLEARANCE,
     )
     return [
         f"orders[{near['place']}].datetime: less than three hours from order {near['id']} at "

@@ -84,14 +84,15 @@ async def conflicts_near(calendar: str, at: datetime, order_id: int | None) -> l
         """
         SELECT id, datetime FROM orders
         WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
-          AND datetime > $2::timestamptz - interval '3 hours'
-          AND datetime < $2::timestamptz + interval '3 hours'
+          AND datetime > $2::timestamptz - $4::interval
+          AND datetime < $2::timestamptz + $4::interval
           AND id IS DISTINCT FROM $3
         ORDER BY datetime, id LIMIT 100
         """,
         calendar,
         at,
         order_id,
+        CLEARANCE,
     )
     return [Conflict(**order) for order in found]
 
@@ -100,18 +101,18 @@ _FREE_AFTER = """
 SELECT datetime AS at FROM (
     SELECT datetime, lead(datetime) OVER (ORDER BY datetime) AS neighbour FROM orders
     WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
-      AND datetime > $2::timestamptz - interval '3 hours' AND id IS DISTINCT FROM $3
+      AND datetime > $2::timestamptz - $4::interval AND id IS DISTINCT FROM $3
 ) AS taken
-WHERE neighbour IS NULL OR neighbour - datetime >= interval '6 hours'
+WHERE neighbour IS NULL OR neighbour - datetime >= 2 * $4::interval
 ORDER BY datetime LIMIT 1
 """
 _FREE_BEFORE = """
 SELECT datetime AS at FROM (
     SELECT datetime, lead(datetime) OVER (ORDER BY datetime DESC) AS neighbour FROM orders
     WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
-      AND datetime < $2::timestamptz + interval '3 hours' AND id IS DISTINCT FROM $3
+      AND datetime < $2::timestamptz + $4::interval AND id IS DISTINCT FROM $3
 ) AS taken
-WHERE neighbour IS NULL OR datetime - neighbour >= interval '6 hours'
+WHERE neighbour IS NULL OR datetime - neighbour >= 2 * $4::interval
 ORDER BY datetime DESC LIMIT 1
 """
 
@@ -124,8 +125,8 @@ async def nearest_free(
     What is free next to a taken datetime begins exactly three hours from it, where the next order on that
     side is six hours away or more; within 1970 … 2199, as orders must be.
     """
-    after = await row(_FREE_AFTER, calendar, asked, order_id)
-    before = await row(_FREE_BEFORE, calendar, asked, order_id)
+    after = await row(_FREE_AFTER, calendar, asked, order_id, CLEARANCE)
+    before = await row(_FREE_BEFORE, calendar, asked, order_id, CLEARANCE)
     earliest_after = after["at"] + CLEARANCE if after else asked
     latest_before = before["at"] - CLEARANCE if before else asked
     return (

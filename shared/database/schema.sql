@@ -88,7 +88,11 @@ CREATE TABLE order_import (
 CREATE TABLE orders (
     id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
     datetime timestamptz NOT NULL,  -- when the work is to happen
-    clear_until timestamptz NOT NULL,  -- datetime + 3 hours: from then on the next order may be placed
+    clear_until timestamptz NOT NULL  -- datetime + 3 hours: from then on the next order may be placed
+        -- The only place in SQL that says three hours (in Python: CLEARANCE in api/orders/spacing.py). By way of
+        -- UTC, as a generated column must be IMMUTABLE: timestamptz + interval is not, because an interval with
+        -- days in it would depend on the session's time zone. Three hours are three hours everywhere.
+        GENERATED ALWAYS AS ((datetime AT TIME ZONE 'UTC' + interval '3 hours') AT TIME ZONE 'UTC') STORED,
     totalfee numeric(12, 2) NOT NULL,
     service_ids bigint[] NOT NULL,  -- ascending
     service_names text[] NOT NULL,  -- in the order of service_ids; as they were when last written
@@ -98,8 +102,6 @@ CREATE TABLE orders (
     version integer NOT NULL DEFAULT 1,  -- 1, 2, 3, …: one more with each change
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
-
-    CONSTRAINT orders_clear_until CHECK (clear_until = datetime + interval '3 hours'),
 
     -- GUARANTEE 1: no two orders on a calendar are less than three hours apart, whatever writes at the same time.
     --

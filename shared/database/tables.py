@@ -45,7 +45,8 @@ class Service(Table, tablename="service"):
 class Order(Table, tablename="orders"):
     """An order. A trigger writes its ``order_change`` in the same statement.
 
-    The column ``clear_until`` is not here: the rules add it.
+    PostgreSQL derives one more column, ``clear_until``. Piccolo has no generated columns: the migration of
+    the rules adds it, and nothing ever writes it.
     """
 
     id = BigSerial(

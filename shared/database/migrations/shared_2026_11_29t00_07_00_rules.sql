@@ -30,8 +30,10 @@ ALTER TABLE orders ALTER COLUMN import_id SET DEFAULT nextval('order_import_id_s
 ALTER TABLE order_import ALTER COLUMN id SET DEFAULT nextval('order_import_id_seq');
 
 ALTER TABLE orders
-    ADD COLUMN clear_until timestamptz NOT NULL,
-    ADD CONSTRAINT orders_clear_until CHECK (clear_until = datetime + interval '3 hours'),
+    -- By way of UTC, as a generated column must be IMMUTABLE: timestamptz + interval is not, because an interval
+    -- with days in it would depend on the session's time zone. Three hours are three hours everywhere.
+    ADD COLUMN clear_until timestamptz NOT NULL
+        GENERATED ALWAYS AS ((datetime AT TIME ZONE 'UTC' + interval '3 hours') AT TIME ZONE 'UTC') STORED,
 
     -- The 3-hour rule. The ranges are half-open, so exactly three hours apart is allowed. Orders of one import
     -- may be closer to each other; no other order may be placed near them.
