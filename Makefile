@@ -24,13 +24,13 @@ run: $(VENV)/run.stamp  ## the whole system on this machine [PORT=8000] [STATE_D
 
 import: $(VENV)/run.stamp  ## load orders into the running system: FILE=orders.json [SERVICES=services.json]
 	@test -n "$(FILE)" || { echo "make import: which file? make import FILE=orders.json [SERVICES=services.json]"; exit 2; }
-	@$(PY) -m stack.attach $(PY) -m api.order_import "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)")
+	@$(PY) -m stack.attach $(PY) -m api.orders.import_command "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)")
 
 verify: $(VENV)/run.stamp  ## prove that every fee summary is what the orders say; names those that are not
-	@$(PY) -m stack.attach $(PY) -m worker.fee_summary_proof
+	@$(PY) -m stack.attach $(PY) -m worker.fee_summaries.proof
 
 rebuild: $(VENV)/run.stamp  ## make the fee summaries anew while they are in use [OMS_TIME_ZONE=Europe/Rome]
-	@$(PY) -m stack.attach $(PY) -m worker.fee_summary_rebuild
+	@$(PY) -m stack.attach $(PY) -m worker.fee_summaries.rebuild
 
 # --- check it ----------------------------------------------------------------------------------------
 
@@ -45,8 +45,8 @@ contract: contract-static  ## the contract: linted, equal to the code, no promis
 
 # What of it is no test, and so not in `test` already.
 contract-static: $(VENV)/dev.stamp
-	$(PY) -m contract.lint
-	$(PY) -m contract.breaking_changes $(if $(BASE),--base $(BASE))
+	$(PY) -m contract.checks.lint
+	$(PY) -m contract.checks.breaking_changes $(if $(BASE),--base $(BASE))
 
 fuzz: $(VENV)/dev.stamp  ## fuzz a system of its own against the contract [MINUTES=3] [SEED=7]
 	$(PY) -m tests.fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
@@ -54,7 +54,7 @@ fuzz: $(VENV)/dev.stamp  ## fuzz a system of its own against the contract [MINUT
 # The checker needs what the service itself does not: jsonschema, of the development lock.
 har: $(VENV)/dev.stamp  ## check recorded traffic (HAR) against the contract: FILE=traffic.har [SERVER=http://host/prefix]
 	@test -n "$(FILE)" || { echo "make har: which file? make har FILE=traffic.har [SERVER=http://host/prefix]"; exit 2; }
-	@$(PY) -m contract.har "$(FILE)" $(if $(SERVER),--server "$(SERVER)")
+	@$(PY) -m contract.checks.har "$(FILE)" $(if $(SERVER),--server "$(SERVER)")
 
 faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of a system of its own under load [MINUTES=2] [SEED=7]
 	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

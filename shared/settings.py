@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     stream_silence: Seconds = 15
     """A stream without an event for this long gets a comment, so that no proxy thinks it dead."""
 
-    stream_patience: Seconds = 10
+    stream_write_timeout: Seconds = 10
     """A reader of a stream whose connection takes nothing for this long is dropped; it may come back."""
 
     redis_stream_length: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000

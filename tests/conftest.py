@@ -192,7 +192,7 @@ def _pipeline_processes() -> Iterator[Pipeline]:
     port = free_port()
     with (
         ServiceProcess("api.server", database=url, redis=redis, port=port, **_FEW_WORDS),
-        ServiceProcess("api.relay", database=url, redis=redis) as relay,
+        ServiceProcess("api.relay.main", database=url, redis=redis) as relay,
         ServiceProcess("worker.main", database=url, redis=redis) as worker,
         Database(url) as database,
         Api(port) as api,

@@ -74,8 +74,8 @@ class Deployment:
             port = free_port()
             hurried = {"OMS_POOL_WAIT": "2", "OMS_STATEMENT_TIMEOUT": "4", "OMS_LOCK_WAIT": "0.1"}
             self.api_process = started("api.server", port, **hurried)
-            self.relay = started("api.relay")
-            self.standby = started("api.relay")
+            self.relay = started("api.relay.main")
+            self.standby = started("api.relay.main")
             self.worker = started("worker.main")
             self.api = begun.enter_context(Api(port))
             self.api.wait_until_ready()

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from api.orders.bodies import OrderPatch
-from api.orders.commands import delete_order, patch_order
+from api.orders.commands import delete_order, update_order
 from tests.builders import NOON
 from tests.fee_summary_model import CountedOrder
 from tests.steps import place
@@ -90,7 +90,7 @@ class History:
         if not fields or self.chance.random() < 0.5:
             fee = self._fee()
             fields["totalfee"] = fee
-        await patch_order(order_id, OrderPatch.model_validate(fields, strict=True))
+        await update_order(order_id, OrderPatch.model_validate(fields, strict=True))
         self._keep(CountedOrder(order_id, at, fee, services, order.calendar))
 
     def _keep(self, order: CountedOrder) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from tests.fee_summary_history import CALENDARS, SERVICES, History
 from tests.fee_summary_model import Query
-from worker.fee_summary_proof import CursorBeyondLog, Difference, prove
+from worker.fee_summaries.proof import CursorBeyondLog, Difference, prove
 
 if TYPE_CHECKING:
     import httpx

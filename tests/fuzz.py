@@ -5,7 +5,8 @@
 Servers, APIs, relay and worker are started as processes, on free ports and with the sample's services: one
 API that lets everybody do everything, which gets two thirds of the time, and one that asks for keys and
 for If-Match. schemathesis then follows ``schemathesis.toml`` until the time is up, and what it recorded is
-checked again by ``contract.har``. The folder keeps for each the JUnit report, the recording and the logs.
+checked again by ``contract.checks.har``. The folder keeps for each the JUnit report, the recording and the
+logs.
 A seed makes a run's requests repeatable; their answers also depend on the clock and on the machine's speed.
 
 The exit status is 0 if nothing was found, 1 if something was, 2 if the fuzzing could not be done.
@@ -33,7 +34,7 @@ from tests.processes import ROOT, ServiceProcess, free_port, migrate
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-BEHIND = ("api.relay", "worker.main")
+BEHIND = ("api.relay.main", "worker.main")
 
 GUARDED = {
     "OMS_API_KEYS": ",".join(
@@ -69,7 +70,7 @@ def check_recording(url: str, folder: Path) -> int:
     """Check what was recorded against the contract, independently of schemathesis; return the exit status."""
     command = [
         sys.executable,
-        *("-m", "contract.har", str(folder / "traffic.har"), "--server", url, "--allow-refused"),
+        *("-m", "contract.checks.har", str(folder / "traffic.har"), "--server", url, "--allow-refused"),
     ]
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 

@@ -17,7 +17,7 @@ import yaml
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.coverage import _schema as coverage
 
-from contract.validation import read_json
+from contract.checks.validation import read_json
 from tests.builders import SERVICE_IDS
 from tests.promises import CONTRACT, SCHEMAS
 

@@ -1,4 +1,4 @@
-"""What tests of ``python -m api.order_import`` do: write files, load them, look at what the command said."""
+"""Steps of tests of ``python -m api.orders.import_command``: write files, import them, read its output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from api.order_import import main
+from api.orders.import_command import main
 from tests.builders import order_body
 from tests.processes import ROOT, run_command
 
@@ -30,7 +30,7 @@ def import_files(*arguments: Path | str) -> Done:
 
 def import_in_process(database_url: str, *arguments: Path | str) -> Done:
     """Run the command as a process of its own."""
-    return run_command("api.order_import", *map(str, arguments), database=database_url)
+    return run_command("api.orders.import_command", *map(str, arguments), database=database_url)
 
 
 def import_rows(folder: Path, orders: object, services: object = None) -> Done:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contract.document import load
-from contract.validation import Schemas
+from contract.checks.document import load
+from contract.checks.validation import Schemas
 
 CONTRACT = load()
 SCHEMAS = Schemas(CONTRACT)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from contract.document import EVENTS, load, operations, parameters
-from contract.validation import Schemas, read_json, read_text
+from contract.checks.document import EVENTS, load, operations, parameters
+from contract.checks.validation import Schemas, read_json, read_text
 from tests.builders import later
 from tests.promises import CONTRACT as HTTP
 from tests.promises import SCHEMAS as HTTP_SCHEMAS
@@ -19,7 +19,7 @@ from tests.webhook_steps import deliver, subscribe
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from contract.document import Place
+    from contract.checks.document import Place
     from tests.drivers import Api
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]

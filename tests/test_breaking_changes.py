@@ -1,4 +1,4 @@
-"""The checker of breaking changes, on a table of changes: each breaking, each harmless."""
+"""The checker of breaking changes, on a table of changes: each breaking, each escape_formula."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from contract.breaking_changes import breaking_changes, main
-from contract.document import CONTRACT, Place, load
+from contract.checks.breaking_changes import breaking_changes, main
+from contract.checks.document import CONTRACT, Place, load
 
 REMOVED = object()
 

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from api.orders.bodies import OrderPatch
-from api.orders.commands import delete_order, patch_order
+from api.orders.commands import delete_order, update_order
 from api.orders.errors import ContentionError, OrderNotFoundError, OrdersTooCloseError
 from shared.change_log import assign_positions, changes_after, last_position
 from shared.database.rows import row, rows
@@ -274,9 +274,9 @@ def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assig
                 await delete_order(orders.pop(chance.randrange(len(orders))))
             elif what == "move":
                 moved = {"datetime": somewhen().isoformat(), "calendar": calendar}
-                await patch_order(chance.choice(orders), OrderPatch.model_validate(moved, strict=True))
+                await update_order(chance.choice(orders), OrderPatch.model_validate(moved, strict=True))
             else:
-                await patch_order(
+                await update_order(
                     chance.choice(orders), OrderPatch.model_validate({"totalfee": chance.randrange(99)})
                 )
             done[what] += 1

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from contract import lint
-from contract.document import Place, operations
-from contract.validation import read_json, read_text
+from contract.checks import lint
+from contract.checks.document import Place, operations
+from contract.checks.validation import read_json, read_text
 from tests.promises import CONTRACT, SCHEMAS
 
 

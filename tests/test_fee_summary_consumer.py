@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from api.orders.bodies import OrderPatch
-from api.orders.commands import delete_order, patch_order
-from shared.change_log import FEE_SUMMARIES, changes_after, hold_cursor
+from api.orders.commands import delete_order, update_order
+from shared.change_log import FEE_SUMMARIES, changes_after, lock_cursor
 from shared.changes import Batch, batch_of
 from shared.database.rows import rows
 from shared.database.transaction import transaction
@@ -22,7 +22,7 @@ from tests.builders import later
 from tests.model import fee_shares
 from tests.steps import applied, apply_every_change, assign_all, place, whole_log
 from worker.batches import BatchAheadError, ForeignBatchError
-from worker.fee_summaries import _sum_up, apply_changes
+from worker.fee_summaries.consumer import _sum_up, apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -42,9 +42,9 @@ async def six_changes() -> list[Batch]:
         for day, calendar in ((0, "a"), (1, "a"), (2, "b"))
     ]
     moved = {"datetime": later(days=5).isoformat(), "calendar": "b", "totalfee": Decimal("0.05")}
-    await patch_order(orders[0], OrderPatch.model_validate(moved, strict=True))
+    await update_order(orders[0], OrderPatch.model_validate(moved, strict=True))
     await delete_order(orders[1])
-    await patch_order(orders[2], OrderPatch.model_validate({"services": [{"id": 789}]}, strict=True))
+    await update_order(orders[2], OrderPatch.model_validate({"services": [{"id": 789}]}, strict=True))
     await assign_all()
     log = await whole_log()
     return [batch_of(log[start : start + 2]) for start in (0, 2, 4)]
@@ -189,7 +189,7 @@ def test_batches_out_of_order_twice_or_never_still_become_exact(  # noqa: C901 (
                 orders.append(await place(at, fee=str(fee), services=tuple(services), calendar=calendar))
             elif what < 0.85:
                 change = {"totalfee": chance.randrange(100), "datetime": later(hours=-5 * number).isoformat()}
-                await patch_order(chance.choice(orders), OrderPatch.model_validate(change, strict=True))
+                await update_order(chance.choice(orders), OrderPatch.model_validate(change, strict=True))
             else:
                 await delete_order(orders.pop(chance.randrange(len(orders))))
         await assign_all()
@@ -280,7 +280,7 @@ def test_the_cursor_is_held_until_the_batch_is_committed(run: Run, postgres_url:
 
     async def second_waits_for_first() -> None:
         async with transaction():
-            assert await hold_cursor(FEE_SUMMARIES) == 0
+            assert await lock_cursor(FEE_SUMMARIES) == 0
             other = await asyncpg.connect(postgres_url)
             try:
                 with pytest.raises(asyncpg.LockNotAvailableError):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.change_retention import trim_log
 from api.fee_summaries.errors import SummariesBehindError
 from api.fee_summaries.positions import OrderVersion, wait_for
 from api.orders.commands import delete_order
+from api.relay.retention import trim_log
 from shared.database.engine import DB
 from shared.database.rows import Row
 from tests.builders import later
@@ -146,7 +146,7 @@ def test_an_earlier_version_is_in_the_figures_when_only_later_ones_are_retained(
     answer = api.client.get(f"/fee-summaries?after_version={order_id}:3&wait=0")
     assert (answer.status_code, answer.json()["detail"]) == (
         404,
-        f"There is no version 3 of order {order_id}.",
+        f"Order {order_id} has no version 3.",
     )
 
 
@@ -162,8 +162,8 @@ def test_of_a_deleted_order_whose_changes_are_no_longer_retained_nothing_is_clai
         answer = api.client.get(f"/fee-summaries?after_version={unknown}:1&wait=10")
         assert answer.status_code == 404
         assert answer.json()["detail"] == (
-            f"There is no order {unknown}, and no change of it is retained: it never was, or it was deleted "
-            "long ago and is in no figures."
+            f"There is no order {unknown}, and no change of it is retained. It never existed, or it was "
+            "deleted long ago and is in no figures."
         )
 
 
@@ -264,7 +264,7 @@ def test_the_position_never_goes_back_while_batches_come_twice_and_summaries_are
     run: Run, api: Api, database: Database
 ) -> None:
     """And a position always names the same time."""
-    from worker.fee_summary_rebuild import rebuild
+    from worker.fee_summaries.rebuild import rebuild
 
     seen = []
     for day in range(10):

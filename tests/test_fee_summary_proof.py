@@ -14,7 +14,7 @@ import pytest
 import redis
 from celery import Celery
 
-from api.relay import Relay
+from api.relay.main import Relay
 from shared.change_log import changes_after
 from shared.changes import batch_of
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
@@ -25,10 +25,10 @@ from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
 from tests.processes import ServiceProcess, run_command
 from tests.steps import applied, apply_every_change, assign_all, place
-from worker.fee_summaries import apply_changes
-from worker.fee_summary_proof import CursorBeyondLog, Difference, prove
-from worker.fee_summary_rebuild import rebuild
-from worker.fee_summary_recount import Progress
+from worker.fee_summaries.consumer import apply_changes
+from worker.fee_summaries.proof import CursorBeyondLog, Difference, prove
+from worker.fee_summaries.rebuild import rebuild
+from worker.fee_summaries.recount import Progress
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database, Pipeline
@@ -194,7 +194,7 @@ def test_the_commands_show_progress_of_what_takes_longer_than_a_second(
     run(rebuild())
     with ThreadPoolExecutor(2) as threads:
         with orders_held(database):
-            modules = ("worker.fee_summary_proof", "worker.fee_summary_rebuild")
+            modules = ("worker.fee_summaries.proof", "worker.fee_summaries.rebuild")
             working = [threads.submit(run_command, module, database=postgres_url) for module in modules]
             longer = timedelta(seconds=1.1)
             wait_until(
@@ -217,17 +217,17 @@ def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, 
     run(apply_every_change())
     database.rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0")
     row = "2030-06-02 calendar default, whole orders at 100.00:"
-    shown = run_command("worker.fee_summary_proof", database=postgres_url)
+    shown = run_command("worker.fee_summaries.proof", database=postgres_url)
     assert (shown.returncode, shown.stdout) == (
         1,
         f"{row} the summary says 2 orders (200.00), there are 1 (100.00): {order_id}\n",
     )
     assert "1 fee summaries are not what the orders say" in shown.stderr
     assert "make rebuild" in shown.stderr
-    rebuilt = run_command("worker.fee_summary_rebuild", database=postgres_url)
+    rebuilt = run_command("worker.fee_summaries.rebuild", database=postgres_url)
     assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
     assert "rebuilt from 1 orders, in days of UTC, at position 1" in rebuilt.stdout
-    shown = run_command("worker.fee_summary_proof", database=postgres_url)
+    shown = run_command("worker.fee_summaries.proof", database=postgres_url)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "every fee summary is what the orders say, to the cent: 1 orders at position 1" in shown.stdout
 
@@ -236,8 +236,8 @@ def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: 
     """It is neither equal nor different."""
     away = new_database_url.replace("own_", "no_such_")
     for module, said in (
-        ("worker.fee_summary_proof", "verify: "),
-        ("worker.fee_summary_rebuild", "rebuild: "),
+        ("worker.fee_summaries.proof", "verify: "),
+        ("worker.fee_summaries.rebuild", "rebuild: "),
     ):
         shown = run_command(module, database=away)
         assert shown.returncode == 2, shown.stderr
@@ -258,8 +258,8 @@ def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Datab
         (tick, day + tick, False),
     ):
         database.rows(due, asked, finished)
-        assert run(relay.ask_for_proof_once()) is is_due
-        assert not run(relay.ask_for_proof_once())
+        assert run(relay.request_proof_once()) is is_due
+        assert not run(relay.request_proof_once())
 
 
 def test_many_proofs_asked_for_are_one_and_hold_no_summing_up(

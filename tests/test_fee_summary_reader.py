@@ -96,7 +96,7 @@ def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pi
 
     def rebuild_and_verify() -> None:
         while not stop.is_set():
-            for module in ("worker.fee_summary_rebuild", "worker.fee_summary_proof"):
+            for module in ("worker.fee_summaries.rebuild", "worker.fee_summaries.proof"):
                 done = run_command(module, database=url)
                 (failed if done.returncode else rebuilds).append(done.stdout + done.stderr)
 
@@ -117,4 +117,4 @@ def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pi
 
     check_answers(answers, states)
     assert writes > len(states) / 2
-    assert run_command("worker.fee_summary_proof", database=url).returncode == 0
+    assert run_command("worker.fee_summaries.proof", database=url).returncode == 0

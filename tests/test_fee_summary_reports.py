@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from contract.har import TrafficCheck
-from contract.recording import Exchange, Message
+from contract.checks.har import TrafficCheck
+from contract.checks.recording import Exchange, Message
 from tests.builders import later
 from tests.chance import seeds
 from tests.fee_summary_history import SERVICES, History

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from contract.document import Place, load
-from contract.har import TrafficCheck, main
-from contract.recording import NotARecordingError, read_recording
+from contract.checks.document import Place, load
+from contract.checks.har import TrafficCheck, main
+from contract.checks.recording import NotARecordingError, read_recording
 
 Entry = dict[str, Any]
 ADDRESS = "http://127.0.0.1:8000"

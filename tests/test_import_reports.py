@@ -48,7 +48,7 @@ def test_every_bad_order_is_named_with_its_place_and_the_reason(
     for place in (
         *("orders[1].totalfee: must be from 0", "orders[2].datetime: must be", "orders[3].id: must be"),
         *("orders[3].services.0.id: must be an id", "orders[4].datetime: is required"),
-        *("orders[5].services: must have at least 1", "orders[6].colour: is not a field"),
+        *("orders[5].services: must have at least 1", "orders[6].colour: is not a member"),
         *(
             "orders[7]: must be a JSON object",
             "orders[9].id: 9 is the id of orders[8] too",
@@ -163,7 +163,7 @@ def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
         ("", "empty"),
         ("[", "the file is not JSON"),
         ('{"orders": []}', "must be a JSON array"),
-        ('[{"id": 1, "id": 2}]', "stands twice"),
+        ('[{"id": 1, "id": 2}]', "twice in one object"),
         ("[NaN]", "NaN"),
     ],
 )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from api.change_retention import trim_log
-from api.pages import encode_cursor
+from api.http.pages import encode_cursor
+from api.relay.retention import trim_log
 from tests.builders import later
 from tests.drivers import at_once, wait_until
 from tests.steps import apply_every_change, assign_all, place, whole_log

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from api.order_import import _check_orders
+from api.orders.import_command import _check_orders
 from api.orders.imports import ImportRefusedError, import_orders
 from tests.builders import NOON, text_of
 from tests.chance import ROUNDS
@@ -230,7 +230,7 @@ class History:
                 self.check(command, answer, self.model.rename(service, name))
 
     def do_import(self, command: Import) -> None:
-        """Import orders, as ``python -m api.order_import`` does."""
+        """Import orders, as ``python -m api.orders.import_command`` does."""
         file = f"[{', '.join(written(**vars(order)) for order in command.orders)}]"
         self.imports += 1
         digest = sha256(f"{self.imports}".encode()).hexdigest()

@@ -134,10 +134,10 @@ def test_a_second_run_in_one_folder_is_refused_in_one_line(running: Run) -> None
 
 
 def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
-    """What `make import` does: the sample file was imported already, which is harmless."""
+    """What `make import` does: the sample file was imported already, which is escape_formula."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.order_import"),
+            *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.orders.import_command"),
             *("sample-data/orders.json", "--services", "sample-data/services.json"),
         ],
         cwd=ROOT,
@@ -157,7 +157,7 @@ def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
     for given, status, said in ((own, 0, "imported 3 orders"), ({}, 2, "nothing runs in")):
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.order_import"),
+                *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.orders.import_command"),
                 *("sample-data/orders.json", "--services", "sample-data/services.json"),
             ],
             cwd=ROOT,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from contract.document import EVENTS, load
+from contract.checks.document import EVENTS, load
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.processes import ROOT

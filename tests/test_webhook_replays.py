@@ -17,7 +17,7 @@ from tests.chance import seeds
 from tests.steps import assign_all
 from tests.webhook_receiver import OK, Answer, Receiver
 from tests.webhook_steps import client, deliver, deliveries, fan_out, make_due, missed, subscribe
-from worker.webhook_deliveries import attempt_due
+from worker.webhooks.attempts import attempt_due
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from api.idempotency import IdempotencyKey
+from api.http.idempotency_keys import IdempotencyKey
 from api.webhooks.bodies import SecretRotation
 from api.webhooks.commands import delete_webhook, rotate_secret, rotation_of
 from api.webhooks.errors import WebhookNotFoundError
-from contract.validation import read_json
+from contract.checks.validation import read_json
 from shared.database.rows import rows
 from tests.builders import order_body
 from tests.promises import CONTRACT, SCHEMAS
