@@ -12,7 +12,7 @@ CODE   := $(wildcard api bench contract shared stack tests worker)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run import verify rebuild test faults fuzz har contract contract-static check format format-check lint types imports lock clean
+.PHONY: help run import verify rebuild test faults fuzz har contract contract-static check format format-check lint types imports docs lock clean
 
 help:  ## what each target is for
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ har: $(VENV)/dev.stamp  ## check recorded traffic (HAR) against the contract: FI
 
 faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of a system of its own under load [MINUTES=2] [SEED=7]
 	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+docs: $(VENV)/dev.stamp  ## write the table of docs/configuration.md from the settings' docstrings
+	$(PY) -m shared.settings_reference docs/configuration.md
 
 format: $(VENV)/dev.stamp  ## lay the code out, mend what the linter can mend
 	$(PY) -m ruff format $(CODE)
