@@ -36,10 +36,10 @@ rebuild: $(VENV)/run.stamp  ## rebuild the fee summaries while they are in use [
 
 check: format-check lint types imports contract-static test  ## run every check: format, lint, types, import rules, contract, tests
 
-test: $(VENV)/dev.stamp  ## run the tests, on servers of their own [ARGS="-k spacing"] [ROUNDS=3 for more random cases]
+test: $(VENV)/dev.stamp  ## run the tests; they start their own servers [ARGS="-k spacing"] [ROUNDS=3 for more random cases]
 	$(PY) -m pytest -n auto --no-loadscope-reorder $(ARGS)
 
-# Each Python has a virtual environment of its own (.venv-3.12), from the same lock. One that is not on this machine
+# Each Python gets a separate virtual environment (.venv-3.12), from the same lock. One that is not on this machine
 # is named and does not fail the run; one that the lock cannot be installed for counts as failed.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 
