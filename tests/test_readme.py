@@ -60,7 +60,9 @@ def test_every_make_command_of_a_document_is_a_target_of_the_makefile() -> None:
     for target, given in commands:
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
         variable = given.strip(" =")
-        known = f"$({variable})" in MAKEFILE or re.search(rf"^{target}:.*\b{variable}=", MAKEFILE, re.MULTILINE)
+        known = f"$({variable})" in MAKEFILE or re.search(
+            rf"^{target}:.*\b{variable}=", MAKEFILE, re.MULTILINE
+        )
         assert known or not variable, (target, variable)
 
 
