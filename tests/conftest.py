@@ -47,7 +47,7 @@ _LONGEST_FIRST = (
 
 _WITH_PIPELINE = (
     *("fee_summary_proof", "fee_summary_positions", "subscribing", "order_change_transports"),
-    *("fee_summary_reader", "webhook_processes", "subscribing_webhooks", "order_journey"),
+    *("fee_summary_reader", "webhook_processes", "subscribing_webhooks", "order_journey", "readme"),
 )
 """The files that use ``pipeline``, all in one process, so that there is one, and not before it is needed."""
 
