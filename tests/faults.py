@@ -32,9 +32,8 @@ import redis
 
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import EmbeddedValkey
-from tests.drivers import Api, Database, wait_until
+from tests.drivers import Api, Database, http_client, wait_until
 from tests.processes import ServiceProcess, free_port, migrate
-from tests.quick_client import QuickClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,7 +222,7 @@ class Caller(threading.Thread):
     def run(self) -> None:
         """Make requests until told to stop."""
         chance = random.Random(self.seed)
-        with QuickClient(self.url) as client:
+        with http_client(self.url) as client:
             while not self.stop.is_set():
                 self._request(client, chance)
                 time.sleep(self.pause * chance.random() * 2)

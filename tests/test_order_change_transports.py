@@ -15,8 +15,7 @@ import pytest
 import redis
 
 from tests.builders import later, order_body
-from tests.drivers import wait_until
-from tests.quick_client import QuickClient
+from tests.drivers import http_client, wait_until
 from tests.subscribers import EventStream, Feed, RedisReader, items_of, positions_of
 from tests.webhook_receiver import OK, Answer, Receiver
 from tests.webhook_steps import missed, subscribe
@@ -137,7 +136,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         """Write."""
         orders: list[str] = []
-        with QuickClient(self._url) as client:
+        with http_client(self._url) as client:
             for _ in range(self._writes):
                 what = self._chance.random()
                 at = later(hours=self._chance.randrange(300), microseconds=self._chance.randrange(2))

@@ -22,9 +22,8 @@ from stack.child_processes import StackError, living, working_in
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.run import Plan, Stack
 from stack.state_folder import StateFolder
-from tests.drivers import wait_until
+from tests.drivers import http_client, wait_until
 from tests.processes import ROOT, ServiceProcess, free_port, migrate
-from tests.quick_client import QuickClient
 from tests.supervisor import READY, STOPPED_WITHIN, Run, stack_environment
 
 
@@ -74,7 +73,7 @@ def address(running: Run) -> str:
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[httpx.Client]:
     """Give a caller who is in a hurry."""
-    with QuickClient(address, timeout=5) as client:
+    with http_client(address, timeout=5) as client:
         yield client
 
 
@@ -197,7 +196,7 @@ def test_a_killed_postgresql_is_started_again_with_all_that_was_acknowledged(
     stored: list[int] = []
     killed = False
     deadline = time.monotonic() + 30.0
-    with QuickClient(address) as client:
+    with http_client(address) as client:
         while not killed or len(stored) < 10:
             assert time.monotonic() < deadline
             number = 9100 + len(stored)
