@@ -23,7 +23,7 @@ from tests.chance import seeds
 from tests.drivers import wait_until
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
-from tests.processes import ServiceProcess, run_command
+from tests.processes import ServiceProcess, call_command, run_command
 from tests.steps import applied, apply_every_change, assign_all, place
 from worker.fee_summaries import apply_changes
 from worker.fee_summary_proof import CursorBeyondLog, Difference, prove
@@ -217,17 +217,17 @@ def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, 
     run(apply_every_change())
     database.rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0")
     row = "2030-06-02 calendar default, whole orders at 100.00:"
-    shown = run_command("worker.fee_summary_proof", database=postgres_url)
+    shown = call_command("worker.fee_summary_proof", database=postgres_url)
     assert (shown.returncode, shown.stdout) == (
         1,
         f"{row} the summary says 2 orders (200.00), there are 1 (100.00): {order_id}\n",
     )
     assert "1 fee summaries are not what the orders say" in shown.stderr
     assert "make rebuild" in shown.stderr
-    rebuilt = run_command("worker.fee_summary_rebuild", database=postgres_url)
+    rebuilt = call_command("worker.fee_summary_rebuild", database=postgres_url)
     assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
     assert "rebuilt from 1 orders, in days of UTC, at position 1" in rebuilt.stdout
-    shown = run_command("worker.fee_summary_proof", database=postgres_url)
+    shown = call_command("worker.fee_summary_proof", database=postgres_url)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "every fee summary is what the orders say, to the cent: 1 orders at position 1" in shown.stdout
 
@@ -239,7 +239,7 @@ def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: 
         ("worker.fee_summary_proof", "verify: "),
         ("worker.fee_summary_rebuild", "rebuild: "),
     ):
-        shown = run_command(module, database=away)
+        shown = call_command(module, database=away)
         assert shown.returncode == 2, shown.stderr
         assert shown.stderr.splitlines()[-1].startswith(said)
         assert "Traceback" not in shown.stderr

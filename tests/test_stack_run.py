@@ -23,7 +23,7 @@ from stack.embedded_postgres import EmbeddedPostgres
 from stack.run import Plan, Stack
 from stack.state_folder import StateFolder
 from tests.drivers import http_client, wait_until
-from tests.processes import ROOT, ServiceProcess, free_port, migrate
+from tests.processes import ROOT, ServiceProcess, call_command, free_port
 from tests.supervisor import READY, STOPPED_WITHIN, Run, stack_environment
 
 
@@ -151,7 +151,7 @@ def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
     new_database_url: str, tmp_path: Path
 ) -> None:
     """What `OMS_DATABASE_URL=… make import` does; without that address it needs a stack."""
-    migrate(new_database_url)
+    call_command("shared.database.migrate", database=new_database_url).check_returncode()
     own = {"OMS_DATABASE_URL": new_database_url}
     for given, status, said in ((own, 0, "imported 3 orders"), ({}, 2, "nothing runs in")):
         done = subprocess.run(
