@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import IO, Self
 from unittest import mock
 
-from tests import nursery
-
 ROOT = Path(__file__).parent.parent
 
 NO_REDIS = "redis://127.0.0.1:1/0"
@@ -46,10 +44,8 @@ def environment(database: str, redis: str, **more: str) -> dict[str, str]:
 
 def start(
     module: str, *arguments: str, env: dict[str, str], output: IO[bytes], errors: IO[bytes] | None = None
-) -> subprocess.Popen[bytes] | nursery.Child:
-    """Start ``python -m`` with a module of ours; what it says of errors goes to ``output`` too if need be."""
-    if nursery.IS_POSSIBLE:
-        return nursery.start([module, *arguments], env, ROOT, output, errors or output)
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m`` with one of our modules, in its own session; errors go to ``output`` by default."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -113,7 +109,7 @@ class ServiceProcess:
         if port:
             settings["OMS_PORT"] = str(port)
         self._environment = environment(database, redis, **settings)
-        self._process: subprocess.Popen[bytes] | nursery.Child | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; it may need a moment until it is ready."""
