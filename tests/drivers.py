@@ -111,9 +111,9 @@ class Api:
 
     def waiting(self, gauge: str = "order_changes_followers") -> int:
         """Count the requests that wait: only what waits already can be seen not to be answered."""
-        found = re.search(rf"^{gauge} (\S+)$", self.client.get("/metrics").text, re.MULTILINE)
-        assert found
-        return int(float(found[1]))
+        match = re.search(rf"^{gauge} (\S+)$", self.client.get("/metrics").text, re.MULTILINE)
+        assert match
+        return int(float(match[1]))
 
     def fee_summaries(self, **query: str) -> dict[str, Any]:
         """Read fee summaries, numbers exactly."""
@@ -177,11 +177,11 @@ class Database:
     @cached_property
     def every_table(self) -> list[str]:
         """Every table that there is, but for Piccolo's own."""
-        found = self.rows(
+        tables = self.rows(
             "SELECT tablename FROM pg_tables "
             "WHERE schemaname = 'public' AND tablename <> 'migration' ORDER BY tablename"
         )
-        return [row["tablename"] for row in found]
+        return [row["tablename"] for row in tables]
 
     @cached_property
     def tables(self) -> list[str]:

@@ -83,7 +83,7 @@ def run(minutes: float, seed: int, folder: Path) -> int:
             database.add_services()
         for module in BEHIND:
             started.enter_context(_process(module, folder, database=postgres.url, redis=valkey.url))
-        found = False
+        has_failed = False
         for deployment, (settings, part) in DEPLOYMENTS.items():
             own = folder / deployment
             own.mkdir(exist_ok=True)
@@ -95,11 +95,11 @@ def run(minutes: float, seed: int, folder: Path) -> int:
                 api.wait_until_ready()
                 time = str(round(minutes * part * 60))
                 print(f"fuzz: seed {seed}, {time} s on {api.url}, {deployment}; reports in {own}", flush=True)
-                found |= bool(
+                has_failed |= bool(
                     fuzz(api.url, own, "--seed", str(seed), "--max-time", time, deployment=deployment)
                 )
-                found |= bool(check_recording(api.url, own))
-    return int(found)
+                has_failed |= bool(check_recording(api.url, own))
+    return int(has_failed)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from contract import lint
 from contract.document import Place, operations
 from contract.validation import read_json, read_text
-from tests.promises import CONTRACT, SCHEMAS
+from tests.contract_schemas import CONTRACT, SCHEMAS
 
 
 def places(place: Place) -> Iterator[Place]:

@@ -24,7 +24,7 @@ from stack.run import Plan, Stack
 from stack.state_folder import StateFolder
 from tests.drivers import http_client, wait_until
 from tests.processes import ROOT, ServiceProcess, call_command, free_port
-from tests.supervisor import READY, STOPPED_WITHIN, Run, stack_environment
+from tests.supervisor import READY, STOP_TIMEOUT_SECONDS, Run, stack_environment
 
 
 def _refused(state: Path, port: int) -> str:
@@ -254,7 +254,7 @@ def test_a_run_that_is_told_to_stop_while_postgresql_recovers_does_so_at_once(st
         assert "starting" in _server_state(data)
         processes = run.processes()
         run.process.send_signal(signal.SIGTERM)
-        run.wait_until_ended(STOPPED_WITHIN)
+        run.wait_until_ended(STOP_TIMEOUT_SECONDS)
         assert run.process.returncode == 0, run.said
         wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
     finally:
@@ -316,7 +316,7 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
     assert client.post("/orders", json=order).status_code == 201
     before = {process.pid for process in running.processes()}
     running.process.kill()
-    running.process.wait(STOPPED_WITHIN)
+    running.process.wait(STOP_TIMEOUT_SECONDS)
 
     again = Run(running.state, int(address.rsplit(":", 1)[1]))
     try:
@@ -330,9 +330,9 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
 
         begun = time.monotonic()
         again.process.send_signal(signal.SIGTERM)
-        again.process.send_signal(signal.SIGINT)  # an impatient Ctrl-C changes nothing
-        again.wait_until_ended(STOPPED_WITHIN)
-        assert time.monotonic() - begun < STOPPED_WITHIN
+        again.process.send_signal(signal.SIGINT)  # a Ctrl-C while it stops changes nothing
+        again.wait_until_ended(STOP_TIMEOUT_SECONDS)
+        assert time.monotonic() - begun < STOP_TIMEOUT_SECONDS
         assert again.process.returncode == 0
         # Of a killed group only the leader is waited for; the others are on their way out.
         wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)

@@ -107,12 +107,12 @@ def test_the_commands_of_the_guide_lead_from_nothing_to_a_verified_webhook(
         ).stdout
 
     def answers_to(block: str) -> list[Any]:
-        found, text = [], shell(block).strip()
+        parsed, text = [], shell(block).strip()
         while text:
             answer, end = json.JSONDecoder().raw_decode(text)
-            found.append(answer)
+            parsed.append(answer)
             text = text[end:]
-        return found
+        return parsed
 
     (webhook,) = answers_to(subscribing)
     assert webhook["url"] == f"http://127.0.0.1:{port}/"
