@@ -19,7 +19,6 @@ import asyncpg
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import nursery
 from tests.drivers import Api, Database, Pipeline
 from tests.processes import QUICK, ServiceProcess, free_port, migrate
 from tests.webhook_receiver import Receiver
@@ -83,7 +82,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from stack.embedded_postgres import EmbeddedPostgres
         from stack.embedded_valkey import EmbeddedValkey
 
-        nursery.prepare()
         folder = Path(_servers.enter_context(tempfile.TemporaryDirectory(prefix="oms-")))
         folder.chmod(0o711)  # for root, whose PostgreSQL runs as somebody else
         postgres = _servers.enter_context(EmbeddedPostgres(folder / "postgres", durable=False))

@@ -13,7 +13,7 @@ import pytest
 from contract.checks import lint
 from contract.checks.document import Place, operations
 from contract.checks.validation import read_json, read_text
-from tests.promises import CONTRACT, SCHEMAS
+from tests.contract_schemas import CONTRACT, SCHEMAS
 
 
 def places(place: Place) -> Iterator[Place]:

@@ -42,10 +42,10 @@ def test_who_names_the_version_that_they_wrote_reads_figures_that_include_it(pip
     for day in range(15):
         order = pipeline.api.placed_order(at=later(days=day))
         query = {"after_version": f"{order['id']}:{order['version']}", "wait": "10"}
-        found = pipeline.api.fee_summaries(**query, group_by="year")
-        assert found["totals"]["orders"] == day + 1
-        assert found["as_of"]["position"] >= seen
-        seen = found["as_of"]["position"]
+        report = pipeline.api.fee_summaries(**query, group_by="year")
+        assert report["totals"]["orders"] == day + 1
+        assert report["as_of"]["position"] >= seen
+        seen = report["as_of"]["position"]
     pipeline.api.client.delete(f"/orders/{order['id']}")
     # A deletion is the version after the last.
     query["after_version"] = f"{order['id']}:2"
@@ -245,9 +245,9 @@ def test_the_position_never_goes_back_for_who_is_answered_by_one_process_and_the
             seen = []
             while not stop.is_set():
                 for process in (api, other):
-                    found = process.client.get("/fee-summaries?group_by=year").json()
-                    assert (found["totals"]["orders"]) == found["as_of"]["position"]
-                    seen.append(found["as_of"]["position"])
+                    report = process.client.get("/fee-summaries?group_by=year").json()
+                    assert (report["totals"]["orders"]) == report["as_of"]["position"]
+                    seen.append(report["as_of"]["position"])
             return seen
 
         reading = thread.submit(read)

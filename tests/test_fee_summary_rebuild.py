@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from shared.database.rows import rows
 from tests.builders import later
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
-from tests.processes import run_command
+from tests.processes import call_command
 from tests.steps import apply_every_change, place
 from worker.fee_summaries.consumer import ChangesForgottenError, Generation, add_logged_changes
 from worker.fee_summaries.rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
@@ -130,7 +131,10 @@ def test_a_rebuild_that_gave_way_leaves_no_rows_behind(
 
     def take_over(_counted: int, _total: int) -> None:
         if not others:
-            others.append(run_command("worker.fee_summaries.rebuild", database=postgres_url).returncode)
+            # In a thread, as this one is within an event loop, which waits here.
+            with ThreadPoolExecutor(1) as thread:
+                done = thread.submit(call_command, "worker.fee_summaries.rebuild", database=postgres_url)
+                others.append(done.result().returncode)
 
     with pytest.raises(RebuildSupersededError):
         run(rebuild(take_over))

@@ -60,11 +60,11 @@ def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
     assert database.wrong_summaries(zone) == []
     assert differences(run) == []
     for position in (55, 50, 41, 20, 0):
-        found = pages(api, Query(by=("calendar",)), position=str(position))
+        every_page = pages(api, Query(by=("calendar",)), position=str(position))
         rows, totals = report(history.at(position), Query(by=("calendar",)), zone)
-        assert {shown_row(item): shown_figures(item) for page in found for item in page["items"]} == rows
-        assert shown_figures(found[0]["totals"]) == totals
-        assert found[0]["time_zone"] == zone
+        assert {shown_row(item): shown_figures(item) for page in every_page for item in page["items"]} == rows
+        assert shown_figures(every_page[0]["totals"]) == totals
+        assert every_page[0]["time_zone"] == zone
     assert api.client.get(following).json()["type"] == "/problems/report-expired"
     setting(time_zone="UTC")
     run(rebuild())

@@ -31,7 +31,7 @@ from api.http.json_text import read_json
 from api.orders.bodies import NewOrder
 from tests import fuzz_hooks
 from tests.builders import order_body
-from tests.promises import CONTRACT, SCHEMAS
+from tests.contract_schemas import CONTRACT, SCHEMAS
 
 if TYPE_CHECKING:
     from tests.drivers import Api

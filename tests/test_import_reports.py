@@ -12,7 +12,6 @@ from tests.import_steps import (
     SAMPLE_ORDERS,
     catalogue,
     import_files,
-    import_in_process,
     import_rows,
     imported,
 )
@@ -141,7 +140,7 @@ def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
     """With what could not be looked at."""
     path = tmp_path / "orders.json"
     path.write_text(json.dumps([imported(1, fee=-1)]))
-    done = import_in_process(f"postgresql://nobody@/orders?host={tmp_path}", path)
+    done = import_files(path, database=f"postgresql://nobody@/orders?host={tmp_path}")
     assert done.returncode == 1
     fault, unseen, conclusion = done.stderr.splitlines()
     assert fault.startswith("orders[0].totalfee: must be")
@@ -151,7 +150,7 @@ def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
 
 def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
     """Exit status 1: trying again is right."""
-    done = import_in_process(f"postgresql://nobody@/orders?host={tmp_path}", SAMPLE_ORDERS)
+    done = import_files(SAMPLE_ORDERS, database=f"postgresql://nobody@/orders?host={tmp_path}")
     assert done.returncode == 1
     assert "try again" in done.stderr
     assert "Traceback" not in done.stderr

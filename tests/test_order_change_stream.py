@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def _streaming(postgres_url: str) -> Iterator[tuple[Api, ServiceProcess]]:
     port = free_port()
-    hurried = {"OMS_STREAM_SILENCE": "0.5", "OMS_STREAM_WRITE_TIMEOUT": "1"}
-    process = ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port, **hurried)
+    short_timeouts = {"OMS_STREAM_SILENCE": "0.5", "OMS_STREAM_WRITE_TIMEOUT": "1"}
+    process = ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port, **short_timeouts)
     with process, Api(port) as api:
         api.wait_until_ready()
         yield api, process
@@ -41,7 +41,7 @@ def _streaming(postgres_url: str) -> Iterator[tuple[Api, ServiceProcess]]:
 
 @pytest.fixture
 def api(_streaming: tuple[Api, ServiceProcess], database: Database) -> Api:
-    """Give an API that is less patient than usual, and without Redis."""
+    """An API with short stream timeouts, and without Redis."""
     database.add_services()
     return _streaming[0]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.import_steps import SAMPLE_ORDERS, SAMPLE_SERVICES, import_in_process
+from tests.import_steps import import_sample
 from tests.processes import ROOT, run_command
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _shown_as(shown: str) -> re.Pattern[str]:
 def test_every_command_of_the_walk_through_prints_what_the_readme_shows(pipeline: Pipeline) -> None:
     """On the sample data, in the README's order, through the queue and a real worker."""
     pipeline.database.clean()  # the sample brings its services
-    import_in_process(pipeline.database.url, SAMPLE_ORDERS, "--services", SAMPLE_SERVICES).check_returncode()
+    import_sample(database=pipeline.database.url).check_returncode()
     steps = _steps()
     assert [command.split()[0] for command, _ in steps] == ["curl", "curl", "curl", "curl", "make"]
     for command, shown in steps:

@@ -216,7 +216,7 @@ def test_a_relay_leads_again_however_often_its_sessions_are_ended(
     """At random moments: one in thirteen used to leave it waiting for itself."""
     seed = 5
     print(f"seed {seed}")
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     with (
         Database(own_database_url) as database,
         ServiceProcess(
@@ -225,7 +225,7 @@ def test_a_relay_leads_again_however_often_its_sessions_are_ended(
     ):
         for times in range(1, 13):
             wait_until(partial(leads, relay, times), "the relay leads")
-            time.sleep(0.02 + chance.random() * 0.05)
+            time.sleep(0.02 + rng.random() * 0.05)
             database.rows(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -31,8 +31,8 @@ from api.services import bodies as services
 from api.webhooks import bodies as webhooks
 from contract.checks.document import Place
 from contract.checks.validation import read_json as read_exactly
-from tests.chance import ROUNDS
-from tests.promises import CONTRACT, SCHEMAS
+from tests.contract_schemas import CONTRACT, SCHEMAS
+from tests.random_rounds import ROUNDS
 
 FEW = settings(
     derandomize=True,
@@ -235,12 +235,12 @@ MODELS: dict[str, type[BaseModel]] = {
 
 def test_every_request_body_of_the_contract_has_a_model() -> None:
     """And every model is the contract's."""
-    found = {
+    schemas = {
         content.child("schema").pointer.rpartition("/")[2]  # type: ignore[union-attr]  # each content has one
         for body in CONTRACT.members("components")["requestBodies"].children()
         for content in body[1].members("content").values()
     }
-    assert found == MODELS.keys()
+    assert schemas == MODELS.keys()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -293,7 +293,7 @@ def test_a_body_is_accepted_by_the_code_where_it_fits_the_schema(name: str, body
     promised = SCHEMAS.faults(place(f"schemas/{name}"), read_exactly(text)) == []
     try:
         MODELS[name].model_validate(read_json(text.encode()), strict=True)
-        found = True
+        is_accepted = True
     except ValidationError:
-        found = False
-    assert found == promised
+        is_accepted = False
+    assert is_accepted == promised

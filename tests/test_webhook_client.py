@@ -28,8 +28,8 @@ def resolver(*answers: str) -> tuple[Resolve, list[str]]:
 
     async def resolve(host: str, _port: int) -> Sequence[Address]:
         asked.append(host)
-        found = answers[min(len(asked), len(answers)) - 1]
-        return [ip_address(address) for address in found.split(",")]
+        addresses = answers[min(len(asked), len(answers)) - 1]
+        return [ip_address(address) for address in addresses.split(",")]
 
     return resolve, asked
 

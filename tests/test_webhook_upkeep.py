@@ -53,9 +53,9 @@ def test_attempts_are_due_until_somebody_attends_to_them(
         async with client() as sender:
             task = asyncio.create_task(attempt_due(sender))
             await asyncio.sleep(0.15)
-            found = await attempts_are_due()
+            are_due = await attempts_are_due()
             await task
-            return found
+            return are_due
 
     assert run(look_meanwhile()) is False
     assert not due(), "the next attempt is later"

@@ -62,7 +62,7 @@ def deliveries(api: Api, webhook: dict[str, Any], **query: str) -> list[dict[str
 def missed(api: Api, webhook: dict[str, Any]) -> dict[int, str]:
     """Say what a webhook missed: position and reason."""
     items = api.every_item(f"/webhooks/{webhook['id']}/missed?limit=100")
-    found = {item["position"]: item["reason"] for item in items}
-    assert len(found) == len(items)
-    assert list(found) == sorted(found)
-    return found
+    reasons = {item["position"]: item["reason"] for item in items}
+    assert len(reasons) == len(items)
+    assert list(reasons) == sorted(reasons)
+    return reasons

@@ -1,4 +1,4 @@
-"""What a function can reach by name through our own code, read from its byte code.
+"""The objects of our own that a function refers to by name, directly or not, read from its byte code.
 
 It counts a name in a branch that is never taken and is blind to what is passed as a value: good enough to
 tell which problems a route can answer, and to notice when the contract says otherwise.
@@ -13,16 +13,16 @@ from typing import Any
 OURS = ("api.", "shared.")
 
 
-def reachable(function: Any) -> set[Any]:
-    """Collect every function, class and constant of ours that a function's code, or theirs in turn, names."""
-    found: dict[int, Any] = {}
+def referenced_code(function: Any) -> set[Any]:
+    """Collect our functions, classes and constants that a function names, and what these name in turn."""
+    by_id: dict[int, Any] = {}
     to_do = [function]
     while to_do:
         for value in _named_by(to_do.pop()):
-            if id(value) not in found:
-                found[id(value)] = value
+            if id(value) not in by_id:
+                by_id[id(value)] = value
                 to_do.append(value)
-    return {value for value in found.values() if getattr(type(value), "__hash__", None)}
+    return {value for value in by_id.values() if getattr(type(value), "__hash__", None)}
 
 
 def _named_by(value: Any) -> Iterator[Any]:

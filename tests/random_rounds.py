@@ -1,4 +1,4 @@
-"""How often random tests draw: as often as three minutes allow; ``make test ROUNDS=3``: three times that."""
+"""How often random tests run: ``make test ROUNDS=3`` runs each of them three times as often."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ ROUNDS = int(os.environ.get("ROUNDS", "1"))
 
 
 def seeds(first: int, count: int = 1) -> range:
-    """Give the seeds of a test that runs once for each."""
+    """Return the seeds of a test that runs once for each of them."""
     return range(first, first + count * ROUNDS)

@@ -1,4 +1,4 @@
-"""The contract, read once for all tests of a process: nobody changes it."""
+"""The contract and its schemas, read once per process and never changed by a test."""
 
 from __future__ import annotations
 
