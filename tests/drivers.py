@@ -170,6 +170,10 @@ class Database:
         """Run a statement."""
         return [dict(row) for row in self._run(self._connection.fetch(sql, *arguments))]
 
+    def run_script(self, sql: str) -> None:
+        """Run any number of statements, all or none."""
+        self._run(self._connection.execute(sql))
+
     def value(self, sql: str, *arguments: object) -> Any:
         """Run a statement and give its first row's first column."""
         return self._run(self._connection.fetchval(sql, *arguments))

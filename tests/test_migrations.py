@@ -12,11 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import pytest
+
+from tests.catalogue import catalogue
 from tests.drivers import Database
 from tests.processes import NO_REDIS, ROOT, call_command, environment, run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+TABLES = "2026-11-29T00:06:21:509739"
+RULES = "2026-11-29T00:07:00:000000"
+"""The migrations, by the names under which Piccolo stores them."""
 
 TLS_REQUEST = (80_877_103).to_bytes(4, "big")
 """What a client of PostgreSQL sends first."""
@@ -32,24 +39,25 @@ def run_migrate_as_process(url: str) -> subprocess.CompletedProcess[str]:
     return run_command("shared.database.migrate", database=url)
 
 
-def schema(url: str) -> list[str]:
-    """Describe all that migrations make: columns, constraints, indexes, functions, triggers, sequences."""
+def run_piccolo(folder: Path, database: str, *arguments: str) -> str:
+    """Run one of Piccolo's commands for migrations on the code in a folder; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "piccolo.main", "migrations", *arguments],
+        check=False,
+        cwd=folder,
+        env={**environment(database, NO_REDIS), "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def schema(url: str) -> set[str]:
+    """Describe all that migrations make, but for rows."""
     with Database(url) as database:
-        return [
-            row["line"]
-            for row in database.rows(
-                """
-                SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default) AS line
-                FROM information_schema.columns WHERE table_schema = 'public'
-                UNION ALL SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
-                FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
-                UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
-                UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
-                UNION ALL SELECT sequencename || ' ' || start_value FROM pg_sequences
-                ORDER BY 1
-                """
-            )
-        ]
+        return catalogue(database)
 
 
 def test_an_empty_database_is_brought_up_to_date_and_a_second_run_changes_nothing(
@@ -73,24 +81,46 @@ def test_two_migrators_at_once_take_turns(new_database_url: str, postgres_url: s
     assert schema(new_database_url) == schema(postgres_url)
 
 
-def test_a_migration_that_fails_is_named(new_database_url: str) -> None:
+@pytest.mark.parametrize(
+    ("obstacle", "migration", "reason"),
+    [
+        ("CREATE TABLE orders (id int)", TABLES, 'relation "orders" already exists'),
+        (
+            "CREATE TABLE ordered_service (order_id int)",
+            RULES,
+            'relation "ordered_service" already exists',
+        ),
+    ],
+    ids=["the tables", "the rules"],
+)
+def test_a_migration_that_fails_is_named(
+    new_database_url: str, obstacle: str, migration: str, reason: str
+) -> None:
     """Beside what PostgreSQL says of it."""
     with Database(new_database_url) as database:
-        database.rows("CREATE TABLE orders (id int)")
+        database.rows(obstacle)
     done = run_migrate(new_database_url)
     assert (done.returncode, done.stdout) == (1, "")
     which, why = done.stderr.splitlines()
-    assert "2026-11-22T15:32:12:802754 [forwards]" in which
-    assert why == 'migrate: relation "orders" already exists'
+    assert f"{migration} [forwards]" in which
+    assert why == f"migrate: {reason}"
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(new_database_url: str) -> None:
+    """Its statements are one transaction: once the obstacle is gone, the next run applies it whole."""
+    with Database(new_database_url) as database:
+        database.rows("CREATE TABLE idempotency_key (key text)")  # the last that the rules make
+        assert run_migrate(new_database_url).returncode == 1
+        assert database.rows("SELECT name FROM migration") == [{"name": TABLES}]
+        database.rows("DROP TABLE idempotency_key")
+        assert run_migrate(new_database_url).stdout == "migrations applied: 1\n"
 
 
 def test_a_migration_that_is_missing_among_others_is_applied(new_database_url: str) -> None:
     """As after another branch of the code was tried, which brought as many of its own."""
-    assert run_migrate(new_database_url).returncode == 0
+    run_piccolo(ROOT, new_database_url, "forwards", "shared", TABLES)
     with Database(new_database_url) as database:
-        database.rows(
-            "UPDATE migration SET name = 'of another branch' WHERE name = '2026-11-22T18:52:00:000000'"
-        )
+        database.rows("INSERT INTO migration (name, app_name) VALUES ('of another branch', 'shared')")
         missing = run_migrate(new_database_url)
         assert (missing.returncode, missing.stdout) == (0, "migrations applied: 1\n")
         assert run_migrate(new_database_url).stdout == "migrations applied: 0\n"
@@ -154,18 +184,6 @@ def test_the_migrations_make_the_tables_that_the_code_describes(tmp_path: Path, 
     shutil.copy(ROOT / "piccolo_conf.py", tmp_path)
     shutil.copytree(ROOT / "shared", tmp_path / "shared", ignore=shutil.ignore_patterns("__pycache__"))
     migrations = tmp_path / "shared" / "database" / "migrations"
-    before = {path.name for path in migrations.iterdir()}
-    done = subprocess.run(
-        [sys.executable, "-m", "piccolo.main", "migrations", "new", "shared", "--auto"],
-        check=False,
-        cwd=tmp_path,
-        env={**environment(postgres_url, NO_REDIS), "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "No changes detected" in done.stdout
-    assert {path.name for path in migrations.glob("shared_*.py")} == {
-        name for name in before if name.startswith("shared_")
-    }
+    before = set(migrations.glob("shared_*.py"))
+    assert "No changes detected" in run_piccolo(tmp_path, postgres_url, "new", "shared", "--auto")
+    assert set(migrations.glob("shared_*.py")) == before

@@ -1,4 +1,4 @@
-"""Every table, with what each column means. The raw DDL beside it is in ``shared/database/migrations``."""
+"""The tables as Piccolo knows them. ``shared/database/schema.sql`` is the whole schema, explained."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from piccolo.columns import (
     Text,
     Timestamptz,
 )
+from piccolo.columns.base import OnUpdate
 from piccolo.columns.column_types import JSON
 from piccolo.columns.defaults.timestamptz import TimestamptzNow
 from piccolo.table import Table
@@ -25,48 +26,52 @@ class Calendar(Table, tablename="calendar"):
     """A name on an order. The 3-hour rule holds per calendar."""
 
     id = Serial(primary_key=True)
-    name = Text(unique=True, help_text="as given by the caller; made on first use, never renamed")
+    name = Text(unique=True, help_text="as the caller wrote it; created with its first order, never renamed")
     created_at = Timestamptz(default=TimestamptzNow())
 
 
 class Service(Table, tablename="service"):
-    """What can be ordered. Archived, never destroyed."""
+    """What can be ordered. Archived, never deleted."""
 
     id = BigSerial(
-        primary_key=True, help_text="below 10^12 given by the caller, from there on by the sequence"
+        primary_key=True, help_text="below 10^12 chosen by the caller, from there on by the sequence"
     )
-    name = Text(help_text="unique, whatever its case, among services that are not archived")
+    name = Text(help_text="unique, ignoring case, among services that are not archived")
     archived_at = Timestamptz(null=True, default=None, help_text="since when it can't be ordered any more")
     created_at = Timestamptz(default=TimestamptzNow())
     updated_at = Timestamptz(default=TimestamptzNow())
 
 
 class Order(Table, tablename="orders"):
-    """An order. Each write of a row writes its ``order_change`` too, by a trigger."""
+    """An order. A trigger writes its ``order_change`` in the same statement.
+
+    The column ``clear_until`` is not here: the rules add it.
+    """
 
     id = BigSerial(
-        primary_key=True, help_text="below 10^12 given by the caller, from there on by the sequence"
+        primary_key=True, help_text="below 10^12 chosen by the caller, from there on by the sequence"
     )
     datetime = Timestamptz(default=None, help_text="when the work is to happen")
-    clear_until = Timestamptz(default=None, help_text="datetime + 3 h, stored: the sum is not IMMUTABLE")
     totalfee = Numeric(digits=(12, 2), default=None)
     service_ids = Array(base_column=BigInt(), default=None, help_text="ascending")
     service_names = Array(base_column=Text(), default=None, help_text="as they were when last written")
     calendar_id = ForeignKey(Calendar, null=False, default=None, index=False)
-    import_id = BigInt(default=None, help_text="orders that share one may stand together; see OrderImport")
-    version = Integer(default=1, help_text="1, 2, 3, …: one for each change")
+    import_id = BigInt(
+        default=None, help_text="orders that share one may be close to each other; see OrderImport"
+    )
+    version = Integer(default=1, help_text="1, 2, 3, …: one more with each change")
     created_at = Timestamptz(default=TimestamptzNow())
     updated_at = Timestamptz(default=TimestamptzNow())
 
 
 class ClaimedOrderId(Table, tablename="claimed_order_id"):
-    """Ids that callers gave to orders, also of orders deleted since: an id names one order for ever."""
+    """Ids that callers gave to orders, including orders deleted since: an id is never used again."""
 
     id = BigInt(primary_key=True, default=None)
 
 
 class OrderImport(Table, tablename="order_import"):
-    """Orders that came in one file, with a history of their own. Its id is their ``import_id``."""
+    """A file whose orders were imported together. Its id is their ``import_id``."""
 
     id = BigInt(primary_key=True, default=None)
     sha256 = Text(unique=True, help_text="of the file: the same file is not imported twice")
@@ -79,30 +84,32 @@ class OrderChange(Table, tablename="order_change"):
     """The change log: one committed creation, update or deletion of one order."""
 
     id = BigSerial(primary_key=True, help_text="order of writing, with gaps and late commits: never a cursor")
-    position = BigInt(null=True, default=None, unique=True, help_text="dense and final; given by the relay")
-    event_id = UUID(help_text="UUIDv7: the notification's id")
+    position = BigInt(
+        null=True, default=None, unique=True, help_text="without gaps, final; assigned by the relay"
+    )
+    event_id = UUID(default=None, help_text="UUIDv7: the notification's id")
     type = Text(help_text="order.created, order.updated or order.deleted")
     order_id = BigInt(default=None)
     order_version = Integer(default=None)
     calendar_id = Integer(default=None)
     previous_calendar_id = Integer(
-        null=True, default=None, help_text="where the order was before, if anywhere"
+        null=True, default=None, help_text="where the order was before; null: it is new"
     )
     recorded_at = Timestamptz(default=TimestamptzNow())
-    order_state = JSON(null=True, default=None, help_text="the order after the change, as GET shows it")
+    order_state = JSON(null=True, default=None, help_text="the order after the change, as GET returns it")
     previous_state = JSON(null=True, default=None, help_text="the order before the change")
 
 
 class ChangeLog(Table, tablename="change_log"):
-    """One row: from where to where the change log goes. Its lock makes assigning positions one at a time."""
+    """One row: where the change log begins and ends. Whoever assigns positions holds its lock."""
 
     id = Integer(primary_key=True, default=1)
     last_position = BigInt(default=0)
-    first_position = BigInt(default=1, help_text="the first that is retained, or the next if none is")
+    first_position = BigInt(default=1, help_text="the oldest retained; if none is, the next to be assigned")
 
 
 class ConsumerCursor(Table, tablename="consumer_cursor"):
-    """How far a consumer of changes has come: everything up to ``position`` is applied, nothing after."""
+    """How far a consumer of changes has come: everything up to ``position`` is applied, nothing after it."""
 
     consumer = Text(primary_key=True)
     position = BigInt(default=0)
@@ -112,12 +119,14 @@ class ConsumerCursor(Table, tablename="consumer_cursor"):
 class FeeSummary(Table, tablename="fee_summary"):
     """How many orders of a day bring a service a certain share of their fee.
 
-    Kept per share, and not as one sum, so that least and greatest stay exact when orders go away. A calendar
-    holds at most eight orders a day, so a sum would save little.
+    Kept per share, not as one sum, so that the smallest and the largest stay exact when orders go away. A
+    calendar holds at most eight orders a day, so one sum would save little.
     """
 
     id = BigSerial(primary_key=True)
-    generation = Integer(default=None, help_text="see FeeSummaryState; others are being built or removed")
+    generation = Integer(
+        default=None, help_text="see FeeSummaryState; rows of others are being built or deleted"
+    )
     day = Date(default=None, help_text="a day in FeeSummaryState.time_zone")
     calendar_id = Integer(default=None)
     service_id = BigInt(default=None, help_text="0 stands for the order as a whole")
@@ -126,16 +135,16 @@ class FeeSummary(Table, tablename="fee_summary"):
 
 
 class FeeSummaryState(Table, tablename="fee_summary_state"):
-    """One row: which fee summaries count. It changes only while the consumer's cursor is held."""
+    """One row: which generation is read. It changes only while the consumer's cursor is held."""
 
-    id = Integer(primary_key=True, default=1)
+    id = Integer(primary_key=True, default=None)
     generation = Integer(default=None, help_text="of the rows that are read and kept up to date")
     building = Integer(default=None, help_text="the highest that was ever begun: the latest rebuild's")
-    time_zone = Text(help_text="whose days they count in")
+    time_zone = Text(default=None, help_text="whose days are counted")
 
 
 class FeeSummaryStep(Table, tablename="fee_summary_step"):
-    """When the fee summaries got to a position, as far back as figures can be given for."""
+    """When the fee summaries reached a position, as far back as figures can be requested for."""
 
     position = BigInt(primary_key=True, default=None)
     moved_at = Timestamptz(default=None)
@@ -144,8 +153,8 @@ class FeeSummaryStep(Table, tablename="fee_summary_step"):
 class FeeSummaryProof(Table, tablename="fee_summary_proof"):
     """One row: the last proof of the fee summaries against the orders."""
 
-    id = Integer(primary_key=True, default=1)
-    asked_at = Timestamptz(help_text="when the relay last asked for one, or the installation")
+    id = Integer(primary_key=True, default=None)
+    asked_at = Timestamptz(help_text="when the relay last requested one, or the installation")
     finished_at = Timestamptz(null=True, default=None, help_text="null: there was none yet")
     position = BigInt(null=True, default=None, help_text="the position it was made at")
     orders = BigInt(null=True, default=None, help_text="how many orders were counted again")
@@ -156,65 +165,72 @@ class FeeSummaryProof(Table, tablename="fee_summary_proof"):
 class Webhook(Table, tablename="webhook"):
     """A subscriber that changes are posted to."""
 
-    id = BigSerial(primary_key=True)
-    url = Text()
+    id = BigInt(primary_key=True, default=None)
+    url = Text(default=None)
     types = Array(base_column=Text(), default=None, help_text="empty: every change of an order")
-    calendars = Array(base_column=Text(), default=None, help_text="names; empty: all; unused ones are fine")
-    description = Text()
-    starts_after = BigInt(default=None, help_text="the position behind which changes are its concern")
+    calendars = Array(
+        base_column=Text(), default=None, help_text="names; empty: all; they need not exist yet"
+    )
+    description = Text(default=None)
+    starts_after = BigInt(default=None, help_text="only changes after this position are sent")
     created_at = Timestamptz(default=TimestamptzNow())
     updated_at = Timestamptz(default=TimestamptzNow())
     disabled_at = Timestamptz(null=True, default=None, help_text="since when nothing is sent to it")
     disabled_reason = Text(null=True, default=None, help_text="caller, gone (it answered 410) or failing")
-    failing_since = Timestamptz(null=True, default=None, help_text="first failure since its last success")
+    failing_since = Timestamptz(null=True, default=None, help_text="the first failure since its last success")
     last_failure_at = Timestamptz(null=True, default=None)
-    deleted_at = Timestamptz(null=True, default=None, help_text="its rows go a little later")
-    lease = UUID(null=True, default=None, help_text="of the task that serves it")
-    leased_until = Timestamptz(null=True, default=None, help_text="then another task may serve it")
-    served_at = Timestamptz(null=True, default=None, help_text="who waited longest is served next")
+    deleted_at = Timestamptz(null=True, default=None, help_text="its rows are deleted a little later")
+    lease = UUID(null=True, default=None, help_text="of the task that serves it now")
+    leased_until = Timestamptz(null=True, default=None, help_text="from then on another task may serve it")
+    served_at = Timestamptz(
+        null=True, default=None, help_text="the webhook that has waited longest is served next"
+    )
 
 
 class WebhookSecret(Table, tablename="webhook_secret"):
-    """What signs a webhook's deliveries. Kept as it is: whoever signs needs it so."""
+    """What signs a webhook's deliveries. Stored in plain text: signing needs the secret itself."""
 
-    id = BigSerial(primary_key=True)
-    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False)
-    secret = Text(help_text="whsec_ and 32 bytes in base64", secret=True)
+    id = BigInt(primary_key=True, default=None)
+    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False, on_update=OnUpdate.no_action)
+    secret = Text(default=None, help_text="whsec_ and 32 bytes in base64", secret=True)
     created_at = Timestamptz(default=TimestamptzNow())
     valid_until = Timestamptz(null=True, default=None, help_text="null: the current one")
 
 
 class WebhookDelivery(Table, tablename="webhook_delivery"):
-    """A notification for a webhook, and what became of it.
+    """A notification for a webhook, and what happened to it.
 
-    States: ``pending`` (made by the consumer, a replay or a test; never attempted since), ``retrying`` (an
-    attempt failed, another will follow), ``delivered`` (answered 2xx), ``exhausted`` (every attempt failed),
-    ``disabled`` (the webhook was, when the change came or before it got through). The last two end with a
-    replay. No row for a change that the consumer has passed means that the webhook did not ask for it.
+    States: ``pending`` (not attempted yet in this round), ``retrying`` (an attempt failed, another follows),
+    ``delivered`` (answered 2xx), ``exhausted`` (every attempt failed), ``disabled`` (the webhook was disabled
+    before it got through). No row for a change that the consumer has passed: the webhook did not ask for it.
     """
 
-    id = BigSerial(primary_key=True)
-    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False)
+    id = BigInt(primary_key=True, default=None)
+    webhook_id = ForeignKey(Webhook, null=False, default=None, index=False, on_update=OnUpdate.no_action)
     position = BigInt(null=True, default=None, help_text="of the change; null: a test or an announcement")
-    event_id = UUID(help_text="the notification's id: the header webhook-id, the same at every attempt")
-    type = Text(help_text="the notification's type")
+    event_id = UUID(
+        default=None, help_text="the notification's id: the header webhook-id, the same at every attempt"
+    )
+    type = Text(default=None, help_text="the notification's type")
     order_id = BigInt(null=True, default=None)
     payload = Text(null=True, default=None, help_text="the notification, unless it is of a change")
-    state = Text()
-    round = Integer(default=1, help_text="one more with each replay: an attempt from before counts no more")
+    state = Text(default=None)
+    round = Integer(default=1, help_text="one more with each replay: attempts of earlier rounds don't count")
     attempts = Integer(default=0, help_text="that ended, in this round")
-    next_attempt_at = Timestamptz(null=True, default=None, help_text="null: none will follow")
+    next_attempt_at = Timestamptz(null=True, default=None, help_text="null: none follows")
     acknowledged_at = Timestamptz(null=True, default=None)
     created_at = Timestamptz(default=TimestamptzNow())
 
 
 class WebhookAttempt(Table, tablename="webhook_attempt"):
-    """One attempt at a delivery, stored when it begins. Whatever a killed worker had begun never ends."""
+    """One attempt at a delivery, stored when it begins. If its worker is killed, it never ends."""
 
-    id = BigSerial(primary_key=True)
-    delivery_id = ForeignKey(WebhookDelivery, null=False, default=None, index=False)
+    id = BigInt(primary_key=True, default=None)
+    delivery_id = ForeignKey(
+        WebhookDelivery, null=False, default=None, index=False, on_update=OnUpdate.no_action
+    )
     started_at = Timestamptz(default=None)
     latency_ms = Integer(null=True, default=None, help_text="null: it has not ended, or nobody saw how")
     status = Integer(null=True, default=None, help_text="null: no answer")
-    answer = Text(help_text="its first 2 KB")
+    answer = Text(default=None, help_text="its first 2 KB")
     error = Text(null=True, default=None, help_text="why it does not count as delivered; null: it does")

@@ -1,0 +1,542 @@
+-- The whole schema as it is today, in the order in which to read it. This file is documentation that runs: on an
+-- empty database it makes what the migrations make, and tests/test_schema.py holds the two equal. Databases are
+-- made and upgraded by the migrations alone (python -m shared.database.migrate).
+--
+-- "Guarantee 1" to "guarantee 6" are the service's promises. Where the database keeps one, the line says so:
+--
+--   1  two orders on a calendar are never less than three hours apart, except orders imported together
+--   2  an order and its change are stored together or not at all
+--   3  positions of changes have no gap, and nothing new appears at or below one that was read
+--   4  PostgreSQL is all that must survive: everything else catches up from here
+--   5  a fee summary is exact for the position that it names
+--   6  a create that is repeated with its Idempotency-Key stores one order
+--
+-- Bounds are checked here behind the API's own, because asyncpg stores some numbers that it can't hold as 0,
+-- and a year beyond 9999 makes a row unreadable.
+
+CREATE EXTENSION btree_gist;  -- lets an exclusion constraint compare integers (calendar_id, import_id)
+
+
+-- =============================================================================================================
+-- Calendars and services
+-- =============================================================================================================
+
+-- A name on an order; the 3-hour rule holds per calendar. A calendar is created with its first order and is
+-- never renamed or deleted.
+--
+-- Written by: api/orders/commands.py (make_calendar).
+CREATE TABLE calendar (
+    id serial PRIMARY KEY,  -- random, not from the sequence: rolled-back creates would use the sequence up
+    name text NOT NULL DEFAULT '' UNIQUE,  -- as the caller wrote it; names that differ in case are different
+    created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+
+    CONSTRAINT calendar_name CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND length(name) <= 64)
+);
+
+-- What can be ordered. Archived, never deleted: an old order can always say what it was for.
+--
+-- State: in use while archived_at is null; archiving it (api/services.py) is final.
+--
+-- Written by: api/services.py; imports (api/orders/imported_services.py).
+CREATE TABLE service (
+    id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
+    name text NOT NULL DEFAULT '',  -- unique, ignoring case, among services that are not archived
+    archived_at timestamptz,  -- since when it can't be ordered any more
+    created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+
+    CONSTRAINT service_name_length CHECK (length(name) BETWEEN 1 AND 100)
+);
+ALTER SEQUENCE service_id_seq START WITH 1000000000000 RESTART WITH 1000000000000;
+CREATE UNIQUE INDEX service_name_in_use ON service (lower(name)) WHERE archived_at IS NULL;
+
+
+-- =============================================================================================================
+-- Orders and the 3-hour rule
+-- =============================================================================================================
+
+-- Ids that callers gave to orders, also of orders deleted since: an id names one order for ever.
+--
+-- Written by: api/orders/commands.py (claim_ids), in the transaction that stores the order.
+CREATE TABLE claimed_order_id (
+    id bigint PRIMARY KEY,
+
+    CONSTRAINT claimed_order_id_by_caller CHECK (id BETWEEN 1 AND 999999999999)
+);
+
+-- One sequence for two columns: an import takes a number, and its orders share it; any other order takes a
+-- number of its own.
+CREATE SEQUENCE order_import_id_seq;
+
+-- Files whose orders were imported together, with a history of their own (the sample data, an older system).
+--
+-- Written by: api/orders/imports.py, in the transaction that stores the orders.
+CREATE TABLE order_import (
+    id bigint PRIMARY KEY DEFAULT nextval('order_import_id_seq'),  -- the import_id of its orders
+    sha256 text NOT NULL DEFAULT '' UNIQUE,  -- of the file: the same file is not imported twice
+    file_name text NOT NULL DEFAULT '',  -- for people
+    orders integer NOT NULL,  -- how many orders it brought
+    imported_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP
+);
+
+-- Orders as they are now. Deleting an order deletes the row; order_change still tells of it.
+--
+-- Written by: api/orders/commands.py (create, replace, patch, delete, batch); api/orders/imports.py.
+-- Two triggers write the order's change and its entries in ordered_service in the same statement.
+--
+-- Guarantees: 1 (orders_spacing) and 2 (orders_record_change).
+CREATE TABLE orders (
+    id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
+    datetime timestamptz NOT NULL,  -- when the work is to happen
+    clear_until timestamptz NOT NULL,  -- datetime + 3 hours: from then on the next order may be placed
+    totalfee numeric(12, 2) NOT NULL,
+    service_ids bigint[] NOT NULL,  -- ascending
+    service_names text[] NOT NULL,  -- in the order of service_ids; as they were when last written
+    calendar_id integer NOT NULL REFERENCES calendar ON DELETE CASCADE ON UPDATE CASCADE,
+    import_id bigint NOT NULL DEFAULT nextval('order_import_id_seq'),  -- shared only by the orders of one import;
+                                                                      -- an order that moves gets a new one
+    version integer NOT NULL DEFAULT 1,  -- 1, 2, 3, …: one more with each change
+    created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+
+    CONSTRAINT orders_clear_until CHECK (clear_until = datetime + interval '3 hours'),
+
+    -- GUARANTEE 1: no two orders on a calendar are less than three hours apart, whatever writes at the same time.
+    --
+    -- Two orders conflict if they have the same calendar, their ranges overlap, and their import_ids differ.
+    -- The ranges are half-open: exactly three hours apart is allowed, a microsecond less is not, either way.
+    -- Orders of one import share an import_id, so they may be closer to each other; no other order may be
+    -- placed near them.
+    CONSTRAINT orders_spacing EXCLUDE USING gist (
+        calendar_id WITH =,
+        tstzrange(datetime, clear_until) WITH &&,
+        import_id WITH <>
+    ),
+
+    CONSTRAINT orders_datetime
+        CHECK (datetime >= '1970-01-01T00:00:00Z' AND datetime < '2200-01-01T00:00:00Z'),
+    CONSTRAINT orders_totalfee CHECK (totalfee BETWEEN 0 AND 9999999999.99),
+    CONSTRAINT orders_version CHECK (version >= 1),
+    CONSTRAINT orders_services
+        CHECK (cardinality(service_ids) BETWEEN 1 AND 50 AND cardinality(service_names) = cardinality(service_ids))
+);
+ALTER SEQUENCE orders_id_seq START WITH 1000000000000 RESTART WITH 1000000000000;
+
+CREATE INDEX orders_by_datetime ON orders (datetime, id);
+CREATE INDEX orders_by_calendar ON orders (calendar_id, datetime, id);
+-- Without it, GET /orders?calendar=…&sort=id reads the orders of all calendars until a page is full: all of
+-- them, for a calendar that has few or none.
+CREATE INDEX orders_by_calendar_and_id ON orders (calendar_id, id);
+
+-- The orders of each service, so that GET /orders?service=… costs the same however many orders there are. An
+-- index on orders.service_ids would return them unsorted.
+--
+-- Written by: triggers of orders, below. Nothing else writes it.
+CREATE TABLE ordered_service (
+    service_id bigint NOT NULL,
+    order_id bigint NOT NULL,
+    datetime timestamptz NOT NULL,  -- the order's
+    PRIMARY KEY (service_id, order_id)
+);
+CREATE UNIQUE INDEX ordered_service_by_datetime ON ordered_service (service_id, datetime, order_id);
+
+CREATE FUNCTION keep_ordered_services() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        TRUNCATE ordered_service;
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM ordered_service WHERE order_id = OLD.id AND service_id = ANY(OLD.service_ids);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO ordered_service (service_id, order_id, datetime)
+        SELECT s.id, NEW.id, NEW.datetime FROM unnest(NEW.service_ids) AS s (id);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER orders_keep_ordered_services AFTER INSERT OR DELETE ON orders
+    FOR EACH ROW EXECUTE FUNCTION keep_ordered_services();
+CREATE TRIGGER orders_move_ordered_services AFTER UPDATE ON orders FOR EACH ROW
+    WHEN (NEW.datetime <> OLD.datetime OR NEW.service_ids <> OLD.service_ids)
+    EXECUTE FUNCTION keep_ordered_services();
+CREATE TRIGGER orders_forget_ordered_services AFTER TRUNCATE ON orders
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_ordered_services();
+
+
+-- =============================================================================================================
+-- How an order is rendered: in one place, so that one version of an order is the same bytes everywhere
+-- =============================================================================================================
+
+-- A time as callers see it: UTC, to the millisecond, or to the microsecond if it has any.
+CREATE FUNCTION utc_text(at timestamptz) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+RETURN regexp_replace(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '000$', '') || 'Z';
+
+-- An order as callers see it, in answers, lists, exports and notifications.
+CREATE FUNCTION order_json(o orders) RETURNS json LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (
+    SELECT row_to_json(shown) FROM (
+        SELECT
+            o.id::text AS id,
+            utc_text(o.datetime) AS datetime,
+            o.totalfee AS totalfee,
+            (
+                SELECT array_to_json(array_agg(
+                    (SELECT row_to_json(s) FROM (SELECT u.id::text AS id, u.name AS name) AS s)
+                    ORDER BY u.place
+                ))
+                FROM unnest(o.service_ids, o.service_names) WITH ORDINALITY AS u (id, name, place)
+            ) AS services,
+            (SELECT c.name FROM calendar AS c WHERE c.id = o.calendar_id) AS calendar,
+            o.version AS version,
+            utc_text(o.created_at) AS created_at,
+            utc_text(o.updated_at) AS updated_at
+    ) AS shown
+);
+
+
+-- =============================================================================================================
+-- The change log
+-- =============================================================================================================
+
+-- Every committed creation, update and deletion of an order.
+--
+-- State: a change is recorded without a position; once it is committed, the relay assigns the next one
+-- (shared/change_log.py, assign_positions), which is final.
+--
+-- Written by: the trigger orders_record_change; positions by the relay (api/relay.py); old changes are deleted,
+-- from the beginning of the log, by api/change_retention.py.
+--
+-- Guarantees: 2 (the trigger) and 3 (position is unique and dense).
+CREATE TABLE order_change (
+    id bigserial PRIMARY KEY,  -- order of writing, with gaps and late commits: never read as a cursor
+    position bigint UNIQUE,  -- 1, 2, 3, …; null: not assigned yet
+    event_id uuid NOT NULL DEFAULT uuidv7(),  -- the notification's id
+    type text NOT NULL DEFAULT '',
+        -- 'order.created': order_state only
+        -- 'order.updated': both states
+        -- 'order.deleted': previous_state only
+    order_id bigint NOT NULL,
+    order_version integer NOT NULL,  -- the version that the change made; a deletion's is one more than the last
+    calendar_id integer NOT NULL,
+    previous_calendar_id integer,  -- where the order was before the change; null: it is new
+    recorded_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    order_state json,  -- the order after the change, as order_json renders it
+    previous_state json,  -- the order before the change
+
+    CONSTRAINT order_change_states CHECK (
+        (type = 'order.created' AND order_state IS NOT NULL AND previous_state IS NULL)
+        OR (type = 'order.updated' AND order_state IS NOT NULL AND previous_state IS NOT NULL)
+        OR (type = 'order.deleted' AND order_state IS NULL AND previous_state IS NOT NULL)
+    )
+);
+CREATE INDEX order_change_unassigned ON order_change (id) WHERE position IS NULL;
+CREATE UNIQUE INDEX order_change_of_order ON order_change (order_id, order_version);
+
+-- GUARANTEE 2: an order and its change are stored together or not at all. They are one statement, by whatever
+-- path the order is written, also by hand.
+CREATE FUNCTION record_order_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO order_change (
+        type, order_id, order_version, calendar_id, previous_calendar_id, recorded_at,
+        order_state, previous_state
+    )
+    SELECT
+        CASE TG_OP WHEN 'INSERT' THEN 'order.created' WHEN 'UPDATE' THEN 'order.updated'
+            ELSE 'order.deleted' END,
+        coalesce(NEW.id, OLD.id),
+        coalesce(NEW.version, OLD.version + 1),
+        coalesce(NEW.calendar_id, OLD.calendar_id),
+        OLD.calendar_id,
+        now(),
+        CASE WHEN TG_OP <> 'DELETE' THEN order_json(NEW) END,
+        CASE WHEN TG_OP <> 'INSERT' THEN order_json(OLD) END;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER orders_record_change AFTER INSERT OR UPDATE OR DELETE ON orders
+    FOR EACH ROW EXECUTE FUNCTION record_order_change();
+
+-- One row: where the change log begins and ends.
+--
+-- GUARANTEE 3: positions have no gap and appear in order. Whoever assigns positions, or deletes old changes,
+-- holds this row's lock, so only one transaction at a time does either.
+--
+-- Written by: shared/change_log.py (last_position); api/change_retention.py (first_position).
+CREATE TABLE change_log (
+    id integer PRIMARY KEY DEFAULT 1,
+    last_position bigint NOT NULL DEFAULT 0,  -- the newest that is assigned; 0: none yet
+    first_position bigint NOT NULL DEFAULT 1,  -- the oldest that is retained; if none is, the next to be assigned
+
+    CONSTRAINT change_log_one_row CHECK (id = 1)
+);
+INSERT INTO change_log (id, last_position, first_position) VALUES (1, 0, 1);
+
+-- How far each consumer of changes has come: everything up to position is applied, nothing after it.
+--
+-- GUARANTEE 4: each change is applied once, however often Redis delivers it or loses it. A consumer applies a
+-- batch and moves its cursor in one transaction; the relay publishes again from here.
+--
+-- Written by: the worker (shared/change_log.py, move_cursor).
+CREATE TABLE consumer_cursor (
+    consumer text PRIMARY KEY DEFAULT '',
+        -- 'fee_summaries': worker/fee_summaries.py
+        -- 'webhook_deliveries': worker/webhook_deliveries.py
+    position bigint NOT NULL DEFAULT 0,
+    moved_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP
+);
+INSERT INTO consumer_cursor (consumer, position) VALUES ('fee_summaries', 0), ('webhook_deliveries', 0);
+
+
+-- =============================================================================================================
+-- Fee summaries
+-- =============================================================================================================
+
+-- How an order's fee is divided: equally over its services, to the cent; the first services by id get the odd
+-- cents, so that the shares always add up to the fee. Service 0 stands for the order as a whole.
+CREATE FUNCTION fee_shares(totalfee numeric, service_ids bigint[])
+RETURNS TABLE (service_id bigint, share numeric) LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT 0::bigint, round(totalfee, 2)
+    UNION ALL
+    SELECT
+        s.id,
+        round((
+            div(totalfee * 100, cardinality(service_ids))
+            + CASE WHEN s.place <= mod(totalfee * 100, cardinality(service_ids)) THEN 1 ELSE 0 END
+        ) / 100, 2)
+    FROM unnest(service_ids) WITH ORDINALITY AS s (id, place);
+END;
+
+-- What one state of an order, as a change carries it, counts as: one row for the order and one per service. A
+-- change subtracts what its previous_state counts as and adds what its order_state does. One SELECT, so that
+-- PostgreSQL can inline it.
+CREATE FUNCTION fee_effects(state json, zone text)
+RETURNS TABLE (day date, calendar text, service_id bigint, share numeric) LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT
+        ((state ->> 'datetime')::timestamptz AT TIME ZONE zone)::date, state ->> 'calendar',
+        s.service_id, s.share
+    FROM fee_shares(
+        (state ->> 'totalfee')::numeric,
+        ARRAY(SELECT (o ->> 'id')::bigint FROM json_array_elements(state -> 'services') AS o)
+    ) AS s;
+END;
+
+-- How many orders of a day bring a service a certain share of their fee. Kept per share, not as one sum, so that
+-- the smallest and the largest stay exact when orders go away. A calendar holds at most eight orders a day, so
+-- one sum would save little.
+--
+-- GUARANTEE 5: at the position of the cursor 'fee_summaries', the rows of the current generation are exactly
+-- what the orders say. They change only in the transaction that moves the cursor, or that swaps generations.
+--
+-- Written by: worker/fee_summaries.py (the current generation); worker/fee_summary_rebuild.py (the next one; it
+-- also deletes earlier ones).
+CREATE TABLE fee_summary (
+    id bigserial PRIMARY KEY,
+    generation integer NOT NULL,  -- see fee_summary_state; rows of others are being built or deleted
+    day date NOT NULL,  -- in fee_summary_state.time_zone
+    calendar_id integer NOT NULL,
+    service_id bigint NOT NULL,  -- 0: the order as a whole
+    share numeric(12, 2) NOT NULL,
+    orders integer NOT NULL,  -- never 0: such a row is deleted
+
+    CONSTRAINT fee_summary_orders CHECK (orders > 0)
+);
+CREATE UNIQUE INDEX fee_summary_key ON fee_summary (generation, day, calendar_id, service_id, share);
+
+-- One row: which generation of fee summaries is read. It changes only while the consumer's cursor is held.
+--
+-- State: a rebuild takes the next number as building, writes that generation beside the current one, and makes
+-- it the current one in one transaction (worker/fee_summary_rebuild.py).
+--
+-- Written by: worker/fee_summary_rebuild.py; worker/fee_summaries.py (time_zone, while there are no rows).
+CREATE TABLE fee_summary_state (
+    id integer PRIMARY KEY CHECK (id = 1),
+    generation integer NOT NULL,  -- of the rows that are read and kept up to date
+    building integer NOT NULL,  -- the highest that was ever begun: the latest rebuild's
+    time_zone text NOT NULL  -- whose days are counted
+);
+-- The migration inserts the time zone of the setting OMS_TIME_ZONE, which is UTC unless set.
+INSERT INTO fee_summary_state (id, generation, building, time_zone) VALUES (1, 1, 1, 'UTC');
+
+-- When the fee summaries reached a position, as far back as figures can be requested for
+-- (api/fee_summaries/positions.py): the next page of a report still names its own time.
+--
+-- Written by: worker/fee_summaries.py, which also deletes what is too far back.
+CREATE TABLE fee_summary_step (
+    position bigint PRIMARY KEY,
+    moved_at timestamptz NOT NULL
+);
+INSERT INTO fee_summary_step (position, moved_at)
+SELECT position, moved_at FROM consumer_cursor WHERE consumer = 'fee_summaries';
+
+-- One row: the last proof of the fee summaries against the orders.
+--
+-- Guarantee 5 is proved here, once a day and on demand.
+--
+-- Written by: api/relay.py (asked_at); worker/fee_summary_proof.py (everything else).
+CREATE TABLE fee_summary_proof (
+    id integer PRIMARY KEY CHECK (id = 1),
+    asked_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,  -- when the relay last requested one, or the
+                                                              -- installation: the first is due a day later
+    finished_at timestamptz,  -- null: there was none yet
+    position bigint,  -- the position it was made at
+    orders bigint,  -- how many orders were counted again
+    differing bigint,  -- rows that were not what the orders say: 0 unless something is broken
+    seconds double precision  -- how long it took
+);
+INSERT INTO fee_summary_proof (id) VALUES (1);
+
+
+-- =============================================================================================================
+-- Webhooks
+-- =============================================================================================================
+
+-- Subscribers to whom changes are posted.
+--
+-- States: enabled (disabled_at is null), disabled, deleted (deleted_at is set).
+--   enabled → disabled   reason 'caller': PATCH (api/webhooks/commands.py)
+--                        reason 'gone' or 'failing': an attempt (worker/webhook_outcomes.py)
+--   disabled → enabled   PATCH (api/webhooks/commands.py)
+--   any → deleted        DELETE (api/webhooks/commands.py); api/webhooks/upkeep.py deletes the rows later
+--
+-- Written by: api/webhooks/commands.py; worker/webhook_deliveries.py (leases); worker/webhook_outcomes.py (failures).
+CREATE TABLE webhook (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    url text NOT NULL,
+    types text[] NOT NULL,  -- of notifications; empty: every change of an order
+    calendars text[] NOT NULL,  -- names; empty: all. Names of calendars that don't exist yet are fine
+    description text NOT NULL,
+    starts_after bigint NOT NULL,  -- only changes after this position are sent
+    created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    disabled_at timestamptz,  -- since when nothing is sent to it
+    disabled_reason text,
+        -- 'caller'   a caller disabled it
+        -- 'gone'     it answered 410
+        -- 'failing'  its attempts failed for too long
+    failing_since timestamptz,  -- the first failure since its last success
+    last_failure_at timestamptz,
+    deleted_at timestamptz,
+    lease uuid,  -- of the task that serves it now: one at a time, so deliveries are sent in order
+    leased_until timestamptz,  -- from then on another task may serve it: the first was killed
+    served_at timestamptz,  -- the webhook that has waited longest is served next
+
+    CONSTRAINT webhook_disabled CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL)),
+    CONSTRAINT webhook_disabled_reason CHECK (disabled_reason IN ('caller', 'gone', 'failing'))
+);
+
+-- What signs a webhook's deliveries. Stored in plain text: signing needs the secret itself.
+--
+-- State: current while valid_until is null; a rotation sets it, and until then both secrets sign.
+--
+-- Written by: api/webhooks/commands.py.
+CREATE TABLE webhook_secret (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    webhook_id bigint NOT NULL REFERENCES webhook ON DELETE CASCADE,
+    secret text NOT NULL,  -- whsec_ and 32 bytes in base64
+    created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    valid_until timestamptz  -- null: the current one
+);
+CREATE UNIQUE INDEX webhook_secret_current ON webhook_secret (webhook_id) WHERE valid_until IS NULL;
+
+-- Whether a webhook asks for a change: decided here and nowhere else. A change that moves an order to another
+-- calendar concerns both.
+CREATE FUNCTION webhook_wants(w webhook, c order_change) RETURNS boolean LANGUAGE sql STABLE
+RETURN c.position > w.starts_after
+    AND (cardinality(w.types) = 0 OR c.type = ANY (w.types))
+    AND (cardinality(w.calendars) = 0 OR EXISTS (
+        SELECT FROM calendar AS k
+        WHERE k.id IN (c.calendar_id, c.previous_calendar_id) AND k.name = ANY (w.calendars)
+    ));
+
+-- A notification for a webhook, and what happened to it. No row for a change that the consumer has passed means
+-- that the webhook did not ask for it.
+--
+-- Written by: worker/webhook_deliveries.py (one for each change and webhook that asks for it);
+-- worker/webhook_outcomes.py (outcomes, announcements); api/webhooks/commands.py (tests, replays). Old ones are
+-- deleted by api/webhooks/upkeep.py.
+--
+-- Guarantee 4: a delivery that is due stays due here until an attempt succeeds, whatever happens to Redis.
+CREATE TABLE webhook_delivery (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    webhook_id bigint NOT NULL REFERENCES webhook ON DELETE CASCADE,
+    position bigint,  -- of the change; null: a test or an announcement
+    event_id uuid NOT NULL,  -- the notification's id: the header webhook-id, the same at every attempt
+    type text NOT NULL,  -- the notification's type: order.…, webhook.test or webhook.disabled
+    order_id bigint,
+    payload text,  -- the notification, unless it is of a change: then it is encoded from the change log
+    state text NOT NULL,
+        -- 'pending'    not attempted yet in this round; made by the consumer, a test or an announcement. Moved on
+        --              by the first attempt
+        -- 'retrying'   an attempt failed, another follows; moved on by that one
+        -- 'delivered'  answered 2xx. Final, unless a replay from a position sends it again
+        -- 'exhausted'  every attempt failed. Final, unless replayed
+        -- 'disabled'   its webhook was disabled or deleted before it got through. Final, unless replayed
+        --
+        -- Attempts: worker/webhook_outcomes.py. 'disabled': also worker/webhook_deliveries.py, for a webhook that
+        -- is disabled when the change comes, and api/webhooks/commands.py. A replay (api/webhooks/commands.py)
+        -- makes it 'pending' in a new round.
+    round integer NOT NULL DEFAULT 1,  -- one more with each replay: attempts of earlier rounds don't count
+    attempts integer NOT NULL DEFAULT 0,  -- that ended, in this round
+    next_attempt_at timestamptz,  -- null: none follows
+    acknowledged_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+
+    CONSTRAINT webhook_delivery_state
+        CHECK (state IN ('pending', 'retrying', 'delivered', 'exhausted', 'disabled')),
+    CONSTRAINT webhook_delivery_due CHECK ((next_attempt_at IS NOT NULL) = (state IN ('pending', 'retrying'))),
+    CONSTRAINT webhook_delivery_acknowledged CHECK ((acknowledged_at IS NOT NULL) = (state = 'delivered')),
+    CONSTRAINT webhook_delivery_payload CHECK ((position IS NULL) = (payload IS NOT NULL))
+);
+CREATE UNIQUE INDEX webhook_delivery_of_change ON webhook_delivery (webhook_id, position);
+CREATE INDEX webhook_delivery_due ON webhook_delivery (webhook_id, next_attempt_at) WHERE next_attempt_at IS NOT NULL;
+CREATE INDEX webhook_delivery_next ON webhook_delivery (webhook_id, position NULLS FIRST, id)
+    WHERE next_attempt_at IS NOT NULL;
+CREATE INDEX webhook_delivery_missed ON webhook_delivery (webhook_id, position) WHERE state <> 'delivered';
+CREATE INDEX webhook_delivery_newest ON webhook_delivery (webhook_id, id);
+CREATE INDEX webhook_delivery_by_position ON webhook_delivery (position);
+
+-- Attempts at deliveries.
+--
+-- States: begun (latency_ms is null), ended. An attempt is stored before anything is sent, so one whose worker
+-- was killed stays begun for ever.
+--
+-- Written by: worker/webhook_deliveries.py (begun); worker/webhook_outcomes.py (ended).
+CREATE TABLE webhook_attempt (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    delivery_id bigint NOT NULL REFERENCES webhook_delivery ON DELETE CASCADE,
+    started_at timestamptz NOT NULL,
+    latency_ms integer,  -- null: it has not ended, or nobody saw how
+    status integer,  -- of the answer; null: there was none
+    answer text NOT NULL,  -- its first 2 KB
+    error text  -- why it does not count as delivered; null: it does
+);
+CREATE INDEX webhook_attempt_of_delivery ON webhook_attempt (delivery_id, id);
+
+
+-- =============================================================================================================
+-- Idempotency keys
+-- =============================================================================================================
+
+-- Keys that callers sent, with the answer to the request that used them first.
+--
+-- GUARANTEE 6: a create that is repeated with its key stores one order. The key is claimed in the transaction
+-- that stores the order: a repeat waits for that transaction at the primary key, and then reads the answer.
+--
+-- State: claimed (answer is '') until the transaction keeps its answer and commits; others never see it before.
+--
+-- Written by: api/idempotency.py; deleted after 24 hours by api/key_retention.py, or with a webhook whose secret
+-- the answer shows (api/webhooks/commands.py).
+CREATE TABLE idempotency_key (
+    caller text NOT NULL,  -- the API key's name: each caller has keys of its own
+    operation text NOT NULL,  -- each operation too
+    key text NOT NULL,
+    fingerprint bytea NOT NULL,  -- of the request's content: the same key with another content is refused
+    answer text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (caller, operation, key)
+);
+CREATE INDEX idempotency_key_by_age ON idempotency_key (created_at);
