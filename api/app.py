@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING
 from litestar import Litestar
 from litestar.config.app import AppConfig
 
-from api import calendars, contract, health, metrics, order_change_stream, order_changes, services
-from api.access import check_access
+from api.calendars import routes as calendars
+from api.changes import routes as changes
+from api.changes import stream
+from api.changes.tail import TAIL
 from api.fee_summaries import routes as fee_summaries
-from api.methods import options_routes
-from api.negotiation import check_acceptable
-from api.order_change_tail import TAIL
+from api.http.access import check_access
+from api.http.guards import check_host, check_path
+from api.http.media_types import check_acceptable
+from api.http.options import options_routes
+from api.http.parameters import check_query
+from api.http.request_log import request_log
+from api.http.unread_bodies import read_unread_bodies
+from api.operations import documentation, health, metrics
 from api.orders import routes as orders
-from api.problems import answer
-from api.request_log import request_log
-from api.requests import check_host, check_path
-from api.shutdown import noticing_shutdown
-from api.unread_bodies import read_unread_bodies
+from api.problem_map import answer
+from api.server import on_shutdown_signal
+from api.services import routes as services
 from api.webhooks import routes as webhooks
 from shared.database.engine import DB
 from shared.logs import configure_logs
@@ -31,10 +36,9 @@ if TYPE_CHECKING:
     from litestar.handlers import BaseRouteHandler
     from litestar.types import ASGIApp
 
-    from api.requests import AnyConnection
+    from api.http.request import AnyConnection
 
 LARGEST_BODY_BYTES = 65_536
-
 
 ROUTES = [
     *orders.ROUTES,
@@ -42,11 +46,11 @@ ROUTES = [
     *calendars.ROUTES,
     *fee_summaries.ROUTES,
     *webhooks.ROUTES,
-    *order_changes.ROUTES,
-    *order_change_stream.ROUTES,
+    *changes.ROUTES,
+    *stream.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
-    *contract.ROUTES,
+    *documentation.ROUTES,
 ]
 
 
@@ -62,20 +66,21 @@ async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _streams(_app: Litestar) -> AsyncIterator[None]:
     TAIL.begin()
-    with noticing_shutdown(TAIL.end):
+    with on_shutdown_signal(TAIL.end):
         yield
     TAIL.end()
 
 
 async def check_request(connection: AnyConnection, handler: BaseRouteHandler) -> None:
-    """Refuse what no route should see: the one guard of them all.
+    """Refuse what no route should see: the one guard of all routes.
 
-    A coroutine, as Litestar hands each guard that is none to a thread, for every request.
+    It is a coroutine because Litestar runs each synchronous guard in a thread, for every request.
     """
     check_host(connection)
     check_path(connection)
     check_access(connection)
     check_acceptable(connection, handler)
+    check_query(connection, handler)
 
 
 def create_app() -> ASGIApp:
@@ -83,7 +88,7 @@ def create_app() -> ASGIApp:
     configure_logs()
     application = Litestar.from_config(
         AppConfig(
-            # Those of OPTIONS first: Litestar adds its own to a path that has none yet.
+            # OPTIONS first: Litestar adds its own to a path that has none yet.
             route_handlers=[*options_routes(ROUTES), *ROUTES],
             guards=[check_request],
             exception_handlers={Exception: answer},

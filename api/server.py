@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import threading
+from typing import TYPE_CHECKING
 
 from granian import Granian
 from granian.constants import Interfaces
@@ -11,6 +14,9 @@ from granian.constants import Interfaces
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 def main() -> None:
@@ -20,24 +26,52 @@ def main() -> None:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
 
     """
-    found = settings()
-    # While PostgreSQL is away nothing can be said; figures are then given in the zone that is stored.
+    # If PostgreSQL is away this can't be checked; figures are then given in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
     Granian(
         "api.app:create_app",
         factory=True,
-        address=found.host,
-        port=found.port,
+        address=settings().host,
+        port=settings().port,
         interface=Interfaces.ASGI,
         workers=1,
         websockets=False,
-        # Connections, idle ones included, wait here beyond this; database work is bounded by the pool.
+        # Connections beyond this, idle ones included, wait; database work is bounded by the pool.
         backpressure=2_000,
         respawn_failed_workers=True,
         workers_kill_timeout=5,
         log_access=False,
     ).serve()
+
+
+@contextlib.contextmanager
+def on_shutdown_signal(end: Callable[[], None]) -> Iterator[None]:
+    """Call ``end`` in the event loop as soon as SIGTERM or SIGINT arrives, beside what the server does.
+
+    granian waits for all requests to end before it tells the application, so a stream that ends only then
+    would block the shutdown.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals; a test that runs the application elsewhere ends it itself
+        return
+    loop = asyncio.get_running_loop()
+
+    def handle(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(end)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    # The server's handler sits in the event loop and is woken through a file descriptor, whatever Python's
+    # handler is (asyncio's does nothing, uvloop's is for when that descriptor is full): replacing that one
+    # leaves the server's in place.
+    before = {number: signal.signal(number, handle) for number in numbers}
+    for number in numbers:
+        signal.siginterrupt(number, False)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

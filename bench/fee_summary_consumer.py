@@ -91,12 +91,12 @@ async def _catch_up(at_once: int = 5_000) -> list[float]:
     """Apply every change there is; return what each batch took."""
     from shared.change_log import FEE_SUMMARIES, assign_positions, changes_after, cursor_of
     from shared.changes import batch_of
-    from worker.fee_summaries import apply_changes
+    from worker.fee_summaries.consumer import apply_changes
 
     while await assign_positions():
         pass
     took = []
-    while changes := await changes_after((await cursor_of(FEE_SUMMARIES))[0], at_once):
+    while changes := await changes_after((await cursor_of(FEE_SUMMARIES)).position, at_once):
         batch = batch_of(changes)
         begun = time.perf_counter()
         await apply_changes(batch)
@@ -130,12 +130,12 @@ async def _report(position: int | None) -> float:
 async def _large(orders: int) -> None:
     from shared.change_log import FEE_SUMMARIES, cursor_of
     from shared.database.rows import rows
-    from worker.fee_summary_proof import prove
-    from worker.fee_summary_rebuild import rebuild
+    from worker.fee_summaries.proof import prove
+    from worker.fee_summaries.rebuild import rebuild
 
     print(f"a page of months by calendar, {orders:,} orders: {await _report(None) * 1e3:.0f} ms")
     while True:
-        position, _ = await cursor_of(FEE_SUMMARIES)
+        position = (await cursor_of(FEE_SUMMARIES)).position
         if position >= orders + 50_000 + 2 * 3 * ROUNDS * BATCH:
             break
         await rows(_CHANGE.format(chosen=_CHOSEN["spread"]), position, 10_000)

@@ -1,61 +1,26 @@
 """The change log: giving committed changes their positions, reading them in order, and cursors.
 
-Changes are recorded by the database in the order's own transaction (trigger ``orders_record_change``), so
-without a position: a number drawn inside a transaction would show up out of order, and a reader that had
-passed it would miss the change. Positions are given afterwards, to what is committed, one assigner at a
-time; they are dense and final, and in every order's own sequence of versions.
+Changes are recorded by the database in the order's own transaction (trigger ``orders_record_change``),
+without a position: a number taken from a sequence inside a transaction becomes visible out of order, and a
+reader that had passed it would miss the change. Positions are assigned afterwards, to committed changes, by
+one assigner at a time. They are dense and final, and each order's changes have them in the sequence of its
+versions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
 from shared.changes import Change
 from shared.database.engine import DB
-from shared.database.rows import row, rows
+from shared.database.statements import execute, fetch_all, fetch_one, fetch_value, fetch_values
 from shared.database.transaction import transaction
 
 FEE_SUMMARIES = "fee_summaries"
 WEBHOOK_DELIVERIES = "webhook_deliveries"
 """The consumers, by the names of their cursors."""
-
-
-async def assign_positions(most: int = 5_000) -> int:
-    """Give committed changes that have no position the next ones; return how many.
-
-    Several statements on purpose: their snapshots begin when the lock is held, so they see all that another
-    assigner did. In the order of ``id`` a change comes after every change it depends on: it was recorded
-    after those had committed (the same order's earlier versions; the deletion that made room).
-    """
-    # As at most looks: without a transaction and a lock. In order, so that it never reads the whole table.
-    if await row("SELECT FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1") is None:
-        return 0
-    async with transaction():
-        log = await row("SELECT last_position FROM change_log WHERE id = 1 FOR UPDATE")
-        waiting = [
-            change["id"]
-            for change in await rows(
-                "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT $1", most
-            )
-        ]
-        if log is None or not waiting:
-            return 0
-        # No join: if the table was analyzed while most of it was not committed yet, PostgreSQL takes it for
-        # empty, and would look through all that wait for each change. This finds each place by halving; and
-        # each change by a hash, if not by the index, as long as the ids are known to whoever plans.
-        await DB.fetch_with_custom_plan(
-            "UPDATE order_change SET position = $1::bigint + width_bucket(id, $2::bigint[]) "
-            "WHERE id = ANY($2)",
-            log["last_position"],
-            waiting,
-        )
-        await rows("UPDATE change_log SET last_position = last_position + $1 WHERE id = 1", len(waiting))
-    return len(waiting)
-
-
-async def last_position() -> int:
-    """Give the position of the newest change that has one; 0 when there is none."""
-    found = await row("SELECT last_position FROM change_log WHERE id = 1")
-    return int(found["last_position"]) if found else 0
-
 
 CHANGE = """
     position, event_id, type, order_id, order_version, utc_text(recorded_at) AS time,
@@ -63,53 +28,125 @@ CHANGE = """
 """
 """The columns of ``order_change`` that are the fields of a ``Change``."""
 
+_FIELDS = tuple(field.name for field in fields(Change))
+
+# Ordered, so that PostgreSQL uses the index and never reads the whole table.
+_FIRST_WAITING = "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1"
+_WAITING = "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT $1"
+_LAST_POSITION = "SELECT last_position FROM change_log WHERE id = 1"
+
+# No join: if the table was analyzed while most of these changes were not committed yet, PostgreSQL takes it
+# for empty, and would search all waiting changes for each change. This finds each position by binary search,
+# and each change by a hash, if not by the index, as long as the planner knows the ids.
+_ASSIGN = "UPDATE order_change SET position = $1::bigint + width_bucket(id, $2::bigint[]) WHERE id = ANY($2)"
+
+_CURSOR = """
+SELECT position, (SELECT coalesce(max(last_position), 0) FROM change_log) AS last_position
+FROM consumer_cursor WHERE consumer = $1
+"""
+
+
+async def assign_positions(most: int = 5_000) -> int:
+    """Assign the next positions to committed changes that have none; return how many.
+
+    These are several statements on purpose: their snapshots begin when the lock is held, so they see all that
+    another assigner did. In the order of ``id`` a change comes after every change it depends on: it was
+    recorded after those had committed (the same order's earlier versions; the deletion that made room).
+    """
+    # Most calls find nothing: they take no transaction and no lock.
+    if not await fetch_values(int, _FIRST_WAITING):
+        return 0
+    async with transaction():
+        last = await fetch_value(int, f"{_LAST_POSITION} FOR UPDATE")
+        waiting = await fetch_values(int, _WAITING, most)
+        if not waiting:
+            return 0
+        await DB.fetch_with_custom_plan(_ASSIGN, last, waiting)
+        await execute("UPDATE change_log SET last_position = last_position + $1 WHERE id = 1", len(waiting))
+    return len(waiting)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The first and the last position in the log; ``first`` is ``last + 1`` when nothing is retained."""
+
+    first: int
+    last: int
+
+
+async def log_bounds() -> Bounds:
+    """Read the log's bounds at this moment."""
+    return await fetch_one(
+        Bounds, "SELECT first_position AS first, last_position AS last FROM change_log WHERE id = 1"
+    )
+
+
+async def last_position() -> int:
+    """Return the position of the newest change that has one; 0 when there is none."""
+    return await fetch_value(int, _LAST_POSITION)
+
+
+def read_change(row: Mapping[str, Any]) -> Change:
+    """Read a change out of a row that has the columns of ``CHANGE``, and others."""
+    return Change(**{name: row[name] for name in _FIELDS})
+
 
 async def changes_after(position: int, limit: int) -> list[Change]:
-    """Read changes behind a position, in order."""
-    found = await rows(
+    """Read changes after a position, in order."""
+    return await fetch_all(
+        Change,
         f"SELECT {CHANGE} FROM order_change WHERE position > $1 ORDER BY position LIMIT $2",
         position,
         limit,
     )
-    return [Change(**change) for change in found]
 
 
 async def is_change_at(position: int, event_id: str) -> bool:
-    """Tell whether that very change stands at that position."""
-    return (
-        await row("SELECT FROM order_change WHERE position = $1 AND event_id = $2", position, event_id)
-        is not None
+    """Return whether the change at a position is the one with this id."""
+    return await fetch_value(
+        bool,
+        "SELECT EXISTS (SELECT FROM order_change WHERE position = $1 AND event_id = $2)",
+        position,
+        event_id,
     )
 
 
-async def cursor_of(consumer: str) -> tuple[int, int]:
-    """Give the position up to which a consumer has applied changes, and the last one that was given."""
-    found = await row(
-        "SELECT position, (SELECT coalesce(max(last_position), 0) FROM change_log) AS last_position "
-        "FROM consumer_cursor WHERE consumer = $1",
-        consumer,
-    )
-    if found is None:
-        message = f"no consumer is called {consumer}"
-        raise LookupError(message)
-    return found["position"], found["last_position"]
+class Cursor(NamedTuple):
+    """How far a consumer has got."""
+
+    position: int
+    """It has applied all changes up to this one."""
+    last_position: int
+    """The last position that was assigned."""
 
 
-async def hold_cursor(consumer: str) -> int:
-    """Lock a consumer's cursor until the transaction ends, and give its position.
+async def cursor_of(consumer: str) -> Cursor:
+    """Read a consumer's cursor.
+
+    Raises:
+        RowMissingError: there is no such consumer.
+
+    """
+    return await fetch_one(Cursor, _CURSOR, consumer)
+
+
+async def lock_cursor(consumer: str) -> int:
+    """Lock a consumer's cursor until the transaction ends, and return its position.
 
     Two batches that arrive at once are applied one after the other.
+
+    Raises:
+        RowMissingError: there is no such consumer.
+
     """
-    found = await row("SELECT position FROM consumer_cursor WHERE consumer = $1 FOR UPDATE", consumer)
-    if found is None:
-        message = f"no consumer is called {consumer}"
-        raise LookupError(message)
-    return int(found["position"])
+    return await fetch_value(
+        int, "SELECT position FROM consumer_cursor WHERE consumer = $1 FOR UPDATE", consumer
+    )
 
 
 async def move_cursor(consumer: str, position: int) -> None:
-    """Say, in the transaction that applied them, that all changes up to a position are applied."""
-    await rows(
+    """Record, in the transaction that applied them, that all changes up to a position are applied."""
+    await execute(
         "UPDATE consumer_cursor SET position = $2, moved_at = clock_timestamp() WHERE consumer = $1",
         consumer,
         position,

@@ -48,5 +48,5 @@ async def check_time_zone() -> None:
         raise OtherTimeZoneError(
             f"OMS_TIME_ZONE is {asked}, and the fee summaries count in days of {found['time_zone']}: set it "
             f"back, or, with everything running as before, rebuild them with `OMS_TIME_ZONE={asked} make "
-            "rebuild` (python -m worker.fee_summary_rebuild) and start again"
+            "rebuild` (python -m worker.fee_summaries.rebuild) and start again"
         )

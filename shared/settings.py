@@ -1,7 +1,8 @@
-"""Every setting of every process, read once from the environment and refused loudly when wrong.
+"""Every setting of every process, read once from the environment. A wrong value stops the process.
 
-Names are ``OMS_`` + the field in upper case. An ``OMS_`` variable that no setting has is refused too: a
-misspelt setting would otherwise be silently ignored.
+A setting's name is ``OMS_`` and the field in upper case. An ``OMS_`` variable that is no setting is refused
+too: otherwise a misspelt one would be silently ignored. The docstrings below are the text of
+``docs/configuration.md``; ``make docs`` writes it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ _TELLS = "the environment can't be used:\n  "
 
 
 class SettingsError(SystemExit):
-    """The environment can't be used; the text names each variable and what would be right.
+    """The environment can't be used; the message names each variable and what it accepts.
 
-    Unhandled, it ends the process with that text and exit status 1, without a stack trace.
+    Unhandled, it ends the process with that message and exit status 1, without a stack trace.
     """
 
 
@@ -47,7 +48,7 @@ def _yes_or_no(value: object) -> object:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key that callers may show, by the digest it is known by."""
+    """An API key. Only its SHA-256 digest is stored."""
 
     name: str
     role: Literal["read", "write"]
@@ -99,117 +100,146 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseSettings):
-    """Where things are and how long they may take. Durations without a unit are in seconds."""
+    """All settings. A duration is a number of seconds, unless it takes a unit."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")]
-    """PostgreSQL, e.g. ``postgresql://oms@db/oms``; a socket folder goes in ``?host=``."""
+    """The PostgreSQL server, for example ``postgresql://oms@db/oms``.
+
+    A socket folder goes in ``?host=``. The password may be given as ``PGPASSWORD`` instead, where it needs no
+    escaping.
+    """
 
     redis_url: Annotated[str, Field(pattern=r"^rediss?://")]
-    """A Redis-compatible server. Only speed depends on it: it may be wiped at any moment."""
+    """The Redis-compatible server. Only speed depends on it: its data may be lost at any time."""
 
     host: str = "127.0.0.1"
     """The address that the API listens on."""
 
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
-    """The port that the API listens on."""
+    """The port that the API listens on. ``make run`` takes ``PORT`` instead."""
 
     time_zone: Annotated[str, AfterValidator(_zone_name)] = "UTC"
-    """The zone whose days the fee summaries count in."""
+    """The time zone in which fee summaries count days: an IANA name such as ``Europe/Rome``.
+
+    A process refuses to start if the existing summaries use another zone; ``make rebuild`` changes it.
+    """
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """What is logged: this and what is more severe."""
+    """The least severe level that is logged."""
 
     log_format: Literal["text", "json"] = "text"
-    """``text`` for people, ``json`` for machines: one object a line."""
+    """``text`` is for people, ``json`` for machines: one object per line."""
 
     heartbeat_file: str = ""
-    """A file that relay and worker touch at each round, for ``python -m shared.heartbeat``; each its own."""
+    """A file that the relay or the worker touches each time its main loop runs; empty means none.
+
+    Give each process a file of its own. The health check, ``python -m shared.heartbeat``, fails when the file
+    is older than 30 seconds.
+    """
 
     pool_size: Annotated[int, Field(ge=1, le=64)] = 6
-    """Database connections of one API process; 4 to 8 suit two cores."""
+    """Database connections of one API process. 4 to 8 suit two cores."""
 
     pool_wait: Seconds = 5
-    """How long a request may wait for a connection before it is answered 503."""
+    """How long a request waits for a database connection before it is answered 503."""
 
     statement_timeout: Seconds = 15
-    """PostgreSQL ends any statement of a request that takes longer."""
+    """PostgreSQL cancels any statement that runs longer.
+
+    It is also the limit for retries: a request that still cannot get a lock after this time is answered 503.
+    """
 
     lock_wait: Annotated[float, Field(ge=0.001, le=60)] = 0.1
-    """What a request waits for a lock before it gives its connection back for a while and tries again."""
+    """How long a statement of a request waits for a lock before its transaction is rolled back.
+
+    The request returns its connection to the pool, pauses, and tries again.
+    """
 
     relay_interval: Seconds = 0.1
-    """Pause of the relay between two looks at the change log."""
+    """How long the relay pauses between two reads of the change log."""
 
     relay_batch: Annotated[int, Field(ge=1, le=5_000)] = 500
-    """Changes in one message to a consumer."""
+    """The most changes in one message to a consumer."""
 
     relay_window: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    """Changes that may be published and not yet applied: a stopped worker can't fill Redis."""
+    """The most changes that may be published and not yet applied.
+
+    The limit keeps a stopped worker from filling Redis.
+    """
 
     republish_after: Seconds = 5
-    """A consumer's cursor that stands still this long behind what was published is published to again."""
+    """How long a consumer's cursor may stand still before the relay publishes the waiting changes again."""
 
     change_retention: Duration = Field("90d", validate_default=True)
-    """How long changes are kept for subscribers, as a number and a unit: ``90d``, ``12h``."""
+    """How long changes are kept for subscribers."""
 
     stream_silence: Seconds = 15
-    """A stream without an event for this long gets a comment, so that no proxy thinks it dead."""
+    """A live stream with no event for this long gets a comment, so that proxies keep the connection open."""
 
-    stream_patience: Seconds = 10
-    """A reader of a stream whose connection takes nothing for this long is dropped; it may come back."""
+    stream_write_timeout: Seconds = 10
+    """A stream reader whose connection accepts no data for this long is disconnected. It may reconnect."""
 
     redis_stream_length: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
-    """Changes that the Redis stream holds, about: Redis trims it in blocks."""
+    """How many changes the Redis stream holds, approximately: Redis trims the stream in blocks."""
 
     require_if_match: Annotated[bool, BeforeValidator(_yes_or_no)] = Field("no", validate_default=True)
-    """Whether PUT, PATCH and DELETE of an order must say which version they mean (428 without If-Match)."""
+    """``yes``: PUT, PATCH and DELETE of an order require ``If-Match``; without it they are answered 428."""
 
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = Field(
         "", validate_default=True
     )
-    """Who may use the API: ``name:role:sha256``, separated by commas; empty means everybody.
+    """Who may call the API: ``name:role:sha256``, separated by commas. Empty means that everyone may.
 
-    ``role`` is ``read`` or ``write``; ``sha256`` is the hexadecimal SHA-256 of the key.
+    ``role`` is ``read`` or ``write``; ``sha256`` is the SHA-256 of the key in hexadecimal. Names are unique.
     """
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
-    """Children of a worker that apply changes. Three more attempt deliveries and prove the fee summaries."""
+    """Worker child processes that apply changes.
+
+    Three more are always started: two to deliver webhooks, one to prove the fee summaries.
+    """
 
     webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
         "", validate_default=True
     )
-    """Private and loopback networks that webhooks may lead into: ``10.0.0.0/8,127.0.0.0/8``.
+    """Private and loopback networks that webhooks may be sent to: ``10.0.0.0/8,127.0.0.0/8``.
 
-    Public addresses need no entry. Link-local, metadata and multicast addresses are refused whatever it says.
+    Public addresses need no entry. Link-local, metadata and multicast addresses are always refused.
     """
 
     webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_ports)] = Field(
         "80,443,1024-65535", validate_default=True
     )
-    """Ports that webhooks may lead to, with ranges."""
+    """Ports that webhooks may be sent to: numbers and ranges, separated by commas."""
 
     webhook_plain_http: Literal["never", "internal", "always"] = "internal"
-    """Whether webhooks may be sent in clear (``http:``); ``internal``: into OMS_WEBHOOK_NETWORKS only."""
+    """Whether webhooks may be sent without TLS (``http:``).
+
+    ``internal`` allows it only to addresses in ``OMS_WEBHOOK_NETWORKS``.
+    """
 
     webhook_ca_file: str = ""
-    """Certificates (PEM) that are trusted beside the system's, for subscribers with a CA of their own."""
+    """A file of CA certificates (PEM) to trust besides the system's; empty means none."""
 
     webhook_timeout: Annotated[float, Field(gt=0, le=15)] = 15
-    """What one attempt may take in all: looking the name up, connecting, sending, being answered."""
+    """Total time limit of one attempt: name look-up, connection, request and response."""
 
     webhook_endpoints_at_once: Annotated[int, Field(ge=2, le=1_000)] = 100
-    """Webhooks that are sent to at the same time, each one request after another; failing ones get half."""
+    """The most webhooks that are sent to at the same time, each with one request at a time.
+
+    Failing webhooks get at most half of these places.
+    """
 
     @property
     def webhook_addresses(self) -> AddressPolicy:
-        """Where webhooks may lead."""
+        """The addresses that webhooks may be sent to."""
         return AddressPolicy(self.webhook_networks, self.webhook_ports, self.webhook_plain_http)
 
     @property
     def zone(self) -> ZoneInfo:
-        """The zone whose days the fee summaries count in."""
+        """The time zone in which fee summaries count days."""
         return ZoneInfo(self.time_zone)
 
 

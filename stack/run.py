@@ -32,11 +32,11 @@ from stack.embedded_valkey import EmbeddedValkey, free_port
 from stack.process_output import ProcessOutput
 from stack.state_folder import DEFAULT_FOLDER, StateFolder
 
-SERVICES = {"api": "api.server", "relay": "api.relay", "worker": "worker.main"}
+PROCESSES = {"api": "api.server", "relay": "api.relay.main", "worker": "worker.main"}
 _STOPPED_TOGETHER = ((("api", "relay"), 2.5), (("worker",), 3.0))
 """Whoever gives work stops before whoever does it. Seconds of grace; with those of the servers, 1 and 2,
 everything has ended within 10 s, however stubborn."""
-_NAMES = [*SERVICES, "migrate", "import", "stack"]
+_NAMES = [*PROCESSES, "migrate", "import", "stack"]
 _READY_SECONDS = 60.0
 _PORT_FREED_SECONDS = 1.0
 """A killed run's API loses its environment, by which we know it, a moment before its socket."""
@@ -102,7 +102,7 @@ class Stack:
         self._output = ProcessOutput(_NAMES)
         self._postgres = None if plan.database_url else EmbeddedPostgres(state.path / "postgres")
         self._valkey = None if plan.redis_url else EmbeddedValkey(state.path / "valkey")
-        self._services: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ends: dict[str, list[float]] = {"PostgreSQL": [], "Valkey": []}
         self._told_to_stop = False
 
@@ -113,13 +113,13 @@ class Stack:
             self._finish("migrate", [sys.executable, "-m", "shared.database.migrate"], environment)
             if self._plan.sample_data:
                 files = ("sample-data/orders.json", "--services", "sample-data/services.json")
-                command = [sys.executable, "-m", "api.order_import", *files, "--only-if-empty"]
+                command = [sys.executable, "-m", "api.orders.import_command", *files, "--only-if-empty"]
                 self._finish("import", command, environment)
             self._state.publish(
                 {name: value for name, value in environment.items() if name.startswith("OMS_")}
             )
-            for name, module in SERVICES.items():
-                self._services[name] = self._start(name, [sys.executable, "-m", module], environment)
+            for name, module in PROCESSES.items():
+                self._processes[name] = self._start(name, [sys.executable, "-m", module], environment)
             self._wait_until_ready()
             while True:
                 self._go_on()
@@ -185,7 +185,7 @@ class Stack:
         for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
             if server and server.process and server.process.poll() is not None:
                 self._start_again(name, server, _ended(server.process.returncode))
-        for name, process in self._services.items():
+        for name, process in self._processes.items():
             if process.poll() is not None:
                 self._output.drain()  # its last words come first
                 raise StackError(f"{name} ended unexpectedly ({_ended(process.returncode)})")
@@ -227,7 +227,7 @@ class Stack:
         self._state.stopping()
         try:
             for names, grace in _STOPPED_TOGETHER:
-                together = [self._services[name] for name in names if name in self._services]
+                together = [self._processes[name] for name in names if name in self._processes]
                 stop_processes(*together, grace=grace, meanwhile=self._output.pump)
             # Whatever left its process group.
             stop_leftovers(started_with(_MARK, str(self._state.path)), grace=0.2)

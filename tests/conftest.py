@@ -19,7 +19,6 @@ import asyncpg
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import nursery
 from tests.drivers import Api, Database, Pipeline
 from tests.processes import QUICK, ServiceProcess, free_port, migrate
 from tests.webhook_receiver import Receiver
@@ -47,7 +46,7 @@ _LONGEST_FIRST = (
 
 _WITH_PIPELINE = (
     *("fee_summary_proof", "fee_summary_positions", "subscribing", "order_change_transports"),
-    *("fee_summary_reader", "webhook_processes", "subscribing_webhooks", "order_journey"),
+    *("fee_summary_reader", "webhook_processes", "subscribing_webhooks", "order_journey", "readme"),
 )
 """The files that use ``pipeline``, all in one process, so that there is one, and not before it is needed."""
 
@@ -83,7 +82,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from stack.embedded_postgres import EmbeddedPostgres
         from stack.embedded_valkey import EmbeddedValkey
 
-        nursery.prepare()
         folder = Path(_servers.enter_context(tempfile.TemporaryDirectory(prefix="oms-")))
         folder.chmod(0o711)  # for root, whose PostgreSQL runs as somebody else
         postgres = _servers.enter_context(EmbeddedPostgres(folder / "postgres", durable=False))
@@ -192,7 +190,7 @@ def _pipeline_processes() -> Iterator[Pipeline]:
     port = free_port()
     with (
         ServiceProcess("api.server", database=url, redis=redis, port=port, **_FEW_WORDS),
-        ServiceProcess("api.relay", database=url, redis=redis) as relay,
+        ServiceProcess("api.relay.main", database=url, redis=redis) as relay,
         ServiceProcess("worker.main", database=url, redis=redis) as worker,
         Database(url) as database,
         Api(port) as api,

@@ -32,9 +32,8 @@ import redis
 
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import EmbeddedValkey
-from tests.drivers import Api, Database, wait_until
+from tests.drivers import Api, Database, http_client, wait_until
 from tests.processes import ServiceProcess, free_port, migrate
-from tests.quick_client import QuickClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +73,8 @@ class Deployment:
             port = free_port()
             hurried = {"OMS_POOL_WAIT": "2", "OMS_STATEMENT_TIMEOUT": "4", "OMS_LOCK_WAIT": "0.1"}
             self.api_process = started("api.server", port, **hurried)
-            self.relay = started("api.relay")
-            self.standby = started("api.relay")
+            self.relay = started("api.relay.main")
+            self.standby = started("api.relay.main")
             self.worker = started("worker.main")
             self.api = begun.enter_context(Api(port))
             self.api.wait_until_ready()
@@ -147,12 +146,12 @@ class Deployment:
         if process.has_ended:
             self._ended.append(f"{process.module} ended by itself: {process.log[-2000:]}")
 
-    def kill_worker_child(self, chance: random.Random) -> None:
+    def kill_worker_child(self, rng: random.Random) -> None:
         """Kill one of the worker's children, as running out of memory does."""
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.worker.pid).children()
             if children:
-                chance.choice(children).kill()
+                rng.choice(children).kill()
 
     def restart_postgres(self, *, away: float = 0.0) -> None:
         """Kill the database server, and bring it back."""
@@ -178,16 +177,16 @@ class Deployment:
         """List what does not hold although it must, once everything is summed."""
         for process in self.services:
             self._see_whether_it_ended(process)
-        found, self._ended = self._ended, []
+        faults, self._ended = self._ended, []
         with self.psql() as database:
-            found += [f"summary: {row}" for row in database.wrong_summaries()[:5]]
-            found += [f"too close: {row}" for row in database.too_close_pairs()[:5]]
+            faults += [f"summary: {row}" for row in database.wrong_summaries()[:5]]
+            faults += [f"too close: {row}" for row in database.too_close_pairs()[:5]]
             dense = database.value(
                 "SELECT count(*) = coalesce(max(position), 0) AND count(*) = count(position) "
                 "FROM order_change"
             )
             if not dense:
-                found.append("the change log has gaps")
+                faults.append("the change log has gaps")
             unlike = database.value(
                 """
                 SELECT count(*) FROM orders AS o LEFT JOIN LATERAL (
@@ -197,8 +196,8 @@ class Deployment:
                 """
             )
             if unlike:
-                found.append(f"{unlike} orders are not what their last change says")
-        return found
+                faults.append(f"{unlike} orders are not what their last change says")
+        return faults
 
 
 @dataclass
@@ -222,22 +221,22 @@ class Caller(threading.Thread):
 
     def run(self) -> None:
         """Make requests until told to stop."""
-        chance = random.Random(self.seed)
-        with QuickClient(self.url) as client:
+        rng = random.Random(self.seed)
+        with http_client(self.url) as client:
             while not self.stop.is_set():
-                self._request(client, chance)
-                time.sleep(self.pause * chance.random() * 2)
+                self._request(client, rng)
+                time.sleep(self.pause * rng.random() * 2)
 
-    def _request(self, client: httpx.Client, chance: random.Random) -> None:
+    def _request(self, client: httpx.Client, rng: random.Random) -> None:
         living = [order for order, version in self.known.items() if version is not None]
-        what = chance.random()
-        order = chance.choice(living) if living else ""
-        at = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(minutes=90 * chance.randrange(4_000))
-        body: dict[str, Any] = {"totalfee": chance.randrange(100_000) / 100}
-        if what < 0.3 or chance.random() < 0.3:
+        what = rng.random()
+        order = rng.choice(living) if living else ""
+        at = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(minutes=90 * rng.randrange(4_000))
+        body: dict[str, Any] = {"totalfee": rng.randrange(100_000) / 100}
+        if what < 0.3 or rng.random() < 0.3:
             body["datetime"] = at.isoformat()
         if what < 0.5 or not order:
-            services = chance.sample(["123", "456", "789"], chance.randint(1, 3))
+            services = rng.sample(["123", "456", "789"], rng.randint(1, 3))
             body |= {
                 "datetime": at.isoformat(),
                 "calendar": self.calendar,
@@ -315,13 +314,13 @@ def with_load(
     return crowd
 
 
-def random_fault(deployment: Deployment, chance: random.Random) -> str:
+def random_fault(deployment: Deployment, rng: random.Random) -> str:
     """Break something, and mend it; say what was done."""
-    away = round(chance.choice((0.0, 0.2, 1.0, 2.0)) * chance.random(), 2)
-    process = chance.choice([deployment.worker, deployment.worker, deployment.relay, deployment.standby])
+    away = round(rng.choice((0.0, 0.2, 1.0, 2.0)) * rng.random(), 2)
+    process = rng.choice([deployment.worker, deployment.worker, deployment.relay, deployment.standby])
     faults: list[tuple[str, Callable[[], object]]] = [
         (f"{process.module} killed, away {away} s", lambda: deployment.restart(process, away=away)),
-        ("a child of the worker killed", lambda: deployment.kill_worker_child(chance)),
+        ("a child of the worker killed", lambda: deployment.kill_worker_child(rng)),
         ("Redis wiped", deployment.wipe_redis),
         (f"Redis killed, away {away} s", lambda: deployment.restart_redis(empty=False, away=away)),
         (f"Redis replaced, away {away} s", lambda: deployment.restart_redis(empty=True, away=away)),
@@ -331,20 +330,20 @@ def random_fault(deployment: Deployment, chance: random.Random) -> str:
     ]
     if deployment.postgres is not None:
         faults.append((f"PostgreSQL killed, away {away} s", lambda: deployment.restart_postgres(away=away)))
-    what, do = chance.choice(faults)
+    what, do = rng.choice(faults)
     do()
     return what
 
 
 def run(deployment: Deployment, seconds: float, seed: int, pause: float = 0.01) -> list[str]:
     """Break things at random under load for a while; list what did not hold in the end."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     until = time.monotonic() + seconds
 
     def break_things() -> None:
         while time.monotonic() < until:
-            print(f"{datetime.now(UTC):%H:%M:%S} {random_fault(deployment, chance)}", flush=True)
-            time.sleep(chance.random() * 1.5)
+            print(f"{datetime.now(UTC):%H:%M:%S} {random_fault(deployment, rng)}", flush=True)
+            time.sleep(rng.random() * 1.5)
 
     crowd = with_load(deployment, seed, break_things, pause=pause)
     deployment.api.wait_until_ready()
@@ -374,14 +373,14 @@ def main() -> int:
             migrate(postgres.url)
             with Deployment(folder, postgres.url, postgres) as deployment:
                 try:
-                    found = run(deployment, given.minutes * 60, seed)
+                    faults = run(deployment, given.minutes * 60, seed)
                 except (AssertionError, asyncpg.PostgresError) as error:
-                    found = [str(error), *deployment.faults()]
-                if found:
+                    faults = [str(error), *deployment.faults()]
+                if faults:
                     for process in deployment.services:
                         print(f"---- {process.module}\n{process.log}")
-    print(json.dumps(found, indent=1, ensure_ascii=False) if found else "everything held")
-    return 1 if found else 0
+    print(json.dumps(faults, indent=1, ensure_ascii=False) if faults else "everything held")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from api.orders.bodies import OrderPatch
-from api.orders.commands import delete_order, patch_order
+from api.orders.commands import delete_order, update_order
 from tests.builders import NOON
 from tests.fee_summary_model import CountedOrder
 from tests.steps import place
@@ -26,7 +26,7 @@ class History:
     """Writes orders with the commands of the API, one after the other, and keeps every state."""
 
     def __init__(self, seed: int, span: timedelta = timedelta(days=120)) -> None:
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self._span = span
         self._times: set[datetime] = set()
         self.states: list[State] = [{}]
@@ -40,29 +40,27 @@ class History:
     def _free_time(self) -> datetime:
         # Every datetime is three hours from every other, on whatever calendar: nothing is ever refused.
         while True:
-            steps = self.chance.randrange(int(self._span / timedelta(hours=3)))
+            steps = self.rng.randrange(int(self._span / timedelta(hours=3)))
             at = NOON + timedelta(hours=3 * steps)
             if at not in self._times:
                 self._times.add(at)
                 return at
 
     def _fee(self) -> Decimal:
-        return (
-            Decimal(self.chance.choice((self.chance.randrange(2_000), self.chance.randrange(10**12)))) / 100
-        )
+        return Decimal(self.rng.choice((self.rng.randrange(2_000), self.rng.randrange(10**12)))) / 100
 
     def _services(self) -> tuple[int, ...]:
-        return tuple(sorted(self.chance.sample(SERVICES, self.chance.randint(1, 3))))
+        return tuple(sorted(self.rng.sample(SERVICES, self.rng.randint(1, 3))))
 
     async def write_once(self) -> None:
         """Create, change, move or delete an order."""
-        what = self.chance.random()
+        what = self.rng.random()
         if what < 0.5 or not self.now:
             await self._create()
         elif what < 0.85:
-            await self._change(self.chance.choice(list(self.now)))
+            await self._change(self.rng.choice(list(self.now)))
         else:
-            order_id = self.chance.choice(list(self.now))
+            order_id = self.rng.choice(list(self.now))
             await delete_order(order_id)
             self.states.append({i: order for i, order in self.now.items() if i != order_id})
 
@@ -73,7 +71,7 @@ class History:
 
     async def _create(self) -> None:
         at, fee, services = self._free_time(), self._fee(), self._services()
-        calendar = self.chance.choice(CALENDARS)
+        calendar = self.rng.choice(CALENDARS)
         order_id = await place(at, fee=str(fee), services=services, calendar=calendar)
         self._keep(CountedOrder(order_id, at, fee, services, calendar))
 
@@ -81,16 +79,16 @@ class History:
         order = self.now[order_id]
         at, fee, services = order.at, order.fee, order.services
         fields: dict[str, Any] = {}
-        if self.chance.random() < 0.5:
+        if self.rng.random() < 0.5:
             at = self._free_time()
             fields["datetime"] = at.isoformat()
-        if self.chance.random() < 0.5:
+        if self.rng.random() < 0.5:
             services = self._services()
             fields["services"] = [{"id": service} for service in services]
-        if not fields or self.chance.random() < 0.5:
+        if not fields or self.rng.random() < 0.5:
             fee = self._fee()
             fields["totalfee"] = fee
-        await patch_order(order_id, OrderPatch.model_validate(fields, strict=True))
+        await update_order(order_id, OrderPatch.model_validate(fields, strict=True))
         self._keep(CountedOrder(order_id, at, fee, services, order.calendar))
 
     def _keep(self, order: CountedOrder) -> None:

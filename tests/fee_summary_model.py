@@ -81,13 +81,13 @@ def _average(total: Decimal, orders: int) -> Decimal:
 
 
 def _figures(fees: Iterable[Decimal], *, apart: bool) -> Figures:
-    found = list(fees)
-    total = sum(found, Decimal("0.00"))
+    every_fee = list(fees)
+    total = sum(every_fee, Decimal("0.00"))
     if not apart:
         return (None, total, None, None, None)
-    if not found:
+    if not every_fee:
         return (0, total, None, None, None)
-    return (len(found), total, _average(total, len(found)), min(found), max(found))
+    return (len(every_fee), total, _average(total, len(every_fee)), min(every_fee), max(every_fee))
 
 
 def _counted(
@@ -155,8 +155,8 @@ def counted_orders(
     orders: Iterable[CountedOrder], query: Query, zone: str = "UTC"
 ) -> list[tuple[str, Decimal]]:
     """Give the orders behind a report and what each brings, in the order of the list."""
-    found = sorted(_counted(orders, query, zone), key=lambda one: (one[0].at, one[0].id))
-    return [(str(order.id), sum(chosen.values(), Decimal(0))) for order, _, chosen in found]
+    counted = sorted(_counted(orders, query, zone), key=lambda one: (one[0].at, one[0].id))
+    return [(str(order.id), sum(chosen.values(), Decimal(0))) for order, _, chosen in counted]
 
 
 def shown_figures(item: dict[str, Any]) -> Figures:

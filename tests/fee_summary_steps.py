@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from tests.fee_summary_history import CALENDARS, SERVICES, History
 from tests.fee_summary_model import Query
-from worker.fee_summary_proof import CursorBeyondLog, Difference, prove
+from worker.fee_summaries.proof import CursorBeyondLog, Difference, prove
 
 if TYPE_CHECKING:
     import httpx
@@ -31,35 +31,35 @@ def exactly(answer: httpx.Response) -> dict[str, Any]:
 def pages(api: Api, query: Query, **more: str) -> list[dict[str, Any]]:
     """Read a report, page by page."""
     following = f"/fee-summaries?{urlencode([*query.parameters(), *more.items()])}"
-    found = []
+    every_page = []
     while following:
-        found.append(exactly(api.client.get(following)))
-        following = found[-1]["next"]
-    return found
+        every_page.append(exactly(api.client.get(following)))
+        following = every_page[-1]["next"]
+    return every_page
 
 
 def random_query(history: History) -> Query:
     """Ask for some report."""
-    chance = history.chance
-    first = date(2030, chance.randint(5, 10), chance.randint(1, 28))
-    end = date(2030, chance.randint(6, 11), chance.randint(1, 28))
-    bounded = chance.random() < 0.6 and first < end
+    rng = history.rng
+    first = date(2030, rng.randint(5, 10), rng.randint(1, 28))
+    end = date(2030, rng.randint(6, 11), rng.randint(1, 28))
+    bounded = rng.random() < 0.6 and first < end
     return Query(
-        group_by=chance.choice(("day", "week", "month", "quarter", "year")),
-        by=tuple(chance.sample(("service", "calendar"), chance.randint(0, 2))),
-        services=tuple(chance.sample(SERVICES, chance.choice((0, 0, 1, 2)))),
-        calendars=tuple(chance.sample(CALENDARS, chance.choice((0, 0, 1, 2)))),
+        group_by=rng.choice(("day", "week", "month", "quarter", "year")),
+        by=tuple(rng.sample(("service", "calendar"), rng.randint(0, 2))),
+        services=tuple(rng.sample(SERVICES, rng.choice((0, 0, 1, 2)))),
+        calendars=tuple(rng.sample(CALENDARS, rng.choice((0, 0, 1, 2)))),
         first=first if bounded else None,
         end=end if bounded else None,
-        fill=bounded and chance.random() < 0.5,
+        fill=bounded and rng.random() < 0.5,
     )
 
 
 def differences(run: Run) -> list[Difference]:
     """Prove the summaries, and give the rows that are wrong."""
-    found: list[Difference | CursorBeyondLog] = []
-    proof = run(prove(report=found.append))
-    assert proof.differing == len(found)
-    rows = [one for one in found if isinstance(one, Difference)]
-    assert rows == found
+    reported: list[Difference | CursorBeyondLog] = []
+    proof = run(prove(report=reported.append))
+    assert proof.differing == len(reported)
+    rows = [one for one in reported if isinstance(one, Difference)]
+    assert rows == reported
     return rows

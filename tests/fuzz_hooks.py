@@ -17,9 +17,9 @@ import yaml
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.coverage import _schema as coverage
 
-from contract.validation import read_json
+from contract.checks.validation import read_json
 from tests.builders import SERVICE_IDS
-from tests.promises import CONTRACT, SCHEMAS
+from tests.contract_schemas import CONTRACT, SCHEMAS
 
 if TYPE_CHECKING:
     from schemathesis import Case, CheckContext, DeserializationContext, HookContext, Response

@@ -1,18 +1,16 @@
-"""What tests of ``python -m api.order_import`` do: write files, load them, look at what the command said."""
+"""Steps of tests of ``python -m api.orders.import_command``: write files, import them, read its output."""
 
 from __future__ import annotations
 
-import io
 import json
-import subprocess
-from contextlib import redirect_stderr, redirect_stdout
+import os
 from typing import TYPE_CHECKING, Any
 
-from api.order_import import main
 from tests.builders import order_body
-from tests.processes import ROOT, run_command
+from tests.processes import ROOT, call_command
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     Done = subprocess.CompletedProcess[str]
@@ -21,16 +19,10 @@ SAMPLE_ORDERS = ROOT / "sample-data" / "orders.json"
 SAMPLE_SERVICES = ROOT / "sample-data" / "services.json"
 
 
-def import_files(*arguments: Path | str) -> Done:
-    """Run the command in this process: it is a second quicker."""
-    with redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors:
-        status = main([*map(str, arguments)])
-    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
-
-
-def import_in_process(database_url: str, *arguments: Path | str) -> Done:
-    """Run the command as a process of its own."""
-    return run_command("api.order_import", *map(str, arguments), database=database_url)
+def import_files(*arguments: Path | str, database: str = "") -> Done:
+    """Run the command with these arguments, on the database of ``api`` unless another is named."""
+    url = database or os.environ["OMS_DATABASE_URL"]
+    return call_command("api.orders.import_command", *map(str, arguments), database=url)
 
 
 def import_rows(folder: Path, orders: object, services: object = None) -> Done:
@@ -46,9 +38,9 @@ def _written(path: Path, content: object) -> Path:
     return path
 
 
-def import_sample(*options: str) -> Done:
+def import_sample(*options: str, database: str = "") -> Done:
     """Load the sample data."""
-    return import_files(SAMPLE_ORDERS, "--services", SAMPLE_SERVICES, *options)
+    return import_files(SAMPLE_ORDERS, "--services", SAMPLE_SERVICES, *options, database=database)
 
 
 def imported(order_id: int | str, **fields: Any) -> dict[str, Any]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Self
-
-from tests import nursery
+from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,10 +44,8 @@ def environment(database: str, redis: str, **more: str) -> dict[str, str]:
 
 def start(
     module: str, *arguments: str, env: dict[str, str], output: IO[bytes], errors: IO[bytes] | None = None
-) -> subprocess.Popen[bytes] | nursery.Child:
-    """Start ``python -m`` with a module of ours; what it says of errors goes to ``output`` too if need be."""
-    if nursery.IS_POSSIBLE:
-        return nursery.start([module, *arguments], env, ROOT, output, errors or output)
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m`` with one of our modules, in its own session; errors go to ``output`` by default."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -58,10 +57,28 @@ def start(
     )
 
 
+def call_command(module: str, *arguments: str, database: str) -> subprocess.CompletedProcess[str]:
+    """Call the ``main`` of a command of the service in this process, which saves starting one.
+
+    One at a time: the engine is this process's, and so are its standard streams.
+    """
+    from shared.database.engine import DB
+
+    command = import_module(module).main
+    with (
+        mock.patch.object(DB, "pool", None),  # the tests' own pool belongs to another event loop
+        mock.patch.dict(DB.config, dsn=database),
+        redirect_stdout(io.StringIO()) as output,
+        redirect_stderr(io.StringIO()) as errors,
+    ):
+        status = command(list(arguments)) if arguments else command()
+    return subprocess.CompletedProcess([module, *arguments], status, output.getvalue(), errors.getvalue())
+
+
 def run_command(
     module: str, *arguments: str, database: str, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of the service's commands to its end; none of them needs Redis."""
+    """Run one of the service's commands as a process, to its end; none of them needs Redis."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         env = environment(database, NO_REDIS, **settings)
         process = start(module, *arguments, env=env, output=output, errors=errors)
@@ -79,7 +96,7 @@ def run_command(
 
 
 def migrate(database: str) -> None:
-    """Bring a database's schema up to date, as a deployment does."""
+    """Bring a database's schema up to date, as a deployment does: also before this process has settings."""
     run_command("shared.database.migrate", database=database).check_returncode()
 
 
@@ -92,7 +109,7 @@ class ServiceProcess:
         if port:
             settings["OMS_PORT"] = str(port)
         self._environment = environment(database, redis, **settings)
-        self._process: subprocess.Popen[bytes] | nursery.Child | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; it may need a moment until it is ready."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from shared.change_log import (
 )
 from shared.changes import Change, batch_of
 from tests.builders import NOON, order_body
-from worker import fee_summaries, webhook_deliveries
+from worker.fee_summaries import consumer as fee_summaries
+from worker.webhooks import fan_out
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,14 +27,15 @@ if TYPE_CHECKING:
 
 CONSUMERS = {
     FEE_SUMMARIES: fee_summaries.apply_changes,
-    WEBHOOK_DELIVERIES: webhook_deliveries.apply_changes,
+    WEBHOOK_DELIVERIES: fan_out.apply_changes,
 }
 
 
 async def place(at: datetime | str = NOON, fee: str = "100", **more: Any) -> int:
     """Place an order with the command behind ``POST /orders``, and give its id."""
     body = order_body(at=at, **more) | {"totalfee": Decimal(fee)}
-    return (await create_order(NewOrder.model_validate(body, strict=True))).id
+    answer = await create_order(NewOrder.model_validate(body, strict=True))
+    return int(json.loads(answer.text)["id"])
 
 
 async def assign_all(at_once: int = 5_000) -> int:
@@ -52,14 +55,13 @@ async def whole_log(at_once: int = 5_000) -> list[Change]:
 
 async def applied() -> int:
     """Give the position that the fee summaries are exact for."""
-    position, _ = await cursor_of(FEE_SUMMARIES)
-    return position
+    return (await cursor_of(FEE_SUMMARIES)).position
 
 
 async def apply_every_change(at_once: int = 500) -> int:
     """Do the relay's and the worker's work without a queue between them; return the position reached."""
     await assign_all()
     for consumer, apply in CONSUMERS.items():
-        while changes := await changes_after((await cursor_of(consumer))[0], at_once):
+        while changes := await changes_after((await cursor_of(consumer)).position, at_once):
             await apply(batch_of(changes))
     return await applied()

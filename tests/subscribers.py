@@ -23,12 +23,12 @@ _decode = json.JSONDecoder().raw_decode
 
 def items_of(page: str) -> list[str]:
     """Take the items out of a page, each exactly as it was sent."""
-    start, found = page.index("[") + 1, []
+    start, items = page.index("[") + 1, []
     while page[start] != "]":
         _, end = _decode(page, start)
-        found.append(page[start:end])
+        items.append(page[start:end])
         start = end + (page[end] == ",")
-    return found
+    return items
 
 
 def position_of(notification: str) -> int:
@@ -62,10 +62,10 @@ class Feed:
 
     def all(self) -> list[str]:
         """Read until there is nothing more at present."""
-        found: list[str] = []
+        notifications: list[str] = []
         while page := self.turn():
-            found += page
-        return found
+            notifications += page
+        return notifications
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ class EventStream:
     """Somebody who reads the live stream, with nothing but a socket."""
 
     def __init__(
-        self, url: str, after: int | None = None, *, last_event_id: int | None = None, patience: float = 10
+        self, url: str, after: int | None = None, *, last_event_id: int | None = None, timeout: float = 10
     ) -> None:
         host, port = url.removeprefix("http://").split(":")
-        self._connection = http.client.HTTPConnection(host, int(port), timeout=patience)
+        self._connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
         headers = {"Accept": "text/event-stream"}
         if last_event_id is not None:
             headers["Last-Event-ID"] = str(last_event_id)
@@ -157,10 +157,10 @@ class RedisReader:
 
     def turn(self) -> list[str]:
         """Read what is behind what was read before."""
-        found = []
+        notifications = []
         streams: Any = self.client.xread({STREAM_KEY: f"{self.position}-0"}, count=1_000)
         for _, entries in streams:
             for name, fields in entries:
                 self.position = int(name.partition("-")[0])
-                found.append(fields["notification"])
-        return found
+                notifications.append(fields["notification"])
+        return notifications

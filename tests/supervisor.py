@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import psutil
 
 READY = re.compile(r"ready on (http://127\.0\.0\.1:\d+) .*curl -s (http://\S+)")
-READY_WITHIN = 45.0
-STOPPED_WITHIN = 10.0
+READY_TIMEOUT_SECONDS = 45.0
+STOP_TIMEOUT_SECONDS = 10.0
 
 
 class Run:
@@ -59,7 +59,7 @@ class Run:
 
     def wait_until_ready(self) -> None:
         """Read on until the ready line, for the address and the URL that it names."""
-        self.address, self.tried = self.read_until(READY, within=READY_WITHIN).groups()
+        self.address, self.tried = self.read_until(READY, within=READY_TIMEOUT_SECONDS).groups()
 
     def read_until(self, pattern: re.Pattern[str], *, within: float) -> re.Match[str]:
         """Go on until it says something, for so many seconds; no line is looked at twice."""
@@ -68,8 +68,8 @@ class Run:
             while (left := deadline - time.monotonic()) > 0:
                 while self._looked_at < len(self.said):
                     self._looked_at += 1
-                    if found := pattern.search(self.said[self._looked_at - 1]):
-                        return found
+                    if match := pattern.search(self.said[self._looked_at - 1]):
+                        return match
                 if self._said_all:
                     break
                 self._heard.wait(left)
@@ -93,7 +93,7 @@ class Run:
         """Stop it, if a test has not done so."""
         if self.process.poll() is None:
             self.process.terminate()
-            self.wait_until_ended(STOPPED_WITHIN + 5)
+            self.wait_until_ended(STOP_TIMEOUT_SECONDS + 5)
 
 
 def stack_environment(state: Path, port: int) -> dict[str, str]:

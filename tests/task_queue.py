@@ -23,17 +23,17 @@ class Queue:
 
     def batches(self) -> list[Batch]:
         """Read the messages, oldest first, and leave them."""
-        found = []
+        batches = []
         for text in reversed(self.client.lrange(CONSUMER_QUEUE, 0, -1)):
             message = json.loads(text)
             if message["headers"]["task"] != APPLY_TO_FEE_SUMMARIES:
                 continue  # another consumer's, of a relay in a process of its own
             arguments, _, _ = json.loads(base64.b64decode(message["body"]))
-            found.append(Batch(*arguments))
-        return found
+            batches.append(Batch(*arguments))
+        return batches
 
     def taken(self) -> list[Batch]:
         """Read the messages, oldest first, and remove them."""
-        found = self.batches()
+        batches = self.batches()
         self.client.delete(CONSUMER_QUEUE)
-        return found
+        return batches

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from contract.document import EVENTS, load, operations, parameters
-from contract.validation import Schemas, read_json, read_text
+from contract.checks.document import EVENTS, load, operations, parameters
+from contract.checks.validation import Schemas, read_json, read_text
 from tests.builders import later
-from tests.promises import CONTRACT as HTTP
-from tests.promises import SCHEMAS as HTTP_SCHEMAS
+from tests.contract_schemas import CONTRACT as HTTP
+from tests.contract_schemas import SCHEMAS as HTTP_SCHEMAS
 from tests.steps import assign_all
 from tests.subscribers import Feed
 from tests.webhook_receiver import Answer, Receiver
@@ -19,7 +19,7 @@ from tests.webhook_steps import deliver, subscribe
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from contract.document import Place
+    from contract.checks.document import Place
     from tests.drivers import Api
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -36,20 +36,20 @@ EXAMPLES = [
 
 def messages_of(channel: str) -> dict[str, Place]:
     """Give a channel's messages by the type they are of."""
-    found = CONTRACT.target(f"#/channels/{channel}").members("messages").values()
-    return {message.get("name"): message for message in found}
+    messages = CONTRACT.target(f"#/channels/{channel}").members("messages").values()
+    return {message.get("name"): message for message in messages}
 
 
 def faults(message: Place, payload: Any, headers: Any = None) -> list[str]:
     """Say what about a notification, and its headers if it has some, is not as its message is described."""
-    found = []
+    reasons = []
     for part, value in (("payload", payload), ("headers", headers)):
         schema = message.child(part)
         if schema is None:
             assert value is None, f"no {part} are described"
         else:
-            found += SCHEMAS.faults(schema, value)
-    return found
+            reasons += SCHEMAS.faults(schema, value)
+    return reasons
 
 
 def test_every_channel_carries_every_change_and_webhooks_what_is_about_them_too() -> None:
@@ -103,9 +103,11 @@ def test_what_both_contracts_describe_is_described_alike() -> None:
 def test_the_headers_of_webhooks_are_the_parameters_of_the_http_contracts_webhooks() -> None:
     own = CONTRACT.target("#/components/schemas/WebhookHeaders")
     for path, _, operation in operations(HTTP, "webhooks"):
-        found = parameters(HTTP, path, operation, "webhooks")
-        assert {name: one.get("schema") for (_, name), one in found.items()} == own.get("properties"), path
-        assert [name for (_, name), one in found.items() if one.get("required")] == own.get("required"), path
+        headers = parameters(HTTP, path, operation, "webhooks")
+        assert {name: one.get("schema") for (_, name), one in headers.items()} == own.get("properties"), path
+        assert [name for (_, name), one in headers.items() if one.get("required")] == own.get("required"), (
+            path
+        )
 
 
 def test_what_is_sent_fits(api: Api, run: Run) -> None:
@@ -125,7 +127,7 @@ def test_what_is_sent_fits(api: Api, run: Run) -> None:
     assert {notification["type"] for notification in sent} == CHANGES
     for channel in ("feed", "stream", "redis"):
         of_type = messages_of(channel)
-        assert [found for one in sent if (found := faults(of_type[one["type"]], one))] == []
+        assert [wrong for one in sent if (wrong := faults(of_type[one["type"]], one))] == []
 
 
 def test_what_is_posted_to_webhooks_fits_headers_and_all(api: Api, run: Run) -> None:
@@ -162,18 +164,18 @@ def faults_over_http(headers: Mapping[str, str], payload: Any) -> list[str]:
         payload["type"], "orderChange"
     )
     ((path, _, operation),) = [one for one in operations(HTTP, "webhooks") if one[0] == name]
-    found = []
+    reasons = []
     for (_, header), parameter in parameters(HTTP, path, operation, "webhooks").items():
         schema = parameter.child("schema")
         assert schema is not None
-        found += HTTP_SCHEMAS.faults(schema, read_text(schema, headers[header]))
+        reasons += HTTP_SCHEMAS.faults(schema, read_text(schema, headers[header]))
     body = operation.child("requestBody")
     assert body is not None
     (content_type,) = body.members("content")
     assert headers["content-type"].split(";")[0] == content_type
     schema = body.members("content")[content_type].child("schema")
     assert schema is not None
-    return found + HTTP_SCHEMAS.faults(schema, payload)
+    return reasons + HTTP_SCHEMAS.faults(schema, payload)
 
 
 def test_the_contract_is_served_byte_for_byte(api: Api) -> None:

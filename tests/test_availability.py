@@ -47,30 +47,30 @@ def by_brute_force(taken: list[datetime], begin: datetime, end: datetime) -> lis
         for step in (-1, 0, 1)
         if begin <= at + step * MICROSECOND <= end
     )
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     was_free = False
     for at in dict.fromkeys(instants):
         is_free = all(abs(at - other) >= CLEARANCE for other in taken)
         if is_free and was_free:
-            found[-1] = (found[-1][0], at)
+            intervals[-1] = (intervals[-1][0], at)
         elif is_free:
-            found.append((at, at))
+            intervals.append((at, at))
         was_free = is_free
-    return found
+    return intervals
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_free_is_what_can_be_booked(api: Api, database: Database, seed: int) -> None:
     """To the microsecond at both ends of every interval, for random calendars and windows."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
-    begin = later(minutes=chance.randrange(600))
-    end = begin + timedelta(hours=chance.choice((1, 5, 40, 100)), microseconds=chance.randrange(10**6))
+    begin = later(minutes=rng.randrange(600))
+    end = begin + timedelta(hours=rng.choice((1, 5, 40, 100)), microseconds=rng.randrange(10**6))
     at = begin - timedelta(hours=7)
     times: list[datetime] = []
     while at < end + timedelta(hours=7):
         times.append(at)
-        gap = chance.choice((3, 3, 4, 6, 6, 9)) * 3600 * 10**6 + chance.choice((0, 0, 1, 10**6))
+        gap = rng.choice((3, 3, 4, 6, 6, 9)) * 3600 * 10**6 + rng.choice((0, 0, 1, 10**6))
         at += timedelta(microseconds=gap)
     database.rows(
         """

@@ -135,16 +135,16 @@ def test_whatever_batches_come_at_once_each_is_stored_whole_or_not_at_all(
     api: Api, database: Database
 ) -> None:
     """Overlapping ones, over several calendars in different orders, beside creates: no deadlock, no 5xx."""
-    chance = random.Random(7)
+    rng = random.Random(7)
 
     def batch() -> list[dict[str, Any]]:
-        places = chance.sample([(crew, slot) for crew in "abc" for slot in range(6)], 5)
+        places = rng.sample([(crew, slot) for crew in "abc" for slot in range(6)], 5)
         return [order_body(at=later(hours=3 * slot, minutes=slot), calendar=crew) for crew, slot in places]
 
     batches = [batch() for _ in range(24)]
     calls = [lambda orders=orders: posted(api, *orders) for orders in batches]
     calls += [lambda crew=crew: api.place_order(at=NOON, calendar=crew) for crew in "abcabc"]
-    chance.shuffle(calls)
+    rng.shuffle(calls)
     answers = at_once(calls)
     assert {answer.status_code for answer in answers} == {201, 409}
     stored = sum(len(answer.json().get("orders", "1")) for answer in answers if answer.status_code == 201)

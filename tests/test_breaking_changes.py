@@ -1,4 +1,4 @@
-"""The checker of breaking changes, on a table of changes: each breaking, each harmless."""
+"""The checker of breaking changes, on a table of changes: each breaking, each escape_formula."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from contract.breaking_changes import breaking_changes, main
-from contract.document import CONTRACT, Place, load
+from contract.checks.breaking_changes import breaking_changes, main
+from contract.checks.document import CONTRACT, Place, load
 
 REMOVED = object()
 
@@ -238,7 +238,7 @@ BREAKING: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 HARMLESS: dict[str, dict[str, Any]] = {
-    "nothing changes": {},
+    "nothing found": {},
     "descriptions change": {f"{ANSWERED}/description": "An order.", f"{LIST}/summary": "List"},
     "an operation is added": {"/paths/~1calendars": {"get": {"responses": {}}}},
     "a path's parameter gets another name": {
@@ -320,9 +320,9 @@ def edited(edits: dict[str, Any]) -> Place:
 def test_callers_break_when(what: str) -> None:
     """Each of these is found, and named by the pointer to it."""
     edits, pointer = BREAKING[what]
-    found = breaking_changes(edited({}), edited(edits))
-    assert f"#{pointer}" in [change.pointer for change in found], (
-        "\n".join(map(str, found)) or "nothing found"
+    changes = breaking_changes(edited({}), edited(edits))
+    assert f"#{pointer}" in [change.pointer for change in changes], (
+        "\n".join(map(str, changes)) or "nothing found"
     )
 
 
@@ -334,8 +334,8 @@ def test_callers_do_not_notice_when(what: str) -> None:
 
 def test_a_change_of_a_shared_schema_is_named_once() -> None:
     """The list answers orders and a webhook sends them; their schema is one place."""
-    found = breaking_changes(edited({}), edited({f"{ANSWERED}/properties/note": REMOVED}))
-    assert len(found) == 1
+    changes = breaking_changes(edited({}), edited({f"{ANSWERED}/properties/note": REMOVED}))
+    assert len(changes) == 1
 
 
 def test_a_schema_that_contains_itself_is_compared_to_its_end() -> None:

@@ -15,14 +15,14 @@ import asyncpg
 import pytest
 
 from api.orders.bodies import OrderPatch
-from api.orders.commands import delete_order, patch_order
+from api.orders.commands import delete_order, update_order
 from api.orders.errors import ContentionError, OrderNotFoundError, OrdersTooCloseError
 from shared.change_log import assign_positions, changes_after, last_position
 from shared.database.rows import row, rows
 from shared.database.transaction import transaction
 from tests.builders import NOON, later
-from tests.chance import seeds
 from tests.drivers import Database, at_once
+from tests.random_rounds import seeds
 from tests.steps import assign_all, place, whole_log
 
 if TYPE_CHECKING:
@@ -130,9 +130,9 @@ def test_assigners_at_once_leave_no_gap(run: Run) -> None:
     async def assigner() -> int:
         given = idle = 0
         while idle < 20:
-            found = await assign_positions(7)
-            given += found
-            idle = 0 if found else idle + 1
+            assigned = await assign_positions(7)
+            given += assigned
+            idle = 0 if assigned else idle + 1
             await asyncio.sleep(0)
         return given
 
@@ -256,28 +256,28 @@ def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assig
 ) -> None:
     """Whoever follows the log never sees two orders too close: a place is freed before it is taken."""
     print(f"seed {seed}")
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     done: dict[str, int] = defaultdict(int)
     orders: list[int] = []
 
     def somewhen() -> datetime:
         # A day and a half on a half-hour grid: nearly every place is contested all the time.
-        return later(minutes=30 * chance.randrange(72), microseconds=chance.choice((-1, 0, 0, 0, 1)))
+        return later(minutes=30 * rng.randrange(72), microseconds=rng.choice((-1, 0, 0, 0, 1)))
 
     async def write() -> None:
-        calendar = chance.choice(("a", "b"))
-        what = chance.choice(("place", "place", "move", "fee", "delete"))
+        calendar = rng.choice(("a", "b"))
+        what = rng.choice(("place", "place", "move", "fee", "delete"))
         try:
             if what == "place" or not orders:
                 orders.append(await place(somewhen(), calendar=calendar))
             elif what == "delete":
-                await delete_order(orders.pop(chance.randrange(len(orders))))
+                await delete_order(orders.pop(rng.randrange(len(orders))))
             elif what == "move":
                 moved = {"datetime": somewhen().isoformat(), "calendar": calendar}
-                await patch_order(chance.choice(orders), OrderPatch.model_validate(moved, strict=True))
+                await update_order(rng.choice(orders), OrderPatch.model_validate(moved, strict=True))
             else:
-                await patch_order(
-                    chance.choice(orders), OrderPatch.model_validate({"totalfee": chance.randrange(99)})
+                await update_order(
+                    rng.choice(orders), OrderPatch.model_validate({"totalfee": rng.randrange(99)})
                 )
             done[what] += 1
         except (OrdersTooCloseError, OrderNotFoundError, ContentionError) as error:
@@ -289,7 +289,7 @@ def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assig
 
     async def assigner(stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await assign_positions(chance.randrange(1, 20))
+            await assign_positions(rng.randrange(1, 20))
             await asyncio.sleep(0.005)
 
     async def scenario() -> None:

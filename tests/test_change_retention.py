@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.change_retention import trim_log
+from api.relay.retention import trim_log
 from shared.change_log import assign_positions
 from shared.settings import SettingsError, settings
 from tests.builders import later

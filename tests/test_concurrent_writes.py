@@ -26,8 +26,8 @@ CALENDARS = ("default", "crew-1", "crew-2")
 
 
 @pytest.fixture
-def chance() -> random.Random:
-    """Give a source of chance; its seed is printed when a test fails, and ``TEST_SEED`` sets it."""
+def rng() -> random.Random:
+    """A random generator; its seed is printed when a test fails, and ``TEST_SEED`` sets it."""
     seed = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
     print(f"TEST_SEED={seed}")
     return random.Random(seed)
@@ -149,9 +149,9 @@ def test_of_creates_and_moves_to_one_place_exactly_one_gets_there(api: Api) -> N
     calls = [replacing(api, order, at=later(minutes=n)) for n, order in enumerate(orders)]
     calls += [placing(api, at=later(minutes=-n)) for n in range(MANY // 2)]
     answers = at_once(calls)
-    found = statuses(answers)
-    assert found[409] == MANY - 1
-    assert found[200] + found[201] == 1
+    counts = statuses(answers)
+    assert counts[409] == MANY - 1
+    assert counts[200] + counts[201] == 1
 
 
 def test_orders_that_swap_calendars_do_not_wait_for_each_other(api: Api) -> None:
@@ -177,10 +177,10 @@ def test_a_slot_that_is_given_up_is_taken_by_one_of_many(api: Api) -> None:
     for _ in range(5):
         order = api.placed_order()
         answers = at_once([*[placing(api)] * 10, deleting(api, order), *[placing(api)] * 10])
-        found = statuses(answers)
-        assert found[204] == 1
-        assert found[201] <= 1
-        assert found[201] + found[409] == 20
+        counts = statuses(answers)
+        assert counts[204] == 1
+        assert counts[201] <= 1
+        assert counts[201] + counts[409] == 20
         for left in api.every_order():
             assert api.client.delete(f"/orders/{left['id']}").status_code == 204
 
@@ -198,35 +198,35 @@ def test_one_order_replaced_patched_and_deleted_at_once_stays_consistent(
             calls.append(replacing(api, order, at=later(hours=fee)))
         calls[12:12] = [deleting(api, order)] * 3
         answers = at_once(calls)
-        found = statuses(answers)
-        assert found[204] == 1
-        assert set(found) <= {200, 204, 404}
+        counts = statuses(answers)
+        assert counts[204] == 1
+        assert set(counts) <= {200, 204, 404}
         versions = [answer.json()["version"] for answer in answers if answer.status_code == 200]
-        assert sorted(versions) == list(range(2, found[200] + 2))
+        assert sorted(versions) == list(range(2, counts[200] + 2))
         recorded = database.value("SELECT count(*) FROM order_change WHERE order_id = $1", int(order["id"]))
-        assert recorded == found[200] + 2
+        assert recorded == counts[200] + 2
 
 
-def test_whatever_many_callers_do_for_a_while_the_rule_holds(api: Api, chance: random.Random) -> None:
+def test_whatever_many_callers_do_for_a_while_the_rule_holds(api: Api, rng: random.Random) -> None:
     """Every kind of write, few places, three calendars, and new calendars now and then."""
-    seeds = [chance.randrange(10**9) for _ in range(16)]
+    seeds = [rng.randrange(10**9) for _ in range(16)]
     known = [order["id"] for calendar in CALENDARS for order in spread(api, 4, calendar)]
 
     def caller(seed: int) -> Counter[int]:
         own = random.Random(seed)
-        found: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         for _ in range(30):
             answer = _write(api, own, known)
-            found[answer.status_code] += 1
+            counts[answer.status_code] += 1
             if answer.status_code == 201:
                 known.append(answer.json()["id"])
-        return found
+        return counts
 
     with ThreadPoolExecutor(len(seeds)) as threads:
-        found = sum(threads.map(caller, seeds), Counter[int]())
-    assert set(found) <= {200, 201, 204, 404, 409}, found
+        counts = sum(threads.map(caller, seeds), Counter[int]())
+    assert set(counts) <= {200, 201, 204, 404, 409}, counts
     for status in (200, 201, 204, 404, 409):
-        assert found[status] > 10, found
+        assert counts[status] > 10, counts
 
 
 def _write(api: Api, own: random.Random, known: list[str]) -> httpx.Response:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from contract import lint
-from contract.document import Place, operations
-from contract.validation import read_json, read_text
-from tests.promises import CONTRACT, SCHEMAS
+from contract.checks import lint
+from contract.checks.document import Place, operations
+from contract.checks.validation import read_json, read_text
+from tests.contract_schemas import CONTRACT, SCHEMAS
 
 
 def places(place: Place) -> Iterator[Place]:

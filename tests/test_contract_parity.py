@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import access
 from api.app import LARGEST_BODY_BYTES, ROUTES
-from api.negotiation import JSON
+from api.http import access
+from api.http.bodies import read_body
+from api.http.media_types import JSON
+from api.http.parameters import NO_QUERY
+from api.http.problem_types import TYPES, ProblemType
+from api.http.problems import ProblemError
 from api.orders.routes import LARGEST_BATCH_BYTES
-from api.problem_types import TYPES, ProblemType
-from api.problems import _PROBLEM_OF, ProblemError
-from api.requests import read_body
-from contract.document import operations, parameters
-from tests.promises import CONTRACT
-from tests.reachable import reachable
+from api.problem_map import _PROBLEM_OF
+from contract.checks.document import operations, parameters
+from tests.contract_schemas import CONTRACT
+from tests.referenced_code import referenced_code
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
@@ -63,30 +65,31 @@ def test_the_routes_are_the_contracts_operations() -> None:
 
 
 @CASES
-def test_the_query_parameters_are_the_contracts(key: tuple[str, str], api: Api) -> None:
-    """Asked for one that does not exist, a route names those that do."""
+def test_the_query_parameters_are_the_contracts(key: tuple[str, str]) -> None:
+    """What a route declares to read is what the contract has."""
+    declared = HANDLERS[key].opt.get("query", NO_QUERY).names
+    promised = {name for where, name in parameters(CONTRACT, key[1], OPERATIONS[key]) if where == "query"}
+    assert declared == promised, (
+        f"only in code: {declared - promised}; only in the contract: {promised - declared}"
+    )
+
+
+@CASES
+def test_a_route_refuses_a_query_parameter_that_it_does_not_declare(key: tuple[str, str], api: Api) -> None:
+    """It names those that it knows, whatever it answers with."""
     method, path = key
-    address = re.sub(r"\{\w+\}", "1", path)
-    found: set[str] = set()
-    for accept in OPERATIONS[key].members("responses").get("200", OPERATIONS[key]).members("content") or {
-        "*/*"
-    }:
+    produced = OPERATIONS[key].members("responses").get("200", OPERATIONS[key]).members("content") or {"*/*"}
+    for media_type in produced:
         answer = api.client.request(
             "GET" if method == "HEAD" else method,
-            address,
+            re.sub(r"\{\w+\}", "1", path),
             params={"no_such": "1"},
-            headers={"Accept": accept},
+            headers={"Accept": media_type},
         )
-        assert answer.status_code == 400, (
-            f"{method} {address} takes a parameter that is in no contract: {answer.text}"
-        )
+        assert answer.status_code == 400, answer.text
         (fault,) = answer.json()["errors"]
-        assert fault["parameter"] == "no_such"
-        known = re.fullmatch(r"is unknown; known are (.*)", fault["detail"])
-        assert known, fault
-        found |= set(known[1].split(", ")) - {"none"}
-    promised = {name for where, name in parameters(CONTRACT, path, OPERATIONS[key]) if where == "query"}
-    assert found == promised, f"only in code: {found - promised}; only in the contract: {promised - found}"
+        known = ", ".join(sorted(HANDLERS[key].opt.get("query", NO_QUERY).names)) or "none"
+        assert fault == {"parameter": "no_such", "detail": f"is unknown; known parameters: {known}"}
 
 
 @CASES
@@ -129,29 +132,29 @@ NEVER = {"archiveService": {409: "it sets no name that another service could hav
 def _statuses(key: tuple[str, str]) -> set[int]:
     """Tell which errors a route's code, the guards before it and the server around it can end in."""
     method, path = key
-    code = reachable(HANDLERS[key].fn)
+    code = referenced_code(HANDLERS[key].fn)
     kinds = {value for value in code if isinstance(value, ProblemType)}
     for error in code & _PROBLEM_OF.keys() - {ProblemError}:
-        kinds |= {value for value in reachable(_PROBLEM_OF[error]) if isinstance(value, ProblemType)}
-    found = {kind.status for kind in kinds} | {500}
+        kinds |= {value for value in referenced_code(_PROBLEM_OF[error]) if isinstance(value, ProblemType)}
+    statuses = {kind.status for kind in kinds} | {400, 500}  # 400: the guard reads Host and the query
     if any(getattr(value, "__module__", "").startswith("shared.database") for value in code):
-        found.add(503)
+        statuses.add(503)
     if read_body in code:
-        found.add(413)
+        statuses.add(413)
     if method != "DELETE":
-        found.add(406)
+        statuses.add(406)
     if not path.startswith(access.OPEN_PATHS):
-        found |= {401} if method in access.READING else {401, 403}
-    return found - NEVER.get(IDS[key], {}).keys()
+        statuses |= {401} if method in access.READING else {401, 403}
+    return statuses - NEVER.get(IDS[key], {}).keys()
 
 
 @CASES
 def test_the_errors_of_an_operation_are_those_that_its_code_can_end_in(key: tuple[str, str]) -> None:
     """Every one is in the contract, and none that can't happen."""
     promised = {int(status) for status in OPERATIONS[key].members("responses") if status >= "400"}
-    found = _statuses(key)
-    assert found == promised, (
-        f"only in code: {sorted(found - promised)}; only in the contract: {sorted(promised - found)}"
+    statuses = _statuses(key)
+    assert statuses == promised, (
+        f"only in code: {sorted(statuses - promised)}; only in the contract: {sorted(promised - statuses)}"
     )
 
 
@@ -170,11 +173,11 @@ def _schemas_of_problems() -> dict[str, Any]:
 def test_the_kinds_of_problems_are_the_contracts() -> None:
     """Same slugs, each with the same status."""
     assert set(CONTRACT.target("#/components/schemas/ProblemSlug").get("enum")) == set(TYPES)
-    found = {
+    in_contract = {
         (schema["properties"]["type"]["const"], schema["properties"]["status"]["const"])
         for schema in _schemas_of_problems().values()
     }
-    assert found == {(kind.uri, kind.status) for kind in TYPES.values()}
+    assert in_contract == {(kind.uri, kind.status) for kind in TYPES.values()}
 
 
 def test_a_kind_of_problem_is_called_in_the_contracts_examples_as_in_answers() -> None:

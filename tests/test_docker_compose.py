@@ -40,7 +40,7 @@ LEFT_OUT = re.findall(r"^\*\*/(\S+)/$", (ROOT / ".dockerignore").read_text(), re
 def _as_compose_does(environment: dict[str, Any], **outside: str) -> dict[str, str]:
     """Put in what is set outside, or else the default: ``${NAME:-default}``."""
     return {
-        name: re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: outside.get(found[1]) or found[2], str(value))
+        name: re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: outside.get(match[1]) or match[2], str(value))
         for name, value in environment.items()
     }
 

@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from api.orders.bodies import OrderPatch
-from api.orders.commands import delete_order, patch_order
-from shared.change_log import FEE_SUMMARIES, changes_after, hold_cursor
+from api.orders.commands import delete_order, update_order
+from shared.change_log import FEE_SUMMARIES, changes_after, lock_cursor
 from shared.changes import Batch, batch_of
 from shared.database.rows import rows
 from shared.database.transaction import transaction
@@ -22,7 +22,7 @@ from tests.builders import later
 from tests.model import fee_shares
 from tests.steps import applied, apply_every_change, assign_all, place, whole_log
 from worker.batches import BatchAheadError, ForeignBatchError
-from worker.fee_summaries import _sum_up, apply_changes
+from worker.fee_summaries.consumer import _sum_up, apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -42,9 +42,9 @@ async def six_changes() -> list[Batch]:
         for day, calendar in ((0, "a"), (1, "a"), (2, "b"))
     ]
     moved = {"datetime": later(days=5).isoformat(), "calendar": "b", "totalfee": Decimal("0.05")}
-    await patch_order(orders[0], OrderPatch.model_validate(moved, strict=True))
+    await update_order(orders[0], OrderPatch.model_validate(moved, strict=True))
     await delete_order(orders[1])
-    await patch_order(orders[2], OrderPatch.model_validate({"services": [{"id": 789}]}, strict=True))
+    await update_order(orders[2], OrderPatch.model_validate({"services": [{"id": 789}]}, strict=True))
     await assign_all()
     log = await whole_log()
     return [batch_of(log[start : start + 2]) for start in (0, 2, 4)]
@@ -176,22 +176,22 @@ def test_batches_out_of_order_twice_or_never_still_become_exact(  # noqa: C901 (
 ) -> None:
     """As long as somebody publishes again from the cursor."""
     print(f"seed {seed}")
-    chance = random.Random(seed)
+    rng = random.Random(seed)
 
     async def write() -> None:
         orders: list[int] = []
         for number in range(60):
-            what = chance.random()
+            what = rng.random()
             if what < 0.6 or not orders:
-                calendar, fee = chance.choice("abc"), Decimal(chance.randrange(10_000)) / 100
-                services = chance.sample((123, 456, 789), chance.randint(1, 3))
+                calendar, fee = rng.choice("abc"), Decimal(rng.randrange(10_000)) / 100
+                services = rng.sample((123, 456, 789), rng.randint(1, 3))
                 at = later(hours=5 * number)
                 orders.append(await place(at, fee=str(fee), services=tuple(services), calendar=calendar))
             elif what < 0.85:
-                change = {"totalfee": chance.randrange(100), "datetime": later(hours=-5 * number).isoformat()}
-                await patch_order(chance.choice(orders), OrderPatch.model_validate(change, strict=True))
+                change = {"totalfee": rng.randrange(100), "datetime": later(hours=-5 * number).isoformat()}
+                await update_order(rng.choice(orders), OrderPatch.model_validate(change, strict=True))
             else:
-                await delete_order(orders.pop(chance.randrange(len(orders))))
+                await delete_order(orders.pop(rng.randrange(len(orders))))
         await assign_all()
 
     async def deliver_badly() -> int:
@@ -201,11 +201,11 @@ def test_batches_out_of_order_twice_or_never_still_become_exact(  # noqa: C901 (
         while await applied() < 60:
             looks += 1
             position = await applied()
-            while changes := await changes_after(position, chance.randint(1, 9)):
+            while changes := await changes_after(position, rng.randint(1, 9)):
                 position = changes[-1].position
-                waiting += [batch_of(changes)] * chance.choice((0, 1, 1, 1, 2, 3))
-            chance.shuffle(waiting)
-            for _ in range(chance.randint(0, len(waiting))):
+                waiting += [batch_of(changes)] * rng.choice((0, 1, 1, 1, 2, 3))
+            rng.shuffle(waiting)
+            for _ in range(rng.randint(0, len(waiting))):
                 try:
                     await apply_changes(waiting.pop())
                 except BatchAheadError:
@@ -223,12 +223,12 @@ def test_shares_are_equal_to_the_cent_and_the_first_services_take_the_odd_cents(
     """PostgreSQL's division against the model's, which hands out cent by cent."""
     seed = 7
     print(f"seed {seed}")
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     cases = [(0, 1), (1, 2), (1, 50), (99, 50), (10_001, 3), (999_999_999_999, 1), (999_999_999_999, 7)]
-    cases += [(chance.randrange(10 ** chance.randint(1, 12)), chance.randint(1, 50)) for _ in range(400)]
+    cases += [(rng.randrange(10 ** rng.randint(1, 12)), rng.randint(1, 50)) for _ in range(400)]
     for cents, count in cases:
         fee = Decimal(cents) / 100
-        ids = sorted(chance.sample(range(1, 10**12), count))
+        ids = sorted(rng.sample(range(1, 10**12), count))
         whole, *shares = [
             (row["service_id"], row["share"])
             for row in database.rows("SELECT * FROM fee_shares($1, $2) ORDER BY service_id", fee, ids)
@@ -257,8 +257,10 @@ def test_a_batch_reads_the_rows_that_it_changes_and_never_the_whole_table(
 
     async def rows_read_in_passing() -> int:
         # With those of earlier transactions of this connection that PostgreSQL has not added up yet.
-        found = await rows("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'fee_summary'")
-        return int(found[0]["seq_tup_read"])
+        counters = await rows(
+            "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'fee_summary'"
+        )
+        return int(counters[0]["seq_tup_read"])
 
     async def sum_up_and_count() -> int:
         async with transaction():
@@ -280,7 +282,7 @@ def test_the_cursor_is_held_until_the_batch_is_committed(run: Run, postgres_url:
 
     async def second_waits_for_first() -> None:
         async with transaction():
-            assert await hold_cursor(FEE_SUMMARIES) == 0
+            assert await lock_cursor(FEE_SUMMARIES) == 0
             other = await asyncpg.connect(postgres_url)
             try:
                 with pytest.raises(asyncpg.LockNotAvailableError):

@@ -32,10 +32,10 @@ def test_the_orders_behind_a_row_are_those_that_make_it_up(run: Run, api: Api, s
     run(apply_every_change())
     for position in range(0, 41, 8):
         query = Query(
-            by=tuple(history.chance.sample(("service", "calendar"), history.chance.randint(0, 2))),
-            group_by=history.chance.choice(("day", "week", "quarter")),
-            services=tuple(history.chance.sample(SERVICES, history.chance.choice((0, 1, 2)))),
-            first=date(2030, 6, 10) if history.chance.random() < 0.5 else None,
+            by=tuple(history.rng.sample(("service", "calendar"), history.rng.randint(0, 2))),
+            group_by=history.rng.choice(("day", "week", "quarter")),
+            services=tuple(history.rng.sample(SERVICES, history.rng.choice((0, 1, 2)))),
+            first=date(2030, 6, 10) if history.rng.random() < 0.5 else None,
         )
         for item in (item for page in pages(api, query, position=str(position)) for item in page["items"]):
             behind = exactly(api.client.get(f"{item['counted_orders']}&limit=100"))

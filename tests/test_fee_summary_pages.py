@@ -13,7 +13,7 @@ from tests.fee_summary_history import History
 from tests.fee_summary_model import Query, counted_orders, report, shown_figures, shown_row
 from tests.fee_summary_steps import exactly
 from tests.steps import apply_every_change, assign_all, place
-from worker.fee_summary_rebuild import rebuild
+from worker.fee_summaries.rebuild import rebuild
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database

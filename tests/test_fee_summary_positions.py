@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.change_retention import trim_log
 from api.fee_summaries.errors import SummariesBehindError
 from api.fee_summaries.positions import OrderVersion, wait_for
 from api.orders.commands import delete_order
+from api.relay.retention import trim_log
 from shared.database.engine import DB
 from shared.database.rows import Row
 from tests.builders import later
@@ -42,10 +42,10 @@ def test_who_names_the_version_that_they_wrote_reads_figures_that_include_it(pip
     for day in range(15):
         order = pipeline.api.placed_order(at=later(days=day))
         query = {"after_version": f"{order['id']}:{order['version']}", "wait": "10"}
-        found = pipeline.api.fee_summaries(**query, group_by="year")
-        assert found["totals"]["orders"] == day + 1
-        assert found["as_of"]["position"] >= seen
-        seen = found["as_of"]["position"]
+        report = pipeline.api.fee_summaries(**query, group_by="year")
+        assert report["totals"]["orders"] == day + 1
+        assert report["as_of"]["position"] >= seen
+        seen = report["as_of"]["position"]
     pipeline.api.client.delete(f"/orders/{order['id']}")
     # A deletion is the version after the last.
     query["after_version"] = f"{order['id']}:2"
@@ -146,7 +146,7 @@ def test_an_earlier_version_is_in_the_figures_when_only_later_ones_are_retained(
     answer = api.client.get(f"/fee-summaries?after_version={order_id}:3&wait=0")
     assert (answer.status_code, answer.json()["detail"]) == (
         404,
-        f"There is no version 3 of order {order_id}.",
+        f"Order {order_id} has no version 3.",
     )
 
 
@@ -162,8 +162,8 @@ def test_of_a_deleted_order_whose_changes_are_no_longer_retained_nothing_is_clai
         answer = api.client.get(f"/fee-summaries?after_version={unknown}:1&wait=10")
         assert answer.status_code == 404
         assert answer.json()["detail"] == (
-            f"There is no order {unknown}, and no change of it is retained: it never was, or it was deleted "
-            "long ago and is in no figures."
+            f"There is no order {unknown}, and no change of it is retained. It never existed, or it was "
+            "deleted long ago and is in no figures."
         )
 
 
@@ -245,9 +245,9 @@ def test_the_position_never_goes_back_for_who_is_answered_by_one_process_and_the
             seen = []
             while not stop.is_set():
                 for process in (api, other):
-                    found = process.client.get("/fee-summaries?group_by=year").json()
-                    assert (found["totals"]["orders"]) == found["as_of"]["position"]
-                    seen.append(found["as_of"]["position"])
+                    report = process.client.get("/fee-summaries?group_by=year").json()
+                    assert (report["totals"]["orders"]) == report["as_of"]["position"]
+                    seen.append(report["as_of"]["position"])
             return seen
 
         reading = thread.submit(read)
@@ -264,7 +264,7 @@ def test_the_position_never_goes_back_while_batches_come_twice_and_summaries_are
     run: Run, api: Api, database: Database
 ) -> None:
     """And a position always names the same time."""
-    from worker.fee_summary_rebuild import rebuild
+    from worker.fee_summaries.rebuild import rebuild
 
     seen = []
     for day in range(10):

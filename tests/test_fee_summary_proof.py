@@ -14,21 +14,21 @@ import pytest
 import redis
 from celery import Celery
 
-from api.relay import Relay
+from api.relay.main import Relay
 from shared.change_log import changes_after
 from shared.changes import batch_of
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
 from tests.builders import later
-from tests.chance import seeds
 from tests.drivers import wait_until
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
-from tests.processes import ServiceProcess, run_command
+from tests.processes import ServiceProcess, call_command, run_command
+from tests.random_rounds import seeds
 from tests.steps import applied, apply_every_change, assign_all, place
-from worker.fee_summaries import apply_changes
-from worker.fee_summary_proof import CursorBeyondLog, Difference, prove
-from worker.fee_summary_rebuild import rebuild
-from worker.fee_summary_recount import Progress
+from worker.fee_summaries.consumer import apply_changes
+from worker.fee_summaries.proof import CursorBeyondLog, Difference, prove
+from worker.fee_summaries.rebuild import rebuild
+from worker.fee_summaries.recount import Progress
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database, Pipeline
@@ -87,12 +87,12 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
     """With changes waiting that have a position, and others that have none."""
     history = History(seed)
     for number in range(40):
-        run(history.write(history.chance.randint(1, 3)))
+        run(history.write(history.rng.randint(1, 3)))
         if number % 3:
             run(assign_all())
         # Summed up to somewhere: some changes have a position and are not applied, others have none.
         position = run(applied())
-        changes = run(changes_after(position, history.chance.randint(1, 6)))
+        changes = run(changes_after(position, history.rng.randint(1, 6)))
         if changes:
             run(apply_changes(batch_of(changes)))
         proof = run(prove())
@@ -127,9 +127,9 @@ def test_a_corrupted_row_is_named_with_its_orders_and_healed_by_a_rebuild(
     assert differences(run) == []
     before = api.client.get("/fee-summaries?by=service")
     database.rows(corruption)
-    found = differences(run)
-    assert len(found) == wrong
-    for one in found:
+    named = differences(run)
+    assert len(named) == wrong
+    for one in named:
         if one.expected:
             assert one.order_ids == (orders[one.day.day - 1],)
             assert str(one.order_ids[0]) in str(one)
@@ -154,13 +154,13 @@ def test_a_cursor_that_is_somewhere_else_is_found_and_healed(run: Run, api: Api,
     cursor = "UPDATE consumer_cursor SET position = $1 WHERE consumer = 'fee_summaries'"
     for wrong, position in ((5, 3), (2, 2)):
         database.rows(cursor, wrong)
-        found: list[Difference | CursorBeyondLog] = []
-        assert run(prove(report=found.append)).differing == len(found)
+        reported: list[Difference | CursorBeyondLog] = []
+        assert run(prove(report=reported.append)).differing == len(reported)
         if wrong > position:
-            assert found == [CursorBeyondLog(5, 3)]
-            assert str(found[0]) == "the summaries' cursor is at position 5, and the change log ends at 3"
+            assert reported == [CursorBeyondLog(5, 3)]
+            assert str(reported[0]) == "the summaries' cursor is at position 5, and the change log ends at 3"
         else:
-            assert len(found) > 1
+            assert len(reported) > 1
         assert run(rebuild()).position == position
         assert differences(run) == []
         run(place(later(days=10 + wrong)))
@@ -179,11 +179,11 @@ def test_progress_is_shown_with_an_estimate_wherever_the_orders_lie(
     many_orders(database, 6_000)
     run(work(Progress("proof", pause=0)))
     lines = capsys.readouterr().err.splitlines()
-    found = [re.fullmatch(r"proof: ([\d,]+) of 6,001 orders, about (\d+) s left", line) for line in lines]
-    counted = [int(one[1].replace(",", "")) for one in found if one]
+    matches = [re.fullmatch(r"proof: ([\d,]+) of 6,001 orders, about (\d+) s left", line) for line in lines]
+    counted = [int(one[1].replace(",", "")) for one in matches if one]
     assert len(counted) >= 3
     assert counted == sorted(set(counted))
-    assert (counted[-1], found[-1] and found[-1][2]) == (6_001, "0")
+    assert (counted[-1], matches[-1] and matches[-1][2]) == (6_001, "0")
 
 
 def test_the_commands_show_progress_of_what_takes_longer_than_a_second(
@@ -194,7 +194,7 @@ def test_the_commands_show_progress_of_what_takes_longer_than_a_second(
     run(rebuild())
     with ThreadPoolExecutor(2) as threads:
         with orders_held(database):
-            modules = ("worker.fee_summary_proof", "worker.fee_summary_rebuild")
+            modules = ("worker.fee_summaries.proof", "worker.fee_summaries.rebuild")
             working = [threads.submit(run_command, module, database=postgres_url) for module in modules]
             longer = timedelta(seconds=1.1)
             wait_until(
@@ -205,10 +205,10 @@ def test_the_commands_show_progress_of_what_takes_longer_than_a_second(
             shown = done.result()
             assert shown.returncode == 0
             first = shown.stderr.splitlines()[0]
-            found = re.fullmatch(rf"{name}: ([\d,]+) of 6,001 orders, about (\d+) s left", first)
-            assert found
-            assert 0 < int(found[1].replace(",", "")) < 6_001
-            assert int(found[2]) > 0
+            match = re.fullmatch(rf"{name}: ([\d,]+) of 6,001 orders, about (\d+) s left", first)
+            assert match
+            assert 0 < int(match[1].replace(",", "")) < 6_001
+            assert int(match[2]) > 0
 
 
 def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, postgres_url: str) -> None:
@@ -217,17 +217,17 @@ def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, 
     run(apply_every_change())
     database.rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0")
     row = "2030-06-02 calendar default, whole orders at 100.00:"
-    shown = run_command("worker.fee_summary_proof", database=postgres_url)
+    shown = call_command("worker.fee_summaries.proof", database=postgres_url)
     assert (shown.returncode, shown.stdout) == (
         1,
         f"{row} the summary says 2 orders (200.00), there are 1 (100.00): {order_id}\n",
     )
     assert "1 fee summaries are not what the orders say" in shown.stderr
     assert "make rebuild" in shown.stderr
-    rebuilt = run_command("worker.fee_summary_rebuild", database=postgres_url)
+    rebuilt = call_command("worker.fee_summaries.rebuild", database=postgres_url)
     assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
     assert "rebuilt from 1 orders, in days of UTC, at position 1" in rebuilt.stdout
-    shown = run_command("worker.fee_summary_proof", database=postgres_url)
+    shown = call_command("worker.fee_summaries.proof", database=postgres_url)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "every fee summary is what the orders say, to the cent: 1 orders at position 1" in shown.stdout
 
@@ -236,10 +236,10 @@ def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: 
     """It is neither equal nor different."""
     away = new_database_url.replace("own_", "no_such_")
     for module, said in (
-        ("worker.fee_summary_proof", "verify: "),
-        ("worker.fee_summary_rebuild", "rebuild: "),
+        ("worker.fee_summaries.proof", "verify: "),
+        ("worker.fee_summaries.rebuild", "rebuild: "),
     ):
-        shown = run_command(module, database=away)
+        shown = call_command(module, database=away)
         assert shown.returncode == 2, shown.stderr
         assert shown.stderr.splitlines()[-1].startswith(said)
         assert "Traceback" not in shown.stderr
@@ -258,8 +258,8 @@ def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Datab
         (tick, day + tick, False),
     ):
         database.rows(due, asked, finished)
-        assert run(relay.ask_for_proof_once()) is is_due
-        assert not run(relay.ask_for_proof_once())
+        assert run(relay.request_proof_once()) is is_due
+        assert not run(relay.request_proof_once())
 
 
 def test_many_proofs_asked_for_are_one_and_hold_no_summing_up(
@@ -327,14 +327,14 @@ def test_metrics_tell_where_the_summaries_are_and_what_the_last_proof_found(
         answer = api.client.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         lines = [line.split(" ") for line in answer.text.splitlines() if not line.startswith("#")]
-        found = {name: float(value) for name, value in lines}
+        values = {name: float(value) for name, value in lines}
         # Of the process, not of the summaries; the tests of waiting look at them.
-        del found["order_changes_followers"], found["fee_summaries_waiting_requests"]
-        return found
+        del values["order_changes_followers"], values["fee_summaries_waiting_requests"]
+        return values
 
     assert gauges() == {"fee_summaries_position": 2, "fee_summaries_behind_changes": 1}
     database.rows("UPDATE fee_summary SET orders = 7 WHERE day = '2030-06-02' AND service_id = 0")
     run(prove())
-    found = gauges()
-    assert (found["fee_summary_proof_differing_rows"], found["fee_summary_proof_orders"]) == (1, 2)
-    assert 0 <= found["fee_summary_proof_age_seconds"] < 60
+    values = gauges()
+    assert (values["fee_summary_proof_differing_rows"], values["fee_summary_proof_orders"]) == (1, 2)
+    assert 0 <= values["fee_summary_proof_age_seconds"] < 60

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tests.builders import later
 from tests.fee_summary_model import CountedOrder, Query, report, shown_figures, shown_row
 from tests.fee_summary_steps import pages
-from tests.processes import run_command
+from tests.processes import call_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,8 +96,8 @@ def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pi
 
     def rebuild_and_verify() -> None:
         while not stop.is_set():
-            for module in ("worker.fee_summary_rebuild", "worker.fee_summary_proof"):
-                done = run_command(module, database=url)
+            for module in ("worker.fee_summaries.rebuild", "worker.fee_summaries.proof"):
+                done = call_command(module, database=url)
                 (failed if done.returncode else rebuilds).append(done.stdout + done.stderr)
 
     threads = [Thread(target=read), Thread(target=rebuild_and_verify)]
@@ -117,4 +117,4 @@ def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pi
 
     check_answers(answers, states)
     assert writes > len(states) / 2
-    assert run_command("worker.fee_summary_proof", database=url).returncode == 0
+    assert call_command("worker.fee_summaries.proof", database=url).returncode == 0

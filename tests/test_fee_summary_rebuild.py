@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.change_retention import trim_log
+from api.relay.retention import trim_log
 from shared.database.rows import rows
 from tests.builders import later
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
-from tests.processes import run_command
+from tests.processes import call_command
 from tests.steps import apply_every_change, place
-from worker.fee_summaries import ChangesForgottenError, Generation, add_logged_changes
-from worker.fee_summary_rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
+from worker.fee_summaries.consumer import ChangesForgottenError, Generation, add_logged_changes
+from worker.fee_summaries.rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -34,9 +35,9 @@ def test_a_rebuild_adds_what_happens_meanwhile(
 ) -> None:
     """Orders are written and summed all the while."""
     # In small steps, so that every path is taken with a short history.
-    monkeypatch.setattr("worker.fee_summary_rebuild.FEW_CHANGES", 2)
-    monkeypatch.setattr("worker.fee_summary_rebuild.ADDED_AT_ONCE", 3)
-    monkeypatch.setattr("worker.fee_summary_rebuild.REMOVED_AT_ONCE", 4)
+    monkeypatch.setattr("worker.fee_summaries.rebuild.FEW_CHANGES", 2)
+    monkeypatch.setattr("worker.fee_summaries.rebuild.ADDED_AT_ONCE", 3)
+    monkeypatch.setattr("worker.fee_summaries.rebuild.REMOVED_AT_ONCE", 4)
     history = History(33)
     run(history.write(30))
     run(apply_every_change())
@@ -48,7 +49,7 @@ def test_a_rebuild_adds_what_happens_meanwhile(
         added.append(last - after)
         await add_logged_changes(new, after, last)
 
-    monkeypatch.setattr("worker.fee_summary_rebuild.add_logged_changes", noting)
+    monkeypatch.setattr("worker.fee_summaries.rebuild.add_logged_changes", noting)
 
     async def rebuild_with_writes() -> None:
         writing = True
@@ -130,7 +131,10 @@ def test_a_rebuild_that_gave_way_leaves_no_rows_behind(
 
     def take_over(_counted: int, _total: int) -> None:
         if not others:
-            others.append(run_command("worker.fee_summary_rebuild", database=postgres_url).returncode)
+            # In a thread, as this one is within an event loop, which waits here.
+            with ThreadPoolExecutor(1) as thread:
+                done = thread.submit(call_command, "worker.fee_summaries.rebuild", database=postgres_url)
+                others.append(done.result().returncode)
 
     with pytest.raises(RebuildSupersededError):
         run(rebuild(take_over))

@@ -9,14 +9,14 @@ from urllib.parse import urlencode
 
 import pytest
 
-from contract.har import TrafficCheck
-from contract.recording import Exchange, Message
+from contract.checks.har import TrafficCheck
+from contract.checks.recording import Exchange, Message
 from tests.builders import later
-from tests.chance import seeds
+from tests.contract_schemas import CONTRACT
 from tests.fee_summary_history import SERVICES, History
 from tests.fee_summary_model import Query, counted_orders, report, shown_figures, shown_row
 from tests.fee_summary_steps import exactly, pages, random_query
-from tests.promises import CONTRACT
+from tests.random_rounds import seeds
 from tests.steps import apply_every_change, assign_all, place
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def test_at_every_position_a_report_is_what_plain_python_says(run: Run, api: Api
     for position in range(61):
         orders = list(history.at(position))
         query = random_query(history)
-        limit = str(history.chance.choice((3, 10, 100)))
-        found = pages(api, query, position=str(position), limit=limit)
+        limit = str(history.rng.choice((3, 10, 100)))
+        every_page = pages(api, query, position=str(position), limit=limit)
         rows, totals = report(orders, query)
-        shown = [item for page in found for item in page["items"]]
+        shown = [item for page in every_page for item in page["items"]]
         expected = sorted(rows.items(), key=lambda row: (row[0][0], int(row[0][1] or 0), row[0][2] or ""))
         assert [(shown_row(item), shown_figures(item)) for item in shown] == expected, (position, query)
-        for page in found:
-            assert page["as_of"] == found[0]["as_of"]
+        for page in every_page:
+            assert page["as_of"] == every_page[0]["as_of"]
             assert page["as_of"]["position"] == position
             assert shown_figures(page["totals"]) == totals, (position, query)
 
@@ -59,9 +59,9 @@ def test_what_is_recorded_and_not_summed_yet_is_in_neither_figures_nor_orders(ru
     run(history.write(10))
     run(assign_all())
     run(history.write(10))  # these have no position yet
-    found = exactly(api.client.get("/fee-summaries?group_by=year"))
+    answer = exactly(api.client.get("/fee-summaries?group_by=year"))
     rows, totals = report(history.at(20), Query(group_by="year"))
-    assert shown_figures(found["totals"]) == totals
+    assert shown_figures(answer["totals"]) == totals
     assert [item["id"] for item in api.every_item("/fee-summaries/orders")] == [
         order_id for order_id, _ in counted_orders(history.at(20), Query())
     ]
@@ -73,10 +73,13 @@ def test_an_average_is_rounded_to_the_cent_a_half_to_the_even_one(run: Run, api:
     for number, fee in enumerate(("0.01", "0.02", "0.01", "0.04")):
         run(place(later(days=number // 2, hours=3 * (number % 2)), fee=fee))
     run(apply_every_change())
-    found = exactly(api.client.get("/fee-summaries"))
-    averages = [(item["totalfee"], item["averagefee"]) for item in found["items"]]
+    answer = exactly(api.client.get("/fee-summaries"))
+    averages = [(item["totalfee"], item["averagefee"]) for item in answer["items"]]
     assert averages == [(Decimal("0.03"), Decimal("0.02")), (Decimal("0.05"), Decimal("0.02"))]
-    assert (found["totals"]["totalfee"], found["totals"]["averagefee"]) == (Decimal("0.08"), Decimal("0.02"))
+    assert (answer["totals"]["totalfee"], answer["totals"]["averagefee"]) == (
+        Decimal("0.08"),
+        Decimal("0.02"),
+    )
 
 
 def test_weeks_are_those_of_iso_8601(run: Run, api: Api) -> None:
@@ -102,9 +105,9 @@ def test_a_period_that_the_range_cuts_holds_only_the_days_inside(run: Run, api: 
     for day in (1, 15, 30):
         run(place(f"2030-06-{day:02}T12:00:00Z"))
     run(apply_every_change())
-    found = exactly(api.client.get("/fee-summaries?group_by=quarter&from=2030-06-02&to=2030-06-30"))
-    (item,) = found["items"]
-    assert (item["period"], item["orders"], found["totals"]["orders"]) == ("2030-04-01", 1, 1)
+    answer = exactly(api.client.get("/fee-summaries?group_by=quarter&from=2030-06-02&to=2030-06-30"))
+    (item,) = answer["items"]
+    assert (item["period"], item["orders"], answer["totals"]["orders"]) == ("2030-04-01", 1, 1)
     behind = exactly(api.client.get(item["counted_orders"]))["items"]
     assert [order["day"] for order in behind] == ["2030-06-15"]
 

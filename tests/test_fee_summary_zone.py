@@ -20,7 +20,7 @@ from tests.fee_summary_model import Query, report, shown_figures, shown_row
 from tests.fee_summary_steps import differences, exactly, pages
 from tests.processes import NO_REDIS, ServiceProcess, run_command
 from tests.steps import apply_every_change, place
-from worker.fee_summary_rebuild import rebuild
+from worker.fee_summaries.rebuild import rebuild
 
 if TYPE_CHECKING:
     import httpx
@@ -60,11 +60,11 @@ def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
     assert database.wrong_summaries(zone) == []
     assert differences(run) == []
     for position in (55, 50, 41, 20, 0):
-        found = pages(api, Query(by=("calendar",)), position=str(position))
+        every_page = pages(api, Query(by=("calendar",)), position=str(position))
         rows, totals = report(history.at(position), Query(by=("calendar",)), zone)
-        assert {shown_row(item): shown_figures(item) for page in found for item in page["items"]} == rows
-        assert shown_figures(found[0]["totals"]) == totals
-        assert found[0]["time_zone"] == zone
+        assert {shown_row(item): shown_figures(item) for page in every_page for item in page["items"]} == rows
+        assert shown_figures(every_page[0]["totals"]) == totals
+        assert every_page[0]["time_zone"] == zone
     assert api.client.get(following).json()["type"] == "/problems/report-expired"
     setting(time_zone="UTC")
     run(rebuild())
@@ -103,7 +103,7 @@ def test_a_page_that_is_being_read_while_the_zone_changes_is_never_of_both(
     assert "was shown in days of UTC; now they are those of Asia/Tokyo" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("module", ["api.server", "api.relay", "worker.main"])
+@pytest.mark.parametrize("module", ["api.server", "api.relay.main", "worker.main"])
 def test_no_process_starts_with_another_zone_than_the_summaries_have(
     run: Run, database: Database, postgres_url: str, module: str
 ) -> None:
@@ -116,7 +116,7 @@ def test_no_process_starts_with_another_zone_than_the_summaries_have(
     assert len(said) == 1
     assert "OMS_TIME_ZONE=Europe/Rome make rebuild" in said[0]
     assert "Traceback" not in refused.stdout + refused.stderr
-    if module == "api.relay":
+    if module == "api.relay.main":
         # Nothing is there to contradict it.
         database.clean()
         with ServiceProcess(
@@ -131,7 +131,7 @@ def test_a_relay_that_runs_while_the_zone_changes_runs_on_whatever_becomes_of_it
     """It was started rightly, and counts in no zone; to end when PostgreSQL comes back would help nobody."""
     run(place(later(days=1)))
     run(apply_every_change())
-    with ServiceProcess("api.relay", database=postgres_url, redis=NO_REDIS) as relay:
+    with ServiceProcess("api.relay.main", database=postgres_url, redis=NO_REDIS) as relay:
         wait_until(lambda: "leading" in relay.log, "the relay leads")
         setting(time_zone="Europe/Rome")
         run(rebuild())

@@ -1,4 +1,4 @@
-"""What only a fresh interpreter shows: the nursery, where others come from, imported libraries before."""
+"""What only a fresh interpreter shows: in which order libraries are imported and the environment is read."""
 
 from __future__ import annotations
 
@@ -27,10 +27,3 @@ def test_celery_is_told_how_a_worker_stops_before_it_is_imported() -> None:
     """It reads that once; a worker would otherwise wait for its tasks without limit."""
     done = python("-c", "import worker.main; from billiard.common import REMAP_SIGTERM; print(REMAP_SIGTERM)")
     assert (done.stdout, done.stderr) == ("SIGQUIT\n", "")
-
-
-def test_a_health_check_that_is_given_no_file_fails() -> None:
-    """The working directory, which is what an empty path means, was touched lately for other reasons."""
-    done = python("-m", "shared.heartbeat")
-    assert done.returncode == 1
-    assert done.stderr == "heartbeat: OMS_HEARTBEAT_FILE names no file\n"

@@ -58,8 +58,8 @@ def _failures(event: events.EngineEvent) -> Iterator[str]:
         for checks in event.recorder.checks.values():
             for check in checks:
                 if check.failure_info is not None:
-                    found = check.failure_info
-                    yield f"{found.failure.operation}: {found.failure.message}\n{found.code_sample}"
+                    info = check.failure_info
+                    yield f"{info.failure.operation}: {info.failure.message}\n{info.code_sample}"
 
 
 @pytest.mark.timeout(240)
@@ -87,10 +87,10 @@ def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:  # no
     port = free_port()
     with (
         ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **GUARDED),
-        Api(port) as found,
+        Api(port) as guarded_api,
     ):
-        found.wait_until_ready()
-        yield found
+        guarded_api.wait_until_ready()
+        yield guarded_api
 
 
 @pytest.mark.timeout(240)

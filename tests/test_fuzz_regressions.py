@@ -25,13 +25,13 @@ from schemathesis.generation.meta import (
     build_phase_data,
 )
 
-from api.access import ANYONE
-from api.idempotency import read_idempotency_key
+from api.http.access import ANYONE
+from api.http.idempotency import read_idempotency_key
+from api.http.json_text import read_json
 from api.orders.bodies import NewOrder
-from api.requests import check, read_json
 from tests import fuzz_hooks
 from tests.builders import order_body
-from tests.promises import CONTRACT, SCHEMAS
+from tests.contract_schemas import CONTRACT, SCHEMAS
 
 if TYPE_CHECKING:
     from tests.drivers import Api
@@ -94,7 +94,7 @@ def test_a_keyed_create_is_fingerprinted_without_a_warning() -> None:
     request = RequestFactory().post("/orders", headers={"Idempotency-Key": "a"})
     request.scope["caller"] = ANYONE  # type: ignore[typeddict-unknown-key]  # a key of our own
     spelt = [json.dumps(order_body(services=(service,))).encode() for service in (123, "123")]
-    bodies = [check(NewOrder, read_json(text)) for text in spelt]
+    bodies = [NewOrder.model_validate(read_json(text), strict=True) for text in spelt]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first, second = (read_idempotency_key(request, "createOrder", body) for body in bodies)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from contract.document import Place, load
-from contract.har import TrafficCheck, main
-from contract.recording import NotARecordingError, read_recording
+from contract.checks.document import Place, load
+from contract.checks.har import TrafficCheck, main
+from contract.checks.recording import NotARecordingError, read_recording
 
 Entry = dict[str, Any]
 ADDRESS = "http://127.0.0.1:8000"
@@ -63,13 +63,13 @@ def exchange(
     }
 
 
-def found_in(check: TrafficCheck, entry: Entry) -> list[str]:
+def deviations_in(check: TrafficCheck, entry: Entry) -> list[str]:
     """What is found in an exchange, in words."""
     recording = json.dumps({"log": {"entries": [entry]}})
     return [
-        f"{found.side}: {found.text}"
+        f"{deviation.side}: {deviation.text}"
         for one in read_recording(recording, ADDRESS)
-        for found in check.deviations(one)
+        for deviation in check.deviations(one)
     ]
 
 
@@ -108,14 +108,14 @@ def test_traffic_as_promised_has_no_deviation(check: TrafficCheck) -> None:
         exchange("OPTIONS /orders", 204),
         exchange("DELETE /orders/223", 204),
     ):
-        assert found_in(check, entry) == [], entry["request"]
+        assert deviations_in(check, entry) == [], entry["request"]
 
 
 def test_a_streamed_list_is_as_promised_too(check: TrafficCheck) -> None:
     """Its media type is; its lines are not looked into."""
     entry = exchange("GET /orders", 200)
     entry["response"]["content"] = {"mimeType": "text/csv; charset=utf-8", "text": "id,datetime\r\n"}
-    assert found_in(check, entry) == []
+    assert deviations_in(check, entry) == []
 
 
 REQUESTS: dict[str, tuple[Entry, str]] = {
@@ -181,8 +181,8 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
 def test_a_request_deviates_when(check: TrafficCheck, what: str) -> None:
     """Each is named, whatever it was answered."""
     entry, text = REQUESTS[what]
-    assert any(found.startswith("request: ") and text in found for found in found_in(check, entry)), found_in(
-        check, entry
+    assert any(line.startswith("request: ") and text in line for line in deviations_in(check, entry)), (
+        deviations_in(check, entry)
     )
 
 
@@ -243,39 +243,39 @@ def test_a_response_deviates_when(check: TrafficCheck, what: str) -> None:
     change, text = RESPONSES[what]
     entry = exchange("GET /orders/223", 200, ORDER, headers={"ETag": '"1"'})
     change(entry)
-    assert any(found.startswith("response: ") and text in found for found in found_in(check, entry)), (
-        found_in(check, entry)
+    assert any(line.startswith("response: ") and text in line for line in deviations_in(check, entry)), (
+        deviations_in(check, entry)
     )
 
 
 def test_a_problem_must_be_the_one_that_its_status_promises(check: TrafficCheck) -> None:
     """404 is not answered with the problem of 409."""
     entry = exchange("GET /orders/9", 404, NOT_FOUND | {"type": "/problems/order-id-taken"})
-    assert found_in(check, entry) == ["response: the body: #/type '/problems/not-found' was expected"]
+    assert deviations_in(check, entry) == ["response: the body: #/type '/problems/not-found' was expected"]
 
 
 def test_a_reference_holds_no_raw_control_characters(check: TrafficCheck) -> None:
     """``instance`` repeats the path as it was sent, percent-encoded."""
     entry = exchange("GET /orders/9", 404, NOT_FOUND | {"instance": "/orders/\u0084"})
-    assert len(found_in(check, entry)) == 1
+    assert len(deviations_in(check, entry)) == 1
     entry = exchange("GET /orders/9", 404, NOT_FOUND | {"instance": "/orders/%C2%84"})
-    assert found_in(check, entry) == []
+    assert deviations_in(check, entry) == []
 
 
 def test_of_several_problems_the_nearest_is_explained(check: TrafficCheck) -> None:
     """A 409 may be one of two; what is wrong is said of the one it nearly is."""
     taken = NOT_FOUND | {"type": "/problems/order-id-taken", "status": 409, "detail": ""}
-    assert found_in(check, exchange("POST /orders", 409, taken, PLACED)) == [
+    assert deviations_in(check, exchange("POST /orders", 409, taken, PLACED)) == [
         "response: the body: #/detail '' should be non-empty"
     ]
 
 
 def test_a_body_after_head_or_204_is_a_deviation(check: TrafficCheck) -> None:
     """There must be none."""
-    assert found_in(check, exchange("HEAD /orders", 200, {"items": [], "next": None})) == [
+    assert deviations_in(check, exchange("HEAD /orders", 200, {"items": [], "next": None})) == [
         "response: there is a body where the contract has none"
     ]
-    assert found_in(check, exchange("DELETE /orders/1", 204, {})) == [
+    assert deviations_in(check, exchange("DELETE /orders/1", 204, {})) == [
         "response: there is a body where the contract has none"
     ]
 
@@ -285,22 +285,22 @@ def test_a_body_in_base64_is_looked_into(check: TrafficCheck) -> None:
     entry = exchange("GET /orders/223", 200, headers={"ETag": '"1"'})
     text = base64.b64encode(json.dumps(ORDER | {"id": "0"}).encode()).decode()
     entry["response"]["content"] = {"mimeType": "application/json", "text": text, "encoding": "base64"}
-    assert found_in(check, entry)[0].startswith("response: the body: #/id '0' does not match")
+    assert deviations_in(check, entry)[0].startswith("response: the body: #/id '0' does not match")
 
 
 def test_what_was_not_recorded_is_not_judged(check: TrafficCheck) -> None:
     """A recorder may leave bodies out, and a request may have had no answer."""
     entry = exchange("GET /orders/223", 200, headers={"ETag": '"1"'})
     entry["response"]["content"] = {"mimeType": "application/json", "size": 200}
-    assert found_in(check, entry) == []
-    assert found_in(check, exchange("GET /orders/223", 0)) == []
+    assert deviations_in(check, entry) == []
+    assert deviations_in(check, exchange("GET /orders/223", 0)) == []
 
 
 def test_requests_meant_to_be_refused_may_be_allowed(contract: Place) -> None:
     """A test suite sends wrong requests on purpose; that they get through is a deviation all the same."""
     lenient = TrafficCheck(contract, allow_refused=True)
-    assert found_in(lenient, exchange("GET /customers", 404, NOT_FOUND)) == []
-    assert found_in(lenient, exchange("GET /orders?limit=0", 200, {"items": [], "next": None})) == [
+    assert deviations_in(lenient, exchange("GET /customers", 404, NOT_FOUND)) == []
+    assert deviations_in(lenient, exchange("GET /orders?limit=0", 200, {"items": [], "next": None})) == [
         "request: the query parameter limit: 0 is less than the minimum of 1"
     ]
 
@@ -368,7 +368,7 @@ def test_the_exit_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_parameter_that_is_a_list_may_stand_more_than_once(check: TrafficCheck) -> None:
     """Each value is checked, and the list as a whole; others still stand once."""
 
-    def found(query: str) -> list[str]:
+    def deviations_of(query: str) -> list[str]:
         text = json.dumps({"log": {"entries": [exchange(f"GET /fee-summaries?{query}", 401)]}})
         return [
             str(one)
@@ -377,7 +377,7 @@ def test_a_parameter_that_is_a_list_may_stand_more_than_once(check: TrafficCheck
             if "parameter" in str(one)
         ]
 
-    assert found("service=1&service=2&by=calendar&by=service") == []
-    assert len(found("service=1&service=1")) == 1
-    assert len(found("service=1&service=x")) == 1
-    assert len(found("limit=1&limit=2")) == 1
+    assert deviations_of("service=1&service=2&by=calendar&by=service") == []
+    assert len(deviations_of("service=1&service=1")) == 1
+    assert len(deviations_of("service=1&service=x")) == 1
+    assert len(deviations_of("limit=1&limit=2")) == 1

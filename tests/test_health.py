@@ -9,7 +9,7 @@ import pytest
 
 from stack.embedded_postgres import EmbeddedPostgres
 from tests.drivers import Api, wait_until
-from tests.processes import NO_REDIS, ServiceProcess, free_port, migrate
+from tests.processes import NO_REDIS, ServiceProcess, call_command, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,14 +76,14 @@ def test_a_database_without_its_migrations_makes_it_unready_until_they_are_appli
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["checks"]["database"] == "ok"
-        migrate(new_database_url)
+        call_command("shared.database.migrate", database=new_database_url).check_returncode()
         assert own.client.get("/health/ready").status_code == 200
 
 
 def test_a_database_that_goes_away_makes_it_unready_until_it_is_back(tmp_path: Path, redis_url: str) -> None:
     """Live all the while; whoever asks for orders meanwhile is told to try again, and nothing is kept."""
     with EmbeddedPostgres(tmp_path / "postgres", durable=False) as postgres:
-        migrate(postgres.url)
+        call_command("shared.database.migrate", database=postgres.url).check_returncode()
         with serving(postgres.url, redis_url) as own:
             own.client.post("/services", json={"id": 123, "name": "Inspection"})
             own.placed_order(id=5)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from api.key_retention import forget_expired
+from api.relay.retention import delete_expired_keys
 from tests.builders import NOON, later, order_body
 from tests.drivers import Api, Database, at_once, wait_until
 from tests.processes import ServiceProcess, free_port
@@ -250,7 +250,7 @@ def test_the_relay_forgets_expired_keys_and_no_others(
         FROM generate_series(1, 3000) AS n
         """
     )
-    assert [run(forget_expired()) for _ in range(3)] == [1_000, 561, 0]
+    assert [run(delete_expired_keys()) for _ in range(3)] == [1_000, 561, 0]
     assert database.value("SELECT max(key::int) FROM idempotency_key") in (1_439, 1_440)
 
 
@@ -319,8 +319,11 @@ FOR EACH ROW EXECUTE FUNCTION break_off();
 @pytest.mark.parametrize(
     ("when", "told"),
     [
-        ("DEFERRED", "nothing or all of it was stored. Repeat it, a POST with its Idempotency-Key."),
-        ("IMMEDIATE", "nothing was decided about this request."),
+        (
+            "DEFERRED",
+            "either all of it was stored or nothing. Repeat it, a POST with the same Idempotency-Key.",
+        ),
+        ("IMMEDIATE", "the request was not carried out."),
     ],
     ids=["while it commits", "before it commits"],
 )

@@ -12,7 +12,6 @@ from tests.import_steps import (
     SAMPLE_ORDERS,
     catalogue,
     import_files,
-    import_in_process,
     import_rows,
     imported,
 )
@@ -48,7 +47,7 @@ def test_every_bad_order_is_named_with_its_place_and_the_reason(
     for place in (
         *("orders[1].totalfee: must be from 0", "orders[2].datetime: must be", "orders[3].id: must be"),
         *("orders[3].services.0.id: must be an id", "orders[4].datetime: is required"),
-        *("orders[5].services: must have at least 1", "orders[6].colour: is not a field"),
+        *("orders[5].services: must have at least 1", "orders[6].colour: is not a member"),
         *(
             "orders[7]: must be a JSON object",
             "orders[9].id: 9 is the id of orders[8] too",
@@ -141,7 +140,7 @@ def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
     """With what could not be looked at."""
     path = tmp_path / "orders.json"
     path.write_text(json.dumps([imported(1, fee=-1)]))
-    done = import_in_process(f"postgresql://nobody@/orders?host={tmp_path}", path)
+    done = import_files(path, database=f"postgresql://nobody@/orders?host={tmp_path}")
     assert done.returncode == 1
     fault, unseen, conclusion = done.stderr.splitlines()
     assert fault.startswith("orders[0].totalfee: must be")
@@ -151,7 +150,7 @@ def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
 
 def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
     """Exit status 1: trying again is right."""
-    done = import_in_process(f"postgresql://nobody@/orders?host={tmp_path}", SAMPLE_ORDERS)
+    done = import_files(SAMPLE_ORDERS, database=f"postgresql://nobody@/orders?host={tmp_path}")
     assert done.returncode == 1
     assert "try again" in done.stderr
     assert "Traceback" not in done.stderr
@@ -163,7 +162,7 @@ def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
         ("", "empty"),
         ("[", "the file is not JSON"),
         ('{"orders": []}', "must be a JSON array"),
-        ('[{"id": 1, "id": 2}]', "stands twice"),
+        ('[{"id": 1, "id": 2}]', "twice in one object"),
         ("[NaN]", "NaN"),
     ],
 )

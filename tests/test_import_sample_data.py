@@ -11,7 +11,6 @@ from tests.import_steps import (
     SAMPLE_ORDERS,
     SAMPLE_SERVICES,
     import_files,
-    import_in_process,
     import_rows,
     import_sample,
 )
@@ -33,7 +32,7 @@ def sample(api: Api) -> None:  # noqa: ARG001 (clean)
 def test_the_sample_data_loads_exactly_as_given(database: Database, api: Api) -> None:
     """Three orders at one datetime, and the catalogue beside them; nothing goes around the rule."""
     database.clean()
-    done = import_in_process(database.url, SAMPLE_ORDERS, "--services", SAMPLE_SERVICES)
+    done = import_sample()
     assert (done.returncode, done.stderr) == (0, "")
     assert "imported 3 orders" in done.stdout
     names = {service["id"]: service["name"] for service in json.loads(SAMPLE_SERVICES.read_text())}

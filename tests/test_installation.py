@@ -27,9 +27,9 @@ def _make(folder: Path) -> list[str]:
 def _docker(folder: Path) -> list[str]:
     """Give the command by which the image installs; the lock lies where it expects it."""
     assert (folder / "requirements.lock").is_file()
-    found = re.search(r"^RUN pip (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert found
-    return [sys.executable, "-m", "pip", *found[1].split()]
+    match = re.search(r"^RUN pip (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert match
+    return [sys.executable, "-m", "pip", *match[1].split()]
 
 
 def _wheel(folder: Path, name: str, version: str, *metadata: str) -> str:

@@ -88,19 +88,19 @@ def test_whatever_is_wrong_with_a_request_is_told_without_asking_the_database(
         answer = sent(without_database, case)
         expected = (case.status, "application/problem+json", f"/problems/{case.slug}")
         problem = answer.json() if "json" in answer.headers.get("content-type", "") else {}
-        found = (answer.status_code, answer.headers.get("content-type"), problem.get("type"))
+        answered = (answer.status_code, answer.headers.get("content-type"), problem.get("type"))
         places = tuple(
             fault.get("pointer", fault.get("parameter", fault.get("header")))
             for fault in problem.get("errors", ())
         )
         leaks = [word for word in INTERNALS if word in answer.text.replace(case.path, "")]
         if (
-            found != expected
+            answered != expected
             or (case.places and sorted(places) != sorted(case.places))
             or leaks
             or not (places or case.slug not in WITH_ERRORS)
         ):
-            wrong.append((case.what[:200], found, places, leaks))
+            wrong.append((case.what[:200], answered, places, leaks))
         else:
             assert all(fault["detail"] for fault in problem.get("errors", ())), case.what
             assert problem["status"] == case.status, case.what

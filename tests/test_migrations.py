@@ -16,7 +16,7 @@ import pytest
 
 from tests.catalogue import catalogue
 from tests.drivers import Database
-from tests.processes import NO_REDIS, ROOT, environment, run_command
+from tests.processes import NO_REDIS, ROOT, call_command, environment, run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,11 @@ TLS_REQUEST = (80_877_103).to_bytes(4, "big")
 
 def run_migrate(url: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
+    return call_command("shared.database.migrate", database=url)
+
+
+def run_migrate_as_process(url: str) -> subprocess.CompletedProcess[str]:
+    """Run the command beside another one."""
     return run_command("shared.database.migrate", database=url)
 
 
@@ -71,7 +76,7 @@ def test_an_empty_database_is_brought_up_to_date_and_a_second_run_changes_nothin
 def test_two_migrators_at_once_take_turns(new_database_url: str, postgres_url: str) -> None:
     """As when two copies of the service are started together on a fresh database."""
     with ThreadPoolExecutor(2) as threads:
-        runs = list(threads.map(run_migrate, [new_database_url] * 2))
+        runs = list(threads.map(run_migrate_as_process, [new_database_url] * 2))
     assert [done.returncode for done in runs] == [0, 0], [done.stdout + done.stderr for done in runs]
     assert schema(new_database_url) == schema(postgres_url)
 

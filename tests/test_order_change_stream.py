@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from api.change_retention import trim_log
-from api.order_change_tail import Tail
+from api.changes.tail import Tail
+from api.relay.retention import trim_log
 from tests.builders import later
 from tests.drivers import Api, wait_until
 from tests.processes import NO_REDIS, ServiceProcess, free_port
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def _streaming(postgres_url: str) -> Iterator[tuple[Api, ServiceProcess]]:
     port = free_port()
-    hurried = {"OMS_STREAM_SILENCE": "0.5", "OMS_STREAM_PATIENCE": "1"}
-    process = ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port, **hurried)
+    short_timeouts = {"OMS_STREAM_SILENCE": "0.5", "OMS_STREAM_WRITE_TIMEOUT": "1"}
+    process = ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port, **short_timeouts)
     with process, Api(port) as api:
         api.wait_until_ready()
         yield api, process
@@ -41,7 +41,7 @@ def _streaming(postgres_url: str) -> Iterator[tuple[Api, ServiceProcess]]:
 
 @pytest.fixture
 def api(_streaming: tuple[Api, ServiceProcess], database: Database) -> Api:
-    """Give an API that is less patient than usual, and without Redis."""
+    """An API with short stream timeouts, and without Redis."""
     database.add_services()
     return _streaming[0]
 
@@ -174,10 +174,10 @@ def test_streams_behind_the_ring_catch_up_and_go_on_live(api: Api, run: Run, dat
 def test_followers_at_many_positions_share_little_memory(run: Run, database: Database) -> None:
     """Each is given a chunk of its own: without a bound, 200 of them would take 50 MB."""
     tail = Tail()
-    run(tail.look_once())
+    run(tail.poll_once())
     place_small(database, 2_000)
     end = run(assign_all())
-    while run(tail.look_once()):
+    while run(tail.poll_once()):
         pass
     assert tail.last == end == 2_000
     tracemalloc.start()

@@ -15,8 +15,7 @@ import pytest
 import redis
 
 from tests.builders import later, order_body
-from tests.drivers import wait_until
-from tests.quick_client import QuickClient
+from tests.drivers import http_client, wait_until
 from tests.subscribers import EventStream, Feed, RedisReader, items_of, positions_of
 from tests.webhook_receiver import OK, Answer, Receiver
 from tests.webhook_steps import missed, subscribe
@@ -36,12 +35,12 @@ class Collector(threading.Thread):
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__(daemon=True)
         self.pipeline = pipeline
-        self.found: list[str] = []
+        self.notifications: list[str] = []
         self.told_to_stop = False
 
-    def has_found(self, count: int) -> bool:
+    def has_received(self, count: int) -> bool:
         """Tell whether it was given at least so many."""
-        return len(self.found) >= count
+        return len(self.notifications) >= count
 
 
 class FeedCollector(Collector):
@@ -51,7 +50,7 @@ class FeedCollector(Collector):
         """Follow."""
         feed = Feed.after(self.pipeline.api, wait=1, limit=7)
         while not self.told_to_stop:
-            self.found += feed.turn()
+            self.notifications += feed.turn()
 
 
 class StreamCollector(Collector):
@@ -59,16 +58,18 @@ class StreamCollector(Collector):
 
     def run(self) -> None:
         """Read."""
-        chance = random.Random(SEED)
+        rng = random.Random(SEED)
         while not self.told_to_stop:
-            events = chance.randrange(1, 40)
+            events = rng.randrange(1, 40)
             with (
                 suppress(OSError, http.client.HTTPException),
-                EventStream(self.pipeline.api.url, 0, last_event_id=len(self.found), patience=1) as stream,
+                EventStream(
+                    self.pipeline.api.url, 0, last_event_id=len(self.notifications), timeout=1
+                ) as stream,
             ):
                 for event in stream.events():
-                    assert event.id == len(self.found) + 1
-                    self.found.append(event.data)
+                    assert event.id == len(self.notifications) + 1
+                    self.notifications.append(event.data)
                     events -= 1
                     if events == 0:
                         break
@@ -82,7 +83,7 @@ class RedisCollector(Collector):
         reader = RedisReader(self.pipeline.redis_url)
         while not self.told_to_stop:
             with suppress(redis.RedisError):
-                self.found += reader.turn()
+                self.notifications += reader.turn()
             time.sleep(0.01)
 
 
@@ -119,7 +120,7 @@ class WebhookCollector:
         return list(self._receiver.received)
 
     @property
-    def found(self) -> list[str]:
+    def notifications(self) -> list[str]:
         """What is left without repeats, by position: the bytes of the last request with each id."""
         each = {request.id: request for request in self.received}
         return [one.body.decode() for one in sorted(each.values(), key=lambda one: one.position)]
@@ -131,23 +132,23 @@ class Writer(threading.Thread):
     def __init__(self, api: Api, number: int, writes: int) -> None:
         super().__init__(daemon=True)
         self._url = api.url
-        self._chance = random.Random(SEED + number)
+        self._rng = random.Random(SEED + number)
         self._writes = writes
 
     def run(self) -> None:
         """Write."""
         orders: list[str] = []
-        with QuickClient(self._url) as client:
+        with http_client(self._url) as client:
             for _ in range(self._writes):
-                what = self._chance.random()
-                at = later(hours=self._chance.randrange(300), microseconds=self._chance.randrange(2))
+                what = self._rng.random()
+                at = later(hours=self._rng.randrange(300), microseconds=self._rng.randrange(2))
                 if what < 0.5 or not orders:
-                    body = order_body(at=at, fee=self._chance.randrange(999), calendar=f"c{at.hour % 3}")
+                    body = order_body(at=at, fee=self._rng.randrange(999), calendar=f"c{at.hour % 3}")
                     answer = client.post("/orders", json=body)
                     orders += [answer.json()["id"]] if answer.status_code == http.client.CREATED else []
                 elif what < 0.9:
-                    change = {"totalfee": self._chance.randrange(999), "datetime": at.isoformat()}
-                    answer = client.patch(f"/orders/{self._chance.choice(orders)}", json=change)
+                    change = {"totalfee": self._rng.randrange(999), "datetime": at.isoformat()}
+                    answer = client.patch(f"/orders/{self._rng.choice(orders)}", json=change)
                 else:
                     answer = client.delete(f"/orders/{orders.pop()}")
                 assert answer.status_code in (200, 201, 204, 409), answer.text
@@ -157,13 +158,13 @@ class Writer(threading.Thread):
 def collectors(pipeline: Pipeline) -> Iterator[list[Collector]]:
     """Give a subscriber for each transport, at work."""
     RedisReader(pipeline.redis_url).client.flushdb()
-    found = [FeedCollector(pipeline), StreamCollector(pipeline), RedisCollector(pipeline)]
-    for collector in found:
+    started = [FeedCollector(pipeline), StreamCollector(pipeline), RedisCollector(pipeline)]
+    for collector in started:
         collector.start()
-    yield found
-    for collector in found:
+    yield started
+    for collector in started:
         collector.told_to_stop = True
-    for collector in found:
+    for collector in started:
         collector.join(10)
 
 
@@ -198,13 +199,13 @@ def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_k
     writers = [Writer(pipeline.api, number, 90) for number in range(4)]
     for writer in writers:
         writer.start()
-    chance = random.Random(SEED)
+    rng = random.Random(SEED)
     reader = RedisReader(pipeline.redis_url)
     faults = 0
     while any(writer.is_alive() for writer in writers) or faults < 6:
-        time.sleep(0.15 + chance.random() * 0.2)
+        time.sleep(0.15 + rng.random() * 0.2)
         reader.client.flushdb()
-        victim = chance.choice((pipeline.relay, pipeline.worker))
+        victim = rng.choice((pipeline.relay, pipeline.worker))
         if faults == 3:
             victim = pipeline.worker
             wait_until(lambda: posted.unanswered is not None, "an attempt is under way")
@@ -212,7 +213,7 @@ def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_k
         if victim is pipeline.worker:
             # Nobody serves a webhook now, but that is only known when the lease ends, after 20 s.
             pipeline.database.rows("UPDATE webhook SET leased_until = now() WHERE lease IS NOT NULL")
-        time.sleep(chance.random() * 0.2)
+        time.sleep(rng.random() * 0.2)
         victim.start()
         faults += 1
         if faults % 3 == 0:
@@ -222,14 +223,14 @@ def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_k
     print(f"{count} changes, {faults} times wiped and killed")
     for collector in collectors:
         name = type(collector).__name__
-        wait_until(partial(collector.has_found, count), f"{name} has everything")
+        wait_until(partial(collector.has_received, count), f"{name} has everything")
     log = Feed.after(pipeline.api, limit=100).all()
     assert positions_of(log) == list(range(1, count + 1))
     for collector in collectors:
-        assert collector.found == log, type(collector).__name__
+        assert collector.notifications == log, type(collector).__name__
     assert [name for name, _ in reader.entries()] == [f"{n}-0" for n in range(1, count + 1)]
     wait_until(lambda: missed(pipeline.api, posted.webhook) == {}, "every change was acknowledged")
-    assert posted.found == log
+    assert posted.notifications == log
     received = posted.received
     print(f"{len(received)} webhooks received")
     assert all(request.is_signed_with(posted.webhook["secret"]) for request in received)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from api.change_retention import trim_log
-from api.pages import encode_cursor
+from api.http.pages import encode_cursor
+from api.relay.retention import trim_log
 from tests.builders import later
 from tests.drivers import at_once, wait_until
 from tests.steps import apply_every_change, assign_all, place, whole_log
@@ -56,21 +56,21 @@ def test_filters_let_through_what_they_name_and_next_goes_on_behind_the_rest(api
     api.client.delete(f"/orders/{moved}")
     run(assign_all())
 
-    def found(**query: str) -> list[int]:
+    def positions_with(**query: str) -> list[int]:
         feed = Feed.after(api, 0, **query)
         positions = positions_of(feed.all())
         assert feed.following.startswith("/order-changes?after=5&")  # nothing is looked at twice
         return positions
 
-    assert found(calendar="north") == [1, 3]  # before or after the change
-    assert found(calendar="east") == [3, 4, 5]
-    assert found(calendar="south") == [2]
-    assert found(calendar="nowhere") == []
-    assert found(order=moved) == [1, 3, 4, 5]
-    assert found(order="999") == []
-    assert found(type="order.updated") == [3, 4]
-    assert found(type="order.updated", calendar="north", order=moved) == [3]
-    assert found(limit="1", order=moved) == [1, 3, 4, 5]
+    assert positions_with(calendar="north") == [1, 3]  # before or after the change
+    assert positions_with(calendar="east") == [3, 4, 5]
+    assert positions_with(calendar="south") == [2]
+    assert positions_with(calendar="nowhere") == []
+    assert positions_with(order=moved) == [1, 3, 4, 5]
+    assert positions_with(order="999") == []
+    assert positions_with(type="order.updated") == [3, 4]
+    assert positions_with(type="order.updated", calendar="north", order=moved) == [3]
+    assert positions_with(limit="1", order=moved) == [1, 3, 4, 5]
 
 
 def test_a_waiting_request_is_answered_as_soon_as_there_is_something_that_fits(api: Api, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""``python -m api.order_import``: orders that come with a history of their own, all of them or none."""
+"""``python -m api.orders.import_command``: all orders of a file with a history of its own, or none."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def tick(seconds: float) -> None:
         looks = itertools.count(step=seconds)
-        monkeypatch.setattr("api.order_import.time", SimpleNamespace(monotonic=looks.__next__))
+        monkeypatch.setattr("api.orders.import_command.time", SimpleNamespace(monotonic=looks.__next__))
 
     return tick
 

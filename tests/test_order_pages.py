@@ -13,7 +13,7 @@ from api.orders.filters import OrderFilters
 from api.orders.windows import find_in_window
 from shared.database.engine import DB
 from tests.builders import NOON, later, text_of
-from tests.chance import seeds
+from tests.random_rounds import seeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -53,33 +53,33 @@ def test_no_order_that_stays_is_skipped_or_repeated_whatever_is_written_meanwhil
     api: Api, database: Database, sort: str, seed: int
 ) -> None:
     """Between any two pages orders come, go and move, also the one that the cursor stands behind."""
-    chance = random.Random(f"{sort}-{seed}")
+    rng = random.Random(f"{sort}-{seed}")
     orders_apart(database, 90)
     at_first = {order["id"]: order for order in api.every_order()}
     touched: set[str] = set()
     met: list[dict[str, Any]] = []
     following: str | None = f"/orders?sort={sort}&limit=5"
     while following:
-        limit = chance.randrange(1, 13)
+        limit = rng.randrange(1, 13)
         page = api.client.get(following.replace("limit=5", f"limit={limit}")).json()
         met += page["items"]
         following = page["next"] and page["next"].replace(f"limit={limit}", "limit=5")
         for _ in range(4):
-            victim = met[-1]["id"] if chance.random() < 0.3 else chance.choice(list(at_first))
-            match chance.choice(("create", "delete", "move", "refee")):
+            victim = met[-1]["id"] if rng.random() < 0.3 else rng.choice(list(at_first))
+            match rng.choice(("create", "delete", "move", "refee")):
                 case "create":
-                    at = NOON + timedelta(hours=12 * chance.randrange(90) + chance.choice((4, 8)))
-                    given = {"id": chance.randrange(1, 110_000)} if chance.random() < 0.5 else {}
+                    at = NOON + timedelta(hours=12 * rng.randrange(90) + rng.choice((4, 8)))
+                    given = {"id": rng.randrange(1, 110_000)} if rng.random() < 0.5 else {}
                     assert api.place_order(at=at, **given).status_code in (201, 409)
                 case "delete":
                     touched.add(victim)
                     api.client.delete(f"/orders/{victim}")
                 case "move":
                     touched.add(victim)
-                    at = NOON + timedelta(hours=12 * chance.randrange(90) + 6)
+                    at = NOON + timedelta(hours=12 * rng.randrange(90) + 6)
                     api.client.patch(f"/orders/{victim}", json={"datetime": text_of(at)})
                 case "refee":
-                    api.client.patch(f"/orders/{victim}", json={"totalfee": chance.randrange(1000)})
+                    api.client.patch(f"/orders/{victim}", json={"totalfee": rng.randrange(1000)})
     ids = [order["id"] for order in met]
     stayed = set(at_first) - touched
     assert len(stayed) > 10
@@ -198,10 +198,10 @@ def test_a_window_by_id_is_followed_to_its_end_however_little_is_looked_at_for_a
         ]
         met, after, pages = [], None, 0
         while True:
-            found, edge = run(find_in_window(DB.fetch, filters, after, 4, most))
-            met += [order["id"] for order in found]
+            orders, edge = run(find_in_window(DB.fetch, filters, after, 4, most))
+            met += [order["id"] for order in orders]
             pages += 1
-            after = found[-1]["id"] if len(found) == 4 else edge
+            after = orders[-1]["id"] if len(orders) == 4 else edge
             if after is None:
                 break
         assert met == expected, window

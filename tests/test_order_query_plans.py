@@ -150,13 +150,13 @@ def lists(orders: Orders) -> dict[str, tuple[OrderFilters, list[Any] | None]]:
         "service of every 10,000th, from": {"service": RARE, "earliest": orders.middle},
         "service, calendar": {"service": HUNDREDTH, "calendar": "crew-7"},
     }
-    found = {}
+    queries = {}
     for name, given in filters.items():
         for sort in (*SORTS, *(f"-{one}" for one in SORTS)):
             middle = [orders.count // 2] if sort.endswith("id") else [orders.middle, orders.count // 2]
             for where, after in (("", None), (" behind the middle", middle)):
-                found[f"{name}; sort={sort}{where}"] = (OrderFilters(sort=sort, **given), after)
-    return found
+                queries[f"{name}; sort={sort}{where}"] = (OrderFilters(sort=sort, **given), after)
+    return queries
 
 
 def test_a_page_costs_the_same_among_a_thousand_orders_as_among_many(orders: Orders) -> None:

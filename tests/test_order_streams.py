@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from api.connections import drop_connections_that_take_nothing
+from api.http.connections import close_stalled_connections
 from tests.builders import NOON, later, order_body, text_of
 from tests.drivers import Api, Database, wait_until
 from tests.processes import ServiceProcess, free_port
@@ -186,7 +186,7 @@ def test_a_stream_whose_connection_is_lost_before_its_first_byte_is_asked_for_ag
 
 MANY = 60_000
 FIRST_ID = 1_000_000_000_000
-LIMITS = {"OMS_STATEMENT_TIMEOUT": "1", "OMS_STREAM_PATIENCE": "3"}
+LIMITS = {"OMS_STATEMENT_TIMEOUT": "1", "OMS_STREAM_WRITE_TIMEOUT": "3"}
 """A stream takes longer than any of its statements may: none of them may do the work of all."""
 
 
@@ -351,7 +351,7 @@ def test_looking_for_connections_opens_nothing_for_good() -> None:
     """A copy of a pipe that stays open would keep its reader from ever seeing the end."""
     reader, writer = os.pipe()
     before = psutil.Process().num_fds()
-    drop_connections_that_take_nothing(free_port(), 1.0)
+    close_stalled_connections(free_port(), 1.0)
     assert psutil.Process().num_fds() == before
     os.close(writer)
     assert os.read(reader, 1) == b""

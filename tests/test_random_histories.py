@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from api.order_import import _check_orders
+from api.orders.import_command import _check_orders
 from api.orders.imports import ImportRefusedError, import_orders
 from tests.builders import NOON, text_of
-from tests.chance import ROUNDS
 from tests.model import Answer, Model, ModelOrder
+from tests.random_rounds import ROUNDS
 from tests.steps import apply_every_change
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class History:
                 self.check(command, answer, self.model.rename(service, name))
 
     def do_import(self, command: Import) -> None:
-        """Import orders, as ``python -m api.order_import`` does."""
+        """Import orders, as ``python -m api.orders.import_command`` does."""
         file = f"[{', '.join(written(**vars(order)) for order in command.orders)}]"
         self.imports += 1
         digest = sha256(f"{self.imports}".encode()).hexdigest()
@@ -284,14 +284,14 @@ class History:
         for by, period in (("service", "day"), ("calendar", "week"), ("none", "month"), ("none", "day")):
             answer = self.api.fee_summaries(by=by, group_by=period)
             assert answer["as_of"]["position"] == self.model.changes
-            found = {
+            summaries = {
                 (
                     date.fromisoformat(item["period"]),
                     item["calendar"] if by == "calendar" else item["service"] and int(item["service"]["id"]),
                 ): (item["orders"], Decimal(item["totalfee"]))
                 for item in answer["items"]
             }
-            assert found == self.model.summaries(by, period), (by, period)
+            assert summaries == self.model.summaries(by, period), (by, period)
 
 
 @pytest.mark.timeout(max(300, 4 * HISTORIES))  # a failure is first made as small as possible

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.pages import encode_cursor
+from api.http.pages import encode_cursor
 from tests.builders import NOON, later, text_of
 
 if TYPE_CHECKING:

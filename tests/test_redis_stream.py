@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.change_retention import trim_log
-from api.redis_stream import STREAM, RedisStream
+from api.relay.redis_stream import STREAM, RedisStream
+from api.relay.retention import trim_log
 from shared.change_log import is_change_at
 from shared.database.engine import DB
 from stack.embedded_valkey import EmbeddedValkey
@@ -221,7 +221,7 @@ def test_a_trim_in_the_middle_of_a_look_deletes_no_stream(
         await trim_log()
         return await is_change_at(position, event_id)
 
-    monkeypatch.setattr("api.redis_stream.is_change_at", trim_then_look)
+    monkeypatch.setattr("api.relay.redis_stream.is_change_at", trim_then_look)
     run(publish_all())
     assert [notification for _, notification in reader.entries()] == log
     assert reader.client.xinfo_groups(STREAM)
@@ -233,7 +233,7 @@ def test_a_redis_that_hangs_delays_no_position_and_is_caught_up_with(
     database.add_services()
     with (
         EmbeddedValkey(tmp_path / "valkey") as valkey,
-        ServiceProcess("api.relay", database=postgres_url, redis=valkey.url) as relay,
+        ServiceProcess("api.relay.main", database=postgres_url, redis=valkey.url) as relay,
     ):
         reader = RedisReader(valkey.url)
         run(place(later()))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.relay import Relay
+from api.relay.main import Relay
 from shared.change_log import FEE_SUMMARIES, move_cursor
 from shared.database.transaction import transaction
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES
 from tests.builders import later
 from tests.steps import applied, apply_every_change, place
-from worker.fee_summaries import apply_changes
+from worker.fee_summaries.consumer import apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -27,7 +27,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 @pytest.fixture(autouse=True)
 def _one_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every consumer is published to alike: these tests look at one."""
-    monkeypatch.setattr("api.relay.CONSUMERS", {FEE_SUMMARIES: APPLY_TO_FEE_SUMMARIES})
+    monkeypatch.setattr("api.relay.publisher.CONSUMERS", {FEE_SUMMARIES: APPLY_TO_FEE_SUMMARIES})
 
 
 @pytest.fixture(autouse=True)

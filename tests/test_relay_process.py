@@ -23,7 +23,7 @@ from tests.drivers import Database, wait_until
 from tests.processes import ServiceProcess
 from tests.steps import applied, place
 from tests.task_queue import Queue
-from worker.fee_summaries import apply_changes
+from worker.fee_summaries.consumer import apply_changes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ def test_while_redis_is_away_positions_are_assigned_and_everything_is_published_
 ) -> None:
     """The log and whoever reads it do not depend on Redis."""
     own_valkey.kill()
-    with ServiceProcess("api.relay", database=postgres_url, redis=own_valkey.url) as relay:
+    with ServiceProcess("api.relay.main", database=postgres_url, redis=own_valkey.url) as relay:
         run(place(later(days=0)))
         wait_until(lambda: assigned(database) == 1, "assigned without Redis")
         run(place(later(days=1)))
@@ -72,7 +72,7 @@ def test_a_redis_that_refuses_or_hangs_neither_ends_the_relay_nor_blocks_it_for_
 ) -> None:
     """Out of memory, then stopped with SIGSTOP; also a stop is heard within ten seconds."""
     queue = Queue(own_valkey.url)
-    with ServiceProcess("api.relay", database=postgres_url, redis=own_valkey.url) as relay:
+    with ServiceProcess("api.relay.main", database=postgres_url, redis=own_valkey.url) as relay:
         run(place(later(days=0)))
         wait_until(lambda: run(_apply(queue)) == 1, "applied")
 
@@ -107,7 +107,7 @@ def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
     with ExitStack() as processes:
 
         def start_relay() -> ServiceProcess:
-            process = ServiceProcess("api.relay", database=postgres_url, redis=redis_url)
+            process = ServiceProcess("api.relay.main", database=postgres_url, redis=redis_url)
             return processes.enter_context(process)
 
         leading = start_relay()
@@ -134,7 +134,7 @@ def test_sessions_that_are_ended_as_they_begin_do_not_end_the_relay(
     """
     with (
         farewell_to(range(1, 3), tmp_path, postgres_url) as url,
-        ServiceProcess("api.relay", database=url, redis=redis_url) as relay,
+        ServiceProcess("api.relay.main", database=url, redis=redis_url) as relay,
     ):
         run(place(later(days=0)))
         wait_until(lambda: is_assigned(database, 1), f"assigned: {relay.log}")
@@ -147,7 +147,7 @@ def test_a_heartbeat_that_can_not_be_shown_ends_nothing(
     """A full disk makes the relay look dead, which is then told once, but it is not."""
     nowhere = str(tmp_path / "missing" / "beat")
     with ServiceProcess(
-        "api.relay", database=postgres_url, redis=redis_url, OMS_HEARTBEAT_FILE=nowhere
+        "api.relay.main", database=postgres_url, redis=redis_url, OMS_HEARTBEAT_FILE=nowhere
     ) as relay:
         run(place(later(days=0)))
         wait_until(lambda: is_assigned(database, 1), "assigned")
@@ -216,16 +216,16 @@ def test_a_relay_leads_again_however_often_its_sessions_are_ended(
     """At random moments: one in thirteen used to leave it waiting for itself."""
     seed = 5
     print(f"seed {seed}")
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     with (
         Database(own_database_url) as database,
         ServiceProcess(
-            "api.relay", database=own_database_url, redis=redis_url, OMS_RELAY_INTERVAL="0.01"
+            "api.relay.main", database=own_database_url, redis=redis_url, OMS_RELAY_INTERVAL="0.01"
         ) as relay,
     ):
         for times in range(1, 13):
             wait_until(partial(leads, relay, times), "the relay leads")
-            time.sleep(0.02 + chance.random() * 0.05)
+            time.sleep(0.02 + rng.random() * 0.05)
             database.rows(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -18,19 +18,21 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from api import fields, services
 from api.fee_summaries.parameters import read_date
-from api.idempotency import _KEY
+from api.http import fields
+from api.http.entity_tags import _LIST
+from api.http.idempotency import _KEY
+from api.http.json_text import read_json
+from api.http.parameters import read_boolean, read_limit
+from api.http.request_log import _USABLE
+from api.http.times import read_datetime
 from api.orders import bodies
-from api.preconditions import _LIST
-from api.request_log import _USABLE
-from api.requests import read_json, read_limit, read_yes_no
-from api.times import read_datetime
+from api.services import bodies as services
 from api.webhooks import bodies as webhooks
-from contract.document import Place
-from contract.validation import read_json as read_exactly
-from tests.chance import ROUNDS
-from tests.promises import CONTRACT, SCHEMAS
+from contract.checks.document import Place
+from contract.checks.validation import read_json as read_exactly
+from tests.contract_schemas import CONTRACT, SCHEMAS
+from tests.random_rounds import ROUNDS
 
 FEW = settings(
     derandomize=True,
@@ -204,7 +206,7 @@ def test_a_limit_is_accepted_where_it_fits_the_schema() -> None:
 
 def test_a_boolean_parameter_is_true_or_false() -> None:
     """In lower case, as JSON writes them."""
-    assert [text for text in ("true", "false", "True", "1", "yes", "") if accepted(read_yes_no, text)] == [
+    assert [text for text in ("true", "false", "True", "1", "yes", "") if accepted(read_boolean, text)] == [
         "true",
         "false",
     ]
@@ -233,12 +235,12 @@ MODELS: dict[str, type[BaseModel]] = {
 
 def test_every_request_body_of_the_contract_has_a_model() -> None:
     """And every model is the contract's."""
-    found = {
+    schemas = {
         content.child("schema").pointer.rpartition("/")[2]  # type: ignore[union-attr]  # each content has one
         for body in CONTRACT.members("components")["requestBodies"].children()
         for content in body[1].members("content").values()
     }
-    assert found == MODELS.keys()
+    assert schemas == MODELS.keys()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -291,7 +293,7 @@ def test_a_body_is_accepted_by_the_code_where_it_fits_the_schema(name: str, body
     promised = SCHEMAS.faults(place(f"schemas/{name}"), read_exactly(text)) == []
     try:
         MODELS[name].model_validate(read_json(text.encode()), strict=True)
-        found = True
+        is_accepted = True
     except ValidationError:
-        found = False
-    assert found == promised
+        is_accepted = False
+    assert is_accepted == promised

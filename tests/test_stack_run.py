@@ -22,10 +22,9 @@ from stack.child_processes import StackError, living, working_in
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.run import Plan, Stack
 from stack.state_folder import StateFolder
-from tests.drivers import wait_until
-from tests.processes import ROOT, ServiceProcess, free_port, migrate
-from tests.quick_client import QuickClient
-from tests.supervisor import READY, STOPPED_WITHIN, Run, stack_environment
+from tests.drivers import http_client, wait_until
+from tests.processes import ROOT, ServiceProcess, call_command, free_port
+from tests.supervisor import READY, STOP_TIMEOUT_SECONDS, Run, stack_environment
 
 
 def _refused(state: Path, port: int) -> str:
@@ -74,7 +73,7 @@ def address(running: Run) -> str:
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[httpx.Client]:
     """Give a caller who is in a hurry."""
-    with QuickClient(address, timeout=5) as client:
+    with http_client(address, timeout=5) as client:
         yield client
 
 
@@ -134,10 +133,10 @@ def test_a_second_run_in_one_folder_is_refused_in_one_line(running: Run) -> None
 
 
 def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
-    """What `make import` does: the sample file was imported already, which is harmless."""
+    """What `make import` does: the sample file was imported already, which is escape_formula."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.order_import"),
+            *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.orders.import_command"),
             *("sample-data/orders.json", "--services", "sample-data/services.json"),
         ],
         cwd=ROOT,
@@ -152,12 +151,12 @@ def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
     new_database_url: str, tmp_path: Path
 ) -> None:
     """What `OMS_DATABASE_URL=… make import` does; without that address it needs a stack."""
-    migrate(new_database_url)
+    call_command("shared.database.migrate", database=new_database_url).check_returncode()
     own = {"OMS_DATABASE_URL": new_database_url}
     for given, status, said in ((own, 0, "imported 3 orders"), ({}, 2, "nothing runs in")):
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.order_import"),
+                *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.orders.import_command"),
                 *("sample-data/orders.json", "--services", "sample-data/services.json"),
             ],
             cwd=ROOT,
@@ -197,7 +196,7 @@ def test_a_killed_postgresql_is_started_again_with_all_that_was_acknowledged(
     stored: list[int] = []
     killed = False
     deadline = time.monotonic() + 30.0
-    with QuickClient(address) as client:
+    with http_client(address) as client:
         while not killed or len(stored) < 10:
             assert time.monotonic() < deadline
             number = 9100 + len(stored)
@@ -255,7 +254,7 @@ def test_a_run_that_is_told_to_stop_while_postgresql_recovers_does_so_at_once(st
         assert "starting" in _server_state(data)
         processes = run.processes()
         run.process.send_signal(signal.SIGTERM)
-        run.wait_until_ended(STOPPED_WITHIN)
+        run.wait_until_ended(STOP_TIMEOUT_SECONDS)
         assert run.process.returncode == 0, run.said
         wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
     finally:
@@ -317,7 +316,7 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
     assert client.post("/orders", json=order).status_code == 201
     before = {process.pid for process in running.processes()}
     running.process.kill()
-    running.process.wait(STOPPED_WITHIN)
+    running.process.wait(STOP_TIMEOUT_SECONDS)
 
     again = Run(running.state, int(address.rsplit(":", 1)[1]))
     try:
@@ -331,9 +330,9 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
 
         begun = time.monotonic()
         again.process.send_signal(signal.SIGTERM)
-        again.process.send_signal(signal.SIGINT)  # an impatient Ctrl-C changes nothing
-        again.wait_until_ended(STOPPED_WITHIN)
-        assert time.monotonic() - begun < STOPPED_WITHIN
+        again.process.send_signal(signal.SIGINT)  # a Ctrl-C while it stops changes nothing
+        again.wait_until_ended(STOP_TIMEOUT_SECONDS)
+        assert time.monotonic() - begun < STOP_TIMEOUT_SECONDS
         assert again.process.returncode == 0
         # Of a killed group only the leader is waited for; the others are on their way out.
         wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)

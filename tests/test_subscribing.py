@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from contract.document import EVENTS, load
+from contract.checks.document import EVENTS, load
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.processes import ROOT
@@ -76,22 +76,22 @@ class Consumer:
 @pytest.fixture
 def consumers(pipeline: Pipeline, tmp_path: Path) -> Iterator[list[Consumer]]:
     """Give the guide's consumers, not running."""
-    found = []
+    created = []
     for name in PROGRAMS:
         folder = tmp_path / name
         folder.mkdir()
-        found.append(Consumer(name, folder, pipeline))
+        created.append(Consumer(name, folder, pipeline))
     try:
-        yield found
+        yield created
     finally:
-        for consumer in found:
+        for consumer in created:
             consumer.kill()
 
 
 def test_every_consumer_of_the_guide_survives_being_killed_without_losing_or_repeating_work(
     pipeline: Pipeline, consumers: list[Consumer]
 ) -> None:
-    chance = random.Random(41)
+    rng = random.Random(41)
     api = pipeline.api
     assert {consumer.name for consumer in consumers} == {"feed", "stream", "redis_stream"}
     for consumer in consumers:
@@ -101,9 +101,9 @@ def test_every_consumer_of_the_guide_survives_being_killed_without_losing_or_rep
         for _ in range(30):
             order = api.placed_order(at=later(days=placed))["id"]
             placed += 1
-            if chance.random() < 0.3:
+            if rng.random() < 0.3:
                 api.client.delete(f"/orders/{order}")
-            time.sleep(chance.random() * 0.02)
+            time.sleep(rng.random() * 0.02)
         for consumer in consumers:
             consumer.kill()
         if round_ == 1:
@@ -124,8 +124,8 @@ def test_every_consumer_of_the_guide_survives_being_killed_without_losing_or_rep
 
 def event_of(text: str) -> dict[str, Any]:
     """Read a notification."""
-    found: dict[str, Any] = json.loads(text)
-    return found
+    event: dict[str, Any] = json.loads(text)
+    return event
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")

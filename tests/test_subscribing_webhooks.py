@@ -18,9 +18,8 @@ import httpx
 import pytest
 
 from tests.builders import later
-from tests.drivers import wait_until
+from tests.drivers import http_client, wait_until
 from tests.processes import ROOT, free_port
-from tests.quick_client import QuickClient
 from tests.webhook_steps import deliver, deliveries, make_due, missed, subscribe
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def receiver(folder: Path, port: int, secret: str) -> Iterator[subprocess.Popen[
         stderr=subprocess.DEVNULL,
     )
     try:
-        with QuickClient(f"http://127.0.0.1:{port}") as client:
+        with http_client(f"http://127.0.0.1:{port}") as client:
             wait_until(lambda: answers(client), "the receiver listens")
         yield process
     finally:
@@ -108,12 +107,12 @@ def test_the_commands_of_the_guide_lead_from_nothing_to_a_verified_webhook(
         ).stdout
 
     def answers_to(block: str) -> list[Any]:
-        found, text = [], shell(block).strip()
+        parsed, text = [], shell(block).strip()
         while text:
             answer, end = json.JSONDecoder().raw_decode(text)
-            found.append(answer)
+            parsed.append(answer)
             text = text[end:]
-        return found
+        return parsed
 
     (webhook,) = answers_to(subscribing)
     assert webhook["url"] == f"http://127.0.0.1:{port}/"

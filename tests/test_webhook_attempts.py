@@ -11,8 +11,8 @@ from tests.builders import later
 from tests.processes import free_port
 from tests.webhook_receiver import OK, Answer, Receiver
 from tests.webhook_steps import client, deliver, deliveries, fan_out, make_due, missed, subscribe
-from worker.webhook_deliveries import attempt_due
-from worker.webhook_schedule import STEPS_SECONDS
+from worker.webhooks.attempts import attempt_due
+from worker.webhooks.schedule import STEPS_SECONDS
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from shared.webhook_addresses import Address, AddressPolicy, read_networks
 from tests.processes import free_port
 from tests.webhook_receiver import CERTIFICATE, Answer, Receiver
-from worker.webhook_client import ANSWER_BYTES, Message, Outcome, Resolve, WebhookClient, signed_headers
+from worker.webhooks.client import ANSWER_BYTES, Message, Outcome, Resolve, WebhookClient, signed_headers
 
 SECRET = "whsec_dGhpcnR5LXR3byBieXRlcyBvZiBub3RoaW5nIHNlY3JldA=="
 OTHER = "whsec_YW5vdGhlciBzZWNyZXQsIG9mIG90aGVyIGJ5dGVzIHN0aWxs"
@@ -28,8 +28,8 @@ def resolver(*answers: str) -> tuple[Resolve, list[str]]:
 
     async def resolve(host: str, _port: int) -> Sequence[Address]:
         asked.append(host)
-        found = answers[min(len(asked), len(answers)) - 1]
-        return [ip_address(address) for address in found.split(",")]
+        addresses = answers[min(len(asked), len(answers)) - 1]
+        return [ip_address(address) for address in addresses.split(",")]
 
     return resolve, asked
 

@@ -66,8 +66,8 @@ def test_a_test_is_sent_once_and_tells_how_it_went(api: Api, receiver: Receiver,
     run(deliver())
     assert receiver.received[0].is_signed_with(webhook["secret"])
     assert receiver.received[0].event["type"] == "webhook.test"
-    found = api.client.get(answer.headers["location"]).json()
-    assert (found["status"], found["attempts"][0]["status"]) == ("exhausted", 500)
+    delivery = api.client.get(answer.headers["location"]).json()
+    assert (delivery["status"], delivery["attempts"][0]["status"]) == ("exhausted", 500)
     shown = api.client.get(f"/webhooks/{webhook['id']}").json()
     assert (shown["enabled"], shown["failing_since"]) == (True, None)
     assert missed(api, webhook) == {}

@@ -49,6 +49,6 @@ def test_a_worker_killed_in_an_attempt_and_a_wiped_redis_lose_nothing(
     wait_until(lambda: missed(pipeline.api, webhook) == {}, "everything was acknowledged")
     assert receiver.positions == [1, 1, 2, 3, 4]
     assert receiver.ids[0] == receiver.ids[1]
-    found = deliveries(pipeline.api, webhook)
-    assert {d["status"] for d in found} == {"delivered"}
-    assert [(len(d["interrupted"]), len(d["attempts"])) for d in found] == [(1, 1), (0, 1), (0, 1), (0, 1)]
+    listed = deliveries(pipeline.api, webhook)
+    assert {d["status"] for d in listed} == {"delivered"}
+    assert [(len(d["interrupted"]), len(d["attempts"])) for d in listed] == [(1, 1), (0, 1), (0, 1), (0, 1)]

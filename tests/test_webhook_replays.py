@@ -13,11 +13,11 @@ from api.webhooks import commands
 from api.webhooks.bodies import Replay
 from api.webhooks.errors import TooMuchToReplayError
 from tests.builders import later
-from tests.chance import seeds
+from tests.random_rounds import seeds
 from tests.steps import assign_all
 from tests.webhook_receiver import OK, Answer, Receiver
 from tests.webhook_steps import client, deliver, deliveries, fan_out, make_due, missed, subscribe
-from worker.webhook_deliveries import attempt_due
+from worker.webhooks.attempts import attempt_due
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
@@ -127,11 +127,11 @@ def test_acknowledged_and_listed_are_together_everything_that_matched(  # noqa: 
     api: Api, receiver: Receiver, run: Run, database: Database, seed: int
 ) -> None:
     """Whatever is answered, disabled, enabled, replayed or cut off in between, and at every moment."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     acknowledged: set[int] = set()
 
     def answer(request: Any) -> Answer:
-        status = chance.choice((200, 200, 204, 301, 400, 500, 503) if chance.random() < 0.98 else (410,))
+        status = rng.choice((200, 200, 204, 301, 400, 500, 503) if rng.random() < 0.98 else (410,))
         if status < 300:
             acknowledged.add(request.position)
         return Answer(status)
@@ -146,17 +146,17 @@ def test_acknowledged_and_listed_are_together_everything_that_matched(  # noqa: 
     async def cut_off() -> None:
         async with client() as sender:
             task = asyncio.create_task(attempt_due(sender))
-            await asyncio.sleep(chance.random() * 0.03)
+            await asyncio.sleep(rng.random() * 0.03)
             task.cancel()
             await asyncio.wait({task})
 
     for step in range(60):
-        match chance.randrange(9):
+        match rng.randrange(9):
             case 0 | 1 | 2:
-                order = api.placed_order(at=later(hours=3 * step), calendar=chance.choice("ab"))
+                order = api.placed_order(at=later(hours=3 * step), calendar=rng.choice("ab"))
                 orders.append(order["id"])
             case 3 if orders:
-                api.client.delete(f"/orders/{orders.pop(chance.randrange(len(orders)))}")
+                api.client.delete(f"/orders/{orders.pop(rng.randrange(len(orders)))}")
             case 4:
                 run(deliver())
             case 5:
@@ -166,9 +166,9 @@ def test_acknowledged_and_listed_are_together_everything_that_matched(  # noqa: 
                 run(fan_out(at_once=2))
                 run(cut_off())
             case 7:
-                api.client.patch(path, json={"enabled": chance.random() < 0.8})
+                api.client.patch(path, json={"enabled": rng.random() < 0.8})
             case _:
-                api.client.post(path + "/replay", json=chance.choice(({}, {})))
+                api.client.post(path + "/replay", json=rng.choice(({}, {})))
         matched = {
             change["position"]
             for change in database.rows(

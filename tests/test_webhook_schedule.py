@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from worker.webhook_schedule import (
+from worker.webhooks.schedule import (
     GIVEN_UP_AFTER,
     SERIES_BREAKS_AFTER,
     STEPS_SECONDS,

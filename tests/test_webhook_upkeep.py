@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from api.relay import Relay
-from api.webhooks.upkeep import are_attempts_due, forget_old_deliveries
-from shared.database.locks import ATTEMPTS_LOCK
+from api.relay.main import Relay
+from api.relay.retention import delete_old_deliveries
+from api.relay.scheduler import attempts_are_due
 from shared.task_queue import ATTEMPTS_QUEUE
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.webhook_receiver import Answer, Receiver
 from tests.webhook_steps import client, deliver, deliveries, fan_out, make_due, missed, subscribe
-from worker.webhook_deliveries import attempt_due
+from worker.webhooks.attempts import attempt_due
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
@@ -40,7 +40,7 @@ def test_attempts_are_due_until_somebody_attends_to_them(
     """Not without deliveries, not during an attempt, not under a lease, not before the next step."""
 
     def due() -> bool:
-        return bool(run(are_attempts_due(ATTEMPTS_LOCK)))
+        return bool(run(attempts_are_due()))
 
     receiver.answer = lambda _: Answer(500, after=0.3)
     subscribe(api, receiver.url)
@@ -53,9 +53,9 @@ def test_attempts_are_due_until_somebody_attends_to_them(
         async with client() as sender:
             task = asyncio.create_task(attempt_due(sender))
             await asyncio.sleep(0.15)
-            found = await are_attempts_due(ATTEMPTS_LOCK)
+            are_due = await attempts_are_due()
             await task
-            return found
+            return are_due
 
     assert run(look_meanwhile()) is False
     assert not due(), "the next attempt is later"
@@ -92,12 +92,12 @@ def test_deliveries_are_forgotten_with_their_changes_and_the_list_says_from_wher
     for number in range(6):
         api.placed_order(at=later(hours=3 * number))
     run(deliver())
-    assert run(forget_old_deliveries()) == 0
+    assert run(delete_old_deliveries()) == 0
     database.rows("DELETE FROM order_change WHERE position <= 3")
     database.rows("UPDATE change_log SET first_position = 4")
     api.client.delete(f"/webhooks/{deleted['id']}")
     database.rows("UPDATE webhook SET deleted_at = deleted_at - interval '2 hours'")
-    assert run(forget_old_deliveries()) == 3 + 6
+    assert run(delete_old_deliveries()) == 3 + 6
     assert [d["position"] for d in deliveries(api, webhook)] == [4, 5, 6]
     assert missed(api, webhook) == {4: "retrying", 6: "retrying"}
     as_of = api.client.get(f"/webhooks/{webhook['id']}/missed").json()["as_of"]

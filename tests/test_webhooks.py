@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from api.idempotency import IdempotencyKey
+from api.http.idempotency_keys import IdempotencyKey
 from api.webhooks.bodies import SecretRotation
 from api.webhooks.commands import delete_webhook, rotate_secret, rotation_of
 from api.webhooks.errors import WebhookNotFoundError
-from contract.validation import read_json
+from contract.checks.validation import read_json
 from shared.database.rows import rows
 from tests.builders import order_body
-from tests.promises import CONTRACT, SCHEMAS
+from tests.contract_schemas import CONTRACT, SCHEMAS
 from tests.webhook_steps import subscribe
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def fits(answer: httpx.Response, schema: str) -> bool:
 
 
 def test_a_webhook_is_made_with_a_secret_that_is_shown_once(api: Api) -> None:
-    """32 bytes of chance, in the form that libraries read."""
+    """32 random bytes, in the form that libraries read."""
     answer = api.client.post("/webhooks", json={"url": URL, "description": "Planung für Süd"})
     assert answer.status_code == 201
     assert fits(answer, "WebhookWithSecret")
@@ -46,9 +46,9 @@ def test_a_webhook_is_made_with_a_secret_that_is_shown_once(api: Api) -> None:
     webhook = answer.json()
     secret = webhook.pop("secret")
     assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
-    found = api.client.get(answer.headers["location"])
-    assert fits(found, "Webhook")
-    assert found.json() == webhook
+    read = api.client.get(answer.headers["location"])
+    assert fits(read, "Webhook")
+    assert read.json() == webhook
     assert secret not in api.client.get("/webhooks").text
 
 

@@ -46,8 +46,8 @@ def test_a_task_that_ran_out_of_time_is_over_before_the_next_begins(loop: ChildL
 
     async def next_task() -> bool:
         await asyncio.sleep(0.4)
-        found = await row("SELECT pg_try_advisory_lock(1) AS is_free")
-        return bool(found and found["is_free"])
+        lock = await row("SELECT pg_try_advisory_lock(1) AS is_free")
+        return bool(lock and lock["is_free"])
 
     signal.setitimer(signal.ITIMER_REAL, 0.15)
     with pytest.raises(SoftTimeLimitExceeded):

@@ -8,12 +8,13 @@ from shared.change_log import WEBHOOK_DELIVERIES, changes_after, cursor_of
 from shared.changes import batch_of
 from shared.settings import settings
 from tests.steps import assign_all
-from worker.webhook_client import WebhookClient
-from worker.webhook_deliveries import apply_changes, attempt_due
+from worker.webhooks.attempts import attempt_due
+from worker.webhooks.client import WebhookClient
+from worker.webhooks.fan_out import apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
-    from worker.webhook_client import Resolve
+    from worker.webhooks.client import Resolve
 
 
 def subscribe(api: Api, url: str, **fields: Any) -> dict[str, Any]:
@@ -34,9 +35,9 @@ def client(seconds: float = 5, ca_file: str = "", resolve: Resolve | None = None
 async def fan_out(at_once: int = 500) -> int:
     """Give positions and make deliveries of every change; return the position reached."""
     await assign_all()
-    while changes := await changes_after((await cursor_of(WEBHOOK_DELIVERIES))[0], at_once):
+    while changes := await changes_after((await cursor_of(WEBHOOK_DELIVERIES)).position, at_once):
         await apply_changes(batch_of(changes))
-    return (await cursor_of(WEBHOOK_DELIVERIES))[0]
+    return (await cursor_of(WEBHOOK_DELIVERIES)).position
 
 
 async def deliver(seconds: float = 5) -> int:
@@ -61,7 +62,7 @@ def deliveries(api: Api, webhook: dict[str, Any], **query: str) -> list[dict[str
 def missed(api: Api, webhook: dict[str, Any]) -> dict[int, str]:
     """Say what a webhook missed: position and reason."""
     items = api.every_item(f"/webhooks/{webhook['id']}/missed?limit=100")
-    found = {item["position"]: item["reason"] for item in items}
-    assert len(found) == len(items)
-    assert list(found) == sorted(found)
-    return found
+    reasons = {item["position"]: item["reason"] for item in items}
+    assert len(reasons) == len(items)
+    assert list(reasons) == sorted(reasons)
+    return reasons

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.change_log import hold_cursor, is_change_at, move_cursor
+from shared.change_log import is_change_at, lock_cursor, move_cursor
 from shared.database.transaction import transaction
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ async def apply_once(consumer: str, batch: Batch, apply: Callable[[Batch, int], 
 
     """
     async with transaction():
-        position = await hold_cursor(consumer)
+        position = await lock_cursor(consumer)
         if batch.last <= position:
             return 0
         if batch.first > position + 1:

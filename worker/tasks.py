@@ -20,18 +20,20 @@ from shared.task_queue import (
     PROVE_FEE_SUMMARIES,
     app,
 )
-from worker import fee_summaries, webhook_deliveries
 from worker.batches import BatchAheadError, ForeignBatchError
 from worker.child_loop import ChildLoop
-from worker.fee_summary_proof import prove_if_asked
-from worker.webhook_client import WebhookClient
+from worker.fee_summaries import consumer as fee_summaries
+from worker.fee_summaries.proof import prove_if_asked
+from worker.webhooks import fan_out
+from worker.webhooks.attempts import attempt_due
+from worker.webhooks.client import WebhookClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 log = structlog.get_logger("worker")
 
-PATIENCE_SECONDS = 0.5
+BATCH_AHEAD_TIMEOUT_SECONDS = 0.5
 """How long a batch that is ahead waits for the one before it, which another child may be applying."""
 
 
@@ -48,9 +50,9 @@ def _end_child(**_: object) -> None:
     _loop.close()
 
 
-def _patiently(apply: Callable[[], int]) -> int | None:
+def _apply_in_order(apply: Callable[[], int]) -> int | None:
     """Apply a batch, giving the one before it a moment to arrive; None when it did not."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    give_up = time.monotonic() + BATCH_AHEAD_TIMEOUT_SECONDS
     while True:
         try:
             return apply()
@@ -71,7 +73,7 @@ def apply_changes_to_webhook_deliveries(
     first: int, last: int, last_event_id: str, notifications: str
 ) -> None:
     """Make the deliveries of a batch of changes."""
-    _apply(webhook_deliveries.apply_changes, Batch(first, last, last_event_id, notifications))
+    _apply(fan_out.apply_changes, Batch(first, last, last_event_id, notifications))
 
 
 @app.task(name=ATTEMPT_DUE_DELIVERIES)
@@ -93,13 +95,13 @@ async def _attempt_due() -> int:
         at_once=found.webhook_endpoints_at_once,
         ca_file=found.webhook_ca_file,
     ) as client:
-        return await webhook_deliveries.attempt_due(client)
+        return await attempt_due(client)
 
 
 def _apply(apply_changes: Callable[[Batch], Coroutine[Any, Any, int]], batch: Batch) -> None:
     first, last = batch.first, batch.last
     try:
-        applied = _patiently(lambda: _loop.run(apply_changes(batch)))
+        applied = _apply_in_order(lambda: _loop.run(apply_changes(batch)))
     except DatabaseUnavailableError as error:
         # Not an error of the task: the relay publishes again from the cursor when PostgreSQL is back.
         log.warning("database_unavailable", reason=str(error))

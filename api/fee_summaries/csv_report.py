@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from api.exports import csv_lines
 from api.fee_summaries.positions import Standing, refuse_changed
 from api.fee_summaries.reports import ReportQuery, item_figures, total_figures
-from api.times import utc_text
+from api.http.row_streams import csv_lines
+from api.http.times import utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class CsvReport:
         """Write some rows, in the order of the statement.
 
         Raises:
-            ReportExpiredError, ProblemError: the report can't be given; with the first rows only.
+            ReportExpiredError, ReportTooLargeError: the report can't be given; with the first rows only.
 
         """
         if self._total is None:

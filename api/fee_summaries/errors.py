@@ -1,4 +1,4 @@
-"""Why figures can't be given. Nouns with data; ``api/problems.py`` says how each is answered."""
+"""Why figures can't be given. Nouns with data; ``api/problem_map.py`` says how each is answered."""
 
 from __future__ import annotations
 
@@ -24,10 +24,18 @@ class SummariesBehindError(Exception):
 
     position: int
     time: datetime
-    asked: str
+    requested: str
     """What was asked for, in words."""
-    asked_position: int | None
+    requested_position: int | None
     """Its position; None while it has none."""
+
+
+@dataclass
+class ReportTooLargeError(Exception):
+    """A report with ``fill=zero`` would have more items than one report may have."""
+
+    items: int
+    limit: int
 
 
 @dataclass

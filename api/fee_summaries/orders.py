@@ -8,17 +8,14 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from api.fee_summaries.positions import STANDING
-from api.times import utc_text
+from api.http.json_text import encode_text
+from api.http.times import utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shared.database.rows import Row
-
-_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 # Orders as they were at a position: those that no later change touched are as they are, the others as their
 # first later change found them. A change that has no position yet is a later one. Local midnight may come
@@ -117,7 +114,7 @@ class CountedOrdersQuery:
             (service["share"] for service in services if not chosen or int(service["id"]) in chosen),
             Decimal(0),
         )
-        return _encode(
+        return encode_text(
             {
                 "id": order["id"],
                 "version": int(order["version"]),
@@ -128,7 +125,7 @@ class CountedOrdersQuery:
                 "services": services,
                 "counted": counted,
             }
-        ).decode()
+        )
 
 
 def place_of(found: Row) -> list[object]:

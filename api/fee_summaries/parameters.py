@@ -6,15 +6,15 @@ import re
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from api import fields
 from api.fee_summaries import positions
 from api.fee_summaries.reports import PERIODS, ReportQuery
-from api.problems import Fault, malformed
-from api.requests import read_limit
-from api.times import EARLIEST, LATEST
+from api.http import fields
+from api.http.parameters import PAGING, Query, Readers, read_seconds
+from api.http.problems import Fault, malformed
+from api.http.times import EARLIEST, LATEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 LAST_END = date(LATEST.year + 1, 1, 1)
@@ -25,21 +25,19 @@ def read_date(value: str) -> date:
     """Read a date of 1970 to 2199, or the day after.
 
     Raises:
-        ValueError: it is none; the text says what would be right.
+        ValueError: it is not; the message says what would be right.
 
     """
     try:
-        found = date.fromisoformat(value) if _DATE.fullmatch(value) else None
+        day = date.fromisoformat(value) if _DATE.fullmatch(value) else None
     except ValueError:
-        found = None
-    if found is None or not EARLIEST.date() <= found <= LAST_END:
-        message = "must be a date from 1970-01-01 to 2200-01-01, such as 2022-11-01"
-        raise ValueError(message)
-    return found
+        day = None
+    if day is None or not EARLIEST.date() <= day <= LAST_END:
+        raise ValueError("must be a date from 1970-01-01 to 2200-01-01, such as 2022-11-01")
+    return day
 
 
-REPEATABLE = ("by", "service", "calendar")
-SCOPE: Mapping[str, Callable[[str], Any]] = {
+SCOPE: Readers = {
     "from": read_date,
     "to": read_date,
     "service": fields.read_id,
@@ -47,14 +45,19 @@ SCOPE: Mapping[str, Callable[[str], Any]] = {
     "position": fields.read_position,
     "min_position": fields.read_position,
     "after_version": positions.read_order_version,
-    "wait": positions.read_wait,
+    "wait": read_seconds(positions.LONGEST_WAIT_SECONDS),
 }
-DIVISION: Mapping[str, Callable[[str], Any]] = {
-    "group_by": fields.one_of(*PERIODS),
-    "by": fields.one_of("service", "calendar", "none"),
-    "fill": fields.one_of("zero"),
-}
-PAGING: Mapping[str, Callable[[str], Any]] = {"limit": read_limit, "cursor": str}
+REPORT = Query(
+    {
+        **SCOPE,
+        "group_by": fields.one_of(*PERIODS),
+        "by": fields.one_of("service", "calendar", "none"),
+        "fill": fields.one_of("zero"),
+    },
+    json_readers=PAGING,
+    repeatable=("by", "service", "calendar"),
+)
+COUNTED_ORDERS = Query({**SCOPE, **PAGING}, repeatable=("service", "calendar"))
 
 
 def read_days(query: Mapping[str, Any]) -> tuple[date | None, date | None]:

@@ -15,15 +15,17 @@ from hashlib import blake2s
 from typing import TYPE_CHECKING, Any
 
 from api.fee_summaries.errors import OrderVersionNotFoundError, ReportExpiredError, SummariesBehindError
-from api.fields import read_id
-from api.times import utc_text
+from api.http.fields import read_id
+from api.http.times import utc_text
+from shared.database.engine import DB
 from shared.database.rows import row
 from shared.fee_summaries import FURTHEST_BACK
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
-    from api.pages import Filters
+    from api.http.pages import Filters
 
 GREATEST_VERSION = 999_999_999
 
@@ -73,7 +75,7 @@ class Standing:
     named_at: datetime | None
 
     @classmethod
-    def of(cls, found: dict[str, Any]) -> Standing:
+    def of(cls, found: Mapping[str, Any]) -> Standing:
         """Take it from a row of a statement that begins with ``STANDING``."""
         return cls(**{name: found[name] for name in cls.__dataclass_fields__})
 
@@ -100,10 +102,7 @@ async def standing_at(position: int | None) -> Standing:
 
 async def _look(position: int | None) -> tuple[Standing, int]:
     """Give what ``standing_at`` gives, and the last position that was given to a change."""
-    found = await row(_STANDING_NOW, position)
-    if found is None:
-        message = "fee_summary_state has no row"
-        raise LookupError(message)
+    (found,) = await DB.fetch(_STANDING_NOW, position)
     return Standing.of(found), found["assigned"]
 
 
@@ -141,14 +140,6 @@ def refuse_changed(standing: Standing, reversed_changes: int, time_zone: str | N
         raise ReportExpiredError(
             standing.position, standing.applied, "is followed by changes that are no longer retained"
         )
-
-
-def read_wait(value: str) -> int:
-    """Read how many seconds to wait."""
-    if value not in map(str, range(LONGEST_WAIT_SECONDS + 1)):
-        message = f"must be a whole number of seconds from 0 to {LONGEST_WAIT_SECONDS}"
-        raise ValueError(message)
-    return int(value)
 
 
 @dataclass(frozen=True)

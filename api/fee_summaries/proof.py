@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.times import utc_text
+from api.http.times import utc_text
 from shared.database.rows import row
 
 

@@ -7,9 +7,9 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from api.fee_summaries.errors import ReportTooLargeError
 from api.fee_summaries.positions import STANDING
-from api.problems import Fault, malformed
-from api.times import EARLIEST, LATEST
+from api.http.times import EARLIEST, LATEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,20 +192,14 @@ class ReportQuery:
         ), arguments
 
     def refuse_too_large(self, total: Row) -> None:
-        """See that a filled report could be written out.
+        """Check that a report filled with zeros is not too large.
 
         Raises:
-            ProblemError: 400, it has too many items.
+            ReportTooLargeError: it has too many items.
 
         """
         if self.fill and total["written_out"] > MOST_FILLED:
-            raise malformed(
-                Fault(
-                    f"zero would make {total['written_out']:,} items, above {MOST_FILLED:,}; ask for fewer "
-                    "days, longer periods, or certain services or calendars",
-                    parameter="fill",
-                )
-            )
+            raise ReportTooLargeError(total["written_out"], MOST_FILLED)
 
 
 def average(totalfee: Decimal, orders: int) -> Decimal:

@@ -6,23 +6,12 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
-import msgspec
-from litestar import HttpMethod, Response, route
+from litestar import Response, route
 
-from api import fields
-from api.exports import CSV, Export, stream_rows
 from api.fee_summaries import positions
 from api.fee_summaries.csv_report import CSV_HEAD, CsvReport
 from api.fee_summaries.orders import CountedOrdersQuery, place_of
-from api.fee_summaries.parameters import (
-    DIVISION,
-    LAST_END,
-    PAGING,
-    REPEATABLE,
-    SCOPE,
-    read_days,
-    read_report_query,
-)
+from api.fee_summaries.parameters import COUNTED_ORDERS, LAST_END, REPORT, read_days, read_report_query
 from api.fee_summaries.positions import Standing
 from api.fee_summaries.proof import read_proof
 from api.fee_summaries.reports import (
@@ -32,29 +21,29 @@ from api.fee_summaries.reports import (
     item_figures,
     total_figures,
 )
-from api.negotiation import JSON, accepted
-from api.pages import DEFAULT_LIMIT, Page, answer_page, filters_of, read_cursor
-from api.preconditions import EntityTags, read_if_none_match
-from api.problems import Fault, malformed
-from api.requests import AnyRequest, read_query
-from api.times import EARLIEST, read_datetime
-from shared.database.rows import rows
+from api.http import fields
+from api.http.entity_tags import EntityTags, read_if_none_match
+from api.http.json_text import encode, encode_text
+from api.http.media_types import JSON, media_type_of
+from api.http.pages import Page, answer_page, filters_of, limit_of, read_cursor
+from api.http.parameters import query_of
+from api.http.problems import Fault, malformed
+from api.http.request import READ, AnyRequest
+from api.http.row_streams import CSV, RowStream, stream_rows
+from api.http.times import EARLIEST, read_datetime
+from shared.database.engine import DB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import datetime
 
     from shared.database.rows import Row
-
-_encode = msgspec.json.Encoder(decimal_format="number").encode
-_READ = [HttpMethod.GET, HttpMethod.HEAD]
-
 
 Place = TypeVar("Place")
 
 
 async def _standing_of(
-    request: AnyRequest, query: Mapping[str, Any], read_place: Callable[..., Place]
+    request: AnyRequest, read_place: Callable[..., Place]
 ) -> tuple[Standing, Place | None]:
     """Find the position to give figures for, waiting for it if need be; and the place behind which to go on.
 
@@ -66,13 +55,13 @@ async def _standing_of(
         ReportExpiredError, SummariesBehindError, OrderVersionNotFoundError: there are no such figures.
 
     """
+    query = query_of(request)
     least = query.get("min_position", 0)
     pinned = query.get("position")
     if pinned is not None and ("min_position" in query or "after_version" in query):
         raise malformed(Fault("is exact; leave out min_position and after_version", parameter="position"))
     continued = read_cursor(
         request,
-        query,
         lambda position, zone, *place: (fields.read_position(position), str(zone), read_place(*place)),
     )
     if continued is not None:
@@ -104,7 +93,7 @@ def _unchanged(
 
 def _head(standing: Standing, **more: object) -> str:
     members = {"as_of": standing.as_of, "time_zone": standing.time_zone, **more}
-    return _encode(members).decode()[1:-1] + ","
+    return encode_text(members)[1:-1] + ","
 
 
 def _following(period: date, group_by: str) -> date:
@@ -135,7 +124,7 @@ def _counted_orders(query: ReportQuery, standing: Standing, found: Row) -> str:
 
 def _item(query: ReportQuery, standing: Standing, found: Row) -> str:
     service_id = found["service_id"]
-    return _encode(
+    return encode_text(
         {
             "period": found["period"].isoformat(),
             "service": {"id": str(service_id), "name": found["service"]} if service_id else None,
@@ -143,7 +132,7 @@ def _item(query: ReportQuery, standing: Standing, found: Row) -> str:
             **item_figures(query, found),
             "counted_orders": _counted_orders(query, standing, found),
         }
-    ).decode()
+    )
 
 
 def _report_place(period: str, service_id: object, calendar: object) -> tuple[date, int, str]:
@@ -155,49 +144,42 @@ def _report_place(period: str, service_id: object, calendar: object) -> tuple[da
     )
 
 
-@route("/fee-summaries", http_method=_READ, opt={"produces": (JSON, CSV)})
+@route("/fee-summaries", http_method=READ, opt={"produces": (JSON, CSV), "query": REPORT})
 async def list_fee_summaries(request: AnyRequest) -> Response[Any]:
     """Sum orders and fees up: a page of the report as JSON, or all of it as CSV."""
-    media_type = accepted(request, (JSON, CSV))
-    known = {**SCOPE, **DIVISION, **(PAGING if media_type == JSON else {})}
-    given = read_query(request, known, REPEATABLE)
+    given, media_type, limit = query_of(request), media_type_of(request), limit_of(request)
     query = read_report_query(given)
     known_tags = read_if_none_match(request)
-    standing, after = await _standing_of(request, given, _report_place)
+    standing, after = await _standing_of(request, _report_place)
     unchanged = _unchanged(request, known_tags, standing, media_type, given.get("limit"), given.get("cursor"))
     if unchanged:
         return unchanged
     pinned = standing.position if after is not None or "position" in given else None
     if media_type == CSV:
         report = CsvReport(query)
-        stream = await stream_rows(
+        chunks = await stream_rows(
             *query.statement(pinned, None, None), report.lines, CSV_HEAD, report.total_line
         )
-        headers = _headers(request, report.standing, CSV, None, None)
-        return Export(stream, CSV, headers)
-    limit = given.get("limit", DEFAULT_LIMIT)
+        return RowStream(chunks, CSV, _headers(request, report.standing, CSV, None, None))
     statement, arguments = query.statement(pinned, after, limit + 1)
-    total, *items = await rows(statement, *arguments)
+    total, *items = await DB.fetch(statement, *arguments)
     begun_in = standing.time_zone if after is not None else None
     standing = Standing.of(total)
     positions.refuse_changed(standing, total["reversed"], begun_in)
     query.refuse_too_large(total)
-    shown = items[:limit]
-    following: list[object] | None = None
-    if len(items) > limit:
-        last = shown[-1]
-        following = [
+    page = Page.of(
+        items,
+        limit,
+        lambda item: _item(query, standing, item),
+        lambda item: [
             standing.position,
             standing.time_zone,
-            last["period"].isoformat(),
-            last["service_id"],
-            last["calendar"],
-        ]
-    answer = answer_page(
-        request,
-        Page([_item(query, standing, one) for one in shown], following),
-        head=_head(standing, totals=total_figures(query, total)),
+            item["period"].isoformat(),
+            item["service_id"],
+            item["calendar"],
+        ],
     )
+    answer = answer_page(request, page, head=_head(standing, totals=total_figures(query, total)))
     answer.headers.update(_headers(request, standing, JSON, given.get("limit"), given.get("cursor")))
     return answer
 
@@ -210,41 +192,40 @@ def _orders_place(at: object, order_id: object) -> tuple[datetime, int]:
     return read_datetime(at), fields.read_id(order_id)
 
 
-@route("/fee-summaries/orders", http_method=_READ)
+@route("/fee-summaries/orders", http_method=READ, opt={"query": COUNTED_ORDERS})
 async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
     """List the orders behind fee summaries, as they were at the position of the figures."""
-    given = read_query(request, {**SCOPE, **PAGING}, REPEATABLE)
+    given, limit = query_of(request), limit_of(request)
     first, end = read_days(given)
     query = CountedOrdersQuery(
         first or EARLIEST_DAY, end or END_OF_DAYS, given.get("service"), given.get("calendar")
     )
     known_tags = read_if_none_match(request)
-    standing, after = await _standing_of(request, given, _orders_place)
+    standing, after = await _standing_of(request, _orders_place)
     unchanged = _unchanged(request, known_tags, standing, given.get("limit"), given.get("cursor"))
     if unchanged:
         return unchanged
     pinned = standing.position if after is not None or "position" in given else None
-    limit = given.get("limit", DEFAULT_LIMIT)
     statement, arguments = query.statement(pinned, after, limit + 1)
-    found = await rows(statement, *arguments)
+    rows = await DB.fetch(statement, *arguments)
     begun_in = standing.time_zone if after is not None else None
-    standing = Standing.of(found[0])
-    positions.refuse_changed(standing, found[0]["reversed"], begun_in)
-    orders = [one for one in found if one["id"] is not None]
-    shown = orders[:limit]
-    following = None
-    if len(orders) > limit:
-        following = [standing.position, standing.time_zone, *place_of(shown[-1])]
-    answer = answer_page(request, Page([query.item(one) for one in shown], following), head=_head(standing))
+    standing = Standing.of(rows[0])
+    positions.refuse_changed(standing, rows[0]["reversed"], begun_in)
+    page = Page.of(
+        [row for row in rows if row["id"] is not None],
+        limit,
+        query.item,
+        lambda order: [standing.position, standing.time_zone, *place_of(order)],
+    )
+    answer = answer_page(request, page, head=_head(standing))
     answer.headers.update(_headers(request, standing, given.get("limit"), given.get("cursor")))
     return answer
 
 
-@route("/fee-summaries/proof", http_method=_READ)
-async def show_proof(request: AnyRequest) -> Response[bytes]:
+@route("/fee-summaries/proof", http_method=READ)
+async def show_proof() -> Response[bytes]:
     """Show the last proof of the summaries against the orders."""
-    read_query(request, {})
-    return Response(_encode(await read_proof()), media_type=JSON)
+    return Response(encode(await read_proof()), media_type=JSON)
 
 
 ROUTES = [list_fee_summaries, list_counted_orders, show_proof]

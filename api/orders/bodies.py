@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from api import fields
-from api.times import read_datetime
+from api.http import fields
+from api.http.times import read_datetime
 
 LARGEST_BATCH = 100
 

@@ -1,4 +1,4 @@
-"""What can stand in the way of a command: nouns of the domain, carrying what the caller needs to go on."""
+"""Why a command about orders is refused: nouns of the domain that carry what the caller needs to go on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conflict:
-    """An order in the way of another."""
+    """An order that is too close to another."""
 
     id: int
     datetime: datetime
@@ -22,15 +22,15 @@ class Conflict:
 
 @dataclass
 class OrdersTooCloseError(Exception):
-    """The 3-hour rule: another order on the calendar is less than three hours away, either way."""
+    """The 3-hour rule: another order on the calendar is less than three hours away, before or after."""
 
     calendar: str
-    asked: datetime
+    requested: datetime
     conflicts: Sequence[Conflict]
     nearest_before: datetime | None
-    """The latest free datetime before the one asked for; None if there is none from 1970 on."""
+    """The latest free datetime before the requested one; None if there is none from 1970 on."""
     nearest_after: datetime | None
-    """The earliest free datetime after the one asked for; None if there is none up to 2199."""
+    """The earliest free datetime after the requested one; None if there is none up to 2199."""
 
 
 @dataclass
@@ -42,60 +42,32 @@ class OrderNotFoundError(Exception):
 
 @dataclass
 class OrderIdTakenError(Exception):
-    """A caller's id for a new order names, or named, another order."""
+    """The id that a caller gave to a new order is, or was, the id of another order."""
 
     order_id: int
 
 
 @dataclass
 class ServicesNotOrderableError(Exception):
-    """Services of an order that are unknown or archived: JSON Pointers into the body, and why."""
+    """Services of an order are unknown or archived: JSON Pointers into the body, and why."""
 
     faults: Sequence[tuple[str, str]]
 
 
 @dataclass
 class BatchRefusedError(Exception):
-    """Orders of a batch that can't be stored, by their places in it; the others are not stored either."""
+    """Some orders of a batch can't be stored, by their index; the others are not stored either."""
 
     refusals: Sequence[tuple[int, OrdersTooCloseError | OrderIdTakenError]]
 
 
 @dataclass
 class VersionMismatchError(Exception):
-    """The order is at none of the versions that the caller meant."""
+    """The order is at a version that the caller's preconditions exclude."""
 
     order_id: int
     version: int
 
 
-@dataclass
-class IdempotencyKeyReusedError(Exception):
-    """An Idempotency-Key was used before, for other content."""
-
-    key: str
-
-
-@dataclass
-class ServiceNotFoundError(Exception):
-    """No service has this id."""
-
-    service_id: int
-
-
-@dataclass
-class ServiceIdTakenError(Exception):
-    """A caller's id for a new service is another service's."""
-
-    service_id: int
-
-
-@dataclass
-class ServiceNameTakenError(Exception):
-    """Another service that is not archived has this name, whatever its case."""
-
-    name: str
-
-
 class ContentionError(Exception):
-    """Others kept changing what this command looked at, several times over. Trying again is right."""
+    """Other transactions changed what this command looked at, several times in a row. Try again."""

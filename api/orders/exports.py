@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from api.exports import CSV, NDJSON, Export, csv_lines, harmless, stream_rows
+from api.http.row_streams import CSV, NDJSON, RowStream, csv_lines, escape_formula, stream_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from api.orders.filters import OrderFilters
-    from shared.database.rows import Row
 
 CSV_COLUMNS = (
     "id",
@@ -27,12 +26,12 @@ CSV_COLUMNS = (
 CSV_HEAD = csv_lines([CSV_COLUMNS])
 
 
-def ndjson_of_orders(orders: Sequence[Row]) -> bytes:
+def ndjson_of_orders(orders: Sequence[Any]) -> bytes:
     """Write orders one per line, as they are shown everywhere else."""
     return "".join(f"{order['json']}\n" for order in orders).encode()
 
 
-def csv_of_orders(orders: Sequence[Row]) -> bytes:
+def csv_of_orders(orders: Sequence[Any]) -> bytes:
     """Write orders as lines of CSV."""
     return csv_lines(_cells(order["json"]) for order in orders)
 
@@ -43,15 +42,15 @@ def _cells(order: str) -> list[object]:
     services = shown.pop("services")
     shown["service_ids"] = " ".join(service["id"] for service in services)
     # Each name, as a reader whose separator is a semicolon sees each as a cell.
-    shown["service_names"] = "; ".join(harmless(service["name"]) for service in services)
+    shown["service_names"] = "; ".join(escape_formula(service["name"]) for service in services)
     return [shown[column] for column in CSV_COLUMNS]
 
 
-async def export_orders(filters: OrderFilters, media_type: str) -> Export:
+async def export_orders(filters: OrderFilters, media_type: str) -> RowStream:
     """Open a stream of every order that matches, as of the moment this is called: NDJSON or CSV.
 
     Raises:
-        ProblemError: 503, as many streams as there may be are under way.
+        TooManyStreamsError: as many streams as allowed are open.
         DatabaseUnavailableError: before the first byte; later the stream is cut off.
 
     """
@@ -60,4 +59,5 @@ async def export_orders(filters: OrderFilters, media_type: str) -> Export:
     # it gives the first: 5 s for 200,000 orders, and as much on disk. It neither begins at once, nor ends
     # when the caller goes, nor stays below the statement timeout.
     encode, head = {NDJSON: (ndjson_of_orders, b""), CSV: (csv_of_orders, CSV_HEAD)}[media_type]
-    return Export(await stream_rows(statement, arguments, encode, head, planned_for=0.001), media_type)
+    chunks = await stream_rows(statement, arguments, encode, head, cursor_tuple_fraction=0.001)
+    return RowStream(chunks, media_type)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from api.fields import read_id
-from api.times import read_datetime, utc_text
+from api.http.fields import read_id
+from api.http.times import read_datetime, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from api.orders.queries import ListedOrder
 
 SORTS = {"datetime": ("datetime", "id"), "id": ("id",)}
 
@@ -80,9 +82,9 @@ class OrderFilters:
             return f"{shown} {page} JOIN orders AS o ON o.id = s.order_id{order}", arguments
         return f"{shown} orders AS o{where}{order}{end}", arguments
 
-    def place_of(self, order: dict[str, Any]) -> list[object]:
-        """Give an order's place in the list, as a cursor keeps it."""
-        return [utc_text(order[key]) if key == "datetime" else order[key] for key in self.keys]
+    def place_of(self, order: ListedOrder) -> list[object]:
+        """Return an order's place in the list, as a cursor keeps it."""
+        return [utc_text(order.datetime) if key == "datetime" else order.id for key in self.keys]
 
     def place(self, *cursor: object) -> list[Any]:
         """Read a place from what a cursor holds.

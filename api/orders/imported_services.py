@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.services import lock_catalogue
+from api.services.commands import lock_catalogue
 from shared.database.rows import Row, rows
 
 if TYPE_CHECKING:

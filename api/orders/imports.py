@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated
 import asyncpg
 import msgspec
 
+from api.http.times import utc_text
 from api.orders.bodies import NewOrder, OrderDatetime
 from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendars
 from api.orders.errors import ContentionError
 from api.orders.imported_services import ImportedService, add_services
 from api.orders.spacing import CLEARANCE
-from api.times import utc_text
 from shared.database.rows import row, rows
 from shared.database.transaction import transaction
 

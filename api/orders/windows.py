@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from api.orders.filters import OrderFilters
-    from shared.database.rows import Row
+
 
 MOST_LOOKED_AT = 10_000
 """Orders that are looked at for one page."""
@@ -123,18 +123,18 @@ def _followed(
 
 
 async def find_in_window(
-    fetch: Callable[..., Awaitable[list[Row]]],
+    fetch: Callable[..., Awaitable[list[Any]]],
     filters: OrderFilters,
     after: int | None,
     limit: int,
     most: int = MOST_LOOKED_AT,
-) -> tuple[list[Row], int | None]:
+) -> tuple[list[Any], int | None]:
     """Find up to ``limit`` orders behind an id; and the id up to which was looked, if not to the end.
 
     The edge is found first and by itself: whatever is written in between, all up to it are looked at.
     """
-    ((counted,),) = [row.values() for row in await fetch(*_flat(_count(filters, most + 1)))]
-    if counted <= most:
+    (count,) = await fetch(*_flat(_count(filters, most + 1)))
+    if count["count"] <= most:
         return await fetch(*_flat(_sorted(filters, after, limit))), None
     found = await fetch(*_flat(_edge(filters, after, most)))
     edge = found[0]["id"] if found else None

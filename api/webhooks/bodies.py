@@ -7,9 +7,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
-from api import fields
-from api.order_change_queries import TYPES as ORDER_CHANGE_TYPES
-from api.orders.bodies import Body
+from api.changes.queries import TYPES as ORDER_CHANGE_TYPES
+from api.http import fields
+from api.http.bodies import Body
 from shared.settings import settings
 from shared.webhook_addresses import RefusedAddressError
 

@@ -11,21 +11,18 @@ import json
 import secrets
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from api.order_change_queries import Bounds, check_position, log_bounds
-from api.times import utc_text
+from api.changes.queries import check_position
+from api.http.idempotency_keys import Answer, IdempotencyKey, idempotent
+from api.http.json_text import encode_text
+from api.http.times import utc_text
 from api.webhooks.errors import TooMuchToReplayError, WebhookDisabledError, WebhookNotFoundError
 from api.webhooks.queries import delivery_of, shown_webhook
-from shared.change_log import WEBHOOK_DELIVERIES, hold_cursor, last_position
+from shared.change_log import WEBHOOK_DELIVERIES, Bounds, last_position, lock_cursor, log_bounds
 from shared.database.rows import Row, row, rows
 from shared.database.transaction import retry_on_lock_timeout, transaction
 
 if TYPE_CHECKING:
-    from api.idempotency import IdempotencyKey
     from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
-
-_encode = msgspec.json.Encoder().encode
 
 CREATION = "createWebhook"
 """The operation of an Idempotency-Key."""
@@ -47,34 +44,33 @@ def rotation_of(webhook_id: int) -> str:
 
 
 @retry_on_lock_timeout
-async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> tuple[str, bool]:
-    """Store a webhook; give it with its secret, and whether an earlier try with the same key stored it.
+async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> Answer:
+    """Store a webhook, or return the answer that an earlier try with the same key got; with its secret.
 
     It gets every change whose position is given from now on. With the consumer's cursor held, none of them
     can be passed before this is committed.
     """
     async with transaction():
-        answered = await key.claim() if key else None
-        if answered is not None:
-            return answered, True
-        await hold_cursor(WEBHOOK_DELIVERIES)
-        stored = await row(
-            """
-            INSERT INTO webhook (url, types, calendars, description, starts_after)
-            VALUES ($1, $2, $3, $4, $5) RETURNING *
-            """,
-            new.url,
-            new.types,
-            new.calendars,
-            new.description,
-            await last_position(),
-        )
-        assert stored is not None  # noqa: S101 (an INSERT returns what it inserted)
-        secret = await _add_secret(stored["id"])
-        answer = _encode({**shown_webhook(stored), "secret": secret}).decode()
-        if key:
-            await key.keep(answer)
-        return answer, False
+        return await _create(key, new)
+
+
+@idempotent
+async def _create(new: NewWebhook) -> str:
+    await lock_cursor(WEBHOOK_DELIVERIES)
+    stored = await row(
+        """
+        INSERT INTO webhook (url, types, calendars, description, starts_after)
+        VALUES ($1, $2, $3, $4, $5) RETURNING *
+        """,
+        new.url,
+        new.types,
+        new.calendars,
+        new.description,
+        await last_position(),
+    )
+    assert stored is not None  # noqa: S101 (an INSERT returns what it inserted)
+    secret = await _add_secret(stored["id"])
+    return encode_text({**shown_webhook(stored), "secret": secret})
 
 
 async def _add_secret(webhook_id: int) -> str:
@@ -171,47 +167,44 @@ async def delete_webhook(webhook_id: int) -> None:
 
 
 @retry_on_lock_timeout
-async def rotate_secret(
-    webhook_id: int, rotation: SecretRotation, key: IdempotencyKey | None
-) -> tuple[str, bool]:
+async def rotate_secret(webhook_id: int, rotation: SecretRotation, key: IdempotencyKey | None) -> Answer:
     """Give a webhook a new secret; the old one signs beside it for a while.
 
-    Return the answer, and whether an earlier try with the same key got it.
+    Returns the answer, or that of an earlier try with the same key.
 
     Raises:
         WebhookNotFoundError: there is none.
 
     """
     async with transaction():
-        answered = await key.claim() if key else None
-        if answered is not None:
-            return answered, True
-        await _hold(webhook_id)
-        old = await row(
-            """
-            UPDATE webhook_secret SET valid_until = now() + $2 * interval '1 second'
-            WHERE webhook_id = $1 AND valid_until IS NULL RETURNING valid_until
-            """,
-            webhook_id,
-            rotation.old_valid_for,
-        )
-        secret = await _add_secret(webhook_id)
-        await rows(
-            """
-            DELETE FROM webhook_secret WHERE webhook_id = $1 AND (valid_until <= now() OR id NOT IN (
-                SELECT id FROM webhook_secret WHERE webhook_id = $1 ORDER BY id DESC LIMIT $2
-            ))
-            """,
-            webhook_id,
-            MOST_SECRETS,
-        )
-        signs = rotation.old_valid_for > 0 and old is not None
-        answer = _encode(
-            {"secret": secret, "old_valid_until": utc_text(old["valid_until"]) if old and signs else None}
-        ).decode()
-        if key:
-            await key.keep(answer)
-        return answer, False
+        return await _rotate(key, webhook_id, rotation)
+
+
+@idempotent
+async def _rotate(webhook_id: int, rotation: SecretRotation) -> str:
+    await _hold(webhook_id)
+    old = await row(
+        """
+        UPDATE webhook_secret SET valid_until = now() + $2 * interval '1 second'
+        WHERE webhook_id = $1 AND valid_until IS NULL RETURNING valid_until
+        """,
+        webhook_id,
+        rotation.old_valid_for,
+    )
+    secret = await _add_secret(webhook_id)
+    await rows(
+        """
+        DELETE FROM webhook_secret WHERE webhook_id = $1 AND (valid_until <= now() OR id NOT IN (
+            SELECT id FROM webhook_secret WHERE webhook_id = $1 ORDER BY id DESC LIMIT $2
+        ))
+        """,
+        webhook_id,
+        MOST_SECRETS,
+    )
+    signs = rotation.old_valid_for > 0 and old is not None
+    return encode_text(
+        {"secret": secret, "old_valid_until": utc_text(old["valid_until"]) if old and signs else None}
+    )
 
 
 @retry_on_lock_timeout
@@ -272,7 +265,7 @@ async def replay(webhook_id: int, wanted: Replay) -> int:
 
     """
     async with transaction():
-        reached = await hold_cursor(WEBHOOK_DELIVERIES)
+        reached = await lock_cursor(WEBHOOK_DELIVERIES)
         await _hold_enabled(webhook_id)
         if wanted.after is None:
             due = await rows(

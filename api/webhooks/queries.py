@@ -7,14 +7,12 @@ from typing import Any
 
 import msgspec
 
-from api.pages import Page
-from api.times import utc_text
+from api.http.json_text import encode_text
+from api.http.pages import Page
+from api.http.times import utc_text
 from api.webhooks.errors import DeliveryNotFoundError, WebhookNotFoundError
 from shared.change_log import WEBHOOK_DELIVERIES
 from shared.database.rows import Row, row, rows
-
-_encode = msgspec.json.Encoder().encode
-
 
 STATUSES = ("pending", "retrying", "delivered", "exhausted", "disabled")
 REASONS = ("pending", "retrying", "exhausted", "disabled", "filtered")
@@ -63,7 +61,7 @@ async def list_webhooks(after: int, limit: int) -> Page:
     )
     shown = found[:limit]
     return Page(
-        [_encode(shown_webhook(one)).decode() for one in shown],
+        [encode_text(shown_webhook(one)) for one in shown],
         [shown[-1]["id"]] if len(found) > limit else None,
     )
 
@@ -109,7 +107,7 @@ def _shown_delivery(found: Row) -> str:
         "under_way_since": next((one["at"] for one in without_end if one["under_way"]), None),
         "interrupted": [one["at"] for one in without_end if not one["under_way"]],
     }
-    return _encode(head).decode()
+    return encode_text(head)
 
 
 async def delivery_of(webhook_id: int, delivery_id: int) -> str:
@@ -211,7 +209,7 @@ async def list_missed(webhook_id: int, reason: str | None, after: int, limit: in
 
 def _shown_miss(found: Row) -> str:
     next_attempt_at = found["next_attempt_at"]
-    return _encode(
+    return encode_text(
         {
             "position": found["position"],
             "event": str(found["event_id"]),
@@ -221,4 +219,4 @@ def _shown_miss(found: Row) -> str:
             "delivery": str(found["delivery_id"]) if found["delivery_id"] is not None else None,
             "next_attempt_at": utc_text(next_attempt_at) if next_attempt_at else None,
         }
-    ).decode()
+    )

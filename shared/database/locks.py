@@ -1,6 +1,14 @@
-"""The advisory locks in PostgreSQL, all in one place: two that had one number would wait for each other."""
+"""The advisory locks in PostgreSQL, all in one place, since no two may have the same number."""
 
 from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from shared.database.engine import DB, translate_connection_errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 MIGRATOR_LOCK = 7_316_001
 """One migrator at a time: Piccolo takes none."""
@@ -19,3 +27,19 @@ CATALOGUE_LOCK = 7_316_005
 
 PROOF_LOCK = 7_316_006
 """The session lock of the proof that is under way."""
+
+
+@asynccontextmanager
+async def only_one(lock: int) -> AsyncIterator[bool]:
+    """Hold a session lock while the block runs, if it is free; yield whether it was. Never waits for it.
+
+    The lock ends with the process, also when it is killed.
+    """
+    # On a connection of its own: the lock lives as long as the connection.
+    connection = await DB.connect()
+    try:
+        async with translate_connection_errors():
+            alone: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock)
+        yield alone
+    finally:
+        connection.terminate()

@@ -35,9 +35,9 @@ CREATE TABLE calendar (
 
 -- What can be ordered. Archived, never deleted: an old order can always say what it was for.
 --
--- State: in use while archived_at is null; archiving it (api/services.py) is final.
+-- State: in use while archived_at is null; archiving it (api/services/commands.py) is final.
 --
--- Written by: api/services.py; imports (api/orders/imported_services.py).
+-- Written by: api/services/commands.py; imports (api/orders/imported_services.py).
 CREATE TABLE service (
     id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
     name text NOT NULL DEFAULT '',  -- unique, ignoring case, among services that are not archived
@@ -207,8 +207,8 @@ RETURN (
 -- State: a change is recorded without a position; once it is committed, the relay assigns the next one
 -- (shared/change_log.py, assign_positions), which is final.
 --
--- Written by: the trigger orders_record_change; positions by the relay (api/relay.py); old changes are deleted,
--- from the beginning of the log, by api/change_retention.py.
+-- Written by: the trigger orders_record_change; positions by the relay. Old changes are deleted, from the beginning
+-- of the log, by api/relay/retention.py.
 --
 -- Guarantees: 2 (the trigger) and 3 (position is unique and dense).
 CREATE TABLE order_change (
@@ -265,7 +265,7 @@ CREATE TRIGGER orders_record_change AFTER INSERT OR UPDATE OR DELETE ON orders
 -- GUARANTEE 3: positions have no gap and appear in order. Whoever assigns positions, or deletes old changes,
 -- holds this row's lock, so only one transaction at a time does either.
 --
--- Written by: shared/change_log.py (last_position); api/change_retention.py (first_position).
+-- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position).
 CREATE TABLE change_log (
     id integer PRIMARY KEY DEFAULT 1,
     last_position bigint NOT NULL DEFAULT 0,  -- the newest that is assigned; 0: none yet
@@ -283,8 +283,8 @@ INSERT INTO change_log (id, last_position, first_position) VALUES (1, 0, 1);
 -- Written by: the worker (shared/change_log.py, move_cursor).
 CREATE TABLE consumer_cursor (
     consumer text PRIMARY KEY DEFAULT '',
-        -- 'fee_summaries': worker/fee_summaries.py
-        -- 'webhook_deliveries': worker/webhook_deliveries.py
+        -- 'fee_summaries': worker/fee_summaries/consumer.py
+        -- 'webhook_deliveries': worker/webhooks/fan_out.py
     position bigint NOT NULL DEFAULT 0,
     moved_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP
 );
@@ -333,8 +333,8 @@ END;
 -- GUARANTEE 5: at the position of the cursor 'fee_summaries', the rows of the current generation are exactly
 -- what the orders say. They change only in the transaction that moves the cursor, or that swaps generations.
 --
--- Written by: worker/fee_summaries.py (the current generation); worker/fee_summary_rebuild.py (the next one; it
--- also deletes earlier ones).
+-- Written by: worker/fee_summaries/consumer.py (the current generation); worker/fee_summaries/rebuild.py (the next
+-- one; it also deletes earlier ones).
 CREATE TABLE fee_summary (
     id bigserial PRIMARY KEY,
     generation integer NOT NULL,  -- see fee_summary_state; rows of others are being built or deleted
@@ -351,9 +351,10 @@ CREATE UNIQUE INDEX fee_summary_key ON fee_summary (generation, day, calendar_id
 -- One row: which generation of fee summaries is read. It changes only while the consumer's cursor is held.
 --
 -- State: a rebuild takes the next number as building, writes that generation beside the current one, and makes
--- it the current one in one transaction (worker/fee_summary_rebuild.py).
+-- it the current one in one transaction (worker/fee_summaries/rebuild.py).
 --
--- Written by: worker/fee_summary_rebuild.py; worker/fee_summaries.py (time_zone, while there are no rows).
+-- Written by: worker/fee_summaries/rebuild.py; worker/fee_summaries/consumer.py (time_zone, while there are no
+-- rows).
 CREATE TABLE fee_summary_state (
     id integer PRIMARY KEY CHECK (id = 1),
     generation integer NOT NULL,  -- of the rows that are read and kept up to date
@@ -366,7 +367,7 @@ INSERT INTO fee_summary_state (id, generation, building, time_zone) VALUES (1, 1
 -- When the fee summaries reached a position, as far back as figures can be requested for
 -- (api/fee_summaries/positions.py): the next page of a report still names its own time.
 --
--- Written by: worker/fee_summaries.py, which also deletes what is too far back.
+-- Written by: worker/fee_summaries/consumer.py, which also deletes what is too far back.
 CREATE TABLE fee_summary_step (
     position bigint PRIMARY KEY,
     moved_at timestamptz NOT NULL
@@ -378,7 +379,7 @@ SELECT position, moved_at FROM consumer_cursor WHERE consumer = 'fee_summaries';
 --
 -- Guarantee 5 is proved here, once a day and on demand.
 --
--- Written by: api/relay.py (asked_at); worker/fee_summary_proof.py (everything else).
+-- Written by: api/relay/scheduler.py (asked_at); worker/fee_summaries/proof.py (everything else).
 CREATE TABLE fee_summary_proof (
     id integer PRIMARY KEY CHECK (id = 1),
     asked_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,  -- when the relay last requested one, or the
@@ -400,11 +401,12 @@ INSERT INTO fee_summary_proof (id) VALUES (1);
 --
 -- States: enabled (disabled_at is null), disabled, deleted (deleted_at is set).
 --   enabled → disabled   reason 'caller': PATCH (api/webhooks/commands.py)
---                        reason 'gone' or 'failing': an attempt (worker/webhook_outcomes.py)
+--                        reason 'gone' or 'failing': an attempt (worker/webhooks/outcomes.py)
 --   disabled → enabled   PATCH (api/webhooks/commands.py)
---   any → deleted        DELETE (api/webhooks/commands.py); api/webhooks/upkeep.py deletes the rows later
+--   any → deleted        DELETE (api/webhooks/commands.py); api/relay/retention.py deletes the rows later
 --
--- Written by: api/webhooks/commands.py; worker/webhook_deliveries.py (leases); worker/webhook_outcomes.py (failures).
+-- Written by: api/webhooks/commands.py; worker/webhooks/attempts.py (leases); worker/webhooks/outcomes.py
+-- (failures).
 CREATE TABLE webhook (
     id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
     url text NOT NULL,
@@ -457,9 +459,9 @@ RETURN c.position > w.starts_after
 -- A notification for a webhook, and what happened to it. No row for a change that the consumer has passed means
 -- that the webhook did not ask for it.
 --
--- Written by: worker/webhook_deliveries.py (one for each change and webhook that asks for it);
--- worker/webhook_outcomes.py (outcomes, announcements); api/webhooks/commands.py (tests, replays). Old ones are
--- deleted by api/webhooks/upkeep.py.
+-- Written by: worker/webhooks/fan_out.py (one for each change and webhook that asks for it);
+-- worker/webhooks/outcomes.py (outcomes, announcements); api/webhooks/commands.py (tests, replays). Old ones are
+-- deleted by api/relay/retention.py.
 --
 -- Guarantee 4: a delivery that is due stays due here until an attempt succeeds, whatever happens to Redis.
 CREATE TABLE webhook_delivery (
@@ -478,7 +480,7 @@ CREATE TABLE webhook_delivery (
         -- 'exhausted'  every attempt failed. Final, unless replayed
         -- 'disabled'   its webhook was disabled or deleted before it got through. Final, unless replayed
         --
-        -- Attempts: worker/webhook_outcomes.py. 'disabled': also worker/webhook_deliveries.py, for a webhook that
+        -- Attempts: worker/webhooks/outcomes.py. 'disabled': also worker/webhooks/fan_out.py, for a webhook that
         -- is disabled when the change comes, and api/webhooks/commands.py. A replay (api/webhooks/commands.py)
         -- makes it 'pending' in a new round.
     round integer NOT NULL DEFAULT 1,  -- one more with each replay: attempts of earlier rounds don't count
@@ -506,7 +508,7 @@ CREATE INDEX webhook_delivery_by_position ON webhook_delivery (position);
 -- States: begun (latency_ms is null), ended. An attempt is stored before anything is sent, so one whose worker
 -- was killed stays begun for ever.
 --
--- Written by: worker/webhook_deliveries.py (begun); worker/webhook_outcomes.py (ended).
+-- Written by: worker/webhooks/attempts.py (begun); worker/webhooks/outcomes.py (ended).
 CREATE TABLE webhook_attempt (
     id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
     delivery_id bigint NOT NULL REFERENCES webhook_delivery ON DELETE CASCADE,
@@ -530,8 +532,8 @@ CREATE INDEX webhook_attempt_of_delivery ON webhook_attempt (delivery_id, id);
 --
 -- State: claimed (answer is '') until the transaction keeps its answer and commits; others never see it before.
 --
--- Written by: api/idempotency.py; deleted after 24 hours by api/key_retention.py, or with a webhook whose secret
--- the answer shows (api/webhooks/commands.py).
+-- Written by: api/http/idempotency_keys.py; deleted after 24 hours by api/relay/retention.py, or with a webhook
+-- whose secret the answer shows (api/webhooks/commands.py).
 CREATE TABLE idempotency_key (
     caller text NOT NULL,  -- the API key's name: each caller has keys of its own
     operation text NOT NULL,  -- each operation too

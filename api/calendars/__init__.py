@@ -1,0 +1,1 @@
+"""Calendars: which exist, and when they are free."""

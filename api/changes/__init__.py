@@ -1,0 +1,1 @@
+"""The change log over HTTP: the feed, an order's history, and the live stream."""

@@ -1,0 +1,135 @@
+"""Reading the change log for subscribers: pages of the feed, and an order's history."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from api.changes.errors import PositionNotInLogError
+from api.http.fields import GREATEST_POSITION
+from api.orders.errors import OrderNotFoundError
+from shared.change_log import CHANGE, Bounds, read_change
+from shared.changes import Change
+from shared.database.engine import DB
+from shared.database.statements import fetch_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+POSITIONS_AT_ONCE = 20_000
+"""How many positions one statement searches for changes that match filters."""
+
+SEARCH_SECONDS = 1.0
+"""How long one request searches the log. The page then ends early, and ``next`` continues from there."""
+
+TYPES = ("order.created", "order.updated", "order.deleted")
+
+# An order that was just created has no position yet; of one deleted long ago, no change may be left.
+_ORDER_EXISTED = """
+SELECT EXISTS (SELECT FROM orders WHERE id = $1)
+    OR EXISTS (SELECT FROM order_change WHERE order_id = $1)
+    OR EXISTS (SELECT FROM claimed_order_id WHERE id = $1)
+"""
+
+
+def check_position(after: int, bounds: Bounds) -> None:
+    """Check that a subscriber that has everything up to a position can continue without a gap.
+
+    Raises:
+        PositionNotInLogError: it can't.
+
+    """
+    if not bounds.first - 1 <= after <= bounds.last:
+        raise PositionNotInLogError(after, bounds.first, bounds.last)
+
+
+@dataclass(frozen=True)
+class ChangeFilters:
+    """Which changes. A calendar's are those of orders that were on it before, or are on it after."""
+
+    order: int | None = None
+    type: str | None = None
+    calendar: str | None = None
+
+    def conditions(self, argument_number: int) -> tuple[str, list[Any]]:
+        """Write them as SQL, the first argument being ``$argument_number``."""
+        calendar = "(SELECT id FROM calendar WHERE name = {0})"
+        filters = {
+            "order_id = {0}": self.order,
+            "type = {0}": self.type,
+            f"({calendar} IN (calendar_id, previous_calendar_id))": self.calendar,
+        }
+        given = [(sql, value) for sql, value in filters.items() if value is not None]
+        sql = "".join(f" AND {one.format(f'${argument_number + n}')}" for n, (one, _) in enumerate(given))
+        return sql, [value for _, value in given]
+
+
+@dataclass(frozen=True)
+class FeedPage:
+    """Changes that match, and the position up to which no others match."""
+
+    changes: Sequence[Change]
+    through: int
+
+
+async def feed_page(filters: ChangeFilters, after: int, limit: int) -> FeedPage:
+    """Read a page of the feed.
+
+    A page with ``limit`` changes ends at the last of them. Any other has searched the log up to ``through``,
+    so that callers with filters continue after what did not match.
+
+    Raises:
+        PositionNotInLogError: the log does not have everything after that position.
+
+    """
+    deadline = time.monotonic() + SEARCH_SECONDS
+    through = after
+    while True:
+        changes, bounds = await _search(filters, through, limit)
+        check_position(through, bounds)
+        if len(changes) == limit:
+            return FeedPage(changes, changes[-1].position)
+        through = min(through + POSITIONS_AT_ONCE, bounds.last)
+        if changes or through == bounds.last or time.monotonic() > deadline:
+            return FeedPage(changes, through)
+
+
+async def _search(
+    filters: ChangeFilters, after: int, limit: int, positions: int = POSITIONS_AT_ONCE
+) -> tuple[list[Change], Bounds]:
+    # One statement, so one snapshot: what it does not return was not there, and was not deleted in between.
+    conditions, arguments = filters.conditions(4)
+    rows = await DB.fetch(
+        f"""
+        SELECT l.first_position AS log_first, l.last_position AS log_last, c.*
+        FROM change_log AS l LEFT JOIN LATERAL (
+            SELECT {CHANGE} FROM order_change
+            WHERE position > $1 AND position <= least($1 + $2::bigint, l.last_position){conditions}
+            ORDER BY position LIMIT $3
+        ) AS c ON true
+        WHERE l.id = 1 ORDER BY c.position
+        """,
+        after,
+        positions,
+        limit,
+        *arguments,
+    )
+    bounds = Bounds(rows[0]["log_first"], rows[0]["log_last"]) if rows else Bounds(1, 0)
+    return [read_change(row) for row in rows if row["position"] is not None], bounds
+
+
+async def order_history(order_id: int, after: int | None, limit: int) -> list[Change]:
+    """Read an order's changes after a position, oldest first; None: from the first that is retained.
+
+    Raises:
+        OrderNotFoundError: there never was such an order, or nothing of it is left.
+        PositionNotInLogError: the log does not have everything after that position.
+
+    """
+    changes, bounds = await _search(ChangeFilters(order=order_id), after or 0, limit, GREATEST_POSITION)
+    if after is not None:
+        check_position(after, bounds)
+    if not changes and not await fetch_value(bool, _ORDER_EXISTED, order_id):
+        raise OrderNotFoundError(order_id)
+    return changes

@@ -1,0 +1,105 @@
+"""The HTTP routes of order changes: the feed with long polling, an order's history, the latest position."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+from urllib.parse import urlencode
+
+from litestar import Response, route
+
+from api.changes.queries import TYPES, ChangeFilters, FeedPage, feed_page, order_history
+from api.changes.tail import TAIL
+from api.http.connections import until_disconnect
+from api.http.fields import one_of, read_calendar, read_id, read_position
+from api.http.media_types import JSON
+from api.http.pages import Page, answer_page, limit_of, read_cursor
+from api.http.parameters import PAGING, Query, path_id, query_of, read_limit, read_seconds
+from api.http.request import READ, AnyRequest
+from shared.change_log import log_bounds
+from shared.changes import Change
+
+LONGEST_WAIT_SECONDS = 30
+
+
+@route(
+    "/order-changes",
+    http_method=READ,
+    opt={
+        "query": Query(
+            {
+                "after": read_position,
+                "limit": read_limit,
+                "order": read_id,
+                "type": one_of(*TYPES),
+                "calendar": read_calendar,
+                "wait": read_seconds(LONGEST_WAIT_SECONDS),
+            }
+        )
+    },
+)
+async def list_order_changes(request: AnyRequest) -> Response[bytes]:
+    """Return a page of the feed; with ``wait``, wait for changes if there are none."""
+    query = query_of(request)
+    filters = ChangeFilters(query.get("order"), query.get("type"), query.get("calendar"))
+    limit, wait = limit_of(request), query.get("wait", 0)
+    page = await feed_page(filters, query.get("after", 0), limit)
+    if wait and not page.changes:
+        TAIL.check_capacity()
+        with TAIL.follow():
+            # A client that disconnects frees its place at once; the answer then goes nowhere.
+            waiting = _wait_for_changes(filters, page, limit, wait)
+            page = await until_disconnect(request.receive, waiting) or page
+    # There is always a next page: the feed never ends, it only ends at present.
+    given = {name: request.query_params[name] for name in request.query_params}
+    next_address = f"{request.url.path}?{urlencode({**given, 'after': str(page.through)})}"
+    items = ",".join(change.notification() for change in page.changes)
+    return Response(
+        f'{{"items":[{items}],"next":{json.dumps(next_address)}}}'.encode(),
+        media_type=JSON,
+        headers={"Link": f'<{next_address}>; rel="next"'},
+    )
+
+
+async def _wait_for_changes(filters: ChangeFilters, page: FeedPage, limit: int, seconds: int) -> FeedPage:
+    deadline = time.monotonic() + seconds
+    seen = page.through
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await TAIL.wait_for_poll()
+    while (left := deadline - time.monotonic()) > 0 and not TAIL.ended:
+        generation = TAIL.generation
+        await TAIL.wait_beyond(seen, left)
+        # PostgreSQL is asked again only if something matches: unrelated changes cause no queries.
+        if TAIL.last is None or (
+            TAIL.reaches(seen) and TAIL.generation == generation and not TAIL.any_matches(filters, seen)
+        ):
+            seen = max(seen, TAIL.last or 0)
+            continue
+        page = await feed_page(filters, page.through, limit)
+        if page.changes:
+            return page
+        seen = page.through
+    return FeedPage([], max(page.through, seen))
+
+
+@route("/order-changes/latest", http_method=READ)
+async def show_latest_position() -> Response[bytes]:
+    """Return the position of the latest change: a place to start from."""
+    return Response(f'{{"position":{(await log_bounds()).last}}}'.encode(), media_type=JSON)
+
+
+@route("/orders/{order_id:str}/changes", http_method=READ, opt={"query": Query(PAGING)})
+async def list_changes_of_order(request: AnyRequest) -> Response[bytes]:
+    """List an order's changes, also those of a deleted order."""
+    order_id = path_id(request, "order_id")
+    after, limit = read_cursor(request, read_position), limit_of(request)
+    changes = await order_history(order_id, after, limit + 1)
+    return answer_page(
+        request, Page.of(changes, limit, Change.notification, lambda change: [change.position])
+    )
+
+
+ROUTES = [list_order_changes, show_latest_position, list_changes_of_order]

@@ -1,0 +1,135 @@
+"""The live stream of order changes: server-sent events, resumed at any position of the retained log.
+
+Every stream is a position and the chunk that is being sent, nothing else. A client that does not read its
+chunk in time is disconnected; it reconnects with ``Last-Event-ID`` and misses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import structlog
+from litestar import route
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp
+
+from api.changes.queries import check_position
+from api.changes.tail import TAIL, encode_event
+from api.http.connections import SlowClientError, send_chunk, send_until_disconnect
+from api.http.fields import read_position
+from api.http.parameters import Query, query_of
+from api.http.problems import Fault, malformed
+from api.http.request import READ, AnyRequest, method_of
+from shared.change_log import changes_after, log_bounds
+from shared.database.engine import DatabaseUnavailableError
+from shared.settings import settings
+
+if TYPE_CHECKING:
+    from litestar.types import Receive, Scope, Send
+
+log = structlog.get_logger("order_change_stream")
+
+EVENT_STREAM = "text/event-stream"
+
+PAGE = 200
+"""Changes that one stream reads at once while it catches up from PostgreSQL."""
+
+_catching_up = asyncio.Semaphore(2)
+"""Streams that may read PostgreSQL at once: a thousand that reconnect together leave room for requests."""
+
+HEADERS = [
+    (b"content-type", EVENT_STREAM.encode()),
+    (b"cache-control", b"no-store"),
+    # nginx would collect the events until its buffer is full.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+@route(
+    "/order-changes/stream",
+    http_method=READ,
+    opt={"produces": (EVENT_STREAM,), "query": Query({"after": read_position})},
+)
+async def stream_order_changes(request: AnyRequest) -> ASGIApp:
+    """Stream changes after a position: ``Last-Event-ID``, else ``after``, else the latest."""
+    bounds = await log_bounds()
+    after: int = query_of(request).get("after", bounds.last)
+    # A client that reconnects sends the header by itself; it is newer than the address it connects to.
+    last_event_ids = request.headers.getall("last-event-id", [])
+    if len(last_event_ids) > 1:
+        raise malformed(Fault("exactly one is required", header="Last-Event-ID"))
+    if last_event_id := "".join(last_event_ids):
+        try:
+            after = read_position(last_event_id)
+        except ValueError as error:
+            raise malformed(Fault(str(error), header="Last-Event-ID")) from None
+    check_position(after, bounds)
+    if method_of(request) == "HEAD":
+        return _head
+    TAIL.check_capacity()
+    return _Stream(after)
+
+
+async def _head(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Stream:
+    """One client of the stream."""
+
+    def __init__(self, after: int) -> None:
+        self.position = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events until the client disconnects, is too slow, or the process stops."""
+        if scope["type"] != ScopeType.HTTP:  # the router lets nothing else through
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        with TAIL.follow():
+            try:
+                await send_until_disconnect(receive, self._send_events(send))
+            except SlowClientError:
+                log.info("slow_client_dropped", position=self.position)
+                raise
+
+    async def _send_events(self, send: Send) -> None:
+        # Reconnect after 1 to 3 s, so that not all clients of a lost process return at once. The id alone is
+        # no event, but makes the client's Last-Event-ID right even if it is cut off before the first event.
+        greeting = f"retry: {random.randrange(1_000, 3_000)}\nid: {self.position}\n\n"  # noqa: S311 (no secret)
+        await send_chunk(send, greeting.encode())
+        await TAIL.wait_for_poll()
+        generation = TAIL.generation
+        while True:
+            await TAIL.wait_beyond(self.position, settings().stream_silence)
+            if TAIL.ended or TAIL.generation != generation:
+                break
+            if TAIL.last is None or TAIL.last <= self.position:
+                await send_chunk(send, b": nothing new\n\n")
+            elif TAIL.reaches(self.position):
+                chunk, position = TAIL.chunk(self.position)
+                await send_chunk(send, chunk)
+                self.position = position
+            else:
+                await self._catch_up(send)
+        await send_chunk(send, b"", more_body=False)
+
+    async def _catch_up(self, send: Send) -> None:
+        """Send a page from PostgreSQL to a client that is behind the ring."""
+        try:
+            async with _catching_up:
+                changes = await changes_after(self.position, PAGE)
+        except DatabaseUnavailableError:
+            await asyncio.sleep(1)
+            return
+        if not changes or changes[0].position != self.position + 1:
+            # The next change has just been deleted by the retention: the client gets 410 when it reconnects.
+            # Ending is the only way to say so in the middle of a stream.
+            raise SlowClientError
+        await send_chunk(send, b"".join(map(encode_event, changes)))
+        self.position = changes[-1].position
+
+
+ROUTES = [stream_order_changes]

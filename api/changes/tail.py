@@ -1,0 +1,254 @@
+"""The tail of the change log: one reader for all streams and long polls of this process.
+
+It polls PostgreSQL ten times a second while there are followers, encodes each change once, and keeps the
+latest in a ring. A follower is nothing but a position. Within the ring all followers share the same chunks;
+one that is behind it reads PostgreSQL in pages until it has caught up. So no follower has a queue that could
+grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from api.http.errors import TooManyStreamsError
+from shared.change_log import CHANGE, log_bounds, read_change
+from shared.database.engine import DB, DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from api.changes.queries import ChangeFilters
+    from shared.changes import Change
+
+log = structlog.get_logger("order_change_tail")
+
+POLL_SECONDS = 0.1
+PAUSE_WHEN_AWAY_SECONDS = 1.0
+CHANGES_AT_ONCE = 1_000
+
+RING_CHANGES = 5_000
+RING_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 256 * 1024
+CHUNKS_KEPT = 32
+"""Followers at different positions need different chunks: 8 MiB of them are kept."""
+
+MOST_FOLLOWERS = 1_500
+"""Streams and waiting requests of one process: fewer than the connections that it accepts, so that orders can
+still be placed while all of them follow."""
+
+# The changes from a position on, with the calendars that each is of; one row at least, with the log's bounds.
+_FROM = f"""
+SELECT {CHANGE}, l.first_position AS log_first, l.last_position AS log_last,
+    ARRAY(SELECT name FROM calendar WHERE id IN (c.calendar_id, c.previous_calendar_id)) AS calendars
+FROM change_log AS l LEFT JOIN order_change AS c ON c.position >= $1 WHERE l.id = 1
+ORDER BY position LIMIT $2
+"""
+
+
+def encode_event(change: Change) -> bytes:
+    """Encode a change as an event of a stream. A notification has no line breaks, so it is one data line."""
+    notification = change.notification()
+    return f"id: {change.position}\nevent: {change.type}\ndata: {notification}\n\n".encode()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A change in the ring: its event, and what filters look at."""
+
+    event_id: object
+    event: bytes
+    type: str
+    order_id: int
+    calendars: frozenset[str]
+
+    def matches(self, filters: ChangeFilters) -> bool:
+        """Return whether filters match it, as the database would."""
+        return (
+            filters.order in (None, self.order_id)
+            and filters.type in (None, self.type)
+            and (filters.calendar is None or filters.calendar in self.calendars)
+        )
+
+
+class Tail:
+    """The latest changes, and a way to wait for more."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin, in the event loop that runs the application from now on."""
+        self.ended = False
+        """The process is stopping: followers end their answers."""
+        self.generation = 0
+        """Grows when the log turns out to be another one (a restored database): streams begin again."""
+        self.followers = 0
+        self._task: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()
+        self._polled = asyncio.Event()
+        self._polls_begun = self._polls_done = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._ring: dict[int, Entry] = {}
+        self._bytes = 0
+        self._last: int | None = None
+        self._chunks: dict[int, tuple[bytes, int]] = {}
+
+    @property
+    def last(self) -> int | None:
+        """The position up to which the log was read; None before the first poll."""
+        return self._last
+
+    def reaches(self, after: int) -> bool:
+        """Return whether the ring has everything after a position, as far as the log was read."""
+        return self._last is not None and after >= self._last - len(self._ring)
+
+    @contextmanager
+    def follow(self) -> Iterator[None]:
+        """Keep the tail polling while the block runs."""
+        self.followers += 1
+        if self._task is None or self._task.done():
+            self._clear()
+            self._task = asyncio.create_task(self._poll_until_unused())
+        try:
+            yield
+        finally:
+            self.followers -= 1
+
+    def check_capacity(self) -> None:
+        """Check that one more follower is allowed.
+
+        Raises:
+            TooManyStreamsError: it is not.
+
+        """
+        if self.followers >= MOST_FOLLOWERS:
+            raise TooManyStreamsError(MOST_FOLLOWERS, "streams and waiting requests")
+
+    def end(self) -> None:
+        """Tell all followers that the process is stopping."""
+        self.ended = True
+        self._polled.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    async def wait_for_poll(self) -> None:
+        """Wait for a poll that begins after this call: it notices if the log was replaced.
+
+        The ring may hold changes of a log that was replaced a moment ago.
+        """
+        begun = self._polls_begun
+        while self._polls_done <= begun and not self.ended:
+            await self._polled.wait()
+
+    async def wait_beyond(self, after: int, seconds: float) -> None:
+        """Wait until there is something after a position, the tail ends or begins again, or time is up."""
+        generation = self.generation
+        deadline = time.monotonic() + seconds
+        while (
+            (self._last is None or self._last <= after) and not self.ended and generation == self.generation
+        ):
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._moved.wait()
+            except TimeoutError:
+                return
+
+    def any_matches(self, filters: ChangeFilters, after: int) -> bool:
+        """Return whether filters match any change in the ring after a position."""
+        last = self._last or 0
+        return any(self._ring[position].matches(filters) for position in range(after + 1, last + 1))
+
+    def chunk(self, after: int) -> tuple[bytes, int]:
+        """Return the events that follow a position in the ring, as one chunk, and the position it leads to.
+
+        The chunk is made once for all followers that reach that position at about the same time.
+        """
+        chunk = self._chunks.get(after)
+        if chunk is None:
+            events: list[bytes] = []
+            size, position = 0, after
+            while position + 1 in self._ring and size < CHUNK_BYTES:
+                position += 1
+                events.append(self._ring[position].event)
+                size += len(events[-1])
+            chunk = self._chunks[after] = b"".join(events), position
+            if len(self._chunks) > CHUNKS_KEPT:
+                self._chunks.pop(next(iter(self._chunks)))
+        return chunk
+
+    async def _poll_until_unused(self) -> None:
+        is_away = False
+        while self.followers and not self.ended:
+            pause = POLL_SECONDS
+            try:
+                if await self.poll_once() == CHANGES_AT_ONCE:
+                    pause = 0
+                if is_away:
+                    log.info("database_available_again")
+                is_away = False
+            except DatabaseUnavailableError as error:
+                # Streams stay open meanwhile, and get what they missed when PostgreSQL is back.
+                if not is_away:
+                    log.warning("database_unavailable", reason=str(error))
+                is_away, pause = True, PAUSE_WHEN_AWAY_SECONDS
+            except Exception as error:
+                log.exception("tail_failed", exc_info=error)
+                pause = PAUSE_WHEN_AWAY_SECONDS
+            await asyncio.sleep(pause)
+
+    async def poll_once(self) -> int:
+        """Read new changes of the log into the ring; return how many there were."""
+        self._polls_begun += 1
+        new = await self._poll()
+        self._polls_done = self._polls_begun
+        polled, self._polled = self._polled, asyncio.Event()
+        polled.set()
+        return new
+
+    async def _poll(self) -> int:
+        if self._last is None:
+            self._last = (await log_bounds()).last
+            self._wake()
+        # From the last one on and not after it: if that is no longer the same change, the log is another.
+        last, known = self._last, self._ring.get(self._last)
+        rows = await DB.fetch(_FROM, last, CHANGES_AT_ONCE + 1)
+        log_last = rows[0]["log_last"] if rows else 0
+        # A change that was deleted since can't be compared any more.
+        comparable = known if rows and rows[0]["log_first"] <= last else None
+        if log_last < last or (comparable and rows[0]["event_id"] != comparable.event_id):
+            log.warning("log_replaced", known=last, latest=log_last)
+            self._clear()
+            self.generation += 1
+            self._wake()
+            return 0
+        new = [row for row in rows if row["position"] is not None and row["position"] > last]
+        for row in new:
+            self._add(read_change(row), frozenset(row["calendars"]))
+        if new:
+            self._chunks = {}
+            self._wake()
+        return len(new)
+
+    def _add(self, change: Change, calendars: frozenset[str]) -> None:
+        entry = Entry(change.event_id, encode_event(change), change.type, change.order_id, calendars)
+        self._ring[change.position] = entry
+        self._bytes += len(entry.event)
+        self._last = change.position
+        while len(self._ring) > RING_CHANGES or self._bytes > RING_BYTES:
+            oldest = next(iter(self._ring))
+            self._bytes -= len(self._ring.pop(oldest).event)
+
+
+TAIL = Tail()
+"""This process's tail."""

@@ -1,0 +1,65 @@
+"""Which media type to answer with (RFC 9110, section 12.5.1). A route's ``opt`` names what it produces."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from api.http.problem_types import NOT_ACCEPTABLE
+from api.http.problems import ProblemError
+from api.http.request import method_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from litestar.handlers import BaseRouteHandler
+
+    from api.http.request import AnyConnection
+
+JSON = "application/json"
+
+_QUALITY = re.compile(r";\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*(?:;|$)", re.IGNORECASE)
+
+
+def _quality(offered: str, accept: str) -> float:
+    """Return the quality value of a media type, 0 to 1: the most specific range that matches it decides."""
+    main_type = offered.partition("/")[0]
+    specificity = {offered: 3, f"{main_type}/*": 2, "*/*": 1}
+    best = (0, 0.0)
+    for accepted_range in accept.split(","):
+        media_range = accepted_range.partition(";")[0].strip().lower()
+        if media_range in specificity:
+            weight = _QUALITY.search(accepted_range)
+            best = max(best, (specificity[media_range], float(weight[1]) if weight else 1.0))
+    return best[1]
+
+
+def _choose(connection: AnyConnection, offered: Sequence[str]) -> str:
+    accept = ",".join(connection.headers.getall("accept", []))
+    if not accept.strip():
+        return offered[0]
+    best = max(offered, key=lambda media_type: _quality(media_type, accept))
+    if _quality(best, accept) == 0:
+        raise ProblemError(NOT_ACCEPTABLE, f"This operation answers with {' or '.join(offered)}.")
+    return best
+
+
+def check_acceptable(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Choose the media type of the answer, for ``media_type_of``, before anything is done.
+
+    It is the one that the caller likes best of those in the route's ``opt["produces"]`` (JSON unless it names
+    others), and the first of them if the caller says nothing. A deletion answers without content.
+
+    Raises:
+        ProblemError: 406, none of them is accepted.
+
+    """
+    offered = handler.opt.get("produces", (JSON,))
+    chosen = offered[0] if method_of(connection) in ("DELETE", "OPTIONS") else _choose(connection, offered)
+    connection.scope["media_type"] = chosen  # type: ignore[typeddict-unknown-key]  # a key of our own
+
+
+def media_type_of(connection: AnyConnection) -> str:
+    """Return the media type to answer with."""
+    media_type: str = connection.scope["media_type"]  # type: ignore[typeddict-item]  # as above
+    return media_type

@@ -1,0 +1,128 @@
+"""Lists: their one shape ``{"items", "next"}``, and the opaque cursors that lead from page to page."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2s
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
+
+from litestar import Response
+
+from api.http.media_types import JSON
+from api.http.parameters import query_of
+from api.http.problem_types import INVALID_CURSOR
+from api.http.problems import ProblemError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from litestar.datastructures import MultiDict
+
+    from api.http.request import AnyRequest
+
+T = TypeVar("T")
+
+DEFAULT_LIMIT = 50
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of items, each as JSON text, and where the next page begins (None: this is the last)."""
+
+    items: Sequence[str]
+    next_after: Sequence[object] | None
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[T],
+        limit: int,
+        show: Callable[[T], str],
+        place_of: Callable[[T], Sequence[object]],
+    ) -> Page:
+        """Make a page of up to ``limit`` rows, out of a query that asked for one row more.
+
+        Args:
+            rows: in the list's order; one more than ``limit`` says that there is a next page.
+            limit: items of the page.
+            show: writes a row as JSON text.
+            place_of: returns a row's place in the list, as a cursor keeps it.
+
+        """
+        shown = rows[:limit]
+        return cls([show(row) for row in shown], place_of(shown[-1]) if len(rows) > limit else None)
+
+
+Filters = Sequence[tuple[str, str]]
+"""Parameters that decide what is in a list; a name may appear more than once."""
+
+
+def limit_of(request: AnyRequest) -> int:
+    """Return how many items a page may have."""
+    limit: int = query_of(request).get("limit", DEFAULT_LIMIT)
+    return limit
+
+
+def _digest(filters: Filters) -> str:
+    return blake2s(json.dumps(sorted(filters)).encode(), digest_size=6).hexdigest()
+
+
+def encode_cursor(after: Sequence[object], filters: Filters) -> str:
+    """Make a cursor for the place after an item, valid only with the filters it was made with."""
+    text = json.dumps([_digest(filters), *after], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def read_cursor(request: AnyRequest, read: Callable[..., T]) -> T | None:
+    """Read the place after which the requested page begins; None if it is the first.
+
+    Args:
+        request: with its cursor, and the filters that the cursor was made for.
+        read: makes a place of what the list's cursors hold. Anybody can make a cursor, so it checks every
+            value, and raises ValueError (TypeError for a wrong number of values).
+
+    Raises:
+        ProblemError: 400, this service did not make it, or made it for other filters.
+
+    """
+    query = query_of(request)
+    if "cursor" not in query:
+        return None
+    cursor, filters = query["cursor"], filters_of(request.query_params)
+    try:
+        digest, *after = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
+        if encode_cursor(after, filters) == cursor:
+            return read(*after)
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        digest = _digest(filters)
+    why = "was not made by this service" if digest == _digest(filters) else "was made for other filters"
+    raise ProblemError(INVALID_CURSOR, f"The cursor {why}; start again without it.")
+
+
+def filters_of(query: MultiDict[str]) -> Filters:
+    """Return the parameters that decide what is in a list, as opposed to how much of it a page shows."""
+    return [(name, value) for name, value in query.multi_items() if name not in ("cursor", "limit")]
+
+
+def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[bytes]:
+    """Answer with a page; the next page's address is in the body and in a Link header (RFC 8288).
+
+    Args:
+        request: whose address, with another cursor, is the next page's.
+        page: the page.
+        head: JSON text of members before ``items``, each with a comma after it.
+
+    """
+    next_address = None
+    if page.next_after is not None:
+        cursor = encode_cursor(page.next_after, filters_of(request.query_params))
+        query = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
+        next_address = f"{request.url.path}?{urlencode([*query, ('cursor', cursor)])}"
+    body = f'{{{head}"items":[{",".join(page.items)}],"next":{json.dumps(next_address)}}}'
+    headers = {"Link": f'<{next_address}>; rel="next"'} if next_address else {}
+    return Response(body.encode(), media_type=JSON, headers=headers)

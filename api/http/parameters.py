@@ -1,0 +1,186 @@
+"""Parameters in paths and queries: read strictly, each fault named.
+
+Litestar takes the last of two equal parameters and replaces invalid UTF-8, so both are read here, from their
+bytes. A route declares its query in its ``opt``, and the one guard of all routes reads it:
+
+    @route("/services", http_method=READ, opt={"query": Query({"include_archived": read_boolean, **PAGING})})
+
+A route that declares none takes no parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from api.http.fields import read_id
+from api.http.media_types import JSON, media_type_of
+from api.http.problems import Fault, malformed
+from api.http.request import method_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from litestar.handlers import BaseRouteHandler
+
+    from api.http.request import AnyConnection, AnyRequest
+
+T = TypeVar("T")
+Readers = Mapping[str, Callable[[str], Any]]
+"""Parameters by name, with their readers: each returns the value, or raises ValueError with what is right."""
+
+MOST_VALUES = 20
+"""How often a repeatable parameter may appear."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """The query parameters of a route."""
+
+    readers: Readers = field(default_factory=dict)
+    json_readers: Readers = field(default_factory=dict)
+    """Those that mean something only in an answer of JSON, such as ``limit``."""
+    repeatable: Collection[str] = ()
+    """Those of which several may be given; their values are read as a list, no two of them equal."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All parameters that the route knows."""
+        return frozenset({**self.readers, **self.json_readers})
+
+
+NO_QUERY = Query()
+
+
+def check_query(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Read the query as the route declares it, for ``query_of``.
+
+    Raises:
+        ProblemError: 400 with every fault: unknown, given twice, not UTF-8, not acceptable.
+
+    """
+    if method_of(connection) == "OPTIONS":
+        return
+    query: Query = handler.opt.get("query", NO_QUERY)
+    values = _read_query(connection.scope["query_string"], query, media_type_of(connection))
+    connection.scope["query"] = values  # type: ignore[typeddict-unknown-key]  # a key of our own
+
+
+def query_of(request: AnyConnection) -> dict[str, Any]:
+    """Return the query's values by name; a parameter that was not given is absent."""
+    query: dict[str, Any] = request.scope["query"]  # type: ignore[typeddict-item]  # as above
+    return query
+
+
+def _read_query(query_string: bytes, query: Query, media_type: str) -> dict[str, Any]:
+    readers = {**query.readers, **query.json_readers}
+    values: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for pair in filter(None, query_string.split(b"&")):
+        raw_name, _, raw_value = pair.partition(b"=")
+        try:
+            name = unquote_to_bytes(raw_name.replace(b"+", b" ")).decode()
+            text = unquote_to_bytes(raw_value.replace(b"+", b" ")).decode()
+        except UnicodeDecodeError:
+            faults.append(Fault("the query is not UTF-8", parameter=ascii(raw_name.decode("latin-1"))[1:-1]))
+            continue
+        if name not in readers:
+            known = ", ".join(sorted(readers)) or "none"
+            faults.append(Fault(f"is unknown; known parameters: {known}", parameter=name))
+        elif name in query.json_readers and media_type != JSON:
+            faults.append(Fault(f"has no meaning with {media_type}", parameter=name))
+        elif name in values and name not in query.repeatable:
+            faults.append(Fault("appears twice", parameter=name))
+        else:
+            try:
+                value = readers[name](text)
+            except ValueError as error:
+                value = None
+                faults.append(Fault(str(error), parameter=name))
+            if name in query.repeatable:
+                values.setdefault(name, []).append(value)
+            else:
+                values[name] = value
+    faults += _faults_of_lists({name: values[name] for name in query.repeatable if name in values})
+    if faults:
+        raise malformed(*faults)
+    return values
+
+
+def _faults_of_lists(lists: Mapping[str, Sequence[Any]]) -> list[Fault]:
+    faults = []
+    for name, values in lists.items():
+        valid = [value for value in values if value is not None]
+        if len(set(valid)) < len(valid):
+            faults.append(Fault("has the same value twice", parameter=name))
+        if len(values) > MOST_VALUES:
+            faults.append(Fault(f"may appear at most {MOST_VALUES} times", parameter=name))
+    return faults
+
+
+def require(query: Mapping[str, Any], *names: str) -> None:
+    """Check that parameters were given.
+
+    Raises:
+        ProblemError: 400, naming each that is missing.
+
+    """
+    missing = [Fault("is required", parameter=name) for name in names if name not in query]
+    if missing:
+        raise malformed(*missing)
+
+
+def path_id(request: AnyRequest, name: str) -> int:
+    """Read an id from the path.
+
+    Raises:
+        ProblemError: 400, it is not an id.
+
+    """
+    return path_value(request, name, read_id)
+
+
+def path_value(request: AnyRequest, name: str, read: Callable[[str], T]) -> T:
+    """Read a segment of the path.
+
+    Raises:
+        ProblemError: 400, it is not UTF-8 (the server has silently replaced its bytes), or can't be read.
+
+    """
+    try:
+        unquote_to_bytes(request.scope.get("raw_path", b"").partition(b"?")[0]).decode()
+        return read(request.path_params[name])
+    except UnicodeDecodeError:
+        raise malformed(Fault("the path is not UTF-8", parameter=name)) from None
+    except ValueError as error:
+        raise malformed(Fault(str(error), parameter=name)) from None
+
+
+def read_boolean(value: str) -> bool:
+    """Read a boolean parameter."""
+    if value not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return value == "true"
+
+
+def read_limit(value: str) -> int:
+    """Read how many items a page may have: 1 to 100."""
+    if not value.isascii() or not value.isdigit() or len(value) > 3 or not 1 <= int(value) <= 100:
+        raise ValueError("must be a whole number from 1 to 100")
+    return int(value)
+
+
+def read_seconds(longest: int) -> Callable[[str], int]:
+    """Make a reader for how many seconds to wait, 0 to ``longest``."""
+
+    def read(value: str) -> int:
+        if value not in map(str, range(longest + 1)):
+            raise ValueError(f"must be a whole number of seconds from 0 to {longest}")
+        return int(value)
+
+    return read
+
+
+PAGING: Readers = {"limit": read_limit, "cursor": str}

@@ -1,0 +1,59 @@
+"""Problem details (RFC 9457): what is wrong with a request, and the error that ends it.
+
+Code below ``api/problem_map.py`` raises a ``ProblemError`` only where HTTP itself is at fault: a body, a
+header or a parameter. Everything else raises errors of its own, which ``api/problem_map.py`` translates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from api.http.problem_types import MALFORMED_REQUEST, VALIDATION_FAILED, ProblemType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a request: where, and what would be right."""
+
+    detail: str
+    pointer: str | None = None
+    parameter: str | None = None
+    header: str | None = None
+
+    @property
+    def member(self) -> dict[str, str]:
+        """The fault as an element of the problem's ``errors``."""
+        places = {"pointer": self.pointer, "parameter": self.parameter, "header": self.header}
+        return {name: place for name, place in places.items() if place is not None} | {"detail": self.detail}
+
+
+@dataclass
+class ProblemError(Exception):
+    """A request that ends in a problem."""
+
+    type: ProblemType
+    detail: str
+    faults: Sequence[Fault] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    members: Mapping[str, Any] = field(default_factory=dict)
+
+
+def malformed(*faults: Fault) -> ProblemError:
+    """Build the problem (400) for a request that can't be read."""
+    return ProblemError(MALFORMED_REQUEST, _summary(faults), faults)
+
+
+def invalid(*faults: Fault) -> ProblemError:
+    """Build the problem (422) for a body that can be read but not accepted."""
+    return ProblemError(VALIDATION_FAILED, _summary(faults), faults)
+
+
+def _summary(faults: Sequence[Fault]) -> str:
+    first = faults[0]
+    place = first.pointer or first.parameter or first.header
+    more = f" ({len(faults) - 1} more in errors)" if len(faults) > 1 else ""
+    return f"{place}: {first.detail}{more}" if place else f"{first.detail}{more}"

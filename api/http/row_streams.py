@@ -1,0 +1,170 @@
+"""Answers that are streamed: every row of one statement, so of one snapshot, in constant memory."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from litestar import Response
+from litestar.response.base import ASGIResponse
+
+from api.http.connections import send_chunk, send_until_disconnect
+from api.http.errors import TooManyStreamsError
+from api.http.request import method_of
+from shared.database.engine import DB, translate_connection_errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+
+    from litestar.types import Receive, Scope, Send
+
+CHUNK = 500
+"""Rows in memory at once, for each stream."""
+
+MOST_STREAMS = 4
+"""Streams of one process. Each has a connection of its own, so none takes one from ordinary requests."""
+
+_slots = asyncio.Semaphore(MOST_STREAMS)
+
+NDJSON = "application/x-ndjson"
+CSV = "text/csv"
+
+
+@dataclass(frozen=True)
+class _Query:
+    statement: str
+    arguments: Sequence[Any]
+    cursor_tuple_fraction: float
+
+
+def escape_formula(cell: str) -> str:
+    """Escape a cell that a spreadsheet would run as a formula: an apostrophe makes it text (OWASP)."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def csv_lines(lines: Iterable[Iterable[object]]) -> bytes:
+    """Write lines of CSV (RFC 4180), without formulas; None is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    for cells in lines:
+        writer.writerow("" if cell is None else escape_formula(str(cell)) for cell in cells)
+    return text.getvalue().encode()
+
+
+class RowStream(Response[bytes]):
+    """An answer with every row of a statement, as of the moment its chunks were opened."""
+
+    def __init__(
+        self, chunks: AsyncGenerator[bytes, None], media_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(b"", media_type=media_type, headers=headers)
+        self._chunks = chunks
+
+    def to_asgi_response(self, app: Any, request: Any, **given: Any) -> ASGIResponse:  # noqa: ARG002 (as Litestar calls it)
+        """Make what sends it."""
+        return _ChunkResponse(
+            self._chunks,
+            headers={**self.headers},
+            is_head_response=method_of(request) == "HEAD",
+            media_type=self.media_type,
+        )
+
+
+class _ChunkResponse(ASGIResponse):
+    """Sends chunks until the client disconnects or is too slow, and then closes the chunks in any case.
+
+    Litestar's own stream waits without a limit for a client that reads nothing, and then leaves the chunks
+    to the garbage collector.
+    """
+
+    _should_set_content_length = False
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], **given: Any) -> None:
+        super().__init__(**given)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._chunks):
+            await super().__call__(scope, receive, send)
+
+    async def send_body(self, send: Send, receive: Receive) -> None:
+        await send_until_disconnect(receive, self._send_chunks(send))
+
+    async def _send_chunks(self, send: Send) -> None:
+        async for chunk in self._chunks:
+            await send_chunk(send, chunk)
+        await send_chunk(send, b"", more_body=False)
+
+
+async def stream_rows(
+    statement: str,
+    arguments: Sequence[Any],
+    encode: Callable[[Sequence[Any]], bytes],
+    head: bytes = b"",
+    tail: Callable[[], bytes] = bytes,
+    *,
+    cursor_tuple_fraction: float = 1,
+) -> AsyncGenerator[bytes, None]:
+    """Open a stream of every row of a statement, as of the moment this is called.
+
+    Args:
+        statement: a SELECT.
+        arguments: its arguments.
+        encode: writes some rows; called for the first ones before this returns, so it may still refuse them.
+        head: comes before the rows.
+        tail: makes what comes after them.
+        cursor_tuple_fraction: PostgreSQL's setting: for how large a part of the rows it plans, 0 to 1.
+
+    Raises:
+        TooManyStreamsError: as many streams as allowed are open.
+        DatabaseUnavailableError: before the first byte; later the stream is cut off.
+
+    """
+    if _slots.locked():
+        raise TooManyStreamsError(MOST_STREAMS, "exports")
+    await _slots.acquire()
+    try:
+        connection = await DB.connect()
+    except BaseException:
+        _slots.release()
+        raise
+    stream = _stream(connection, _Query(statement, arguments, cursor_tuple_fraction), encode, head, tail)
+    # The first chunk is read here, so that what fails at once is still answered as a problem.
+    async with translate_connection_errors():
+        first = await anext(stream)
+    return _with_first(first, stream)
+
+
+async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(rest):
+        yield first
+        async for chunk in rest:
+            yield chunk
+
+
+async def _stream(
+    connection: Any,
+    query: _Query,
+    encode: Callable[[Sequence[Any]], bytes],
+    head: bytes,
+    tail: Callable[[], bytes],
+) -> AsyncGenerator[bytes, None]:
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(f"SET LOCAL cursor_tuple_fraction = {query.cursor_tuple_fraction}")
+            await connection.execute(
+                f"DECLARE stream NO SCROLL CURSOR FOR {query.statement}", *query.arguments
+            )
+            fetch = f"FETCH {CHUNK} FROM stream"
+            yield head + encode(await connection.fetch(fetch))
+            while rows := await connection.fetch(fetch):
+                yield encode(rows)
+            yield tail()
+    finally:
+        _slots.release()
+        # The client may have disconnected mid-stream; ending the session cleans up.
+        connection.terminate()

@@ -1,0 +1,1 @@
+"""What operators and integrators look at: health, metrics, documentation."""

@@ -1,0 +1,73 @@
+"""Whether this process lives, and whether it can do its work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio as redis_client
+from litestar import Response, route
+from redis.exceptions import RedisError
+
+from api.http.request import READ
+from shared.database.engine import DatabaseUnavailableError
+from shared.database.migrate import pending_migrations
+from shared.database.statements import execute
+from shared.settings import settings
+
+REDIS_TIMEOUT_SECONDS = 0.5
+
+
+@dataclass
+class NotReadyError(Exception):
+    """Orders can't be stored: the database can't be reached, or its schema is behind."""
+
+    checks: Mapping[str, str]
+
+
+@route("/health/live", http_method=READ)
+async def live() -> dict[str, str]:
+    """Answer at all."""
+    return {"status": "live"}
+
+
+@route("/health/ready", http_method=READ)
+async def ready() -> Response[dict[str, Any]]:
+    """Say whether orders can be stored. Redis status is shown but never affects readiness."""
+    queue, database = await asyncio.gather(_queue(), _database())
+    checks = {**database, "queue": queue}
+    if checks["migrations"] != "ok":
+        raise NotReadyError(checks)
+    return Response({"status": "ready", "checks": checks})
+
+
+async def _database() -> dict[str, str]:
+    try:
+        await execute("SELECT 1")
+        pending = await pending_migrations()
+    except DatabaseUnavailableError:
+        return {"database": "unavailable", "migrations": "unknown"}
+    return {"database": "ok", "migrations": "ok" if pending == 0 else "pending"}
+
+
+async def _queue() -> str:
+    # The only thing in the API that speaks to Redis; no order waits for it.
+    client = redis_client.from_url(
+        settings().redis_url,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        retry=None,
+    )
+    try:
+        async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
+            await client.ping()
+    except (RedisError, OSError):
+        return "unavailable"
+    finally:
+        await client.aclose()
+    return "ok"
+
+
+ROUTES = [live, ready]

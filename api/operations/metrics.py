@@ -1,0 +1,86 @@
+"""Figures for Prometheus, read from the database when they are asked for: every process gives the same."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import Response, route
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from api.changes.tail import TAIL
+from api.fee_summaries.positions import waiting_requests
+from api.http.request import READ
+from shared.database.statements import fetch_optional
+
+TEXT = "text/plain"
+
+_FIGURES = """
+SELECT
+    cursor.position::float8 AS position,
+    log.last_position::float8 - cursor.position AS behind,
+    extract(epoch FROM now() - proof.finished_at)::float8 AS proof_age,
+    proof.differing::float8 AS differing, proof.orders::float8 AS proved, proof.seconds::float8 AS seconds
+FROM consumer_cursor AS cursor, change_log AS log, fee_summary_proof AS proof
+WHERE cursor.consumer = 'fee_summaries'
+"""
+
+_GAUGES = {
+    "position": ("fee_summaries_position", "Position that the fee summaries are exact for."),
+    "behind": ("fee_summaries_behind_changes", "Changes that have a position and are not summed up yet."),
+    "differing": (
+        "fee_summary_proof_differing_rows",
+        "Fee summaries that the last proof found not to be what the orders say: alert on anything but 0.",
+    ),
+    "proved": ("fee_summary_proof_orders", "Orders that the last proof counted again."),
+    "seconds": ("fee_summary_proof_seconds", "How long the last proof took."),
+    "proof_age": (
+        "fee_summary_proof_age_seconds",
+        "Seconds since the last proof: alert above two days, they are daily.",
+    ),
+}
+
+
+_PROCESS_GAUGES = (
+    (
+        "order_changes_followers",
+        "Streams and waiting requests for order changes, of the process that answers.",
+        lambda: TAIL.followers,
+    ),
+    (
+        "fee_summaries_waiting_requests",
+        "Requests that wait for the fee summaries, of the process that answers.",
+        waiting_requests,
+    ),
+)
+
+
+class _Figures(msgspec.Struct, frozen=True):
+    """The values of ``_GAUGES``; None before the first proof, or without a database schema."""
+
+    position: float | None = None
+    behind: float | None = None
+    differing: float | None = None
+    proved: float | None = None
+    seconds: float | None = None
+    proof_age: float | None = None
+
+
+def _render(figures: _Figures) -> bytes:
+    registry = CollectorRegistry()
+    for name, meaning, count in _PROCESS_GAUGES:
+        Gauge(name, meaning, registry=registry).set(count())
+    for column, (name, meaning) in _GAUGES.items():
+        # Before the first proof its figures are absent rather than 0, which would say that all is well.
+        value = getattr(figures, column)
+        if value is not None:
+            Gauge(name, meaning, registry=registry).set(value)
+    return generate_latest(registry)
+
+
+@route("/metrics", http_method=READ, opt={"produces": (TEXT,)})
+async def show_metrics() -> Response[bytes]:
+    """Show what to watch: the fee summaries, and the requests that wait on this process."""
+    figures = await fetch_optional(_Figures, _FIGURES)
+    return Response(_render(figures or _Figures()), media_type=f"{TEXT}; version=0.0.4; charset=utf-8")
+
+
+ROUTES = [show_metrics]

@@ -1,0 +1,203 @@
+"""Load a JSON file of orders as one import: ``python -m api.orders.import_command FILE [--services FILE]``.
+
+All or nothing. The orders of a file that was imported before are left alone, services are added all the same.
+Exit status 0: imported, or nothing to do as all of it was imported before or, with ``--only-if-empty``, as
+there is or was something already; 1: refused, with every bad order and service named by its place in the
+file, or the database is away; 2: a file can't be read.
+"""
+# ruff: noqa: T201 (a command prints)
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from api.http.bodies import faults_of
+from api.http.fields import read_callers_id
+from api.http.json_text import UnreadableJsonError, read_json
+from api.http.times import utc_text
+from api.orders.errors import ContentionError
+from api.orders.imported_services import ImportedService
+from api.orders.imports import (
+    STORED,
+    Imported,
+    ImportedOrder,
+    ImportRefusedError,
+    NotEmptyError,
+    Progress,
+    import_orders,
+)
+from api.services.bodies import NewService
+from shared.database.engine import DB, DatabaseUnavailableError
+
+
+class UnreadableFileError(Exception):
+    """A file is not there, or is not a JSON array."""
+
+
+def _read_list(path: Path) -> tuple[list[Any], bytes]:
+    try:
+        content = path.read_bytes()
+        value = read_json(content, most_keys=math.inf)
+    except OSError as error:
+        raise UnreadableFileError(f"{path}: {error.strerror}") from None
+    except UnreadableJsonError as error:
+        raise UnreadableFileError(f"{path}: the file {error}") from None
+    if not isinstance(value, list):
+        raise UnreadableFileError(f"{path}: must be a JSON array")
+    return value, content
+
+
+def _place(name: str, index: int, pointer: str | None) -> str:
+    return f"{name}[{index}]{(pointer or '#')[1:].replace('/', '.')}"
+
+
+def _check_orders(
+    values: list[Any], faults: list[str], progress: Progress = lambda *_: None
+) -> dict[int, ImportedOrder]:
+    """Give the orders that can be read, by their places."""
+    orders: dict[int, ImportedOrder] = {}
+    first_of_id: dict[int, int] = {}
+    for index, value in enumerate(values):
+        progress("checked", index, len(values))
+        try:
+            order = ImportedOrder.model_validate(value, strict=True)
+        except ValidationError as error:
+            faults += [f"{_place('orders', index, f.pointer)}: {f.detail}" for f in faults_of(error)]
+            continue
+        orders[index] = order
+        if order.id is not None:
+            first = first_of_id.setdefault(order.id, index)
+            if first != index:
+                faults.append(f"orders[{index}].id: {order.id} is the id of orders[{first}] too")
+    return orders
+
+
+def _check_services(values: list[Any], faults: list[str]) -> tuple[list[ImportedService], set[int]]:
+    """Give the services that can be read, and the ids of the others as far as these can be."""
+    services = []
+    faulty: set[int] = set()
+    for index, value in enumerate(values):
+        try:
+            service = NewService.model_validate(value, strict=True)
+        except ValidationError as error:
+            faults += [f"{_place('services', index, f.pointer)}: {f.detail}" for f in faults_of(error)]
+            if isinstance(value, dict):
+                with suppress(ValueError):
+                    faulty.add(read_callers_id(value.get("id")))
+            continue
+        if service.id is None:
+            faults.append(f"services[{index}].id: is required")
+        else:
+            services.append(ImportedService(index, service.id, service.name))
+    return services, faulty
+
+
+class _Progress:
+    """One line a second at most, so that a long import is seen to move and a short one is silent."""
+
+    def __init__(self) -> None:
+        self.begun = self.said = time.monotonic()
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == 0:  # what went before says nothing about this step
+            self.begun = now
+        elif done < total and now - self.said >= 1:
+            self.said = now
+            rest = (now - self.begun) / done * (total - done)
+            left = f", about {rest:.0f} s left" if step == STORED else ""
+            print(f"{done:,} of {total:,} orders {step}{left}", file=sys.stderr, flush=True)
+
+
+async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = False) -> Imported:
+    """Read, check and import the files.
+
+    Raises:
+        UnreadableFileError, ImportRefusedError, ContentionError, DatabaseUnavailableError: nothing was done.
+        NotEmptyError: nothing was to be done.
+
+    """
+    progress = _Progress()
+    values, content = _read_list(path)
+    listed = _read_list(services_path)[0] if services_path else []
+    faults: list[str] = []
+    orders = _check_orders(values, faults, progress)
+    services, faulty_services = _check_services(listed, faults)
+    await DB.start(size=1)
+    try:
+        return await import_orders(
+            path.name,
+            sha256(content).hexdigest(),
+            orders,
+            services,
+            progress,
+            faults=faults,
+            faulty_services=faulty_services,
+            only_if_empty=only_if_empty,
+        )
+    except (ContentionError, DatabaseUnavailableError) as error:
+        if not faults:
+            raise
+        unseen = f"not compared with what is stored: {error}"
+        raise ImportRefusedError([*faults, unseen]) from error
+    finally:
+        await DB.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status is the answer."""
+    parser = argparse.ArgumentParser(
+        prog="order_import", description="Load a JSON file of orders, all or nothing."
+    )
+    parser.add_argument("file", type=Path, help="a JSON array of orders, as POST /orders takes them")
+    parser.add_argument("--services", type=Path, help='a JSON array of services: {"id": 123, "name": "…"}')
+    parser.add_argument(
+        "--only-if-empty",
+        action="store_true",
+        help="do nothing if there are, or were, orders or changes, or there are services",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        done = asyncio.run(run(given.file, given.services, only_if_empty=given.only_if_empty))
+    except UnreadableFileError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except NotEmptyError:
+        print(f"{given.file} was not imported, as the database is not new: nothing to do")
+        return 0
+    except ImportRefusedError as error:
+        _say_why_refused(error.reasons)
+        return 1
+    except (ContentionError, DatabaseUnavailableError) as error:
+        print(f"nothing was imported, try again: {error}", file=sys.stderr)
+        return 1
+    services = f"; services added: {done.services_added:,}" if done.services_added else ""
+    if done.before:
+        print(f"{given.file} was imported before, on {utc_text(done.at)}{services or ': nothing to do'}")
+    else:
+        print(f"imported {done.orders:,} orders from {given.file}{services}")
+    return 0
+
+
+def _say_why_refused(reasons: Sequence[str]) -> None:
+    for reason in reasons:
+        print(reason, file=sys.stderr)
+    bad = Counter(place.partition("[")[0] for place in {reason.partition("]")[0] for reason in reasons})
+    counts = f"bad orders: {bad['orders']:,}, bad services: {bad['services']:,}"
+    print(f"refused: nothing was imported; {counts}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,316 @@
+"""The problem map: the only place where an error gets a status code.
+
+Commands and queries raise errors that are nouns of the domain and carry data; this module translates each
+into a problem. What a caller sees never contains a stack trace, SQL or any other internals.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from api.changes import errors as changes
+from api.fee_summaries import errors as fee_summaries
+from api.http import errors as http
+from api.http.json_text import encode
+from api.http.problem_types import (
+    BATCH_REFUSED,
+    BODY_TOO_LARGE,
+    IDEMPOTENCY_KEY_REUSED,
+    INTERNAL_ERROR,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    ORDER_ID_TAKEN,
+    ORDERS_TOO_CLOSE,
+    POSITION_EXPIRED,
+    REPORT_EXPIRED,
+    SERVICE_ID_TAKEN,
+    SERVICE_NAME_TAKEN,
+    SUMMARIES_BEHIND,
+    UNAVAILABLE,
+    VERSION_MISMATCH,
+    WEBHOOK_DISABLED,
+)
+from api.http.problems import Fault, ProblemError, invalid, malformed
+from api.http.times import utc_text
+from api.operations.health import NotReadyError
+from api.orders import errors as orders
+from api.services import errors as services
+from api.webhooks import errors as webhooks
+from shared.database.engine import DatabaseUnavailableError, LockTimeoutError, OutcomeUnknownError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger(__name__)
+
+RETRY_SOON = {"Retry-After": "1"}
+RETRY_LATER = {"Retry-After": "5"}
+
+
+def _conflict(conflict: orders.Conflict) -> dict[str, object]:
+    place = {"id": str(conflict.id)} if conflict.index is None else {"index": conflict.index}
+    return {**place, "datetime": utc_text(conflict.datetime)}
+
+
+def _conflict_in_words(conflict: orders.Conflict) -> str:
+    name = f"order {conflict.id}" if conflict.index is None else f"the batch's order {conflict.index}"
+    return f"{name} at {utc_text(conflict.datetime)}"
+
+
+def _orders_too_close(error: orders.OrdersTooCloseError) -> ProblemError:
+    free = [utc_text(at) for at in (error.nearest_before, error.nearest_after) if at is not None]
+    return ProblemError(
+        ORDERS_TOO_CLOSE,
+        f"{utc_text(error.requested)} on calendar {error.calendar} is less than three hours from "
+        f"{', '.join(map(_conflict_in_words, error.conflicts[:3]))}"
+        f"{', …' if len(error.conflicts) > 3 else ''}. "  # enough for a sentence
+        + (f"Nearest free: {' or '.join(free)}." if free else "No datetime is free on this calendar."),
+        members={
+            "conflicts": [_conflict(conflict) for conflict in error.conflicts],
+            "nearest": {
+                "before": utc_text(error.nearest_before) if error.nearest_before else None,
+                "after": utc_text(error.nearest_after) if error.nearest_after else None,
+            },
+        },
+    )
+
+
+def _unavailable(event: str, detail: str) -> Callable[[Exception], ProblemError]:
+    def log_and_translate(error: Exception) -> ProblemError:
+        log.warning(event, reason=str(error))
+        return ProblemError(UNAVAILABLE, detail, headers=RETRY_SOON)
+
+    return log_and_translate
+
+
+_database_unavailable = _unavailable(
+    "unavailable", "The database is busy or can't be reached; the request was not carried out."
+)
+_lock_timeout = _unavailable(
+    "lock_timeout",
+    "A long transaction, such as an import, locks what this request reads or changes. Nothing was stored.",
+)
+_outcome_unknown = _unavailable(
+    "outcome_unknown",
+    "The connection to the database broke while the request was being stored: either all of it was stored or "
+    "nothing. Repeat it, a POST with the same Idempotency-Key.",
+)
+
+
+def _framework_error(error: HTTPException) -> ProblemError:
+    headers = dict(error.headers or {})
+    match error.status_code:
+        case 404:
+            return ProblemError(NOT_FOUND, "No route has this path.", headers=headers)
+        case 405:
+            detail = "This path has other methods; see Allow."
+            return ProblemError(METHOD_NOT_ALLOWED, detail, headers=headers)
+        case 413:
+            # The server closes a connection whose body it has not read. A caller who isn't told so sends the
+            # next request into that connection and gets no answer (seen with 1 in 8 of them).
+            headers["Connection"] = "close"
+            return ProblemError(
+                BODY_TOO_LARGE, "The body is larger than this operation accepts.", headers=headers
+            )
+        case status if 400 <= status < 500:  # a class of status codes
+            return malformed(Fault("The request can't be read."))
+        case _:
+            return _internal_error(error)
+
+
+def _internal_error(error: Exception) -> ProblemError:
+    log.error("internal_error", exc_info=error)
+    return ProblemError(INTERNAL_ERROR, "The log has the details, under this request_id.")
+
+
+def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:
+    items = []
+    for index, refusal in error.refusals:
+        problem = problem_of(refusal)
+        items.append(
+            {
+                "index": index,
+                "type": problem.type.uri,
+                "title": problem.type.title,
+                "status": problem.type.status,
+                "detail": problem.detail,
+                **problem.members,
+            }
+        )
+    return ProblemError(
+        BATCH_REFUSED,
+        f"{len(items)} of the batch's orders can't be stored, so none is: see items.",
+        members={"items": items},
+    )
+
+
+def _position_not_in_log(error: changes.PositionNotInLogError) -> ProblemError:
+    if error.after > error.last:
+        resume = error.last
+        detail = (
+            f"Position {error.after} is ahead of the log, which ends at {error.last}: it is from another log."
+        )
+    else:
+        resume = error.first - 1
+        detail = f"Changes {error.after + 1} to {resume} are no longer retained."
+    return ProblemError(
+        POSITION_EXPIRED,
+        detail,
+        members={
+            "first_position": error.first,
+            "latest_position": error.last,
+            "resume": f"/order-changes?after={resume}",
+        },
+    )
+
+
+def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
+    detail = f"This process has {error.limit} {error.what} open, and may have no more."
+    return ProblemError(UNAVAILABLE, detail, headers=RETRY_LATER)
+
+
+def _not_ready(error: NotReadyError) -> ProblemError:
+    return ProblemError(
+        UNAVAILABLE,
+        "Orders can't be stored: the database can't be reached, or its schema is behind.",
+        headers=RETRY_SOON,
+        members={"checks": error.checks},
+    )
+
+
+def _summaries_behind(error: fee_summaries.SummariesBehindError) -> ProblemError:
+    if error.requested == f"position {error.requested_position}":
+        requested = error.requested
+    elif error.requested_position is None:
+        requested = f"{error.requested}, which has no position yet,"
+    else:
+        requested = f"{error.requested}, which is position {error.requested_position},"
+    return ProblemError(
+        SUMMARIES_BEHIND,
+        f"The figures are exact for position {error.position}; {requested} is not included yet.",
+        headers=RETRY_SOON,
+        members={
+            "as_of": {"position": error.position, "time": utc_text(error.time)},
+            "asked": {"position": error.requested_position},
+        },
+    )
+
+
+def _report_too_large(error: fee_summaries.ReportTooLargeError) -> ProblemError:
+    return malformed(
+        Fault(
+            f"zero would make {error.items:,} items, more than {error.limit:,}; ask for fewer days, longer "
+            "periods, or certain services or calendars",
+            parameter="fill",
+        )
+    )
+
+
+def _order_version_not_found(error: fee_summaries.OrderVersionNotFoundError) -> ProblemError:
+    if error.is_known:
+        return ProblemError(NOT_FOUND, f"Order {error.order_id} has no version {error.version}.")
+    return ProblemError(
+        NOT_FOUND,
+        f"There is no order {error.order_id}, and no change of it is retained. It never existed, or it was "
+        "deleted long ago and is in no figures.",
+    )
+
+
+_PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
+    ProblemError: lambda error: error,
+    HTTPException: _framework_error,
+    DatabaseUnavailableError: _database_unavailable,
+    OutcomeUnknownError: _outcome_unknown,
+    LockTimeoutError: _lock_timeout,
+    NotReadyError: _not_ready,
+    http.TooManyStreamsError: _too_many_streams,
+    http.IdempotencyKeyReusedError: lambda error: ProblemError(
+        IDEMPOTENCY_KEY_REUSED, f"The key {error.key} was used for other content within 24 hours."
+    ),
+    orders.ContentionError: _database_unavailable,
+    orders.OrdersTooCloseError: _orders_too_close,
+    orders.OrderNotFoundError: lambda error: ProblemError(NOT_FOUND, f"There is no order {error.order_id}."),
+    orders.OrderIdTakenError: lambda error: ProblemError(
+        ORDER_ID_TAKEN, f"Id {error.order_id} is, or was, the id of another order."
+    ),
+    orders.ServicesNotOrderableError: lambda error: invalid(
+        *(Fault(reason, pointer=pointer) for pointer, reason in error.faults)
+    ),
+    orders.BatchRefusedError: _batch_refused,
+    orders.VersionMismatchError: lambda error: ProblemError(
+        VERSION_MISMATCH,
+        f"Order {error.order_id} is at version {error.version}.",
+        headers={"ETag": f'"{error.version}"'},
+    ),
+    changes.PositionNotInLogError: _position_not_in_log,
+    services.ServiceNotFoundError: lambda error: ProblemError(
+        NOT_FOUND, f"There is no service {error.service_id}."
+    ),
+    services.ServiceIdTakenError: lambda error: ProblemError(
+        SERVICE_ID_TAKEN, f"Id {error.service_id} is the id of another service."
+    ),
+    services.ServiceNameTakenError: lambda error: ProblemError(
+        SERVICE_NAME_TAKEN, f"Another service is called {error.name!r}."
+    ),
+    fee_summaries.ReportExpiredError: lambda error: ProblemError(
+        REPORT_EXPIRED,
+        f"Position {error.position} {error.reason}.",
+        members={"latest_position": error.latest},
+    ),
+    fee_summaries.ReportTooLargeError: _report_too_large,
+    fee_summaries.SummariesBehindError: _summaries_behind,
+    fee_summaries.OrderVersionNotFoundError: _order_version_not_found,
+    webhooks.WebhookNotFoundError: lambda error: ProblemError(
+        NOT_FOUND, f"There is no webhook {error.webhook_id}."
+    ),
+    webhooks.DeliveryNotFoundError: lambda error: ProblemError(
+        NOT_FOUND, f"The webhook has no delivery {error.delivery_id}."
+    ),
+    webhooks.WebhookDisabledError: lambda error: ProblemError(
+        WEBHOOK_DISABLED, f"Webhook {error.webhook_id} is disabled ({error.reason})."
+    ),
+    webhooks.TooMuchToReplayError: lambda error: invalid(
+        Fault(f"must be {error.first} or more: too many changes follow for one replay", pointer="#/after")
+    ),
+    Exception: _internal_error,
+}
+"""How each error is answered. Any other is a 500, and the log has the details."""
+
+
+def problem_of(error: Exception) -> ProblemError:
+    """Translate an error into a problem."""
+    nearest = next(kind for kind in type(error).__mro__ if kind in _PROBLEM_OF)
+    return _PROBLEM_OF[nearest](error)
+
+
+def _path(request: Request[Any, Any, Any]) -> str:
+    # As it was sent, still percent-encoded: decoded, it might be no URI reference.
+    raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    return raw.partition(b"?")[0].decode("ascii", "replace")
+
+
+def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer any error with problem details; Litestar's handler for every exception."""
+    problem = problem_of(error)
+    body: dict[str, Any] = {
+        "type": problem.type.uri,
+        "title": problem.type.title,
+        "status": problem.type.status,
+        "detail": problem.detail,
+        "instance": _path(request),
+        "request_id": request.scope.get("request_id"),
+        **problem.members,
+    }
+    if problem.faults:
+        body["errors"] = [fault.member for fault in problem.faults]
+    return Response(
+        encode(body),
+        status_code=problem.type.status,
+        media_type="application/problem+json",
+        headers=dict(problem.headers),
+    )

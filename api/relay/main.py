@@ -1,0 +1,136 @@
+"""The relay: ``python -m api.relay.main``. Only one works at a time, the others stand by.
+
+It assigns committed changes their positions and publishes them to the consumers and to the Redis stream, asks
+the worker for what is due, and deletes what is old enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import asyncpg
+import structlog
+
+from api.relay.publisher import Publisher
+from api.relay.redis_stream import RedisStream
+from api.relay.retention import delete_expired_once
+from api.relay.scheduler import Scheduler
+from api.relay.sender import Sender
+from shared.change_log import assign_positions
+from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
+from shared.database.locks import RELAY_LOCK
+from shared.fee_summaries import check_time_zone
+from shared.heartbeat import beat
+from shared.logs import configure_logs
+from shared.settings import settings
+
+log = structlog.get_logger("relay")
+
+RETENTION_SECONDS = 60.0
+"""Pause between two looks for what may be deleted, and for a proof that is due."""
+
+
+class Relay:
+    """One round after another: assign, publish, ask."""
+
+    def __init__(self) -> None:
+        """Know nothing yet; the cursors say where to begin."""
+        self._sender = Sender()
+        self._publisher = Publisher(self._sender)
+        self._scheduler = Scheduler(self._sender)
+
+    async def relay_once(self) -> int:
+        """Assign and publish what there is, within the window; return how many changes were moved on.
+
+        Raises:
+            DatabaseUnavailableError: PostgreSQL is away. Redis being away is logged, and tried again later.
+
+        """
+        assigned = await assign_positions()
+        self._sender.begin_round()
+        published = await self._publisher.publish_once()
+        await self._scheduler.request_attempts_once()
+        return assigned + published
+
+    async def request_proof_once(self) -> bool:
+        """Request a proof of the fee summaries if one is due; return whether it was requested."""
+        return await self._scheduler.request_proof_once()
+
+
+async def relay_until(stop: asyncio.Event) -> None:
+    """Relay until told to stop: standing by while another relay is at work, trying again after faults.
+
+    Raises:
+        OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+
+    """
+    zone_checked = False
+    while not stop.is_set():
+        beat()
+        try:
+            # Once, when PostgreSQL is first there: the relay counts nothing, so a zone that a rebuild adopts
+            # later is not its concern.
+            if not zone_checked:
+                await check_time_zone()
+                zone_checked = True
+            await _relay_while_leading(stop)
+        except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            log.warning("database_unavailable", reason=str(error) or type(error).__name__)
+        await _pause(stop, 1)
+
+
+async def _relay_while_leading(stop: asyncio.Event) -> None:
+    # The lock lives as long as this connection. If the connection is lost while this relay works on, another
+    # may begin: positions stay right (assigning has a lock of its own), and consumers drop repeats.
+    connection = await DB.connect()
+    publishing: asyncio.Task[None] | None = None
+    try:
+        async with translate_connection_errors():
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):
+                return
+        log.info("leading")
+        relay = Relay()
+        deleted_at = 0.0
+        # In a task of its own: a Redis that hangs delays the stream and nothing else.
+        publishing = asyncio.create_task(RedisStream().publish_until(stop))
+        while not stop.is_set() and not connection.is_closed():
+            beat()
+            if time.monotonic() - deleted_at > RETENTION_SECONDS and await delete_expired_once():
+                deleted_at = time.monotonic()
+                await relay.request_proof_once()
+            if await relay.relay_once() == 0:
+                await _pause(stop, settings().relay_interval)
+    finally:
+        if publishing is not None:
+            # More than once: if releasing the task's connection fails too, that error replaces the
+            # cancellation. The task would go on, and this relay would wait for it and not lead.
+            while not publishing.done():
+                publishing.cancel()
+                await asyncio.wait({publishing}, timeout=1)
+        connection.terminate()
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+async def _main() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    configure_logs()
+    log.info("started")
+    # One connection for the loop and one for the Redis stream's task.
+    await DB.start(size=2)
+    await relay_until(stop)
+    await DB.stop()
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

@@ -1,0 +1,123 @@
+"""Publishing changes to the consumers: in order, a bounded window ahead of what they have applied.
+
+For each consumer: assigned ≥ published ≥ applied. The publisher publishes what is assigned, and publishes
+again from the cursor when that stands still. Where it has published to is only remembered, not stored: after
+a restart it begins at the cursor, and the consumer drops what arrives twice.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import astuple, dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, changes_after, cursor_of
+from shared.changes import Batch, batch_of
+from shared.settings import settings
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES
+
+if TYPE_CHECKING:
+    from api.relay.sender import Sender
+
+log = structlog.get_logger("relay")
+
+CONSUMERS = {
+    FEE_SUMMARIES: APPLY_TO_FEE_SUMMARIES,
+    WEBHOOK_DELIVERIES: APPLY_TO_WEBHOOK_DELIVERIES,
+}
+"""Each consumer's cursor, and the task that moves it."""
+
+
+@dataclass
+class Publication:
+    """How far changes were published to one consumer, as far as this process knows."""
+
+    consumer: str
+    task: str
+    published: int = -1
+    """-1: not known yet, begin at the cursor."""
+    applied: int = -1
+    still_since: float = field(default_factory=time.monotonic)
+    """When the cursor last moved, or had nothing left to do (monotonic seconds)."""
+
+
+class Publisher:
+    """Publishes changes that have positions to every consumer."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._publications = [Publication(consumer, task) for consumer, task in CONSUMERS.items()]
+        self._queue_is_full = False
+
+    async def publish_once(self) -> int:
+        """Publish what there is, within the window; return how many changes were published.
+
+        Raises:
+            DatabaseUnavailableError: PostgreSQL is away. Redis being away is logged, and tried again later.
+
+        """
+        published = 0
+        for publication in self._publications:
+            if not self._sender.failed_this_round:
+                published += await self._publish_to(publication)
+        return published
+
+    async def _publish_to(self, publication: Publication) -> int:
+        newest = await self._read_cursor(publication)
+        published = 0
+        # Most rounds find nothing new, and need not read the log.
+        while (
+            publication.published < newest
+            and (room := settings().relay_window - (publication.published - publication.applied)) > 0
+        ):
+            changes = await changes_after(publication.published, min(settings().relay_batch, room))
+            if not changes:
+                break
+            # The fan-out reads its changes in the log: Redis need not carry them twice.
+            batch = batch_of(changes, carried=publication.consumer != WEBHOOK_DELIVERIES)
+            if not await self._send(publication.task, batch):
+                break
+            publication.published = changes[-1].position
+            published += len(changes)
+        return published
+
+    async def _read_cursor(self, publication: Publication) -> int:
+        """Note how far the consumer has got; return the last position that was assigned."""
+        cursor = await cursor_of(publication.consumer)
+        now = time.monotonic()
+        if cursor.position != publication.applied or publication.published <= cursor.position:
+            publication.still_since = now
+        went_back = cursor.position < publication.applied
+        publication.applied = cursor.position
+        if publication.published < cursor.position or went_back:
+            # This is the first round, or another relay published meanwhile; or the database was restored or
+            # the summaries rebuilt, and everything after the cursor has to be published again.
+            publication.published = cursor.position
+        elif now - publication.still_since > settings().republish_after:
+            log.warning(
+                "publishing_again",
+                consumer=publication.consumer,
+                applied=cursor.position,
+                published=publication.published,
+            )
+            publication.published = cursor.position
+            publication.still_since = now
+        return cursor.last_position
+
+    async def _send(self, task: str, batch: Batch) -> bool:
+        sent = await self._sender.send(task, astuple(batch), most_waiting())
+        if not sent and not self._sender.is_away and not self._queue_is_full:
+            log.warning("queue_full", most_waiting=most_waiting())
+        self._queue_is_full = not sent and not self._sender.is_away
+        return sent
+
+
+def most_waiting() -> int:
+    """Return how many messages may wait in the queue: twice what all consumers' windows need.
+
+    The window alone would not bound the queue: while the worker is stopped, the cursors stand still, so each
+    window is published again and again, also by every relay that takes over.
+    """
+    return 2 * len(CONSUMERS) * max(1, settings().relay_window // settings().relay_batch)

@@ -1,0 +1,96 @@
+"""Deleting what is old enough: idempotency keys, changes, deliveries. The relay does so once a minute."""
+
+from __future__ import annotations
+
+from api.http.idempotency_keys import KEPT
+from shared.change_log import Bounds
+from shared.database.statements import execute, fetch_optional, fetch_value
+from shared.database.transaction import transaction
+from shared.settings import settings
+
+BATCH = 1_000
+"""Rows deleted in one transaction: whoever assigns positions waits for it."""
+
+TESTS_KEPT = "30 days"
+"""How long tests and announcements are kept, which belong to no change."""
+
+_EXPIRED_KEYS = f"""
+DELETE FROM idempotency_key WHERE (caller, operation, key) IN (
+    SELECT caller, operation, key FROM idempotency_key
+    WHERE created_at < now() - interval '{KEPT}' LIMIT {BATCH} FOR UPDATE SKIP LOCKED
+)
+"""
+
+# The first change that has to stay. Changes were recorded in another order than they got positions, so it is
+# the first one that is young enough, not the one after the last that is too old.
+_FIRST_TO_KEEP = """
+WITH oldest AS (
+    SELECT position, recorded_at FROM order_change WHERE position >= $1 ORDER BY position LIMIT $2
+)
+SELECT coalesce(least(
+    (SELECT min(position) FROM oldest WHERE recorded_at >= clock_timestamp() - $3::interval),
+    (SELECT max(position) + 1 FROM oldest),
+    (SELECT min(position) + 1 FROM consumer_cursor)
+), 0)
+"""
+
+_OLD_DELIVERIES = f"""
+DELETE FROM webhook_delivery WHERE id IN (
+    SELECT d.id FROM webhook_delivery AS d
+    WHERE d.position < (SELECT first_position FROM change_log)
+        OR (d.position IS NULL AND d.created_at < now() - interval '{TESTS_KEPT}')
+        OR d.webhook_id IN (SELECT id FROM webhook WHERE deleted_at IS NOT NULL)
+    LIMIT {BATCH}
+)
+"""
+
+_DELETED_WEBHOOKS = """
+DELETE FROM webhook AS w WHERE deleted_at < now() - interval '1 hour'
+    AND NOT EXISTS (SELECT FROM webhook_delivery AS d WHERE d.webhook_id = w.id)
+"""
+
+
+async def delete_expired_once() -> bool:
+    """Delete a batch of each kind; return whether that was all of it."""
+    keys, changes = await delete_expired_keys(), await trim_log()
+    # After the changes: a delivery is deleted with the change that it carries.
+    deliveries = await delete_old_deliveries()
+    return keys < BATCH and changes < BATCH and deliveries < BATCH
+
+
+async def delete_expired_keys() -> int:
+    """Delete a batch of idempotency keys that are older than they are kept; return how many."""
+    async with transaction():
+        return await execute(_EXPIRED_KEYS)
+
+
+async def trim_log(most: int = BATCH) -> int:
+    """Delete the oldest changes if they are older than OMS_CHANGE_RETENTION; return how many.
+
+    Only the oldest changes that all consumers have processed are deleted, so the log has no hole, and a
+    worker that is away for longer than the retention misses nothing.
+    """
+    async with transaction():
+        bounds = await fetch_optional(
+            Bounds,
+            "SELECT first_position AS first, last_position AS last FROM change_log WHERE id = 1 FOR UPDATE",
+        )
+        if bounds is None:
+            return 0
+        keep = await fetch_value(int, _FIRST_TO_KEEP, bounds.first, most, settings().change_retention)
+        if keep <= bounds.first or bounds.first > bounds.last:
+            return 0
+        await execute("DELETE FROM order_change WHERE position >= $1 AND position < $2", bounds.first, keep)
+        await execute("UPDATE change_log SET first_position = $1 WHERE id = 1", keep)
+    return keep - bounds.first
+
+
+async def delete_old_deliveries() -> int:
+    """Delete a batch of deliveries: of deleted changes, old tests, deleted webhooks; return how many.
+
+    A deleted webhook's own row follows when its deliveries are gone.
+    """
+    deleted = await execute(_OLD_DELIVERIES)
+    if deleted < BATCH:
+        await execute(_DELETED_WEBHOOKS)
+    return deleted

@@ -1,0 +1,1 @@
+"""Services: what can be ordered. Archived, never destroyed."""

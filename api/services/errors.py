@@ -1,0 +1,26 @@
+"""Why a command about services is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class ServiceNotFoundError(Exception):
+    """No service has this id."""
+
+    service_id: int
+
+
+@dataclass
+class ServiceIdTakenError(Exception):
+    """The id that a caller gave to a new service is another service's."""
+
+    service_id: int
+
+
+@dataclass
+class ServiceNameTakenError(Exception):
+    """Another service that is not archived has this name, whatever its case."""
+
+    name: str

@@ -1,0 +1,1 @@
+"""Tools that hold everybody to the contract: linters, breaking changes, recorded traffic."""

@@ -1,0 +1,208 @@
+"""Check recorded traffic against the contract, and name each deviation.
+
+    python -m contract.checks.har FILE.har [--server http://host:port/prefix] [--allow-refused]
+
+A recording (HAR 1.2, as browsers, proxies, test clients and schemathesis write it) is checked on both sides:
+what was sent (path, method, parameters, body) and what was answered (status, headers, media type, body). The
+exit status is 0 if everything is as promised, 1 if something is not, 2 if the file is no recording or holds
+no request to this API.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote
+
+from contract.checks.document import METHODS, ContractError, Place, load, parameters
+from contract.checks.recording import Exchange, Message, NotARecordingError, read_recording
+from contract.checks.validation import Schemas, read_json, read_text
+
+OUTSIDE_OPERATIONS = "x-responses-outside-operations"
+"""Where the contract says what is answered to requests that reach no operation."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Something in a recording that is not as the contract says."""
+
+    exchange: Exchange
+    side: str
+    """``request`` or ``response``."""
+    text: str
+
+    def __str__(self) -> str:
+        """Write it as a line of a report."""
+        return f"{self.exchange}  {self.side}: {self.text}"
+
+
+class TrafficCheck:
+    """Checks exchanges against a contract."""
+
+    def __init__(self, contract: Place, *, allow_refused: bool = False) -> None:
+        self._contract = contract
+        self._schemas = Schemas(contract)
+        self._allow_refused = allow_refused
+        # Paths without parameters first: /orders/batch is no order.
+        self._paths = {
+            re.compile(re.sub(r"\\\{([^}]+)\\\}", r"(?P<\1>[^/]+)", re.escape(path))): path
+            for path in sorted(contract.members("paths"), key=lambda path: path.count("{"))
+        }
+
+    def deviations(self, exchange: Exchange) -> list[Deviation]:
+        """List what is not as promised, in what was sent and in what was answered."""
+        found = []
+        refused = 400 <= exchange.status < 500  # the faults of requests
+        if not (refused and self._allow_refused):
+            found = [Deviation(exchange, "request", text) for text in self._in_request(exchange)]
+        if exchange.status:
+            found += [Deviation(exchange, "response", text) for text in self._in_response(exchange)]
+        return found
+
+    def _find(self, exchange: Exchange) -> tuple[str | None, Place | None, dict[str, str]]:
+        """Find the path and the operation that were called, and the path's parameters."""
+        for pattern, path in self._paths.items():
+            match = pattern.fullmatch(exchange.path)
+            if match:
+                item = self._contract.members("paths")[path]
+                operation = item.child(exchange.method.lower())
+                if operation is None and exchange.method == "HEAD":
+                    operation = item.child("get")
+                return path, operation, match.groupdict()
+        return None, None, {}
+
+    def _in_request(self, exchange: Exchange) -> Iterator[str]:
+        path, operation, in_path = self._find(exchange)
+        if path is None:
+            yield "the contract has no such path"
+            return
+        if operation is None:
+            item = self._contract.members("paths")[path]
+            has = ", ".join(method.upper() for method in METHODS if item.child(method))
+            if exchange.method != "OPTIONS":
+                yield f"{path} does not have the method {exchange.method}; it has {has}"
+            return
+        known = parameters(self._contract, path, operation)
+        given = {("path", name): [unquote(value)] for name, value in in_path.items()}
+        for name, value in parse_qsl(exchange.query, keep_blank_values=True):
+            if ("query", name) not in known:
+                yield f"the query parameter {name} is unknown"
+            elif ("query", name) in given and not _is_list(known["query", name]):
+                yield f"the query parameter {name} stands twice"
+            given.setdefault(("query", name), []).append(value)
+        given |= {("header", name): [value] for name, value in exchange.request.headers.items()}
+        for (where, name), parameter in known.items():
+            if (where, name) in given:
+                texts = given[where, name]
+                yield from self._in_texts(f"the {where} parameter {parameter.get('name')}", parameter, texts)
+            elif parameter.get("required"):
+                yield f"the {where} parameter {name} is missing"
+        yield from self._in_body(operation.child("requestBody"), exchange.request)
+
+    def _in_body(self, promised: Place | None, message: Message) -> Iterator[str]:
+        if promised is None:
+            if message.text:
+                yield "there is a body, and this operation takes none"
+        elif message.media_type or message.text:
+            yield from self._in_content(promised, message)
+        elif promised.get("required"):
+            yield "the body is missing"
+
+    def _in_response(self, exchange: Exchange) -> Iterator[str]:
+        path, operation, _ = self._find(exchange)
+        if path and operation is None and (exchange.method, exchange.status) == ("OPTIONS", 204):
+            return
+        responses = (
+            operation.members("responses") if operation else self._contract.members(OUTSIDE_OPERATIONS)
+        )
+        promised = responses.get(str(exchange.status))
+        if promised is None:
+            yield f"the status {exchange.status} is not in the contract; {', '.join(responses)} are"
+            return
+        for name, header in promised.members("headers").items():
+            value = exchange.response.headers.get(name.lower())
+            if value is not None:
+                yield from self._in_text(f"the header {name}", header, value)
+            elif header.get("required"):
+                yield f"the header {name} is missing"
+        if promised.child("content") is not None and exchange.method != "HEAD":
+            yield from self._in_content(promised, exchange.response)
+        elif exchange.response.text:
+            yield "there is a body where the contract has none"
+
+    def _in_texts(self, what: str, parameter: Place, texts: list[str]) -> Iterator[str]:
+        schema = parameter.child("schema")
+        items = schema.child("items") if schema is not None and _is_list(parameter) else None
+        if schema is None or items is None:
+            yield from self._in_text(what, parameter, texts[-1])
+            return
+        # A list is given by repeating its parameter (style form, exploded).
+        for fault in self._schemas.faults(schema, [read_text(items, text) for text in texts]):
+            yield f"{what}: {fault.removeprefix('# ')}"
+
+    def _in_text(self, what: str, parameter: Place, text: str) -> Iterator[str]:
+        schema = parameter.child("schema")
+        if schema is not None:
+            for fault in self._schemas.faults(schema, read_text(schema, text)):
+                yield f"{what}: {fault.removeprefix('# ')}"
+
+    def _in_content(self, promised: Place, message: Message) -> Iterator[str]:
+        content = promised.members("content")
+        if message.media_type not in content:
+            given = message.media_type or "(none)"
+            yield f"the media type {given} is not in the contract; {', '.join(content)} are"
+            return
+        schema = content[message.media_type].child("schema")
+        is_json = re.fullmatch(r"application/([^;]*\+)?json", message.media_type)
+        if schema is None or message.text is None or not is_json:
+            return
+        try:
+            value = read_json(message.text)
+        except (ValueError, RecursionError) as error:
+            yield f"the body is not JSON: {error}"
+            return
+        yield from (f"the body: {fault}" for fault in self._schemas.faults(schema, value))
+
+
+def _is_list(parameter: Place) -> bool:
+    schema = parameter.child("schema")
+    return schema is not None and schema.get("type") == "array"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status is the answer."""
+    parser = argparse.ArgumentParser(
+        prog="python -m contract.checks.har", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("file", type=Path, help="the recording")
+    parser.add_argument(
+        "--server", default="", help="only requests to this address; what follows it is the path"
+    )
+    parser.add_argument(
+        "--allow-refused",
+        action="store_true",
+        help="requests answered 4xx may be wrong: they were meant to be",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        exchanges = read_recording(options.file.read_text(encoding="utf-8-sig"), options.server)
+        check = TrafficCheck(load(), allow_refused=options.allow_refused)
+        found = [deviation for exchange in exchanges for deviation in check.deviations(exchange)]
+    except (NotARecordingError, ContractError, OSError, UnicodeDecodeError) as error:
+        sys.stderr.write(f"har: {options.file}: {error}\n")
+        return 2
+    for line in found:
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{len(exchanges)} exchange(s) checked, {len(found)} deviation(s).\n")
+    if not exchanges:
+        sys.stderr.write("har: nothing was checked; does --server name the address that was recorded?\n")
+        return 2
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Fee summaries: kept up to date, counted again, proved, and rebuilt."""

@@ -1,0 +1,1 @@
+"""Webhooks: changes fanned out to deliveries, and deliveries attempted."""

@@ -1,0 +1,271 @@
+"""Sign and POST: the only outbound HTTP.
+
+A URL is somebody else's choice, so the connection is made to an address that was checked, and to no other:
+the name is looked up once, every address that it has is checked, and the socket is opened to one of them;
+the Host header and the name that TLS verifies stay the URL's. Nothing is asked of the environment (proxies),
+no redirect is followed, and no more of an answer is read than is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Self
+
+import httpcore
+from standardwebhooks import Webhook
+
+from shared.webhook_addresses import Address, AddressPolicy, RefusedAddressError
+from worker.webhooks.schedule import read_retry_after
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
+ANSWER_BYTES = 2_048
+"""What is read and kept of an answer."""
+
+CONNECT_SECONDS = 5.0
+"""What one of several addresses of a name may take, so that a dead one does not use up all the time."""
+
+Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One notification for one webhook, about to be sent."""
+
+    url: str
+    webhook_id: str
+    """The notification's id: the same at every attempt, so a receiver tells repeats by it."""
+    body: str
+    secrets: Sequence[str]
+    """``whsec_…``: each of them signs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended."""
+
+    latency_ms: int
+    status: int | None = None
+    """None: there was no answer."""
+    answer: str = ""
+    error: str | None = None
+    """Why it does not count as delivered; None: it does."""
+    retry_after: float | None = None
+    """Seconds that the endpoint asked for."""
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the endpoint acknowledged the notification."""
+        return self.error is None
+
+
+def signed_headers(message: Message, at: datetime) -> dict[str, str]:
+    """Give the headers of Standard Webhooks, with a signature for each secret that is valid."""
+    signatures = [
+        Webhook(secret).sign(msg_id=message.webhook_id, timestamp=at, data=message.body)
+        for secret in message.secrets
+    ]
+    return {
+        "webhook-id": message.webhook_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+class _PinnedBackend(httpcore.AsyncNetworkBackend):
+    """Opens sockets to addresses that were checked. TLS above it still verifies the URL's name."""
+
+    def __init__(self, scheme: str, policy: AddressPolicy, resolve: Resolve) -> None:
+        self._scheme = scheme
+        self._policy = policy
+        self._resolve = resolve
+        self._sockets = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 (the interface of httpcore)
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        found = await self._resolve(host, port)
+        # All of them before the first connection: a name that has one bad address is refused as a whole.
+        checked = [self._policy.check(address, self._scheme) for address in found]
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in checked:
+            try:
+                # An address in digits: what is below here has no name that it could look up again.
+                return await self._sockets.connect_tcp(
+                    str(address), port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@cache
+def _tls(ca_file: str) -> ssl.SSLContext:
+    """Read the trusted certificates, once per process: it takes longer than many an attempt."""
+    context = ssl.create_default_context()
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    return context
+
+
+class WebhookClient:
+    """Attempts deliveries. One per task: it keeps connections open between the deliveries to one endpoint."""
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        *,
+        seconds: float,
+        at_once: int,
+        ca_file: str = "",
+        resolve: Resolve | None = None,
+    ) -> None:
+        """Make a client.
+
+        Args:
+            policy: where it may connect to.
+            seconds: what one attempt may take in all.
+            at_once: attempts that may run at the same time. Each may wait for a name that nobody resolves,
+                which blocks a thread: with fewer threads, such names would hold up everybody else.
+            ca_file: certificates (PEM) that are trusted beside the system's.
+            resolve: looks a name up, instead of the system's resolver.
+
+        """
+        self._policy = policy
+        self._seconds = seconds
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="resolve")
+        self._pools = {
+            scheme: httpcore.AsyncConnectionPool(
+                ssl_context=_tls(ca_file),
+                max_connections=None,
+                keepalive_expiry=5,
+                network_backend=_PinnedBackend(scheme, policy, resolve or self._look_up),
+            )
+            for scheme in ("http", "https")
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for pool in self._pools.values():
+            await pool.aclose()
+        # Not waited for: a look-up that hangs ends when the resolver gives up.
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def attempt(self, message: Message) -> Outcome:
+        """Send a notification once, and say how that ended. Raises nothing that an endpoint could cause."""
+        started_at, began = datetime.now(UTC), time.monotonic()
+        seen = _Seen()
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._post(message, started_at, seen)
+        except TimeoutError:
+            seen.error = f"no answer within {self._seconds:g} s"
+        except RefusedAddressError as error:
+            seen.error = f"not sent: {error}"
+        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+            seen.error = f"{type(error).__name__}: {error}".removesuffix(": ")
+        except (OSError, UnicodeError) as error:
+            # A name that can't be resolved, or TLS that fails while it is set up.
+            seen.error = f"{type(error).__name__}: {error}"
+        # Once there is a status it decides, whatever became of the rest of the answer.
+        objection = seen.error if seen.status is None else _objection_to(seen.status)
+        return Outcome(
+            round((time.monotonic() - began) * 1_000),
+            seen.status,
+            seen.text,
+            objection[:500] if objection else None,
+            read_retry_after(seen.retry_after, datetime.now(UTC)),
+        )
+
+    async def _post(self, message: Message, at: datetime, seen: _Seen) -> None:
+        target = self._policy.read_url(message.url)
+        request = httpcore.Request(
+            "POST",
+            httpcore.URL(
+                scheme=target.scheme.encode(),
+                host=target.host.encode(),
+                port=target.port,
+                target=target.target.encode(),
+            ),
+            headers=[
+                *{
+                    "Host": target.host_header,
+                    "User-Agent": "order-management-webhooks/1",
+                    "Accept": "*/*",
+                    "Accept-Encoding": "identity",
+                    "Content-Type": CONTENT_TYPE,
+                    "Content-Length": str(len(message.body.encode())),
+                    **signed_headers(message, at),
+                }.items()
+            ],
+            content=message.body.encode(),
+            extensions={"timeout": {"connect": min(CONNECT_SECONDS, self._seconds)}},
+        )
+        response = await self._pools[target.scheme].handle_async_request(request)
+        try:
+            seen.status = response.status
+            headers = {name.lower(): value for name, value in response.headers}
+            seen.retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
+            async for chunk in response.aiter_stream():
+                seen.answer += chunk[: ANSWER_BYTES - len(seen.answer)]
+                if len(seen.answer) >= ANSWER_BYTES:
+                    break
+        finally:
+            # With more of the answer to come, this closes the connection.
+            await response.aclose()
+
+    async def _look_up(self, host: str, port: int) -> Sequence[Address]:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+        return [ip_address(address[0]) for *_, address in found]
+
+
+@dataclass
+class _Seen:
+    """What was seen of an answer so far, which stays when the rest of it never comes."""
+
+    status: int | None = None
+    retry_after: str | None = None
+    answer: bytes = b""
+    error: str | None = None
+
+    @property
+    def text(self) -> str:
+        # PostgreSQL keeps no NUL in a text.
+        return self.answer.decode("utf-8", "replace").replace("\0", "\ufffd")
+
+
+def _objection_to(status: int) -> str | None:
+    if 200 <= status < 300:  # a class of status codes
+        return None
+    if 300 <= status < 400:
+        return f"answered {status}: redirects are not followed"
+    return f"answered {status}"

@@ -1,0 +1,48 @@
+"""Fan-out: each change becomes a delivery for every webhook that asks for it, exactly once, behind a cursor.
+
+A disabled webhook gets its deliveries too, as ``disabled``: every change that matched has a row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.change_log import WEBHOOK_DELIVERIES
+from shared.database.rows import rows
+from worker.batches import apply_once
+
+if TYPE_CHECKING:
+    from shared.changes import Batch
+
+
+async def apply_changes(batch: Batch) -> int:
+    """Make the deliveries of a batch of changes; return how many changes were not applied yet.
+
+    Raises:
+        BatchAheadError: the batch does not continue the cursor; nothing was applied.
+        ForeignBatchError: its changes are not those of this database; nothing was applied.
+
+    """
+    return await apply_once(WEBHOOK_DELIVERIES, batch, _fan_out)
+
+
+async def _fan_out(batch: Batch, position: int) -> None:
+    # The lock first, in a statement of its own: whoever disables a webhook meanwhile is waited for, and the
+    # next statement sees it. Otherwise a delivery would be due for a webhook that nobody sends to.
+    if not await rows("SELECT id FROM webhook WHERE deleted_at IS NULL ORDER BY id FOR SHARE"):
+        return
+    await rows(
+        """
+        INSERT INTO webhook_delivery (webhook_id, position, event_id, type, order_id, state, next_attempt_at)
+        SELECT
+            w.id, c.position, c.event_id, c.type, c.order_id,
+            CASE WHEN w.disabled_at IS NULL THEN 'pending' ELSE 'disabled' END,
+            CASE WHEN w.disabled_at IS NULL THEN now() END
+        FROM order_change AS c JOIN webhook AS w ON webhook_wants(w, c)
+        WHERE c.position > $1 AND c.position <= $2 AND w.deleted_at IS NULL
+        ORDER BY c.position, w.id
+        ON CONFLICT (webhook_id, position) DO NOTHING
+        """,
+        position,
+        batch.last,
+    )
