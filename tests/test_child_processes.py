@@ -32,10 +32,10 @@ def neglected() -> Iterator[psutil.Process]:
             parent.kill()
 
 
-def test_a_leftover_that_has_ended_has_stopped_whether_or_not_its_parent_looks(
+def test_a_zombie_left_by_an_earlier_run_counts_as_stopped(
     neglected: psutil.Process,
 ) -> None:
-    """A zombie holds neither port nor folder, and no signal makes it go."""
+    """It holds neither port nor folder, and no signal makes it go."""
     assert living([neglected]) == [neglected]
     begun = time.monotonic()
     assert stop_leftovers([neglected], grace=5.0) == 1

@@ -51,7 +51,7 @@ def _settings(service: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in given.items() if name.startswith("OMS_")}
 
 
-def test_every_process_of_the_procfile_is_a_service() -> None:
+def test_every_process_of_the_procfile_is_a_service_of_the_compose_file() -> None:
     """The same processes run with and without containers, by the same commands."""
     lines = (ROOT / "Procfile").read_text().splitlines()
     processes = dict(line.split(": ", 1) for line in lines)
@@ -61,7 +61,7 @@ def test_every_process_of_the_procfile_is_a_service() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_command_names_a_module_of_the_image(name: str) -> None:
-    """A service's command is ``python -m module``, and the image holds the module's file."""
+    """A service's command is ``python -m module``, and the image contains the module's file."""
     python, option, module = OURS[name]["command"]
     file = Path(*module.split(".")).with_suffix(".py")
     assert (python, option) == ("python", "-m")
@@ -69,8 +69,8 @@ def test_every_command_names_a_module_of_the_image(name: str) -> None:
     assert f"{file.parts[0]}/" in COPIED
 
 
-def test_what_a_deployment_decides_is_taken_from_outside_with_the_usual_defaults() -> None:
-    """A variable goes to the setting of its name, and without it nothing is other than without compose."""
+def test_compose_passes_settings_from_the_environment_with_the_services_defaults() -> None:
+    """A variable goes to the setting of its name; without it the default is the same as without Compose."""
     for service in OURS.values():
         taken = {}
         for name, value in service["environment"].items():
@@ -87,21 +87,21 @@ def test_what_a_deployment_decides_is_taken_from_outside_with_the_usual_defaults
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_that_stays_has_a_health_check(name: str) -> None:
-    """A hung one is noticed."""
+def test_every_long_running_service_has_a_health_check(name: str) -> None:
+    """So a hung one is noticed."""
     assert ("healthcheck" in SERVICES[name]) == (name != "migrate")
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_setting_is_one_that_the_service_knows(name: str) -> None:
-    """The settings' own check accepts what compose sets, names and values."""
+def test_every_setting_in_the_compose_file_is_known_to_the_service(name: str) -> None:
+    """The settings' own validation accepts what Compose sets, names and values."""
     given = {key.removeprefix("OMS_").lower(): value for key, value in _settings(OURS[name]).items()}
     assert set(given) <= set(Settings.model_fields)
     Settings.model_validate_strings(given)
 
 
-def test_addresses_name_services_and_the_port_is_one_and_the_same() -> None:
-    """URLs point at services of this file; the API's port agrees wherever it stands."""
+def test_addresses_refer_to_services_and_the_api_port_is_the_same_everywhere() -> None:
+    """URLs point at services of this file; the API's port is the same wherever it appears."""
     for service in OURS.values():
         assert (
             service["environment"]["PGPASSWORD"] == SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"]
@@ -133,8 +133,8 @@ def _password_asked_for(listener: socket.socket) -> str:
         return connection.recv(length - 4).rstrip(b"\0").decode()
 
 
-def test_any_password_reaches_the_database_as_it_is() -> None:
-    """Also one that an address could not hold unescaped."""
+def test_any_database_password_reaches_the_service_unchanged() -> None:
+    """Also one that a URL could not contain unescaped."""
     password = "p@ss:/w%rd?#&+ =é"
     postgres = _as_compose_does(SERVICES["postgres"]["environment"], POSTGRES_PASSWORD=password)
     assert postgres["POSTGRES_PASSWORD"] == password
@@ -156,13 +156,13 @@ def test_any_password_reaches_the_database_as_it_is() -> None:
         assert asked.result() == password
 
 
-def test_the_database_is_healthy_only_when_it_can_be_reached_from_outside() -> None:
-    """While the image sets the database up its server answers on the socket alone, and then goes away."""
+def test_the_database_is_healthy_only_when_it_accepts_tcp_connections() -> None:
+    """While the image initialises the database, a temporary server listens on the socket alone."""
     assert "--host=127.0.0.1" in SERVICES["postgres"]["healthcheck"]["test"]
 
 
-def test_everything_depended_upon_can_become_true() -> None:
-    """A dependency exists, has a health check if it is to be healthy, and ends if it is to be complete."""
+def test_every_depends_on_condition_can_be_met() -> None:
+    """The service exists, has a health check if it must be healthy, and ends if it must complete."""
     for service in SERVICES.values():
         for name, wanted in service.get("depends_on", {}).items():
             if wanted["condition"] == "service_healthy":
@@ -174,8 +174,8 @@ def test_everything_depended_upon_can_become_true() -> None:
             assert volume.split(":")[0] in COMPOSE["volumes"]
 
 
-def test_nothing_is_published_beyond_this_machine_and_nothing_runs_as_root() -> None:
-    """Ports are bound to the loopback address, and the image's user has a number other than 0."""
+def test_ports_are_published_on_loopback_only_and_nothing_runs_as_root() -> None:
+    """The image's user has a number other than 0."""
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
@@ -184,15 +184,15 @@ def test_nothing_is_published_beyond_this_machine_and_nothing_runs_as_root() -> 
     assert "0" not in users
 
 
-def test_the_queue_keeps_every_message() -> None:
-    """Redis appends to a file and evicts nothing."""
+def test_redis_is_configured_to_keep_every_message() -> None:
+    """It appends to a file and evicts nothing."""
     command = " ".join(SERVICES["redis"]["command"])
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
 
 
-def test_every_file_that_the_image_copies_is_there_and_not_ignored() -> None:
-    """A build would find each file, in the project and past .dockerignore."""
+def test_every_file_that_the_image_copies_exists_and_is_not_ignored() -> None:
+    """A build finds each of them in the project and past .dockerignore."""
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for source in COPIED:
         assert (ROOT / source).exists()
@@ -227,7 +227,7 @@ def assert_a_hang_is_noticed(
 def test_every_service_starts_from_the_files_of_the_image(
     tmp_path: Path, new_database_url: str, redis_url: str
 ) -> None:
-    """Each command runs in a folder with only the image's files, until its health check passes, and ends."""
+    """Each command runs in a folder with only the image's files until it is healthy, and then ends."""
     for source in COPIED:
         if source.endswith("/"):
             shutil.copytree(ROOT / source, tmp_path / source, ignore=shutil.ignore_patterns(*LEFT_OUT))

@@ -81,7 +81,7 @@ def check_answers(answers: list[tuple[Query, dict[str, Any]]], states: list[dict
 
 
 def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pipeline) -> None:
-    """While orders are written, the worker is killed and all is rebuilt and proved, again and again."""
+    """While orders are written, the worker is killed and the summaries are rebuilt and proved."""
     url = pipeline.database.url
     stop = Event()
     answers: list[tuple[Query, dict[str, Any]]] = []

@@ -63,8 +63,8 @@ def _failures(event: events.EngineEvent) -> Iterator[str]:
 
 
 @pytest.mark.timeout(240)
-def test_the_contract_is_kept_in_process(in_process: Any) -> None:
-    """Examples, coverage, fuzzing and sequences along links: sound requests are accepted, others refused."""
+def test_fuzzing_the_application_in_process_finds_no_deviation_from_the_contract(in_process: Any) -> None:
+    """Examples, coverage, fuzzing and sequences along links: valid requests are accepted, others refused."""
     passed: dict[str, int] = {}
     failures = []
     for event in engine.from_schema(in_process).execute():
@@ -94,7 +94,7 @@ def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:  # no
 
 
 @pytest.mark.timeout(240)
-def test_the_contract_is_kept_on_a_socket(guarded: Api, tmp_path: Path) -> None:
+def test_fuzzing_a_served_api_finds_no_deviation_from_the_contract(guarded: Api, tmp_path: Path) -> None:
     """The command line against granian: HTTP itself is parsed there, which in-process calls leave out.
 
     Guarded, as in-process everybody may do everything. tests/fuzz_hooks.py sees who is refused, and why.

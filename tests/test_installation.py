@@ -47,7 +47,7 @@ def _wheel(folder: Path, name: str, version: str, *metadata: str) -> str:
 
 
 @pytest.mark.parametrize("command", [_make, _docker])
-def test_a_release_after_the_lock_was_written_changes_nothing(
+def test_a_release_after_the_lock_was_written_does_not_affect_an_installation(
     tmp_path: Path, command: Callable[[Path], list[str]]
 ) -> None:
     """Left to resolve, the pip of Python 3.11 finds the newer ``needed[extra]==1.*`` and misses its hash."""
@@ -71,8 +71,8 @@ def test_a_release_after_the_lock_was_written_changes_nothing(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_virtual_environment_that_fails_half_way_is_removed_and_says_what_is_needed(tmp_path: Path) -> None:
-    """As Debian's Python makes it without its package python3-venv: with an interpreter, and without pip."""
+def test_a_virtual_environment_that_cannot_be_made_is_removed_and_the_error_says_why(tmp_path: Path) -> None:
+    """As with Debian's Python without the package python3-venv: an interpreter, and no pip."""
     python = tmp_path / "python"
     python.write_text(
         f"""#!/bin/sh

@@ -192,7 +192,7 @@ def fold(notifications: list[str]) -> dict[int, str]:
     return orders
 
 
-def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_killed_or_wiped(
+def test_all_transports_deliver_the_same_bytes_once_per_position_despite_kills_and_wipes(
     pipeline: Pipeline, collectors: list[Collector], posted: WebhookCollector
 ) -> None:
     print(f"seed {SEED}")

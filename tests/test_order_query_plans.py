@@ -159,8 +159,8 @@ def lists(orders: Orders) -> dict[str, tuple[OrderFilters, list[Any] | None]]:
     return queries
 
 
-def test_a_page_costs_the_same_among_a_thousand_orders_as_among_many(orders: Orders) -> None:
-    """For every filter and sort: by an index in the list's order, or by one that finds few."""
+def test_the_cost_of_a_page_does_not_grow_with_the_number_of_orders(orders: Orders) -> None:
+    """For every filter and sort: by an index in the list's order, or by one that finds few rows."""
     orders.fill(FEW)
     costs: dict[str, list[int]] = {name: [touched(orders.plans(*one))] for name, one in lists(orders).items()}
     orders.fill(MANY)
@@ -178,8 +178,8 @@ def test_a_page_costs_the_same_among_a_thousand_orders_as_among_many(orders: Ord
     assert sorted(usual)[len(usual) // 2] <= 8 * (PAGE + 1)
 
 
-def test_a_stream_begins_without_looking_at_every_order(orders: Orders) -> None:
-    """Its cursor is planned for its beginning: in the index's order, nothing sorted or written to disk."""
+def test_a_stream_starts_without_reading_every_order(orders: Orders) -> None:
+    """Its plan favours the first rows: in index order, with nothing sorted or written to disk."""
     if orders.count < MANY:
         orders.fill(MANY)
     database = orders.database

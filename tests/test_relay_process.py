@@ -48,10 +48,10 @@ def is_assigned(database: Database, position: int) -> bool:
     return assigned(database) == position
 
 
-def test_while_redis_is_away_positions_are_assigned_and_everything_is_published_later(
+def test_positions_are_assigned_while_redis_is_away_and_published_later(
     run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
 ) -> None:
-    """The log and whoever reads it do not depend on Redis."""
+    """The log and its readers do not depend on Redis."""
     own_valkey.kill()
     with ServiceProcess("api.relay.main", database=postgres_url, redis=own_valkey.url) as relay:
         run(place(later(days=0)))
@@ -67,10 +67,10 @@ def test_while_redis_is_away_positions_are_assigned_and_everything_is_published_
         assert "queue_available_again" in relay.log
 
 
-def test_a_redis_that_refuses_or_hangs_neither_ends_the_relay_nor_blocks_it_for_ever(
+def test_a_redis_that_refuses_or_hangs_neither_ends_nor_blocks_the_relay(
     run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
 ) -> None:
-    """Out of memory, then stopped with SIGSTOP; also a stop is heard within ten seconds."""
+    """Out of memory, then stopped with SIGSTOP; the relay also stops within ten seconds when told to."""
     queue = Queue(own_valkey.url)
     with ServiceProcess("api.relay.main", database=postgres_url, redis=own_valkey.url) as relay:
         run(place(later(days=0)))
@@ -125,7 +125,7 @@ def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
         assert database.wrong_summaries() == []
 
 
-def test_sessions_that_are_ended_as_they_begin_do_not_end_the_relay(
+def test_sessions_that_end_at_their_beginning_do_not_end_the_relay(
     run: Run, database: Database, tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
     """The server's farewell may come before the first statement; asyncpg then refuses to send it at all.
@@ -141,10 +141,10 @@ def test_sessions_that_are_ended_as_they_begin_do_not_end_the_relay(
         assert relay.log.count("database_unavailable") == 2
 
 
-def test_a_heartbeat_that_can_not_be_shown_ends_nothing(
+def test_a_heartbeat_that_cannot_be_written_does_not_end_the_relay(
     run: Run, database: Database, tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
-    """A full disk makes the relay look dead, which is then told once, but it is not."""
+    """With a full disk it seems dead to its health check, and says so once in its log, but it runs."""
     nowhere = str(tmp_path / "missing" / "beat")
     with ServiceProcess(
         "api.relay.main", database=postgres_url, redis=redis_url, OMS_HEARTBEAT_FILE=nowhere
@@ -213,7 +213,7 @@ def leads(relay: ServiceProcess, times: int) -> bool:
 def test_a_relay_leads_again_however_often_its_sessions_are_ended(
     own_database_url: str, redis_url: str
 ) -> None:
-    """At random moments: one in thirteen used to leave it waiting for itself."""
+    """Ended at random moments; a cancellation that is lost must not leave it waiting for itself."""
     seed = 5
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -29,7 +29,7 @@ class NoThreads(ThreadPoolExecutor):
 def test_no_request_is_handed_to_a_thread(
     run: Callable[[Coroutine[Any, Any, Any]], Any], database: Database
 ) -> None:
-    """Litestar does so with each guard that is no coroutine: a read took three times as long."""
+    """Litestar uses one for each guard that is not a coroutine: a read took three times as long."""
     database.add_services()
 
     async def requests() -> list[int]:
