@@ -1,4 +1,4 @@
-"""API keys: who may read and who may write, once a deployment says so (OMS_API_KEYS)."""
+"""API keys: who may read and who may write in a deployment with OMS_API_KEYS."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Guarded:
     process: ServiceProcess
 
     def asked(self, method: str, path: str, caller: str | None = None, **more: Any) -> httpx.Response:
-        """Ask, with the key of a caller."""
+        """Make a request with a caller's key."""
         headers = {**more.pop("headers", {})}
         if caller:
             headers["Authorization"] = f"Bearer {KEYS[caller][1]}"
@@ -58,7 +58,7 @@ def _guarded_server(postgres_url: str, redis_url: str) -> Iterator[Guarded]:
 
 @pytest.fixture
 def guarded(_guarded_server: Guarded, api: Api) -> Guarded:
-    """Give an API with keys, with one order."""
+    """An API with keys, with one order."""
     api.placed_order(id=5)
     return _guarded_server
 

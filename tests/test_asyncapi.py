@@ -1,4 +1,4 @@
-"""The contract of the notifications against itself, against the HTTP contract, and against what is sent."""
+"""The AsyncAPI contract against itself, the HTTP contract, and the notifications that are sent."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ EXAMPLES = [
 
 
 def messages_of(channel: str) -> dict[str, Place]:
-    """Give a channel's messages by the type they are of."""
+    """Return a channel's messages by type."""
     messages = CONTRACT.target(f"#/channels/{channel}").members("messages").values()
     return {message.get("name"): message for message in messages}
 
 
 def faults(message: Place, payload: Any, headers: Any = None) -> list[str]:
-    """Say what about a notification, and its headers if it has some, is not as its message is described."""
+    """Return how a notification, and its headers if any, deviate from the description of its message."""
     reasons = []
     for part, value in (("payload", payload), ("headers", headers)):
         schema = message.child(part)
@@ -159,7 +159,7 @@ def test_webhook_requests_match_both_contracts_headers_included(api: Api, run: R
 
 
 def faults_over_http(headers: Mapping[str, str], payload: Any) -> list[str]:
-    """Say what about a request is not as the webhook of its type is described in the HTTP contract."""
+    """Return how a request deviates from the webhook of its type in the HTTP contract."""
     name = {"webhook.disabled": "webhookDisabled", "webhook.test": "webhookTest"}.get(
         payload["type"], "orderChange"
     )

@@ -20,7 +20,7 @@ Interval = tuple[datetime, datetime]
 
 
 def free(api: Api, begin: datetime, end: datetime, calendar: str = "default") -> list[Interval]:
-    """Give the intervals that are free."""
+    """Return the free intervals."""
     answer = api.client.get(
         f"/calendars/{calendar}/availability", params={"from": text_of(begin), "to": text_of(end)}
     )
@@ -32,14 +32,14 @@ def free(api: Api, begin: datetime, end: datetime, calendar: str = "default") ->
 
 
 def bookable(api: Api, at: datetime) -> bool:
-    """Try whether an order could be placed."""
+    """Whether an order could be placed, by a dry run."""
     answer = api.client.post("/orders?dry_run=true", json=order_body(at=at))
     assert answer.status_code in (200, 409), answer.text
     return answer.status_code == 200
 
 
 def by_brute_force(taken: list[datetime], begin: datetime, end: datetime) -> list[Interval]:
-    """Try every instant at which anything may change, and those beside it."""
+    """Try every instant at which anything may change, and its neighbours."""
     edges = {begin, end, *(at + side * CLEARANCE for at in taken for side in (-1, 1))}
     instants = sorted(
         at + step * MICROSECOND

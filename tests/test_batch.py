@@ -1,4 +1,4 @@
-"""POST /orders/batch: all orders or none, and for each that can't be stored a problem of its own."""
+"""POST /orders/batch: all orders or none, and a problem for each that can't be stored."""
 
 from __future__ import annotations
 

@@ -300,7 +300,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
 
 
 def edited(edits: dict[str, Any]) -> Place:
-    """Take the base contract, and set or remove what pointers name."""
+    """Copy the base contract, and set or remove the values at JSON Pointers."""
     document = copy.deepcopy(BASE)
     for pointer, value in edits.items():
         *parents, last = [part.replace("~1", "/") for part in pointer.split("/")[1:]]
@@ -371,7 +371,7 @@ def commit(contract: Path) -> None:
 
 
 def change(contract: Path, version: str) -> None:
-    """Remove an operation in the working tree, and give the contract a version."""
+    """Remove an operation in the working tree, and set the contract's version."""
     document = yaml.load(contract.read_text(), Loader=yaml.CSafeLoader)
     del document["paths"]["/orders/batch"]
     document["info"]["version"] = version

@@ -47,7 +47,7 @@ def _services(database: Database) -> None:
 
 
 def positions(changes: Iterable[Change]) -> list[int]:
-    """Give the changes' positions."""
+    """Return the changes' positions."""
     return [change.position for change in changes]
 
 
@@ -263,7 +263,7 @@ def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assig
     orders: list[int] = []
 
     def somewhen() -> datetime:
-        # A day and a half on a half-hour grid: nearly every place is contested all the time.
+        # A day and a half on a half-hour grid: writers compete for nearly every place.
         return later(minutes=30 * rng.randrange(72), microseconds=rng.choice((-1, 0, 0, 0, 1)))
 
     async def write() -> None:

@@ -1,4 +1,4 @@
-"""Forgetting old changes: from the beginning, behind every consumer, and remembered."""
+"""Removal of old changes: only the oldest, and only those that every consumer has applied."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _services(database: Database) -> None:
 
 
 def age(database: Database, *positions: int, days: int = 91) -> None:
-    """Let changes be of another time."""
+    """Change when changes were recorded."""
     database.rows(
         "UPDATE order_change SET recorded_at = recorded_at - $2::interval WHERE position = ANY($1)",
         list(positions),
@@ -37,12 +37,12 @@ def age(database: Database, *positions: int, days: int = 91) -> None:
 
 
 def first_position(database: Database) -> int:
-    """Ask where the log begins."""
+    """Return the first position of the log."""
     return int(database.value("SELECT first_position FROM change_log"))
 
 
 def positions(run: Run) -> list[int]:
-    """List what is retained."""
+    """List the positions that are retained."""
     return [change.position for change in run(whole_log())]
 
 
@@ -55,7 +55,7 @@ def place_days(run: Run, *days: int) -> None:
 
 def test_only_the_oldest_changes_are_removed_and_the_log_stays_dense(run: Run, database: Database) -> None:
     place_days(run, *range(6))
-    age(database, 1, 2, 4)  # a change that was held open is older than its neighbours
+    age(database, 1, 2, 4)  # a change of a long transaction is older than its neighbours
     assert run(trim_log()) == 2
     assert (positions(run), first_position(database)) == ([3, 4, 5, 6], 3)
     assert run(trim_log()) == 0

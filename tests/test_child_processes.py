@@ -1,4 +1,4 @@
-"""What an earlier run left behind, told by what lives and not by what is merely listed."""
+"""Processes that an earlier run left behind: zombies do not count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ time.sleep(60)
 
 @pytest.fixture
 def neglected() -> Iterator[psutil.Process]:
-    """Give a process whose parent never looks after it, like init in some containers."""
+    """A process whose parent never waits for it, like init in some containers."""
     with subprocess.Popen([sys.executable, "-c", _NEGLIGENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout
         process = psutil.Process(int(parent.stdout.readline()))

@@ -1,4 +1,4 @@
-"""Many writers at once: whatever the interleaving, the rule holds and nobody meets a 5xx or a deadlock."""
+"""Many concurrent writers: the rule holds in every interleaving, and nobody sees a 5xx or a deadlock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _sound_afterwards(database: Database) -> Iterator[None]:
     yield
     assert database.too_close_pairs() == []
     assert database.value(deadlocks) == before
-    # Each version of each order is one change, and the last one is what the order is.
+    # Each version of each order is one change, and the last one equals the order.
     assert (
         database.rows(
             """

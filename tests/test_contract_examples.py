@@ -1,4 +1,4 @@
-"""The contract against itself: every example fits its schema, every name that is used exists."""
+"""The contract against itself: every example matches its schema, every name that is used exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.contract_schemas import CONTRACT, SCHEMAS
 
 
 def places(place: Place) -> Iterator[Place]:
-    """Walk what is written in the document, following no reference and leaving examples, being data, out."""
+    """Walk the document without following references and without examples, which are data."""
     yield place
     if isinstance(place.value, Mapping | list):
         keys = list(place.value) if isinstance(place.value, Mapping) else range(len(place.value))
@@ -31,7 +31,7 @@ def places(place: Place) -> Iterator[Place]:
 
 
 def examples() -> Iterator[tuple[str, Place, Any]]:
-    """Find every example: where it is, the schema it must fit, the value."""
+    """Find every example: its place, the schema that it must match, its value."""
     for place in places(CONTRACT):
         if not isinstance(place.value, Mapping) or place.pointer.startswith("#/components/examples"):
             continue

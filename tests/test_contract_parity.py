@@ -29,7 +29,7 @@ OPERATIONS = {(method.upper(), path): operation for path, method, operation in o
 IDS = {key: operation.get("operationId") for key, operation in OPERATIONS.items()}
 
 OUTSIDE = re.compile(r"/docs/\{name\}")
-"""The viewer's own files are no operations; a browser asks for them because `/docs` says so."""
+"""The viewer's own files are not operations; a browser loads them for `/docs`."""
 
 
 def _routes() -> dict[tuple[str, str], HTTPRouteHandler]:
@@ -126,11 +126,11 @@ def test_the_media_types_of_request_bodies_are_the_contracts(key: tuple[str, str
 
 
 NEVER = {"archiveService": {409: "it sets no name that another service could have"}}
-"""What a route's code could answer by its names alone, and does not."""
+"""Statuses that a route's code refers to but never answers."""
 
 
 def _statuses(key: tuple[str, str]) -> set[int]:
-    """Tell which errors a route's code, the guards before it and the server around it can end in."""
+    """Return the error statuses that a route's code, its guards and the server can answer."""
     method, path = key
     code = referenced_code(HANDLERS[key].fn)
     kinds = {value for value in code if isinstance(value, ProblemType)}

@@ -1,4 +1,4 @@
-"""The pool of a process that serves requests: who waits for what, and for how long."""
+"""The connection pool of a process that serves requests: waits and their limits."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def test_writers_never_take_all_connections_of_the_pool(
         ends = await asyncio.gather(*writers, return_exceptions=True)
         return read["n"], sum(isinstance(end, DatabaseUnavailableError) for end in ends)
 
-    # Two of the six had their turn; the others waited for theirs as long as they may.
+    # Two of the six had a slot; the others waited for one as long as they may.
     assert serve(read_while_many_write()) == (1, 4)

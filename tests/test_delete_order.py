@@ -1,4 +1,4 @@
-"""DELETE /orders/{id}: once, and for good."""
+"""DELETE /orders/{id}: an order is deleted once and permanently."""
 
 from __future__ import annotations
 

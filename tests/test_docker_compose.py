@@ -1,4 +1,4 @@
-"""The containers' definition against the project: no Docker is needed to know that what it names is there."""
+"""The Compose file and the image against the project, checked without Docker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LEFT_OUT = re.findall(r"^\*\*/(\S+)/$", (ROOT / ".dockerignore").read_text(), re
 
 
 def _as_compose_does(environment: dict[str, Any], **outside: str) -> dict[str, str]:
-    """Put in what is set outside, or else the default: ``${NAME:-default}``."""
+    """Substitute variables or their defaults: ``${NAME:-default}``."""
     return {
         name: re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: outside.get(match[1]) or match[2], str(value))
         for name, value in environment.items()
@@ -46,7 +46,7 @@ def _as_compose_does(environment: dict[str, Any], **outside: str) -> dict[str, s
 
 
 def _settings(service: dict[str, Any]) -> dict[str, str]:
-    """Give the service's own settings of a container, with nothing set outside."""
+    """Return a container's settings of the service, with no variable set."""
     given = _as_compose_does(service["environment"])
     return {name: value for name, value in given.items() if name.startswith("OMS_")}
 
@@ -119,7 +119,7 @@ def test_addresses_refer_to_services_and_the_api_port_is_the_same_everywhere() -
 
 
 def _password_asked_for(listener: socket.socket) -> str:
-    """Ask one client for its password, as PostgreSQL does, in clear."""
+    """Ask one client for its password in clear text, as PostgreSQL can."""
     connection, _ = listener.accept()
     with connection:
         length = int.from_bytes(connection.recv(4), "big")
@@ -144,7 +144,7 @@ def test_any_database_password_reaches_the_service_unchanged() -> None:
         asked = threads.submit(_password_asked_for, listener)
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         given["OMS_DATABASE_URL"] = given["OMS_DATABASE_URL"].replace("postgres:5432", address)
-        # Every process connects by the same lines; this one ends when it was refused.
+        # All processes connect through the same code; this one ends when it is refused.
         subprocess.run(
             [sys.executable, "-m", "shared.database.migrate"],
             check=False,
@@ -213,7 +213,7 @@ def _started(command: list[str], folder: Path, settings: dict[str, str]) -> Iter
 def assert_a_hang_is_noticed(
     process: subprocess.Popen[bytes], beats: Path, healthy: Callable[[], bool]
 ) -> None:
-    """See that a process is healthy while it goes round, and not when it has been silent for too long."""
+    """Check that a process is healthy while its loop runs, and not after too long a silence."""
     process.send_signal(signal.SIGSTOP)
     wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it hangs")
     assert healthy()
@@ -237,7 +237,7 @@ def test_every_service_starts_from_the_files_of_the_image(
     port = free_port()
 
     def settings(name: str) -> dict[str, str]:
-        # As compose sets them, but for the addresses: the servers are the tests' own, on this machine only.
+        # As Compose sets them, except the addresses: the servers are the tests' own, on this machine only.
         own = _settings(OURS[name]) | {"OMS_PORT": str(port), "OMS_HOST": "127.0.0.1"}
         own["OMS_HEARTBEAT_FILE"] = str(tmp_path / f"heartbeat of {name}")
         del own["OMS_DATABASE_URL"], own["OMS_REDIS_URL"]
@@ -259,7 +259,7 @@ def test_every_service_starts_from_the_files_of_the_image(
             return run.returncode == 0
 
         for name in ("api", "relay", "worker"):
-            # A check is a process, and would take from the service the time that it needs to start.
+            # A check is a process, and would compete with the service for CPU while it starts.
             wait_until(partial(healthy, name), f"the health check of {name} passes", pause=0.3)
         for name, process in (("relay", relay), ("worker", worker)):
             assert_a_hang_is_noticed(process, tmp_path / f"heartbeat of {name}", partial(healthy, name))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def rehearsed(api: Api, **fields: Any) -> httpx.Response:
-    """Try an order out."""
+    """Send a dry run of an order."""
     return api.client.post("/orders?dry_run=true", json=order_body(**fields))
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def deployment(own_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Give servers and processes that may be broken, with a database that nobody else uses."""
+    """Servers and processes that may be broken, with a database that nobody else uses."""
     with Deployment(tmp_path_factory.mktemp("faults"), own_database_url) as deployment:
         yield deployment
 
@@ -36,7 +36,7 @@ def deployment(own_database_url: str, tmp_path_factory: pytest.TempPathFactory) 
 def assert_nothing_is_lost(
     deployment: Deployment, crowd: list[Caller], *, also: frozenset[int | str] = frozenset()
 ) -> Counter[int | str]:
-    """Check all that must hold after a fault, and give how often callers got which answer."""
+    """Check all that must hold after a fault, and return how often callers got which status."""
     print(f"exact after {deployment.wait_until_exact(30):.1f} s")
     assert deployment.faults() == []
     for caller in crowd:
@@ -115,7 +115,7 @@ def test_a_worker_in_the_middle_of_a_batch_stops_within_ten_seconds(
 
 def test_a_busy_worker_receives_tasks_again_after_redis_comes_back(deployment: Deployment) -> None:
     """Kombu would wait forever for room in a prefetch window that nobody empties any more."""
-    # Both children hold a message that they can't acknowledge: no place is left in the prefetch window.
+    # Both children hold a message that they can't acknowledge: the prefetch window is full.
     deployment.wait_until_exact()
     with deployment.psql() as blocker:
         blocked_task(deployment, blocker.rows)
@@ -178,7 +178,7 @@ def test_ended_postgresql_sessions_cause_503_at_worst_and_everything_recovers(
 
 @contextmanager
 def holding(deployment: Deployment, order_id: str) -> Iterator[None]:
-    """Hold what an import of the calendar holds, and an order, until the block ends."""
+    """Hold the locks of an import on the calendar, and one on an order, until the block ends."""
     with deployment.psql() as blocker:
         blocker.rows("BEGIN")
         try:
@@ -205,7 +205,7 @@ def test_requests_that_wait_for_a_lock_do_not_block_others(deployment: Deploymen
     with ThreadPoolExecutor(60) as threads:
         with holding(deployment, order["id"]):
             waiting = [threads.submit(call) for call in (patch, place_next) * 30]
-            # A quarter of their time, so that they come through also on a busy machine.
+            # A quarter of their time limit, so that they succeed on a busy machine too.
             give_up = time.monotonic() + 1
             while time.monotonic() < give_up:
                 before = time.monotonic()
@@ -215,7 +215,7 @@ def test_requests_that_wait_for_a_lock_do_not_block_others(deployment: Deploymen
                 assert time.monotonic() - before < 3
             assert not any(call.done() for call in waiting)
         answers = Counter(call.result().status_code for call in waiting)
-    # Nothing of what was held came to be: each of them is answered as if it had not been there.
+    # The transaction with the locks was rolled back, so each request succeeds as if it had not existed.
     assert answers == {200: 30, 201: 1, 409: 29}
 
 

@@ -1,4 +1,4 @@
-"""GET /fee-summaries: what the worker has summed, by period, service and calendar, and for which position."""
+"""GET /fee-summaries: sums by period, service and calendar, with the position that they are exact for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = tuple[str, str | None, str | None, int, Decimal]
 
 @pytest.fixture
 def summed(api: Api, run: Callable[..., Any]) -> Callable[..., list[Item]]:
-    """Have every change summed, then read the summaries: period, service, calendar, orders, fees."""
+    """Sum every change, then read the summaries: period, service, calendar, orders, fees."""
 
     def read(**query: str) -> list[Item]:
         run(apply_every_change())

@@ -109,7 +109,7 @@ def test_a_worker_that_dies_in_a_batch_writes_neither_rows_nor_cursor(
     before = database.rows("SELECT * FROM fee_summary ORDER BY id")
 
     async def killed_before_its_commit() -> None:
-        # Its last step, moving the cursor, waits for somebody; then its session ends.
+        # Its last step, moving the cursor, waits for a lock; then its session ends.
         blocker = await asyncpg.connect(postgres_url)
         try:
             async with blocker.transaction():
@@ -171,7 +171,7 @@ def test_concurrent_batches_are_applied_one_after_the_other(run: Run, database: 
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13, 14])
-def test_summaries_become_exact_although_batches_are_reordered_repeated_or_lost(  # noqa: C901 (a writer and a bad postman)
+def test_summaries_become_exact_although_batches_are_reordered_repeated_or_lost(  # noqa: C901 (a writer and an unreliable queue)
     run: Run, database: Database, seed: int
 ) -> None:
     """As long as they are published again from the cursor on."""
@@ -254,7 +254,7 @@ def test_a_batch_reads_only_the_summary_rows_that_it_changes(run: Run, database:
     database.rows("ANALYZE fee_summary")
 
     async def rows_read_in_passing() -> int:
-        # With those of earlier transactions of this connection that PostgreSQL has not added up yet.
+        # Includes reads of earlier transactions of this connection that PostgreSQL has not reported yet.
         counters = await rows(
             "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'fee_summary'"
         )

@@ -1,4 +1,4 @@
-"""The orders behind fee summaries: they make every figure up, to the cent."""
+"""The orders behind fee summaries add up to every figure, to the cent."""
 
 from __future__ import annotations
 

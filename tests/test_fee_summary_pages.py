@@ -1,4 +1,4 @@
-"""Reports of fee summaries in pages: one position from the first to the last, and what is not sent again."""
+"""Reports of fee summaries in pages: one position for all pages, and 304 for unchanged reports."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_all_pages_of_a_report_show_one_position_despite_writes_and_rebuilds(run
             run(assign_all())  # recorded, and not summed yet
             if len(items) > 10:
                 run(apply_every_change())
-            run(rebuild())  # the next page is of rows of another making
+            run(rebuild())  # the next page reads rows of another generation
             run(history.write(1))  # without a position
         figures, orders = shown.values()
         position = run(apply_every_change()) if items is figures else position

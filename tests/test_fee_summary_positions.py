@@ -1,4 +1,4 @@
-"""Reading one's own writes, and figures of a position: waiting for it, going back to it, being too late."""
+"""Reports that include a caller's own writes, or of a given position: waiting, older positions, expiry."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_a_page_of_an_expired_report_is_410(run: Run, api: Api, database: Databa
     run(apply_every_change())
     following = api.client.get("/fee-summaries?limit=1").json()["next"]
     behind = api.client.get("/fee-summaries/orders?limit=1").json()["next"]
-    # 50,001 changes later: their rows are not looked at any more.
+    # 50,001 changes later: too many to take back.
     database.rows("UPDATE consumer_cursor SET position = position + 50001 WHERE consumer = 'fee_summaries'")
     for path in (following, behind, "/fee-summaries?position=3"):
         answer = api.client.get(path)
@@ -213,7 +213,7 @@ def test_pages_end_with_410_when_changes_since_the_first_page_were_removed(
     run(apply_every_change())
     database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days' WHERE position < 5")
     assert run(trim_log()) == 4
-    # The one change since is still there to be taken back.
+    # The one change since then is still in the log.
     assert api.client.get(following).json()["as_of"]["position"] == 4
     database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
     assert run(trim_log()) == 1

@@ -39,7 +39,7 @@ WAITING = """
 SELECT clock_timestamp() - waitstart AS since FROM pg_locks
 WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-"""Whoever waits for a lock in this database."""
+"""Sessions that wait for a lock in this database."""
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def _services(database: Database) -> None:
 
 @contextmanager
 def orders_held(database: Database) -> Iterator[None]:
-    """Let nobody read orders: neither proof nor rebuild gets on."""
+    """Lock the orders against reads: neither proof nor rebuild can continue."""
     database.rows("BEGIN")
     try:
         database.rows("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
@@ -59,11 +59,11 @@ def orders_held(database: Database) -> Iterator[None]:
 
 
 def many_orders(database: Database, orders: int) -> None:
-    """Store one order of 1970 and many of a few months, on one calendar each, without changes of theirs."""
+    """Store one order of 1970 and many within a few months, on one calendar each, without changes."""
     database.rows(
         "INSERT INTO calendar (name) SELECT 'c' || n FROM generate_series(0, 19) AS n ON CONFLICT DO NOTHING"
     )
-    # As a restored copy does: no triggers, so no changes to sum up, which is not what takes long here.
+    # Without triggers, so that there are no changes to sum.
     database.rows("SET session_replication_role = replica")
     database.rows(
         """
@@ -90,7 +90,7 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
         run(history.write(history.rng.randint(1, 3)))
         if number % 3:
             run(assign_all())
-        # Summed up to somewhere: some changes have a position and are not applied, others have none.
+        # Summed in part: some changes have a position and are not applied, others have none.
         position = run(applied())
         changes = run(changes_after(position, history.rng.randint(1, 6)))
         if changes:
@@ -306,7 +306,7 @@ def test_the_worker_makes_a_proof_when_requested(pipeline: Pipeline) -> None:
     )
     proof = pipeline.api.client.get("/fee-summaries/proof").json()
     assert (proof["position"], proof["orders"], proof["differing"]) == (1, 1, 1)
-    # What is wrong is in the log, by name: nobody reads what a task prints.
+    # Differences are in the log: nobody reads what a task prints.
     wait_until(lambda: "error    ] fee_summaries_proved" in pipeline.worker.log, "the result is logged")
     assert "error    ] fee_summary_differs" in pipeline.worker.log
     assert "whole orders at 100.00: the summary says 2 orders (200.00), there are 1" in pipeline.worker.log

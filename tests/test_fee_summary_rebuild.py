@@ -1,4 +1,4 @@
-"""Making the fee summaries anew: while orders are written, summed and read."""
+"""Rebuilding the fee summaries while orders are written, summed and read."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Databas
         run(place(later(days=day)))
     position = run(apply_every_change())
     earlier = run(_begin())
-    # Some of its rows are written when the other begins, which removes them.
+    # It has written some rows when the other one begins and removes them.
     partial = """
         INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
         SELECT $1, day, calendar_id, service_id, share, orders FROM fee_summary LIMIT 2

@@ -49,7 +49,7 @@ def test_a_rebuild_in_another_time_zone_ends_pages_of_the_old_one(
     with pytest.raises(OtherTimeZoneError, match="OMS_TIME_ZONE=Pacific/Auckland make rebuild"):
         run(check_time_zone())
     run(history.write(5))
-    run(apply_every_change())  # by who was not started again: still in the days of before
+    run(apply_every_change())  # from a process that was not restarted: still in days of the old zone
     assert differences(run) == []
     assert database.wrong_summaries("UTC") == []
     run(rebuild())
@@ -117,7 +117,7 @@ def test_no_process_starts_with_a_time_zone_other_than_the_summaries(
     assert "OMS_TIME_ZONE=Europe/Rome make rebuild" in said[0]
     assert "Traceback" not in refused.stdout + refused.stderr
     if module == "api.relay.main":
-        # Nothing is there to contradict it.
+        # An empty database has no zone yet.
         database.clean()
         with ServiceProcess(
             module, database=postgres_url, redis=NO_REDIS, OMS_TIME_ZONE="Europe/Rome"
@@ -197,7 +197,7 @@ def test_days_are_those_of_the_deployments_time_zone(
 ) -> None:
     """PostgreSQL's zones against Python's, around clock changes."""
     setting(time_zone=zone)
-    # Around the changes of clocks of 2026, each whole hour of three weeks; days of 23, 23.5, 24.5 and 25 h.
+    # Around the clock changes of 2026, each hour of three weeks; days of 23, 23.5, 24.5 and 25 h.
     hours = [
         start + timedelta(hours=3 * n)
         for start in (datetime.fromisoformat(f"2026-{day}T00:30:00Z") for day in ("03-25", "04-01", "09-02"))

@@ -1,4 +1,4 @@
-"""What the fuzzers found, each as a test of its own that stays.
+"""Regressions: each fault that a fuzzer has found, as a test of its own.
 
 ``make fuzz`` and tests/test_schema_parity.py would find these again; here they have names.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tests.drivers import Api
 
 NINETEEN_DIGITS = "1000000000000000000"
-"""Fits the column, and is one digit longer than the contract's ids."""
+"""It fits the column, and is one digit longer than the contract's ids."""
 
 
 @pytest.mark.parametrize("path", ["/orders", "/orders/batch", "/services/1", "/docs"])

@@ -1,4 +1,4 @@
-"""Recordings of traffic against the contract: what is as promised passes, every deviation is named."""
+"""Recordings of traffic against the contract: matching traffic passes, every deviation is reported."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def exchange(
 
 
 def deviations_in(check: TrafficCheck, entry: Entry) -> list[str]:
-    """What is found in an exchange, in words."""
+    """Return the deviations in an exchange."""
     recording = json.dumps({"log": {"entries": [entry]}})
     return [
         f"{deviation.side}: {deviation.text}"
@@ -187,7 +187,7 @@ def test_a_deviating_request_is_reported(check: TrafficCheck, what: str) -> None
 
 
 def edit(part: str, *keys: str | int, to: object) -> Callable[[Entry], None]:
-    """Change one thing about an exchange."""
+    """Change one part of an exchange."""
 
     def change(entry: Entry) -> None:
         holder = entry[part]

@@ -26,7 +26,7 @@ def serving(database: str, redis: str) -> Iterator[Api]:
 
 
 def port_answers(api: Api) -> bool:
-    """Tell whether somebody listens yet."""
+    """Whether the port accepts connections yet."""
     import httpx
 
     try:

@@ -1,4 +1,4 @@
-"""Idempotency-Key: a create that is repeated stores nothing twice, wherever the first try died."""
+"""Idempotency-Key: a repeated create stores nothing twice, wherever the first try failed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
 
-# What each operation is asked to do, and how it is asked for something else.
+# For each operation a body, and another one that differs.
 CREATES: dict[str, tuple[Any, Any]] = {
     "/orders": (order_body(), order_body(fee=101)),
     "/orders/batch": (
@@ -32,12 +32,12 @@ CREATES: dict[str, tuple[Any, Any]] = {
 
 
 def posted(api: Api, path: str, body: Any, key: str = "try-1") -> httpx.Response:
-    """Post something under a key."""
+    """Post a body with a key."""
     return api.client.post(path, json=body, headers={"Idempotency-Key": key})
 
 
 def same_answer(answer: httpx.Response, first: httpx.Response) -> None:
-    """See that an answer is the first one, byte for byte, and says so."""
+    """Check that an answer is a repeat of the first one, byte for byte, and marked as such."""
     assert (answer.status_code, answer.content) == (first.status_code, first.content), answer.text
     for name in ("location", "etag", "content-type"):
         assert answer.headers.get(name) == first.headers.get(name)
@@ -141,7 +141,7 @@ def test_a_dry_run_leaves_its_key_unused(api: Api) -> None:
 def test_twenty_concurrent_creates_with_one_key_store_one_order_and_get_one_answer(
     api: Api, database: Database, path: str
 ) -> None:
-    """None is told that its own order is in the way."""
+    """None gets 409 because of its own order."""
     body, _ = CREATES[path]
     answers = at_once([lambda: posted(api, path, body)] * 20)
     assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
@@ -164,7 +164,7 @@ def test_of_two_concurrent_creates_with_one_key_and_different_content_one_is_sto
 
 @contextmanager
 def held_up(database: Database) -> Iterator[None]:
-    """Let every create wait before its order is stored."""
+    """Make every create wait before its order is stored."""
     database.rows("BEGIN")
     database.rows("LOCK TABLE orders IN SHARE MODE")
     try:
@@ -214,7 +214,7 @@ def test_a_repeat_is_executed_when_the_first_try_is_refused_meanwhile(api: Api, 
 
 
 def aged(database: Database, age: str) -> None:
-    """Let all keys be as old as that."""
+    """Make all keys that old."""
     database.rows(f"UPDATE idempotency_key SET created_at = now() - interval '{age}'")
 
 
@@ -224,7 +224,7 @@ def test_an_idempotency_key_is_valid_for_24_hours(api: Api, database: Database) 
     aged(database, "23 hours 59 minutes")
     same_answer(posted(api, "/orders", order_body()), first)
     aged(database, "24 hours 1 second")
-    # A new attempt, like one without a key: the order of the first stands in its way.
+    # A new attempt, as without a key: it conflicts with the first one's order.
     assert posted(api, "/orders", order_body()).status_code == 409
     second = posted(api, "/orders", order_body(at=later(days=1)))
     assert second.status_code == 201
@@ -306,7 +306,7 @@ def test_a_create_whose_process_was_killed_is_safely_repeated_on_another(
             assert answer.json() == api.client.get(answer.headers["location"]).json()
             assert database.counts()["orders"] == 1
             assert database.counts()["order_change"] == 1
-            # Without the key the caller would now be told that their own order is in the way.
+            # Without the key the caller would now get 409 because of its own order.
             assert api.place_order(at=NOON).status_code == 409
 
 

@@ -1,4 +1,4 @@
-"""What an import says of orders and files that it refuses: everything that is wrong, each at its place."""
+"""An import's report on files that it refuses: every fault, each with its place."""
 
 from __future__ import annotations
 

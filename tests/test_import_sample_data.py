@@ -1,4 +1,4 @@
-"""The sample data: orders that came with a history, and what may become of them."""
+"""The sample data: imported orders, and later changes to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue that comes with an import: added with the orders, or refused with them."""
+"""The services of an import: added with the orders, or refused with them."""
 
 from __future__ import annotations
 

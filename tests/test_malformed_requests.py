@@ -1,7 +1,7 @@
-"""Every way in which a request can be wrong by itself: its exact answer, given without the database.
+"""Every way in which a request can be malformed, and its exact answer, given without the database.
 
-The API's database is taken away before the first request. Whatever needs it is answered 5xx from then on,
-so a 400 or 422 here is proof that nothing wrong got that far.
+The API's database is dropped before the first request. Requests that need it are answered 5xx from then on,
+so a 400 or 422 proves that a malformed request never gets that far.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def _take_away(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
-    """Give an API whose database is gone."""
+    """An API whose database was dropped."""
     port = free_port()
     with (
         ServiceProcess("api.server", database=own_database_url, redis=redis_url, port=port) as process,
@@ -61,7 +61,7 @@ def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
         api.wait_until_ready()
         asyncio.run(_take_away(own_database_url))
         yield api
-        # Nothing was unforeseen, whatever was sent; what needs the database is tried last.
+        # Nothing was logged as an unexpected error. The request that needs the database comes last.
         assert "internal_error" not in process.log
         assert api.client.get("/orders/5").status_code >= 500
         answer = api.post_text("/orders", CREATE.body())
@@ -69,7 +69,7 @@ def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
 
 
 def sent(api: Api, case: Case) -> httpx.Response:
-    """Send exactly this."""
+    """Send a case's exact bytes."""
     headers = [(name.encode(), value.encode("latin-1")) for name, value in case.headers.items()]
     return api.client.request(case.method, case.path, content=case.body, headers=headers)
 
@@ -139,7 +139,7 @@ def test_a_huge_malformed_request_is_refused_without_delaying_others(without_dat
 
 
 def raw(api: Api, request: bytes) -> bytes:
-    """Send exactly these bytes, and give all that comes back until the server closes."""
+    """Send exactly these bytes, and return everything until the server closes the connection."""
     host, port = api.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request)

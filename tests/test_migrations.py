@@ -26,7 +26,7 @@ RULES = "2026-11-29T00:07:00:000000"
 """The migrations, by the names under which Piccolo stores them."""
 
 TLS_REQUEST = (80_877_103).to_bytes(4, "big")
-"""What a client of PostgreSQL sends first."""
+"""The first message of a PostgreSQL client."""
 
 
 def run_migrate(url: str) -> subprocess.CompletedProcess[str]:
@@ -148,7 +148,7 @@ def test_migrating_an_unusable_database_fails_with_one_line(tmp_path: Path, post
 
 
 def assert_said_in_one_line(done: subprocess.CompletedProcess[str], reason: str) -> None:
-    """See that it ended with a line that says why, and with nothing else."""
+    """Check that it ended with one line that says why."""
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -160,7 +160,7 @@ def test_migrating_a_database_that_is_starting_up_fails_with_one_line() -> None:
     """PostgreSQL answers SQLSTATE 57P03 while it recovers after a crash."""
 
     def refuse(listener: socket.socket) -> None:
-        for _ in range(2):  # asked for TLS first, which this server has none of
+        for _ in range(2):  # the client first asks for TLS, which this server does not support
             connection, _ = listener.accept()
             with connection:
                 while length := int.from_bytes(connection.recv(4), "big"):

@@ -48,7 +48,7 @@ def api(_streaming: tuple[Api, ServiceProcess], database: Database) -> Api:
 
 @pytest.fixture
 def process(_streaming: tuple[Api, ServiceProcess]) -> ServiceProcess:
-    """Give that API's process."""
+    """That API's process."""
     return _streaming[1]
 
 
@@ -63,7 +63,7 @@ def open_streams(process: ServiceProcess) -> int:
 
 
 def place_small(database: Database, count: int) -> None:
-    """Place usual orders, with plain SQL."""
+    """Place ordinary orders, with plain SQL."""
     database.rows("INSERT INTO calendar (name) VALUES ('default') ON CONFLICT DO NOTHING")
     database.rows(
         """
@@ -142,7 +142,7 @@ def test_a_stream_can_be_cut_anywhere_and_resumed_without_gap_or_repeat(api: Api
     run(assign_all())
     taken: list[str] = []
     for piece in (1, 7, 2, 13, 17):
-        # What a browser does: the address stays as it was, the header says how far it came.
+        # As a browser does: the address stays the same, the header names the last event.
         with EventStream(api.url, 0, last_event_id=len(taken)) as stream:
             taken += [event.data for event in stream.take(piece)]
     assert taken == Feed.after(api, limit=100).all()
@@ -151,7 +151,7 @@ def test_a_stream_can_be_cut_anywhere_and_resumed_without_gap_or_repeat(api: Api
 def test_streams_that_fell_behind_the_buffer_catch_up_and_continue_live(
     api: Api, run: Run, database: Database
 ) -> None:
-    # More than the ring holds, in changes and in bytes; one stream follows all the while.
+    # More than the buffer keeps, in changes and in bytes; one stream follows all the time.
     with EventStream(api.url) as live:
         live_events: list[int] = []
 
@@ -205,7 +205,7 @@ def test_a_slow_reader_of_the_stream_is_disconnected_without_delaying_others(
         assert [event.id for event in quick.take(200)] == list(range(1, 201))
         assert time.monotonic() - began < 10
         wait_until(lambda: open_streams(process) == before + 1, "the slow reader is dropped")
-    # What reached it is whole up to a point; from there it can go on.
+    # The events it received are complete up to a point; it can resume from there.
     received = b""
     try:
         while more := slow.recv(1 << 20):
@@ -293,7 +293,7 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
         share = (sum(worker.cpu_times()[:2]) - used) / (time.monotonic() - began)
         grown = (worker.memory_info().rss - memory) / streams / 1024
         print(f"{streams} idle streams: {share:.3f} of a core, {grown:.0f} KiB each")
-        # Orders are placed as ever, and everybody hears of them.
+        # Orders are placed as usual, and every stream receives them.
         began = time.monotonic()
         answer = await asyncio.to_thread(api.place_order)
         assert answer.status_code == 201
@@ -308,7 +308,7 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
         rest = await asyncio.gather(*(reader.read() for reader, _ in opened))
         stopping = time.monotonic() - began
         print(f"stopped within {stopping:.3f} s")
-        # Ended in order (the last chunk is empty), and not cut off.
+        # Ended properly (the last chunk is empty), not cut off.
         assert {text[-5:] for text in rest} == {b"0\r\n\r\n"}
         assert grown < 500
         assert share < 0.5

@@ -61,7 +61,7 @@ def test_a_filtered_feed_has_the_matching_changes_and_its_next_link_skips_the_ot
     def positions_with(**query: str) -> list[int]:
         feed = Feed.after(api, 0, **query)
         positions = positions_of(feed.all())
-        assert feed.following.startswith("/order-changes?after=5&")  # nothing is looked at twice
+        assert feed.following.startswith("/order-changes?after=5&")  # nothing is read twice
         return positions
 
     assert positions_with(calendar="north") == [1, 3]  # before or after the change
@@ -93,7 +93,7 @@ def test_a_waiting_request_is_answered_as_soon_as_a_change_matches(api: Api, run
     api.placed_order(calendar="south")
     run(assign_all())
     waiting[0].join()
-    # Answered together, by the same look at the log, if at all: what doesn't fit is still waited for.
+    # Requests that match are answered together, by one read of the log; the others still wait.
     wait_until(lambda: api.waiting() == len(queries) - 1, "the others still wait")
     assert set(answers) == {""}
     order = api.placed_order(calendar="north")["id"]
@@ -265,7 +265,7 @@ def test_a_position_older_than_the_log_is_answered_with_the_first_available_one(
     assert positions_of(Feed(api, problem["resume"]).all()) == [4, 5]
     assert positions_of(Feed.after(api, 3).all()) == [4, 5]
     assert api.client.get("/order-changes?after=5").json()["items"] == []
-    # A history begins with what is left of it.
+    # A history starts with the first change that is retained.
     history = items_of(api.client.get(f"/orders/{order}/changes").text)
     assert positions_of(history) == [4, 5]
 
@@ -305,7 +305,7 @@ def test_a_filter_finds_a_change_after_20_500_others_in_one_request(
     api: Api, run: Run, database: Database
 ) -> None:
     order = int(api.placed_order(calendar="rare")["id"])
-    # As many changes as it would take long to make through orders: copies of the one that was made.
+    # Copies of one change: to make so many with real orders would take long.
     database.rows(
         """
         INSERT INTO order_change (type, order_id, order_version, calendar_id, recorded_at, order_state)

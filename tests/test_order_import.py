@@ -68,7 +68,7 @@ def test_thousands_of_orders_are_imported_together(api: Api, tmp_path: Path) -> 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let so much time pass from one look at the clock to the next, and make chunks of two orders."""
+    """Let so many seconds pass between two reads of the clock, and import two orders at a time."""
     monkeypatch.setattr("api.orders.imports.CHUNK", 2)
 
     def tick(seconds: float) -> None:

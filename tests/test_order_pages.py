@@ -1,4 +1,4 @@
-"""GET /orders page by page: cursors that survive what is written meanwhile, bound to their filters."""
+"""GET /orders page by page: cursors that survive concurrent writes and belong to their filters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SORTS = ("datetime", "-datetime", "id", "-id")
 
 
 def orders_apart(database: Database, count: int) -> None:
-    """Let orders stand half a day apart, their ids in no order, on two calendars."""
+    """Store orders half a day apart, with ids in random order, on two calendars."""
     database.rows("INSERT INTO calendar (name) VALUES ('default'), ('crew-1')")
     database.rows(
         """
@@ -42,7 +42,7 @@ def orders_apart(database: Database, count: int) -> None:
 
 
 def place(order: dict[str, Any], sort: str) -> tuple[Any, ...]:
-    """Give what a list is sorted by."""
+    """Return the value that a list is sorted by."""
     order_id = int(order["id"])
     return (order_id,) if sort.endswith("id") else (datetime.fromisoformat(order["datetime"]), order_id)
 

@@ -30,7 +30,7 @@ PLACES = 4
 
 
 def fill(database: Database, count: int) -> None:
-    """Let orders stand three hours apart from 1970 on, 100,000 to a calendar, without their changes."""
+    """Store orders three hours apart from 1970 on, 100,000 to a calendar, without changes."""
     for statement in (
         "ALTER TABLE orders DISABLE TRIGGER orders_record_change",
         "INSERT INTO calendar (name) SELECT 'crew-' || n FROM generate_series(1, 10) AS n",
@@ -51,7 +51,7 @@ def fill(database: Database, count: int) -> None:
 
 
 def as_csv(order: dict[str, Any]) -> dict[str, str]:
-    """Write an order as its row should be."""
+    """Format an order as its CSV row should be."""
     return {
         "id": order["id"],
         "datetime": order["datetime"],
@@ -177,7 +177,7 @@ def test_a_stream_that_loses_its_connection_before_the_first_byte_is_503(
     assert answer.status_code == 503, answer.text
     assert answer.json()["type"] == "/problems/unavailable"
     assert answer.headers["retry-after"]
-    # Its place was given back, more often than there are places.
+    # Its place was freed, more often than there are places.
     for _ in range(PLACES + 1):
         assert api.client.get("/orders", headers=accept).status_code == 200
 
@@ -187,16 +187,16 @@ def test_a_stream_that_loses_its_connection_before_the_first_byte_is_503(
 MANY = 60_000
 FIRST_ID = 1_000_000_000_000
 LIMITS = {"OMS_STATEMENT_TIMEOUT": "1", "OMS_STREAM_WRITE_TIMEOUT": "3"}
-"""A stream takes longer than any of its statements may: none of them may do the work of all."""
+"""A stream may take longer than the time limit of a statement, as each fetches only a part."""
 
 
 @pytest.fixture(scope="module")
 def large(own_database_url: str, redis_url: str) -> Iterator[tuple[Api, Database, psutil.Process]]:
-    """Give an API over 60,000 orders, its database, and the process that serves."""
+    """An API with 60,000 orders, its database, and the process that serves it."""
     port = free_port()
     with Database(own_database_url) as database:
         database.add_services()
-        # What no stream of all orders needs would double the time that this takes.
+        # Indexes that streams do not need would double the time of this insert.
         database.rows("ALTER TABLE orders DROP CONSTRAINT orders_spacing")
         database.rows("DROP INDEX orders_by_calendar, orders_by_calendar_and_id")
         database.rows("ALTER TABLE orders DISABLE TRIGGER orders_keep_ordered_services")
@@ -266,7 +266,7 @@ def test_a_slow_reader_of_a_stream_does_not_fill_the_memory(
     with streaming(api) as answer:
         chunks = answer.iter_bytes(1_000)
         next(chunks)
-        time.sleep(0.5)  # in which a quick reader is given a good part of the 16 MB
+        time.sleep(0.5)  # in which a fast reader receives a good part of the 16 MB
         assert streams_of(database) == 1
         assert server.memory_info().rss - before < 7_000_000
         assert api.client.get("/orders?limit=1").status_code == 200

@@ -1,4 +1,4 @@
-"""ETag, If-Match, If-None-Match: nobody overwrites what they have not seen, nobody reads twice."""
+"""ETag, If-Match, If-None-Match: no lost updates, and no repeated transfers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def written(api: Api, method: str, fee: float = 7, path: str = "/orders/5", **he
 
 
 def at_version_2(api: Api) -> None:
-    """Let order 5 be at version 2."""
+    """Create order 5 and bring it to version 2."""
     api.placed_order(id=5)
     assert written(api, "PATCH", 50).status_code == 200
 
@@ -201,7 +201,7 @@ def _strict_server(postgres_url: str, redis_url: str) -> Iterator[Api]:
 
 @pytest.fixture
 def strict_api(_strict_server: Api, api: Api) -> Api:
-    """Give an API that writes only with If-Match, with one order."""
+    """An API that requires If-Match, with one order."""
     api.placed_order(id=5)
     return _strict_server
 

@@ -1,4 +1,4 @@
-"""Problems (RFC 9457): every kind explains itself, names all faults, and never tells how we are made."""
+"""Problems (RFC 9457): every type explains itself, names all faults, and reveals no internals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMBERS = {"type", "title", "status", "detail", "instance", "request_id"}
 
 
 def problem_of(answer: httpx.Response) -> dict[str, Any]:
-    """Read a problem, seeing that it says all that each must say."""
+    """Read a problem, checking the members that each must have."""
     assert answer.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = answer.json()
     assert set(problem) >= MEMBERS
@@ -112,7 +112,7 @@ def test_every_answer_has_a_request_id_of_its_own(api: Api) -> None:
 
 
 def provoked(api: Api) -> dict[str, httpx.Response]:
-    """Provoke every kind of problem that needs orders."""
+    """Provoke every problem type that needs orders."""
     api.placed_order(id=5, at=NOON)
     key = {"Idempotency-Key": "try-1"}
     api.client.post("/services", json={"name": "Cleaning", "id": 7}, headers=key)

@@ -49,7 +49,7 @@ services = st.one_of(
 )
 callers_ids = st.integers(1, 9)
 which = st.sampled_from([*range(1, 16), 0])
-"""Which order a command means: the n-th that exists, round and round; 0: one that never existed."""
+"""Which order a command refers to: the n-th existing one, modulo their number; 0: one that never existed."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class History:
         self.imports = 0
 
     def meant(self, number: int) -> int:
-        """Give the id that a command means."""
+        """Return the id that a command refers to."""
         ids = sorted(self.model.orders)
         return ids[number % len(ids)] if ids and number else 999
 

@@ -1,4 +1,4 @@
-"""GET and HEAD of an order and of the list of orders: filters, pages, and what can't be asked."""
+"""GET and HEAD of an order and of the list of orders: filters, pages, and invalid queries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_PATH_IDS = [
 
 
 def parameters(answer: httpx.Response) -> list[str]:
-    """Give the parameters that a refused request had wrong."""
+    """Return the invalid parameters of a refused request."""
     assert answer.status_code == 400, answer.text
     problem = answer.json()
     assert problem["type"] == "/problems/malformed-request"
@@ -32,7 +32,7 @@ def parameters(answer: httpx.Response) -> list[str]:
 
 
 def listed(api: Api, **query: str) -> list[str]:
-    """Give the ids that a list holds, all on one page."""
+    """Return the ids of a list, all on one page."""
     answer = api.client.get("/orders", params=query)
     assert answer.status_code == 200, answer.text
     assert answer.json()["next"] is None
@@ -40,7 +40,7 @@ def listed(api: Api, **query: str) -> list[str]:
 
 
 def orders_at_noon(database: Database, count: int) -> None:
-    """Let orders stand at one and the same datetime, as those of an import may."""
+    """Store orders at one datetime, as an import may."""
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
     database.rows(
         """
@@ -294,7 +294,7 @@ def test_all_faults_of_a_query_are_reported_together(api: Api) -> None:
 
 
 def forged(*after: Any) -> str:
-    """Make a cursor as the service does, to a place of our own."""
+    """Make a cursor as the service does, to a chosen place."""
     return encode_cursor(after, [])
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def reader(redis_url: str, database: Database) -> Iterator[RedisReader]:
-    """Give somebody who reads this process's stream, which is empty."""
+    """A reader of this process's stream, which is empty."""
     database.add_services()
     reader = RedisReader(redis_url)
     reader.client.flushdb()
@@ -43,7 +43,7 @@ def reader(redis_url: str, database: Database) -> Iterator[RedisReader]:
 
 
 async def publish_all() -> int:
-    """Publish until the stream has everything; return how many that were."""
+    """Publish until the stream has everything; return the number of changes."""
     stream = RedisStream()
     published = 0
     try:
@@ -55,12 +55,12 @@ async def publish_all() -> int:
 
 
 def is_assigned(database: Database, position: int) -> bool:
-    """Tell whether this is the last position given."""
+    """Whether this is the last assigned position."""
     return bool(database.value("SELECT last_position FROM change_log") == position)
 
 
 def place_and_assign(run: Run, *days: int) -> list[str]:
-    """Place orders and give the whole log."""
+    """Place orders and return the whole log."""
     for day in days:
         run(place(later(days=day)))
     run(assign_all())
@@ -98,7 +98,7 @@ def test_a_wiped_stream_is_filled_again(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, 5)
     run(publish_all())
     assert [notification for _, notification in reader.entries()] == log
-    assert reader.turn() == log[4:]  # and who had read on goes on
+    assert reader.turn() == log[4:]  # and a reader that had continued goes on
 
 
 def test_a_stream_that_lost_its_last_entries_is_repaired(run: Run, reader: RedisReader) -> None:
@@ -123,7 +123,7 @@ def test_the_stream_of_another_log_is_replaced(run: Run, reader: RedisReader, da
     run(publish_all())
     database.clean()
     database.add_services()
-    log = place_and_assign(run, *range(9))  # further than the other one was
+    log = place_and_assign(run, *range(9))  # further than the other log had come
     run(publish_all())
     assert [notification for _, notification in reader.entries()] == log
     reader.client.delete(STREAM)

@@ -73,7 +73,7 @@ def test_a_write_that_stores_nothing_uses_up_no_calendar_id(api: Api, database: 
     assert api.client.post("/orders/batch", json={"orders": too_close}).status_code == 409
     assert database.rows(numbers) == before
     assert database.counts()["calendar"] == 0
-    # What is stored needs none either: its number is drawn, and drawn again if it is another calendar's.
+    # Stored calendars use no sequence either: their ids are random, and drawn again when taken.
     for name in (NEW, f"{NEW}-2"):
         api.placed_order(calendar=name)
     assert database.rows(numbers) == before

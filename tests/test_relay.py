@@ -26,7 +26,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture(autouse=True)
 def _one_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every consumer is published to alike: these tests look at one."""
+    """Publishing is the same for every consumer: these tests use one."""
     monkeypatch.setattr("api.relay.publisher.CONSUMERS", {FEE_SUMMARIES: APPLY_TO_FEE_SUMMARIES})
 
 
@@ -60,7 +60,7 @@ async def relay_all(relay: Relay) -> int:
 
 
 async def put_cursor(position: int) -> None:
-    """Put the fee summaries' cursor somewhere else, as a restore of the database does."""
+    """Move the fee summaries' cursor, as a restore of the database does."""
     async with transaction():
         await move_cursor(FEE_SUMMARIES, position)
 
@@ -99,7 +99,7 @@ def test_a_stopped_worker_cannot_make_the_queue_fill_redis(
         longest = max(longest, len(queue))
         time.sleep(0.02)
     print(f"at most {longest} messages waited")
-    # The window is five messages. It is published again while the cursor stands still, but not on and on.
+    # The window is five messages. It is published again while the cursor does not move, but not endlessly.
     assert 5 <= longest <= 10
     assert database.value("SELECT last_position FROM change_log") == 1_000
 
@@ -134,7 +134,7 @@ def test_lost_batches_are_published_again_when_the_cursor_does_not_move(
     for day in range(3):
         run(place(later(days=day)))
     run(relay_all(relay))
-    assert len(queue.taken()) == 1  # lost: nobody applies them
+    assert len(queue.taken()) == 1  # lost: no worker applies them
     assert run(relay.relay_once()) == 0
     setting(republish_after=0.01)
     time.sleep(0.02)

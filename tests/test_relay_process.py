@@ -39,12 +39,12 @@ def _services(database: Database) -> None:
 
 
 def assigned(database: Database) -> int:
-    """Count the positions given so far."""
+    """Count the assigned positions."""
     return int(database.value("SELECT last_position FROM change_log"))
 
 
 def is_assigned(database: Database, position: int) -> bool:
-    """Tell whether this is the last position given."""
+    """Whether this is the last assigned position."""
     return assigned(database) == position
 
 
@@ -63,7 +63,7 @@ def test_positions_are_assigned_while_redis_is_away_and_published_later(
         queue = Queue(own_valkey.url)
         wait_until(lambda: bool(len(queue)), "published")
         wait_until(lambda: run(_apply(queue)) == 2, "applied")
-        assert relay.log.count("queue_unavailable") == 1  # once, and not with every look
+        assert relay.log.count("queue_unavailable") == 1  # once, and not with every check
         assert "queue_available_again" in relay.log
 
 
@@ -161,7 +161,7 @@ READY = b"Z\0\0\0\x05I"
 
 @contextmanager
 def farewell_to(unlucky: range, folder: Path, postgres_url: str) -> Iterator[str]:
-    """Stand before PostgreSQL and end some sessions as they are opened, as pg_terminate_backend may."""
+    """A proxy of PostgreSQL that ends some sessions as they are opened, as pg_terminate_backend may."""
     address = next(iter(parse_qs(urlsplit(postgres_url).query)["host"]))
     sessions = count()
 
@@ -199,14 +199,14 @@ def farewell_to(unlucky: range, folder: Path, postgres_url: str) -> Iterator[str
 
 
 async def _apply(queue: Queue) -> int:
-    """Do the worker's work on what waits; return the position reached."""
+    """Do the worker's work on all waiting batches; return the position reached."""
     for batch in queue.taken():
         await apply_changes(batch)
     return await applied()
 
 
 def leads(relay: ServiceProcess, times: int) -> bool:
-    """Tell whether it has begun to lead so many times."""
+    """Whether the relay has become the leader so many times."""
     return relay.log.count("leading") == times
 
 

@@ -1,7 +1,7 @@
-"""What the code reads against the contract's schemas: both accept the same values, member by member.
+"""The code's validation against the contract's schemas: both accept the same values, member by member.
 
 Values are drawn near the edges of each schema (its pattern, its examples with one character changed, numbers
-around its bounds) from a fixed seed, and judged by both sides.
+around its limits) from a fixed seed, and validated by both.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def place(name: str) -> Place:
 
 
 def matches(pattern: re.Pattern[Any]) -> Callable[[Any], None]:
-    """Make a reader out of a pattern that the code uses."""
+    """Make a parser from a pattern that the code uses."""
 
     def read(value: str) -> None:
         text: Any = value.encode(errors="surrogatepass") if isinstance(pattern.pattern, bytes) else value
@@ -69,7 +69,7 @@ TEXTS: dict[str, Callable[[str], object]] = {
     "schemas/RequestId": matches(_USABLE),
     "parameters/IdempotencyKey/schema": matches(_KEY),
 }
-"""What is text: in a path, a query, a header or a body."""
+"""Texts: in a path, a query, a header or a body."""
 
 VALUES: dict[str, Callable[[Any], object]] = {
     **{
@@ -81,7 +81,7 @@ VALUES: dict[str, Callable[[Any], object]] = {
     "schemas/OwnId": fields.read_callers_id,
     "schemas/Fee": fields.read_fee,
 }
-"""What may stand in a body, where any JSON value may come instead."""
+"""Values in a body, where any JSON value may be sent."""
 
 NOT_IN_BODIES = {"schemas/Id": "AnyId is the schema for bodies", "schemas/Day": "it only stands in queries"}
 
@@ -130,7 +130,7 @@ LITERALS = (
 
 
 def accepted(read: Callable[[Any], object], value: object) -> bool:
-    """Tell whether a reader takes a value."""
+    """Whether a parser accepts a value."""
     try:
         read(value)
     except ValueError:
@@ -146,7 +146,7 @@ EDGES = {
 
 @cache
 def texts(name: str) -> st.SearchStrategy[str]:
-    """Draw texts that fit a schema's pattern or nearly do."""
+    """Draw texts that match a schema's pattern or nearly do."""
     schema = place(name)
     fitting = st.from_regex(schema.get("pattern"), fullmatch=True)
     examples = st.sampled_from([str(one) for one in schema.get("examples", ["a"])])
@@ -167,7 +167,7 @@ def test_the_code_accepts_a_text_exactly_where_it_matches_the_schema(name: str, 
     text = data.draw(texts(name))
     promised = SCHEMAS.faults(place(name), text) == []
     if promised and name == "schemas/Time" and text[:10] in ("1970-01-01", "2199-12-31"):
-        return  # as its description says, on these days an offset may lead outside
+        return  # on these days an offset may lead outside the range, as its description says
     assert accepted(TEXTS[name], text) == promised, ascii(text)
 
 

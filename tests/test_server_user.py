@@ -1,4 +1,4 @@
-"""Root's PostgreSQL, which runs as somebody else: its data lie elsewhere, found by one link only."""
+"""PostgreSQL started by root: it runs as another user, with its data in a folder that a link names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's data lie 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """Give a state folder that nobody but root may enter."""
+    """A state folder that only root may enter."""
     folder = tmp_path / "closed" / "state"
     folder.mkdir(parents=True)
     folder.parent.chmod(0o700)
@@ -28,7 +28,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give the folder in place of the one under /var/lib, which is not there yet, as /var/lib may not be."""
+    """The folder used in place of the one under /var/lib; neither it nor its parent exists yet."""
     with tempfile.TemporaryDirectory(prefix="oms-") as place:
         Path(place).chmod(0o755)  # pytest's own folders are closed to everybody else
         folder = Path(place) / "var" / "lib" / "order-management"

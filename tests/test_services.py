@@ -22,7 +22,7 @@ def create(api: Api, **body: Any) -> httpx.Response:
 
 
 def refused(answer: httpx.Response) -> list[str]:
-    """Give the places of all faults of a body that was read and not accepted."""
+    """Return the pointers to all faults of a body that was refused with 422."""
     assert answer.status_code == 422, answer.text
     return [fault["pointer"] for fault in answer.json()["errors"]]
 

@@ -32,7 +32,7 @@ def replace(api: Api, order: dict[str, Any], **fields: Any) -> httpx.Response:
 
 
 def refusal(answer: httpx.Response) -> dict[str, Any]:
-    """Give the problem of a write that the rule refused."""
+    """Return the problem of a write that the rule refused."""
     assert answer.status_code == 409, answer.text
     problem: dict[str, Any] = answer.json()
     assert problem["type"] == "/problems/orders-too-close"
@@ -40,7 +40,7 @@ def refusal(answer: httpx.Response) -> dict[str, Any]:
 
 
 def neighbours(database: Database, *times: datetime, calendar: str = "default") -> None:
-    """Let orders stand at any times, also nearer than the rule allows, as an import's may."""
+    """Store orders at any datetimes, also closer than the rule allows, as an import may."""
     database.rows("INSERT INTO calendar (name) VALUES ($1) ON CONFLICT DO NOTHING", calendar)
     database.rows(
         """
@@ -225,7 +225,7 @@ def test_only_orders_of_the_same_import_may_be_near_imported_orders(api: Api, da
 # --- what a refusal tells ----------------------------------------------------------------------------
 
 DENSE = tuple(later(hours=hours) for hours in (0, 3, 6, 11.5, 15, 21, 24))
-"""Gaps of 3, 3, 5.5, 3.5, 6 and 3 hours: only the one of six has room, for exactly one datetime."""
+"""Gaps of 3, 3, 5.5, 3.5, 6 and 3 hours: only the one of six has a free datetime, exactly one."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``python -m stack.run``, which `make run` runs, for real: one stack for all tests, and one more start."""
+"""``python -m stack.run``, which `make run` runs: one real stack for all tests, and one more start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.supervisor import READY, STOP_TIMEOUT_SECONDS, Run, stack_environment
 
 
 def _refused(state: Path, port: int) -> str:
-    """Run the supervisor where it must refuse; give the one line that it says."""
+    """Run the supervisor where it must refuse; return its one line of output."""
     done = subprocess.run(
         [sys.executable, "-m", "stack.run"],
         cwd=ROOT,
@@ -46,7 +46,7 @@ def _refused(state: Path, port: int) -> str:
 
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
-    """Give a folder for a stack; pytest's own folders are closed to the database's unprivileged user."""
+    """A folder for a stack; the database's unprivileged user may not enter pytest's own folders."""
     folder = Path(tempfile.mkdtemp(prefix="oms-"))
     folder.chmod(0o755)
     yield folder
@@ -55,7 +55,7 @@ def state() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def running(state: Path) -> Iterator[Run]:
-    """Give a stack that was started on an empty folder, and is ready."""
+    """A stack that was started on an empty folder, and is ready."""
     run = Run(state, free_port())
     try:
         run.wait_until_ready()
@@ -66,18 +66,18 @@ def running(state: Path) -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def address(running: Run) -> str:
-    """Give the address that the ready line names."""
+    """The address in the ready line."""
     return running.address
 
 
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[httpx.Client]:
-    """Give a caller who is in a hurry."""
+    """A client with a short timeout."""
     with http_client(address, timeout=5) as client:
         yield client
 
 
-# The first test of all: nobody else may have asked the stack for anything.
+# This test must be the first: no other may have sent a request before.
 def test_nothing_is_logged_after_the_ready_line_until_the_first_request(
     running: Run, client: httpx.Client
 ) -> None:
@@ -85,7 +85,7 @@ def test_nothing_is_logged_after_the_ready_line_until_the_first_request(
     (ready,) = (number for number, line in enumerate(running.said) if READY.search(line))
     for path in ("/health/ready", "/orders/223"):
         assert any(f"path={path} " in line for line in running.said[:ready])
-    assert client.get("/services").status_code == 200  # told behind whatever was asked before
+    assert client.get("/services").status_code == 200  # logged after all earlier requests
     running.read_until(re.compile("path=/services "), within=5.0)
     (asked,) = (line for line in running.said[ready:] if "[request]" in line)
     assert "path=/services " in asked
@@ -202,7 +202,7 @@ def test_a_killed_postgresql_is_restarted_with_every_acknowledged_order(running:
             number = 9100 + len(stored)
             order = {"id": str(number), "datetime": f"2032-01-{len(stored) + 1:02}T12:00:00Z", "totalfee": 1}
             answer = client.post("/orders", json=order | {"services": [{"id": "123"}]})
-            # 409: stored by a try whose answer was lost with the server.
+            # 409: stored by a try whose answer was lost.
             assert answer.status_code in {201, 409, 503}, answer.text
             if answer.status_code == 503:
                 time.sleep(0.05)
@@ -334,7 +334,7 @@ def test_a_stack_killed_with_sigkill_restarts_with_its_data_and_sigterm_ends_all
         again.wait_until_ended(STOP_TIMEOUT_SECONDS)
         assert time.monotonic() - begun < STOP_TIMEOUT_SECONDS
         assert again.process.returncode == 0
-        # Of a killed group only the leader is waited for; the others are on their way out.
+        # Of a killed group only the leader is waited for; the others are still ending.
         wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
         assert again.processes() == []
     finally:

@@ -1,4 +1,4 @@
-"""The webhooks of ``docs/subscribing.md``: its receiver and its commands, run as they stand there."""
+"""The webhooks of ``docs/subscribing.md``: its receiver and its commands, run as printed there."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def receiver(folder: Path, port: int, secret: str) -> Iterator[subprocess.Popen[
 
 
 def answers(client: httpx.Client) -> bool:
-    """Tell whether somebody listens, who refuses what is not signed."""
+    """Whether the receiver answers, refusing an unsigned request."""
     try:
         return client.post("/", json={}).status_code == 401
     except httpx.TransportError:

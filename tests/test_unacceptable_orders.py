@@ -1,4 +1,4 @@
-"""POST /orders: content that can be read and is not acceptable, 422 with every fault named."""
+"""POST /orders: well-formed bodies with invalid content, 422 with every fault named."""
 
 from __future__ import annotations
 

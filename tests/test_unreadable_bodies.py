@@ -1,4 +1,4 @@
-"""POST /orders: bodies that can't be read, 400, 413 or 415 with the reason."""
+"""POST /orders: malformed bodies, 400, 413 or 415 with the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 VALID = '{"datetime": "2030-06-01T12:00:00Z", "totalfee": 100, "services": [{"id": "123"}]%s}'
-"""A valid body, with room for more."""
+"""The beginning of a valid body."""
 
 
 UNREADABLE = {

@@ -1,4 +1,4 @@
-"""Where webhooks may lead, and where they may not, however it is written."""
+"""Addresses that webhooks may and may not use, however they are written."""
 
 from __future__ import annotations
 

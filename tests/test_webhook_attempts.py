@@ -1,4 +1,4 @@
-"""Attempts at deliveries: again and again until one is acknowledged, and nobody waits for anybody else."""
+"""Attempts at deliveries: repeated until acknowledged, without delaying other webhooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only outbound HTTP: signed, to the address that was checked, and never longer or more than allowed."""
+"""The only outbound HTTP: signed, to the checked address, within limits of time and size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE = AddressPolicy(read_networks("127.0.0.0/8,::1/128"))
 
 
 def resolver(*answers: str) -> tuple[Resolve, list[str]]:
-    """Make a resolver that gives these addresses, one set per look-up, and keeps what it was asked."""
+    """Make a resolver that returns these addresses, one set per look-up, and records the names."""
     asked: list[str] = []
 
     async def resolve(host: str, _port: int) -> Sequence[Address]:

@@ -1,4 +1,4 @@
-"""Deliveries to webhooks: what is sent, to whom, and signed with what."""
+"""Deliveries to webhooks: what is sent, to which webhooks, and with which signatures."""
 
 from __future__ import annotations
 

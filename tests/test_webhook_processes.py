@@ -1,4 +1,4 @@
-"""Webhooks through relay, queue and a real worker: killed half way, and with Redis wiped."""
+"""Webhooks through relay, queue and a real worker, which is killed, with Redis wiped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What webhooks missed, and why; replays of it, in order."""
+"""Changes that webhooks missed, with the reason, and their replays in order."""
 
 from __future__ import annotations
 

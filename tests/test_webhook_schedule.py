@@ -1,4 +1,4 @@
-"""The retry schedule, without a clock."""
+"""The retry schedule, as a pure function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the relay does for webhooks: wake whoever attempts, and forget what is old."""
+"""The relay's part in webhooks: requesting attempts, and removing old deliveries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture
 def queue(redis_url: str) -> Iterator[redis.Redis]:
-    """Give this process's queue, empty and without a worker."""
+    """This process's queue, empty and without a worker."""
     with redis.Redis.from_url(redis_url, socket_timeout=5) as queue:
         queue.flushdb()
         yield queue

@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: made, read, changed, deleted, given new secrets."""
+"""Webhooks over HTTP: create, read, change, delete, rotate secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ URL = "https://orders.example/changes"
 
 
 def fits(answer: httpx.Response, schema: str) -> bool:
-    """Hold an answer to the contract."""
+    """Whether an answer matches the contract."""
     faults = SCHEMAS.faults(CONTRACT.target(f"#/components/schemas/{schema}"), read_json(answer.text))
     assert faults == []
     return True

@@ -1,4 +1,4 @@
-"""What holds for every task of the worker, whatever it does."""
+"""Time limits of every task of the worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def loop(database: Database) -> Iterator[ChildLoop]:  # noqa: ARG001 (clean first)
-    """Give a child's loop; SIGALRM raises what Celery's signal does when a task has run for too long."""
+    """The loop of a child; SIGALRM raises what Celery's signal does when a task exceeds its time limit."""
 
     def expire(*_: object) -> None:
         raise SoftTimeLimitExceeded
