@@ -1,4 +1,4 @@
-"""The checker of breaking changes, on a table of changes: each breaking, each escape_formula."""
+"""The checker of breaking changes, on a table of changes: some breaking, some compatible."""
 
 from __future__ import annotations
 
