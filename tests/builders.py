@@ -1,4 +1,4 @@
-"""Builders: valid unless told otherwise."""
+"""Builders of request bodies, valid by default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def order_body(
     services: tuple[int | str, ...] = (123,),
     **more: Any,
 ) -> dict[str, Any]:
-    """Give the body of a create; ``at=None`` leaves the datetime out."""
+    """Return the body of a create; ``at=None`` leaves the datetime out."""
     body: dict[str, Any] = {"totalfee": fee, "services": [{"id": service} for service in services], **more}
     if at is not None:
         body["datetime"] = at if isinstance(at, str) else text_of(at)
@@ -29,15 +29,15 @@ def order_body(
 
 
 def text_of(at: datetime) -> str:
-    """Write a datetime as callers do."""
+    """Format a datetime as callers do."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def too_close(one: datetime, other: datetime) -> bool:
-    """Tell whether the rule lets no two orders of a calendar stand at these datetimes."""
+    """Whether the rule forbids two orders of a calendar at these datetimes."""
     return abs(one - other) < timedelta(hours=3)
 
 
 def later(**duration: float) -> datetime:
-    """Give a datetime that long after noon."""
+    """Return a datetime that long after noon."""
     return NOON + timedelta(**duration)

@@ -36,35 +36,35 @@ _VALKEY = "ORDERS_TEST_VALKEY"
 _servers = ExitStack()
 
 _FEW_WORDS = {"OMS_LOG_LEVEL": "WARNING"}
-"""For APIs whose log nobody reads: a line for each request is a twelfth of their work."""
+"""For APIs whose log no test reads: logging each request takes a twelfth of their time."""
 
 _LONGEST_FIRST = (
     *("fuzz", "faults", "stack_run", "random_histories", "migrations", "order_streams", "docker_compose"),
     *("relay_process", "fee_summary_zone", "order_change_stream", "order_query_plans", "relay"),
 )
-"""The files that take longest. Begun last, one of them would keep a single process busy to the end."""
+"""The slowest files. Started last, one of them would keep a single process busy to the end."""
 
 _WITH_PIPELINE = (
     *("fee_summary_proof", "fee_summary_positions", "subscribing", "order_change_transports"),
     *("fee_summary_reader", "webhook_processes", "subscribing_webhooks", "order_journey", "readme"),
 )
-"""The files that use ``pipeline``, all in one process, so that there is one, and not before it is needed."""
+"""The files that use ``pipeline``, all in one process, so that only one is started."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Give the processes of ``-n auto``: one more than cores; each has two of the 16 databases of Redis."""
+    """Return the processes of ``-n auto``: cores + 1, at most 8: each uses two of Redis' 16 databases."""
     return min(8, (os.cpu_count() or 1) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files, see above; each file's tests stay in their order, and so do all other files."""
+    """Order the files as above; the order within each file stays."""
     order = (*_LONGEST_FIRST, *_WITH_PIPELINE, None)
     places = {name and f"test_{name}": place for place, name in enumerate(order)}
     items.sort(key=lambda item: places.get(item.path.stem, places[None]))
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
-    """One process does all tests of a file, as the file's fixtures are made once for them."""
+    """One process runs all tests of a file, as they share the file's fixtures."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -72,18 +72,18 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Distribute the tests by file, see above."""
+    """Distribute the tests by file."""
     return _ByFile(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the servers once, and point this process at databases of its own before anything is imported."""
+    """Start the servers once, and set this process's own databases before anything reads the settings."""
     if not hasattr(config, "workerinput"):
         from stack.embedded_postgres import EmbeddedPostgres
         from stack.embedded_valkey import EmbeddedValkey
 
         folder = Path(_servers.enter_context(tempfile.TemporaryDirectory(prefix="oms-")))
-        folder.chmod(0o711)  # for root, whose PostgreSQL runs as somebody else
+        folder.chmod(0o711)  # when started by root, PostgreSQL runs as another user
         postgres = _servers.enter_context(EmbeddedPostgres(folder / "postgres", durable=False))
         valkey = _servers.enter_context(EmbeddedValkey(folder / "valkey"))
         os.environ[_POSTGRES] = postgres.url_of("{}")
@@ -98,7 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage seldom, and not in what was imported: it took a sixth of the tests' own time."""
+    """Collect garbage less often, and never in imported modules: it took a sixth of the tests' time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 50, 1_000)
@@ -128,7 +128,7 @@ def _create_database(name: str, template: str = "template1") -> None:
 
 
 def _migrated_database(kind: str) -> str:
-    """Create a database of this process's own, and give where it is."""
+    """Create a migrated database for this process and return its URL."""
     name = f"{kind}_{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"
     _create_database(name, template="migrated")
     return os.environ[_POSTGRES].replace("{}", name)
@@ -136,7 +136,7 @@ def _migrated_database(kind: str) -> str:
 
 @pytest.fixture
 def new_database_url(request: pytest.FixtureRequest) -> str:
-    """Give an empty database, not migrated, for one test."""
+    """An empty database, not migrated, for one test."""
     name = f"own_{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}_{abs(hash(request.node.nodeid))}"
     _create_database(name)
     return os.environ[_POSTGRES].replace("{}", name)
@@ -144,13 +144,13 @@ def new_database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> str:
-    """Give the database that ``api`` and in-process steps work on."""
+    """The database that ``api`` and in-process steps work on."""
     return os.environ["OMS_DATABASE_URL"]
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> str:
-    """Give this process's Redis database."""
+    """This process's Redis database."""
     return os.environ["OMS_REDIS_URL"]
 
 
@@ -162,7 +162,7 @@ def _quiet_database(postgres_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def database(_quiet_database: Database) -> Database:
-    """Give the database, without a single row."""
+    """The database, without any rows."""
     _quiet_database.clean()
     return _quiet_database
 
@@ -178,7 +178,7 @@ def _api_server(postgres_url: str, redis_url: str) -> Iterator[Api]:
 
 @pytest.fixture
 def api(_api_server: Api, database: Database) -> Api:
-    """Give an API on a socket, without orders, with the sample's three services."""
+    """An API on a socket, without orders, with the sample's three services."""
     database.add_services()
     return _api_server
 
@@ -197,12 +197,12 @@ def _pipeline_processes() -> Iterator[Pipeline]:
     ):
         api.wait_until_ready()
         yield Pipeline(api, database, relay, worker, redis)
-        worker.kill()  # Celery's children each sleep for a second before they end; others see it stop
+        worker.kill()  # its children sleep for a second before they end; other tests check that it stops
 
 
 @pytest.fixture
 def pipeline(_pipeline_processes: Pipeline) -> Pipeline:
-    """Give API, relay and worker, all running, without orders, with the sample's three services."""
+    """API, relay and worker, all running, without orders, with the sample's three services."""
     _pipeline_processes.database.clean()
     _pipeline_processes.database.add_services()
     return _pipeline_processes
@@ -246,20 +246,20 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture(scope="module")
 def own_database_url(request: pytest.FixtureRequest) -> str:
-    """Give a migrated database to one file alone: its processes' sessions may be ended, for instance."""
+    """A migrated database for one file alone, which may for instance end all sessions on it."""
     return _migrated_database(request.module.__name__.rpartition(".")[2])
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """Give an endpoint that acknowledges everything."""
+    """An endpoint that acknowledges everything."""
     with Receiver() as endpoint:
         yield endpoint
 
 
 @pytest.fixture
 def queue(redis_url: str) -> Iterator[Queue]:
-    """Give this process's queue, empty and without a worker."""
+    """This process's queue, empty and without a worker."""
     from tests.task_queue import Queue
 
     queue = Queue(redis_url)
@@ -271,7 +271,7 @@ def queue(redis_url: str) -> Iterator[Queue]:
 
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    """Give a Redis-compatible server that may be stopped and broken."""
+    """A Redis-compatible server that may be stopped and broken."""
     from stack.embedded_valkey import EmbeddedValkey
 
     with EmbeddedValkey(tmp_path / "valkey") as valkey:

@@ -1,4 +1,4 @@
-"""Drivers that speak the domain: what a caller, a subscriber and somebody with psql do and see."""
+"""Drivers in the domain's words: a caller of the API, and direct access to the database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONNECTIONS = 100
 # No server here uses TLS, so no authority is trusted: reading the system's takes 50 ms for each client.
 NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-# A line for each request, which nobody reads.
+# It logs a line for each request.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
@@ -73,15 +73,15 @@ class Api:
             return False
 
     def place_order(self, **fields: Any) -> httpx.Response:
-        """Try to place an order; see ``order_body`` for what it is unless said otherwise."""
+        """Try to place an order; ``order_body`` has the defaults."""
         return self.client.post("/orders", json=order_body(**fields))
 
     def place_order_with_fee(self, fee: str) -> httpx.Response:
-        """Try to place an order whose fee is written exactly like this."""
+        """Try to place an order with this JSON number as its fee."""
         return self.post_text("/orders", f'{{"totalfee": {fee}, "services": [{{"id": "123"}}]}}')
 
     def placed_order(self, **fields: Any) -> dict[str, Any]:
-        """Place an order that must be accepted, and give it."""
+        """Place an order that must be accepted, and return it."""
         answer = self.place_order(**fields)
         assert answer.status_code == httpx.codes.CREATED, answer.text
         order: dict[str, Any] = answer.json()
@@ -110,13 +110,13 @@ class Api:
         return items
 
     def waiting(self, gauge: str = "order_changes_followers") -> int:
-        """Count the requests that wait: only what waits already can be seen not to be answered."""
+        """Count waiting requests: a test must know that one waits before it checks for no answer."""
         match = re.search(rf"^{gauge} (\S+)$", self.client.get("/metrics").text, re.MULTILINE)
         assert match
         return int(float(match[1]))
 
     def fee_summaries(self, **query: str) -> dict[str, Any]:
-        """Read fee summaries, numbers exactly."""
+        """Read fee summaries, with exact numbers."""
         answer = self.client.get("/fee-summaries", params={"limit": "100", **query})
         assert answer.status_code == httpx.codes.OK, answer.text
         summaries: dict[str, Any] = json.loads(answer.text, parse_float=Decimal)
@@ -124,14 +124,14 @@ class Api:
 
 
 def at_once(calls: Iterable[Callable[[], httpx.Response]]) -> list[httpx.Response]:
-    """Make requests at the same time and give their answers."""
+    """Make concurrent requests and return their answers."""
     every_call = list(calls)
     with ThreadPoolExecutor(len(every_call)) as threads:
         return [pending.result() for pending in [threads.submit(call) for call in every_call]]
 
 
 def faulty_places(answer: httpx.Response) -> list[str]:
-    """Give the places of all faults of a body that was read and not accepted."""
+    """Return the pointers to all faults of a body that was refused with 422."""
     assert answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -141,21 +141,21 @@ def faulty_places(answer: httpx.Response) -> list[str]:
 
 
 FEW_BYTES = 1_000_000
-"""A database with less in it is emptied row by row."""
+"""A smaller database is emptied with DELETE."""
 
 
 class Database:
-    """Somebody with psql."""
+    """Direct access to the database."""
 
     STATE_TABLES = ("change_log", "consumer_cursor", "fee_summary_proof", "fee_summary_state")
-    """Their rows are the migrations': set back, never removed."""
+    """Their rows come from the migrations: they are reset, never deleted."""
 
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner()
         self.url = url
 
     def __enter__(self) -> Self:
-        # Not the runner's own way: to be ready for Ctrl-C takes half of what a short statement does.
+        # Not ``Runner.run``: its handling of Ctrl-C takes half as long as a short statement.
         self._run = self._runner.get_loop().run_until_complete
         self._connection = self._run(asyncpg.connect(self.url))
         return self
@@ -175,12 +175,12 @@ class Database:
         self._run(self._connection.execute(sql))
 
     def value(self, sql: str, *arguments: object) -> Any:
-        """Run a statement and give its first row's first column."""
+        """Run a statement and return the first column of its first row."""
         return self._run(self._connection.fetchval(sql, *arguments))
 
     @cached_property
     def every_table(self) -> list[str]:
-        """Every table that there is, but for Piccolo's own."""
+        """Every table except Piccolo's own."""
         tables = self.rows(
             "SELECT tablename FROM pg_tables "
             "WHERE schemaname = 'public' AND tablename <> 'migration' ORDER BY tablename"
@@ -189,21 +189,21 @@ class Database:
 
     @cached_property
     def tables(self) -> list[str]:
-        """Every table that is empty at first."""
+        """Every table that the migrations leave empty."""
         return [table for table in self.every_table if table not in self.STATE_TABLES]
 
     def clean(self) -> None:
-        """Remove every row and begin every number again."""
+        """Remove every row and restart every sequence."""
         self._run(self._connection.execute(self._clean))
 
     @cached_property
     def _clean(self) -> str:
-        # The trigger of ``orders`` empties this one, and can't while it is being emptied.
+        # A trigger of ``orders`` deletes from this one, which would fail while it is truncated.
         every = ", ".join(table for table in self.tables if table != "ordered_service")
         few = ";".join(f"DELETE FROM {table}" for table in self.tables)
         size = " + ".join(f"pg_relation_size('{table}')" for table in self.tables)
-        # First what relay and worker lock first, then all: whoever writes meanwhile is waited for. To
-        # truncate takes 40 ms whatever there is, to delete a few rows 2; foreign keys have no say in either.
+        # Lock in the same order as relay and worker, then everything: wait for concurrent writers.
+        # TRUNCATE always takes 40 ms, deleting a few rows 2 ms; foreign keys are not checked in either.
         return f"""
             SELECT FROM change_log FOR UPDATE;
             SELECT FROM consumer_cursor FOR UPDATE;
@@ -233,12 +233,12 @@ class Database:
         )
 
     def counts(self) -> dict[str, int]:
-        """Count the rows of every table that is empty at first, to see that nothing was left behind."""
+        """Count the rows of every table that the migrations leave empty, to check that nothing was stored."""
         counts = (f"SELECT '{table}' AS name, count(*) AS n FROM {table}" for table in self.tables)
         return {row["name"]: row["n"] for row in self.rows(" UNION ALL ".join(counts))}
 
     def everything(self) -> dict[str, str | None]:
-        """Give every row of every table, to see that none was changed either."""
+        """Return every row of every table, to check that none was changed either."""
         contents = (
             f"SELECT '{table}' AS name, json_agg(t ORDER BY t::text)::text AS content FROM {table} AS t"
             for table in self.every_table
@@ -256,7 +256,7 @@ class Database:
         )
 
     def wrong_summaries(self, zone: str = "UTC") -> list[dict[str, Any]]:
-        """List the fee summaries that are not what the orders say, summed up without the worker's SQL.
+        """List the fee summaries that do not equal the orders' sums, computed without the worker's SQL.
 
         An order counts under service 0 as a whole, and under each of its services by its share.
         """
@@ -301,7 +301,7 @@ class Pipeline:
     redis_url: str
 
     def wait_until_summed(self) -> int:
-        """Wait until the summaries include every change, and give their position."""
+        """Wait until the summaries include every change, and return their position."""
 
         def summed() -> bool:
             return bool(
@@ -322,10 +322,10 @@ class Pipeline:
 def wait_until(
     condition: Callable[[], bool], what: str, seconds: float = WAIT_TIMEOUT_SECONDS, pause: float = 0.02
 ) -> None:
-    """Wait until something is so, with a pause between two looks.
+    """Wait until a condition holds, with a pause between two checks.
 
     Raises:
-        AssertionError: it was not, in time.
+        AssertionError: it did not in time.
 
     """
     give_up = time.monotonic() + seconds

@@ -1,9 +1,9 @@
 """Random faults under random load: ``python -m tests.faults --minutes 10 [--seed 1]``.
 
 Servers and processes of its own are killed, hung, wiped and restarted while callers place, change and delete
-orders. At the end everything is mended, and what must hold is checked: nothing acknowledged is lost,
+orders. At the end everything is repaired and checked: nothing acknowledged is lost,
 nobody was answered 5xx except 503, the rule holds, the change log is dense, and the summaries are exactly
-what the orders say. Exit status 0: all held; 1: something did not, and it is said what.
+the orders' sums. Exit status 0: all of that holds; 1: something does not, and is printed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HEALING_SECONDS = 60.0
 
 
 class Deployment:
-    """A whole deployment on one machine, each part of which may be broken and mended.
+    """A whole deployment on one machine whose parts may be broken and repaired.
 
     Args:
         folder: where Redis keeps its data.
@@ -89,7 +89,7 @@ class Deployment:
         self._closing.close()
 
     def psql(self) -> Database:
-        """Open a session of one's own on the database."""
+        """Open a session on the database."""
         return Database(self.database_url)
 
     @property
@@ -98,11 +98,11 @@ class Deployment:
         return self.api_process, self.relay, self.standby, self.worker
 
     def redis(self) -> redis.Redis:
-        """Speak to Redis."""
+        """Open a client of Redis."""
         return redis.Redis.from_url(self.valkey.url, socket_timeout=5)
 
     def terminate_backends(self) -> int:
-        """End every session on the database but the one that asks."""
+        """End every other session on the database."""
         with self.psql() as database:
             return len(
                 database.rows(
@@ -112,12 +112,12 @@ class Deployment:
             )
 
     def wipe_redis(self) -> None:
-        """Remove all that Redis holds."""
+        """Remove everything from Redis."""
         with suppress(redis.RedisError), self.redis() as client:
             client.flushall()
 
     def restart_redis(self, *, empty: bool, away: float = 0.0) -> None:
-        """Kill Redis, and bring it back some seconds later, with what it had on disk or without."""
+        """Kill Redis, and restart it some seconds later, with its data on disk or without."""
         self.valkey.kill()
         time.sleep(away)
         if empty:
@@ -125,7 +125,7 @@ class Deployment:
         self.valkey.start()
 
     def hang_redis(self, seconds: float) -> None:
-        """Let Redis accept connections and answer nothing for a while."""
+        """Stop Redis from answering for a while; it still accepts connections."""
         process = self.valkey.process
         assert process is not None
         os.kill(process.pid, signal.SIGSTOP)
@@ -142,26 +142,26 @@ class Deployment:
         process.start()
 
     def _see_whether_it_ended(self, process: ServiceProcess) -> None:
-        # Looked at also before each kill: what ended by itself and was started again would not be noticed.
+        # Checked before each kill too, or the restart would hide that a process had ended by itself.
         if process.has_ended:
             self._ended.append(f"{process.module} ended by itself: {process.log[-2000:]}")
 
     def kill_worker_child(self, rng: random.Random) -> None:
-        """Kill one of the worker's children, as running out of memory does."""
+        """Kill one of the worker's children, as the OOM killer does."""
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.worker.pid).children()
             if children:
                 rng.choice(children).kill()
 
     def restart_postgres(self, *, away: float = 0.0) -> None:
-        """Kill the database server, and bring it back."""
+        """Kill the database server, and restart it."""
         assert self.postgres is not None
         self.postgres.kill()
         time.sleep(away)
         self.postgres.start()
 
     def wait_until_exact(self, seconds: float = HEALING_SECONDS) -> float:
-        """Wait until every change is summed, and give the seconds that took."""
+        """Wait until every change is summed, and return the seconds it took."""
         begun = time.monotonic()
         with self.psql() as database:
             wait_until(
@@ -174,7 +174,7 @@ class Deployment:
         return time.monotonic() - begun
 
     def faults(self) -> list[str]:
-        """List what does not hold although it must, once everything is summed."""
+        """List the guarantees that are broken once everything is summed."""
         for process in self.services:
             self._see_whether_it_ended(process)
         faults, self._ended = self._ended, []
@@ -202,7 +202,7 @@ class Deployment:
 
 @dataclass
 class Caller(threading.Thread):
-    """Somebody who places, changes and deletes orders of their own, and remembers what was acknowledged."""
+    """A caller that places, changes and deletes its own orders, and remembers what was acknowledged."""
 
     url: str
     calendar: str
@@ -251,7 +251,7 @@ class Caller(threading.Thread):
             answer = client.request(method, path, json=body if method != "DELETE" else None)
         except httpx.TransportError as error:
             self.answers[type(error.__cause__ or error).__name__] += 1
-            self.known.pop(order if method != "POST" else "", None)  # done or not: nobody knows
+            self.known.pop(order if method != "POST" else "", None)  # it may have been done
             return
         self.answers[answer.status_code] += 1
         if answer.status_code in {200, 201}:
@@ -262,7 +262,7 @@ class Caller(threading.Thread):
             self.known.pop(order, None)
 
     def losses(self, api: Api) -> list[str]:
-        """List what was acknowledged and is not there."""
+        """List acknowledged writes that are missing."""
         stored = {
             order["id"]: order["version"] for order in api.every_item(f"/orders?calendar={self.calendar}")
         }
@@ -274,7 +274,7 @@ class Caller(threading.Thread):
         ]
 
     def refusals(self, allowed: frozenset[int | str]) -> list[str]:
-        """List the answers that nobody should have got."""
+        """List answers with a status that is not allowed."""
         return [f"{answer}: {count} times" for answer, count in self.answers.items() if answer not in allowed]
 
 
@@ -284,7 +284,7 @@ EXPECTED = frozenset({200, 201, 204, 409})
 def with_load(
     deployment: Deployment, seed: int, during: Callable[[], object], callers: int = 3, pause: float = 0.01
 ) -> list[Caller]:
-    """Have callers at work while something happens, and a moment before and after it.
+    """Run callers during a block, and for a moment before and after it.
 
     Each makes its next request some ``pause`` seconds after the last.
     """
@@ -315,7 +315,7 @@ def with_load(
 
 
 def random_fault(deployment: Deployment, rng: random.Random) -> str:
-    """Break something, and mend it; say what was done."""
+    """Break something and repair it; return what was done."""
     away = round(rng.choice((0.0, 0.2, 1.0, 2.0)) * rng.random(), 2)
     process = rng.choice([deployment.worker, deployment.worker, deployment.relay, deployment.standby])
     faults: list[tuple[str, Callable[[], object]]] = [
@@ -336,7 +336,7 @@ def random_fault(deployment: Deployment, rng: random.Random) -> str:
 
 
 def run(deployment: Deployment, seconds: float, seed: int, pause: float = 0.01) -> list[str]:
-    """Break things at random under load for a while; list what did not hold in the end."""
+    """Break things at random under load for a while; return what does not hold in the end."""
     rng = random.Random(seed)
     until = time.monotonic() + seconds
 

@@ -1,4 +1,4 @@
-"""Random histories of orders, with the state that they lead to after each change."""
+"""Random histories of orders, with the state after each change."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ State = dict[int, CountedOrder]
 
 
 class History:
-    """Writes orders with the commands of the API, one after the other, and keeps every state."""
+    """Writes orders through the API's commands, one after the other, and keeps every state."""
 
     def __init__(self, seed: int, span: timedelta = timedelta(days=120)) -> None:
         self.rng = random.Random(seed)
         self._span = span
         self._times: set[datetime] = set()
         self.states: list[State] = [{}]
-        """The orders after 0, 1, 2, … changes: after the change of that position."""
+        """The orders after 0, 1, 2, … changes; the index is the position."""
 
     @property
     def now(self) -> State:
-        """The orders as they are."""
+        """The current orders."""
         return self.states[-1]
 
     def _free_time(self) -> datetime:
-        # Every datetime is three hours from every other, on whatever calendar: nothing is ever refused.
+        # All datetimes are three hours apart, whatever the calendar, so nothing is refused.
         while True:
             steps = self.rng.randrange(int(self._span / timedelta(hours=3)))
             at = NOON + timedelta(hours=3 * steps)
@@ -95,5 +95,5 @@ class History:
         self.states.append({**self.now, order.id: order})
 
     def at(self, position: int) -> Iterable[CountedOrder]:
-        """Give the orders as they were at a position."""
+        """Return the orders as they were at a position."""
         return self.states[position].values()

@@ -1,4 +1,4 @@
-"""Fee summaries in plain Python: what a report must say of a set of orders. Slow and obvious."""
+"""Fee summaries in plain Python: the report that a set of orders must have. Slow and obvious."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CENT = Decimal("0.01")
 
 @dataclass(frozen=True)
 class CountedOrder:
-    """An order as far as summaries are concerned."""
+    """The parts of an order that summaries depend on."""
 
     id: int
     at: datetime
@@ -31,7 +31,7 @@ class CountedOrder:
 
 @dataclass(frozen=True)
 class Query:
-    """What a report is asked for."""
+    """The parameters of a report."""
 
     group_by: str = "day"
     by: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Query:
     fill: bool = False
 
     def parameters(self) -> list[tuple[str, str]]:
-        """Give it as a caller does."""
+        """Return it as query parameters."""
         return [
             ("group_by", self.group_by),
             *(("by", by) for by in self.by),
@@ -59,7 +59,7 @@ Figures = tuple[int | None, Decimal, Decimal | None, Decimal | None, Decimal | N
 
 
 def period_of(day: date, group_by: str) -> date:
-    """Give the first day of the period that a day is in."""
+    """Return the first day of the period that contains a day."""
     match group_by:
         case "week":
             return date.fromisocalendar(*day.isocalendar()[:2], 1)
@@ -125,7 +125,7 @@ def _fill(parts: Parts, query: Query) -> None:
 def report(
     orders: Iterable[CountedOrder], query: Query, zone: str = "UTC"
 ) -> tuple[dict[Row, Figures], Figures]:
-    """Give a report's rows by period, service and calendar, and its totals."""
+    """Return a report's rows by period, service and calendar, and its totals."""
     parts: Parts = defaultdict(list)
     whole: list[Decimal] = []
     for order, day, chosen in _counted(orders, query, zone):
@@ -154,16 +154,16 @@ def report(
 def counted_orders(
     orders: Iterable[CountedOrder], query: Query, zone: str = "UTC"
 ) -> list[tuple[str, Decimal]]:
-    """Give the orders behind a report and what each brings, in the order of the list."""
+    """Return the orders of a report and what each adds to it, in the order of the list."""
     counted = sorted(_counted(orders, query, zone), key=lambda one: (one[0].at, one[0].id))
     return [(str(order.id), sum(chosen.values(), Decimal(0))) for order, _, chosen in counted]
 
 
 def shown_figures(item: dict[str, Any]) -> Figures:
-    """Give the figures of an answer's row, whose numbers were read exactly."""
+    """Return the figures of a row of an answer that was read with exact numbers."""
     return (item["orders"], item["totalfee"], item["averagefee"], item["minfee"], item["maxfee"])
 
 
 def shown_row(item: dict[str, Any]) -> Row:
-    """Give what an answer's row is of."""
+    """Return the period, service and calendar of a row of an answer."""
     return (item["period"], item["service"] and item["service"]["id"], item["calendar"])

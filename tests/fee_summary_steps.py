@@ -1,4 +1,4 @@
-"""Steps of the tests of fee summaries: reading reports exactly, asking for some, proving, commands."""
+"""Steps of the tests of fee summaries: reading reports with exact numbers, random queries, proofs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def exactly(answer: httpx.Response) -> dict[str, Any]:
-    """Read an answer, its numbers exactly."""
+    """Read an answer with exact numbers."""
     assert answer.status_code == 200, answer.text
     read: dict[str, Any] = json.loads(answer.text, parse_float=Decimal)
     return read
 
 
 def pages(api: Api, query: Query, **more: str) -> list[dict[str, Any]]:
-    """Read a report, page by page."""
+    """Read all pages of a report."""
     following = f"/fee-summaries?{urlencode([*query.parameters(), *more.items()])}"
     every_page = []
     while following:
@@ -39,7 +39,7 @@ def pages(api: Api, query: Query, **more: str) -> list[dict[str, Any]]:
 
 
 def random_query(history: History) -> Query:
-    """Ask for some report."""
+    """Draw a random query."""
     rng = history.rng
     first = date(2030, rng.randint(5, 10), rng.randint(1, 28))
     end = date(2030, rng.randint(6, 11), rng.randint(1, 28))
@@ -56,7 +56,7 @@ def random_query(history: History) -> Query:
 
 
 def differences(run: Run) -> list[Difference]:
-    """Prove the summaries, and give the rows that are wrong."""
+    """Run a proof and return the wrong rows."""
     reported: list[Difference | CursorBeyondLog] = []
     proof = run(prove(report=reported.append))
     assert proof.differing == len(reported)

@@ -1,10 +1,10 @@
-"""Fuzz a whole system of its own against the contract, for as long as it is told.
+"""Fuzz a whole system of its own against the contract, for a given time.
 
     python -m tests.fuzz [--minutes 3] [--seed 7] [--folder .local/fuzz]
 
 Servers, APIs, relay and worker are started as processes, on free ports and with the sample's services: one
 API that lets everybody do everything, which gets two thirds of the time, and one that asks for keys and
-for If-Match. schemathesis then follows ``schemathesis.toml`` until the time is up, and what it recorded is
+for If-Match. schemathesis then follows ``schemathesis.toml`` until the time is up, and its recording is
 checked again by ``contract.checks.har``. The folder keeps for each the JUnit report, the recording and the
 logs.
 A seed makes a run's requests repeatable; their answers also depend on the clock and on the machine's speed.
@@ -50,7 +50,7 @@ DEPLOYMENTS: Mapping[str, tuple[Mapping[str, str], float]] = {
     "open": ({}, 2 / 3),
     "guarded": (GUARDED, 1 / 3),
 }
-"""What is fuzzed: the settings, and the part of the time."""
+"""What is fuzzed: the settings, and the share of the time."""
 
 
 def fuzz(url: str, folder: Path, *arguments: str, deployment: str = "open") -> int:
@@ -68,7 +68,7 @@ def fuzz(url: str, folder: Path, *arguments: str, deployment: str = "open") -> i
 
 
 def check_recording(url: str, folder: Path) -> int:
-    """Check what was recorded against the contract, independently of schemathesis; return the exit status."""
+    """Check the recording against the contract, independently of schemathesis; return the exit status."""
     return har.main([str(folder / "traffic.har"), "--server", url, "--allow-refused"])
 
 

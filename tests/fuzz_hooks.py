@@ -1,4 +1,4 @@
-"""What schemathesis can't know of this service: which services there are, why sound requests are refused.
+"""What schemathesis can't know of this service: which services exist, why valid requests are refused.
 
 ``schemathesis.toml`` names this module. Nothing here is random: all depends on the request alone.
 """
@@ -36,17 +36,17 @@ REASONS = {
     (r"#(/orders/\d+)?/services", "must name each service once"),
     (r"#(/orders/\d+)?/services/\d+/id", r"there is no service \d+|service \d+ \(.*\) is archived"),
     (r"#(/orders/\d+)?/datetime|from|to", "must be within 1970"),
-    # Ports and addresses depend on the deployment, and what is an IPv6 address no pattern says.
+    # Ports and addresses depend on the deployment, and no pattern describes IPv6 addresses.
     (
         "#/url",
         r"must (not name port|name a host|have an IPv6|write an IPv4|be a URL such as)|.* is (not|never) ",
     ),
 }
-"""Why a request that fits its schema may be refused: place and beginning of the detail, as patterns."""
+"""Why a request that matches its schema may be refused: place and beginning of the detail, as patterns."""
 
 
-# What fits the pattern of an order's datetime never breaks only the format `date-time`. Of dates schemathesis
-# 4.32 knows so by sound samples and near misses; here it looked in vain, 5 s for each member.
+# What matches the pattern of an order's datetime never violates the format `date-time` alone. schemathesis
+# 4.32 recognises that for dates; here it searched in vain, 5 s for each member.
 _SOUND = ("2024-02-29T23:59:59Z", "2024-01-31T10:20:30.123456+05:30")
 _NEAR_MISSES = (
     *(f"{date}T10:20:30Z" for date in ("2024-13-01", "2024-00-10", "2024-01-00", "2023-02-29", "2024-1-01")),
@@ -69,7 +69,7 @@ MEANS_A_VERSION = {
 
 
 def _come_with_a_key(case: Case[Any]) -> None:
-    """Let sound requests come from everybody; all others from who may do everything.
+    """Send valid requests as any caller; send all others as one who may do everything.
 
     A request that is wrong is refused for what is wrong with it, and a sequence is followed to its end, only
     where nothing else stands in the way.
@@ -88,7 +88,7 @@ def _come_with_a_key(case: Case[Any]) -> None:
 
 
 def _keep_wrong_what_was_drawn_wrong(case: Case[Any]) -> None:
-    """Add the unknown parameter again that a case was to be refused for, where it got lost.
+    """Restore the unknown parameter that a case is to be refused for, where it got lost.
 
     A link's values take the place of the query that was drawn (schemathesis 4.32), and the case is still
     held to be a wrong one.
@@ -107,7 +107,7 @@ def _keep_wrong_what_was_drawn_wrong(case: Case[Any]) -> None:
 
 @schemathesis.hook
 def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
-    """Let half of the sound requests get further than drawn values alone ever would.
+    """Let half of the valid requests get further than random values would.
 
     Drawn at random, an order names no service that there is and a cursor is none of ours, so what lies behind
     those checks would hardly be reached.
@@ -118,16 +118,16 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     for name, value in case.path_parameters.items():
-        # schemathesis takes ids out of earlier answers, and that of a rehearsed order is null.
+        # schemathesis takes ids from earlier answers; the id in the answer to a dry run is null.
         if value in (None, "null"):
             case.path_parameters[name] = "1"
-    # Sound, and only slow: the longest waits would take up all the time, and nobody writes meanwhile.
+    # Valid but slow: the longest waits would use up the time, and nothing is written meanwhile.
     case.query.pop("wait", None)
     if case.operation.label in {"GET /fee-summaries", "GET /fee-summaries/orders"}:
         case.query["wait"] = 0
     known = {str(service) for service in SERVICE_IDS}
     if case.operation.label == "DELETE /services/{service_id}" and set(case.path_parameters.values()) & known:
-        # What orders name is not archived: soon there would be nothing left to order, and no order stored.
+        # Services in use are not archived: soon there would be nothing left to order.
         case.path_parameters["service_id"] = "1"
     _draw_further(case)
 
@@ -139,7 +139,7 @@ def _draw_further(case: Case[Any]) -> None:
         if "after" in case.query:
             case.query["after"] = 0
     if case.meta is not None and case.meta.phase.name == "stateful" and "Idempotency-Key" in case.headers:
-        # A replayed create of what was deleted since is no creation; schemathesis would look for its result.
+        # A replayed create of an order deleted since creates nothing; schemathesis would look for the order.
         case.headers["Idempotency-Key"] = f"attempt-{next(_attempts)}"
     if case.operation.label == "GET /orders" and not {"cursor", "limit"} & set(case.query):
         wanted = ("application/json", "application/x-ndjson", "text/csv")[drawn % 3]
@@ -158,7 +158,7 @@ def _name_what_exists(case: Case[Any], drawn: int) -> None:
             count = min(len(order["services"]), len(SERVICE_IDS))
             order["services"] = [{"id": str(service)} for service in SERVICE_IDS[:count]]
         if case.operation.label in ("POST /orders", "POST /orders/batch"):
-            # An id of one's own is soon taken, as is a place on a calendar that everybody draws.
+            # A chosen id is soon taken, as is a place on a calendar that is drawn often.
             order.pop("id", None)
             order["calendar"] = f"crew-{drawn % 1000}-{index}"
     if case.method == "PUT" and "id" in body:
@@ -167,7 +167,7 @@ def _name_what_exists(case: Case[Any], drawn: int) -> None:
 
 @schemathesis.deserializer("application/yaml")
 def _as_contract(_context: DeserializationContext, response: Response) -> Any:
-    # By the loader in C: the other one takes a second for each answer.
+    # With the loader in C: the other one takes a second for each answer.
     return yaml.load(response.content, Loader=yaml.CSafeLoader)
 
 
@@ -180,11 +180,11 @@ def _as_text(_context: DeserializationContext, response: Response) -> str:
 def a_sound_request_is_refused_only_for_what_no_schema_can_say(
     _context: CheckContext, response: Response, case: Case[Any]
 ) -> None:
-    """See that a request that fits its schema is refused for one of the known reasons, not for its form."""
+    """Check that a request that matches its schema is refused for a known reason only."""
     meta = case.meta
     if meta is None or not meta.generation.mode.is_positive or response.status_code not in (400, 422):
         return
-    if case.method == "HEAD":  # no content to judge by; the same request with GET has it
+    if case.method == "HEAD":  # without content to check; the same request with GET has it
         return
     problem = json.loads(response.content)
     if problem["type"] == "/problems/invalid-cursor" and "cursor" in case.query:
@@ -205,7 +205,7 @@ def _is_known(fault: dict[str, str]) -> bool:
 def keys_and_versions_are_asked_for_exactly_where_they_must_be(
     _context: CheckContext, response: Response, case: Case[Any]
 ) -> None:
-    """See that 401, 403 and 428 are answered where the deployment says so, and nowhere else."""
+    """Check that 401, 403 and 428 are answered where the deployment demands it, and nowhere else."""
     sent = response.request.headers
     key = str(sent.get("Authorization", "")).removeprefix("Bearer the key of the ")
     wanted = None
@@ -225,7 +225,7 @@ def keys_and_versions_are_asked_for_exactly_where_they_must_be(
 
 @schemathesis.check
 def every_line_of_a_stream_is_an_order(_context: CheckContext, response: Response, _case: Case[Any]) -> None:
-    """See what no schema of a whole stream can say: each of its lines fits the schema of an order."""
+    """Check what no schema of a whole stream can say: each of its lines matches the schema of an order."""
     if not (response.headers.get("content-type") or [""])[0].startswith("application/x-ndjson"):
         return
     for line in response.content.decode().splitlines():

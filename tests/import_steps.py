@@ -44,10 +44,10 @@ def import_sample(*options: str, database: str = "") -> Done:
 
 
 def imported(order_id: int | str, **fields: Any) -> dict[str, Any]:
-    """Give an order of a file."""
+    """Return an order for a file."""
     return order_body(id=order_id, **fields)
 
 
 def catalogue(*services: tuple[int, str]) -> list[dict[str, Any]]:
-    """Give the services of a file."""
+    """Return services for a file."""
     return [{"id": service_id, "name": name} for service_id, name in services]

@@ -1,6 +1,6 @@
 """A model of the service in plain Python: the 3-hour rule, orders, and what the fee summaries must be.
 
-It shares no code with the service, looks at everything one after the other, and is slow and obvious.
+It shares no code with the service, checks everything one by one, and is slow and obvious.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
 def fee_shares(fee: Decimal, service_ids: Iterable[int]) -> dict[int, Decimal]:
-    """Hand a fee out cent by cent, in turn, beginning with the lowest service id."""
+    """Divide a fee cent by cent, in turns, beginning with the lowest service id."""
     ids = sorted(service_ids)
     each, odd = divmod(int(fee * 100), len(ids))
     return {service: Decimal(each + (1 if place < odd else 0)) / 100 for place, service in enumerate(ids)}
@@ -60,7 +60,7 @@ class Model:
     changes: int = 0
 
     def conflicts(self, at: datetime, calendar: str, aside: int | None) -> tuple[tuple[int, datetime], ...]:
-        """List the orders in the way."""
+        """List the conflicting orders."""
         return tuple(
             sorted(
                 (
@@ -77,7 +77,7 @@ class Model:
         conflicts = self.conflicts(at, calendar, aside)
         if not conflicts:
             return None
-        # The nearest free datetimes stand exactly three hours from some order.
+        # The nearest free datetimes are exactly three hours from some order.
         taken = [o.at for o in self.orders.values() if o.calendar == calendar and o.id != aside]
         free = [
             candidate
@@ -94,11 +94,11 @@ class Model:
         )
 
     def not_orderable(self, services: Iterable[int], already: Iterable[int] = ()) -> bool:
-        """Tell whether one of the services is unknown, or archived and not on the order yet."""
+        """Whether one of the services is unknown, or archived and not on the order yet."""
         return any(s not in self.names or (s in self.archived and s not in already) for s in services)
 
     def named(self, services: Iterable[int]) -> tuple[tuple[int, str], ...]:
-        """Give services with the names they have now."""
+        """Return services with their current names."""
         return tuple((service, self.names[service]) for service in sorted(services))
 
     def create(self, order_id: int | None, at: datetime, services: Sequence[int], calendar: str) -> Answer:
@@ -151,7 +151,7 @@ class Model:
     def faults_of_import(
         self, orders: Sequence[tuple[int, datetime, Decimal, tuple[int, ...], str]]
     ) -> set[str]:
-        """Name what is wrong with an import, as places in its file; nothing: it is accepted."""
+        """Return the faults of an import, as places in its file; none if it is accepted."""
         faults = set()
         for index, (order_id, at, _, services, calendar) in enumerate(orders):
             if order_id in self.claimed:

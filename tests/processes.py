@@ -22,22 +22,22 @@ NO_REDIS = "redis://127.0.0.1:1/0"
 QUICK = {
     "OMS_REPUBLISH_AFTER": "0.7",
     "OMS_WEBHOOK_NETWORKS": "127.0.0.0/8",
-    # Longer than PostgreSQL's deadlock_timeout: two that wait for each other shall be seen, not helped on.
+    # Longer than PostgreSQL's deadlock_timeout: deadlocks must be detected, not resolved by a retry.
     "OMS_LOCK_WAIT": "3",
 }
-"""Settings that shorten waits, let webhooks lead to this machine, and hide no deadlock."""
+"""Settings that shorten waits, allow webhooks to this machine, and hide no deadlock."""
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
+    """Find a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def environment(database: str, redis: str, **more: str) -> dict[str, str]:
-    """Give the environment of a process: none of this one's settings but those named here."""
-    ours = ("OMS_", "REMAP_SIGTERM")  # the latter by ``shared.task_queue``, once it is imported here
+    """Return the environment of a process, without this process's settings."""
+    ours = ("OMS_", "REMAP_SIGTERM")  # ``shared.task_queue`` sets the latter when it is imported here
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "OMS_DATABASE_URL": database, "OMS_REDIS_URL": redis, **QUICK, **more}
 
@@ -117,7 +117,7 @@ class ServiceProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is its group's too."""
+        """Its process id, which is also its group's."""
         if self._process is None:
             message = f"{self.module} is not running"
             raise RuntimeError(message)
@@ -136,11 +136,11 @@ class ServiceProcess:
             return log.read().decode(errors="replace")
 
     def kill(self) -> None:
-        """End it and its children at once, as a crash does."""
+        """Kill it and its children at once, like a crash."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Ask it to stop, and see that it does so within ten seconds."""
+        """Ask it to stop, and check that it does within ten seconds."""
         self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> None:
@@ -151,7 +151,7 @@ class ServiceProcess:
             if number != signal.SIGKILL:
                 process.send_signal(number)
             else:
-                with suppress(ProcessLookupError):  # it has ended by itself, and so have its children
+                with suppress(ProcessLookupError):  # it and its children have already ended
                     os.killpg(process.pid, number)
             process.wait(10)
         except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
 """The objects of our own that a function refers to by name, directly or not, read from its byte code.
 
-It counts a name in a branch that is never taken and is blind to what is passed as a value: good enough to
-tell which problems a route can answer, and to notice when the contract says otherwise.
+Names in branches that are never taken count, and values passed as arguments do not. That is enough to
+compare the problems that a route can answer with the contract.
 """
 
 from __future__ import annotations

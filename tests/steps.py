@@ -32,14 +32,14 @@ CONSUMERS = {
 
 
 async def place(at: datetime | str = NOON, fee: str = "100", **more: Any) -> int:
-    """Place an order with the command behind ``POST /orders``, and give its id."""
+    """Place an order with the command of ``POST /orders``, and return its id."""
     body = order_body(at=at, **more) | {"totalfee": Decimal(fee)}
     answer = await create_order(NewOrder.model_validate(body, strict=True))
     return int(json.loads(answer.text)["id"])
 
 
 async def assign_all(at_once: int = 5_000) -> int:
-    """Give every committed change its position; return the last one."""
+    """Assign a position to every committed change; return the last one."""
     while await assign_positions(at_once):
         pass
     return await last_position()
@@ -54,12 +54,12 @@ async def whole_log(at_once: int = 5_000) -> list[Change]:
 
 
 async def applied() -> int:
-    """Give the position that the fee summaries are exact for."""
+    """Return the position that the fee summaries are exact for."""
     return (await cursor_of(FEE_SUMMARIES)).position
 
 
 async def apply_every_change(at_once: int = 500) -> int:
-    """Do the relay's and the worker's work without a queue between them; return the position reached."""
+    """Do the work of relay and worker without a queue between them; return the position reached."""
     await assign_all()
     for consumer, apply in CONSUMERS.items():
         while changes := await changes_after((await cursor_of(consumer)).position, at_once):

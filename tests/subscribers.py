@@ -1,4 +1,4 @@
-"""Subscribers of order changes: whoever follows the feed, the live stream or the Redis stream."""
+"""Subscribers of order changes, by the feed, the live stream or the Redis stream."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def items_of(page: str) -> list[str]:
 
 
 def position_of(notification: str) -> int:
-    """Give a notification's position."""
+    """Return a notification's position."""
     return int(json.loads(notification)["sequence"])
 
 
 def positions_of(notifications: list[str]) -> list[int]:
-    """Give the notifications' positions."""
+    """Return the notifications' positions."""
     return [position_of(notification) for notification in notifications]
 
 
 @dataclass
 class Feed:
-    """Somebody who follows the feed from page to page."""
+    """A reader of the feed, page by page."""
 
     api: Api
     following: str
 
     @classmethod
     def after(cls, api: Api, position: int = 0, **query: Any) -> Self:
-        """Begin behind a position."""
+        """Start after a position."""
         return cls(api, f"/order-changes?{urlencode({'after': position, **query})}")
 
     def turn(self) -> list[str]:
@@ -78,7 +78,7 @@ class Event:
 
 
 class EventStream:
-    """Somebody who reads the live stream, with nothing but a socket."""
+    """A reader of the live stream, on a plain HTTP connection."""
 
     def __init__(
         self, url: str, after: int | None = None, *, last_event_id: int | None = None, timeout: float = 10
@@ -101,7 +101,7 @@ class EventStream:
         self.close()
 
     def close(self) -> None:
-        """Go away."""
+        """Disconnect."""
         self.answer.close()
         self._connection.close()
 
@@ -144,19 +144,19 @@ def raw_stream(url: str, after: int, receive_buffer: int) -> socket.socket:
 
 
 class RedisReader:
-    """Somebody who reads the Redis stream."""
+    """A reader of the Redis stream."""
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=5)
         self.position = 0
 
     def entries(self) -> list[tuple[str, str]]:
-        """Read all that the stream holds: ids and notifications."""
+        """Read the whole stream: ids and notifications."""
         entries: Any = self.client.xrange(STREAM_KEY)
         return [(name, fields["notification"]) for name, fields in entries]
 
     def turn(self) -> list[str]:
-        """Read what is behind what was read before."""
+        """Read the entries after those read before."""
         notifications = []
         streams: Any = self.client.xread({STREAM_KEY: f"{self.position}-0"}, count=1_000)
         for _, entries in streams:

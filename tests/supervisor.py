@@ -1,4 +1,4 @@
-"""``python -m stack.run`` as a process, for tests: what it says, which processes are its own, and its end."""
+"""``python -m stack.run`` as a process, for tests: its output, its child processes, and its end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Run:
             encoding="utf-8",
             errors="replace",
         )
-        # Read all the time: with a full pipe it would stand still.
+        # Read all the time: it would block on a full pipe.
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -62,7 +62,7 @@ class Run:
         self.address, self.tried = self.read_until(READY, within=READY_TIMEOUT_SECONDS).groups()
 
     def read_until(self, pattern: re.Pattern[str], *, within: float) -> re.Match[str]:
-        """Go on until it says something, for so many seconds; no line is looked at twice."""
+        """Read until a line matches, for so many seconds; no line is examined twice."""
         deadline = time.monotonic() + within
         with self._heard:
             while (left := deadline - time.monotonic()) > 0:
@@ -76,13 +76,13 @@ class Run:
         raise AssertionError(f"never said {pattern.pattern}:\n" + "\n".join(self.said))
 
     def wait_until_ended(self, within: float) -> None:
-        """Wait until it and all that it has said are at their end."""
+        """Wait until it has ended and all its output is read."""
         self.process.wait(within)
         self._listener.join(within)
         assert not self._listener.is_alive(), "somebody holds its output open"
 
     def processes(self) -> list[psutil.Process]:
-        """Find every living process of this run but the supervisor itself."""
+        """Find every living process of this run except the supervisor itself."""
         return [
             *started_with("ORDER_STACK", str(self.state)),
             *working_in(self.state / "postgres" / "data", "postgres"),
@@ -97,6 +97,6 @@ class Run:
 
 
 def stack_environment(state: Path, port: int) -> dict[str, str]:
-    """Give the environment of a run or of a command beside it: none of this process's settings."""
+    """Return the environment of a run or of a command beside it, without this process's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OMS_")}
     return kept | {"STATE_DIR": str(state), "PORT": str(port)}

@@ -1,4 +1,4 @@
-"""What waits for the worker in Redis, as somebody with redis-cli sees it."""
+"""The messages that wait for the worker in Redis, read without Celery."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE
 
 
 class Queue:
-    """What waits for the worker in Redis."""
+    """The messages that wait for the worker in Redis."""
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url, socket_timeout=5)
@@ -27,7 +27,7 @@ class Queue:
         for text in reversed(self.client.lrange(CONSUMER_QUEUE, 0, -1)):
             message = json.loads(text)
             if message["headers"]["task"] != APPLY_TO_FEE_SUMMARIES:
-                continue  # another consumer's, of a relay in a process of its own
+                continue  # for another consumer, from a relay in another process
             arguments, _, _ = json.loads(base64.b64decode(message["body"]))
             batches.append(Batch(*arguments))
         return batches

@@ -1,4 +1,4 @@
-"""API keys: who may read and who may write, once a deployment says so (OMS_API_KEYS)."""
+"""API keys: who may read and who may write in a deployment with OMS_API_KEYS."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Guarded:
     process: ServiceProcess
 
     def asked(self, method: str, path: str, caller: str | None = None, **more: Any) -> httpx.Response:
-        """Ask, with the key of a caller."""
+        """Make a request with a caller's key."""
         headers = {**more.pop("headers", {})}
         if caller:
             headers["Authorization"] = f"Bearer {KEYS[caller][1]}"
@@ -58,7 +58,7 @@ def _guarded_server(postgres_url: str, redis_url: str) -> Iterator[Guarded]:
 
 @pytest.fixture
 def guarded(_guarded_server: Guarded, api: Api) -> Guarded:
-    """Give an API with keys, with one order."""
+    """An API with keys, with one order."""
     api.placed_order(id=5)
     return _guarded_server
 
@@ -87,10 +87,10 @@ WRITES = (
         "Bearer kéy",
     ],
 )
-def test_without_a_valid_key_nothing_is_told_or_done(
+def test_a_request_without_a_valid_key_is_answered_401_and_changes_nothing(
     guarded: Guarded, database: Database, authorization: str | None
 ) -> None:
-    """401 with how to ask, before anything else about the request is looked at."""
+    """The 401 says how to authenticate, and comes before anything else in the request is checked."""
     counts = database.counts()
     headers = [] if authorization is None else [(b"Authorization", authorization.encode("latin-1"))]
     for method, path in (*WRITES, *(("GET", path) for path in READS), ("GET", "/orders/abc?x=1")):
@@ -103,15 +103,15 @@ def test_without_a_valid_key_nothing_is_told_or_done(
 
 @pytest.mark.parametrize("caller", ["board", "office"])
 def test_any_key_may_read(guarded: Guarded, caller: str) -> None:
-    """HEAD and OPTIONS too."""
+    """GET, HEAD and OPTIONS."""
     for path in READS:
         assert guarded.asked("GET", path, caller).status_code == 200, path
         assert guarded.asked("HEAD", path, caller).status_code == 200, path
         assert guarded.asked("OPTIONS", path, caller).status_code == 204, path
 
 
-def test_a_key_that_may_only_read_changes_nothing(guarded: Guarded, database: Database) -> None:
-    """403, whatever the body; also what would store nothing."""
+def test_a_read_only_key_cannot_write(guarded: Guarded, database: Database) -> None:
+    """403 whatever the body is, also for a dry run."""
     counts = database.counts()
     for method, path in WRITES:
         answer = guarded.asked(method, path, "board", json=order_body())
@@ -120,15 +120,15 @@ def test_a_key_that_may_only_read_changes_nothing(guarded: Guarded, database: Da
     assert database.counts() == counts
 
 
-def test_a_key_that_may_write_writes(guarded: Guarded) -> None:
-    """The scheme's name has no case (RFC 9110, 11.1)."""
+def test_a_write_key_may_write(guarded: Guarded) -> None:
+    """The name of the authentication scheme is case-insensitive (RFC 9110, 11.1)."""
     assert guarded.asked("POST", "/orders", "office", json=order_body(at=later(days=1))).status_code == 201
     headers = {"Authorization": f"bearer {KEYS['office'][1]}"}
     assert guarded.api.client.delete("/orders/5", headers=headers).status_code == 204
 
 
-def test_what_one_reads_before_one_has_a_key_needs_none(guarded: Guarded) -> None:
-    """Probes, the contract, its viewer, and what explains problems."""
+def test_health_contract_and_problem_pages_need_no_key(guarded: Guarded) -> None:
+    """They are read before somebody has a key."""
     for path in (
         "/health/live",
         "/health/ready",
@@ -141,8 +141,8 @@ def test_what_one_reads_before_one_has_a_key_needs_none(guarded: Guarded) -> Non
         assert guarded.asked("GET", path).status_code == 200, path
 
 
-def test_an_idempotency_key_belongs_to_its_caller(guarded: Guarded) -> None:
-    """Nobody gets an answer that was somebody else's, or is refused because of it."""
+def test_an_idempotency_key_is_private_to_the_api_key_that_sent_it(guarded: Guarded) -> None:
+    """Two callers may use the same one; neither sees the other's answer."""
     key = {"Idempotency-Key": "try-1"}
     first = guarded.asked("POST", "/services", "office", json={"name": "One"}, headers=key)
     other = guarded.asked("POST", "/services", "shop", json={"name": "Two"}, headers=key)
@@ -154,7 +154,7 @@ def test_an_idempotency_key_belongs_to_its_caller(guarded: Guarded) -> None:
 
 
 def test_no_key_is_ever_logged(guarded: Guarded) -> None:
-    """Valid ones and wrong ones alike."""
+    """Neither valid nor invalid ones."""
     guarded.asked("GET", "/orders", "office")
     guarded.api.client.get("/orders", headers={"Authorization": "Bearer a wrong guess"})
     log = guarded.process.log
@@ -177,9 +177,7 @@ def test_no_key_is_ever_logged(guarded: Guarded) -> None:
         f"a:read:{'0' * 64};b:write:{'1' * 64}",
     ],
 )
-def test_keys_that_cannot_be_read_end_the_process_at_its_start(
-    setting: Callable[..., None], keys: str
-) -> None:
+def test_the_service_does_not_start_with_malformed_api_keys(setting: Callable[..., None], keys: str) -> None:
     """A setting that was half understood might let everybody in."""
     setting(api_keys=keys)
     with pytest.raises(SettingsError, match=r"OMS_API_KEYS: .*name:read:sha256"):

@@ -1,4 +1,4 @@
-"""The contract of the notifications against itself, against the HTTP contract, and against what is sent."""
+"""The AsyncAPI contract against itself, the HTTP contract, and the notifications that are sent."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ EXAMPLES = [
 
 
 def messages_of(channel: str) -> dict[str, Place]:
-    """Give a channel's messages by the type they are of."""
+    """Return a channel's messages by type."""
     messages = CONTRACT.target(f"#/channels/{channel}").members("messages").values()
     return {message.get("name"): message for message in messages}
 
 
 def faults(message: Place, payload: Any, headers: Any = None) -> list[str]:
-    """Say what about a notification, and its headers if it has some, is not as its message is described."""
+    """Return how a notification, and its headers if any, deviate from the description of its message."""
     reasons = []
     for part, value in (("payload", payload), ("headers", headers)):
         schema = message.child(part)
@@ -52,7 +52,7 @@ def faults(message: Place, payload: Any, headers: Any = None) -> list[str]:
     return reasons
 
 
-def test_every_channel_carries_every_change_and_webhooks_what_is_about_them_too() -> None:
+def test_every_channel_carries_all_change_types_and_webhooks_carry_webhook_events_too() -> None:
     for name, _ in CONTRACT.target("#/channels").children():
         expected = CHANGES | ONLY_POSTED if name == "webhook" else CHANGES
         assert messages_of(name).keys() == expected, name
@@ -91,7 +91,7 @@ def test_an_example_fits_its_message_and_no_other(name: str, example: Place) -> 
             assert faults(message, payload, {n: v for n, v in headers.items() if n != header}), header
 
 
-def test_what_both_contracts_describe_is_described_alike() -> None:
+def test_both_contracts_describe_shared_schemas_the_same_way() -> None:
     http = HTTP.target("#/components/schemas").value
     own = {"OrderCreated", "OrderUpdated", "OrderDeleted", "WebhookHeaders"}
     schemas = CONTRACT.target("#/components/schemas").value
@@ -110,7 +110,7 @@ def test_the_headers_of_webhooks_are_the_parameters_of_the_http_contracts_webhoo
         )
 
 
-def test_what_is_sent_fits(api: Api, run: Run) -> None:
+def test_every_sent_notification_matches_the_asyncapi_contract(api: Api, run: Run) -> None:
     for day in range(6):
         at = later(days=day, microseconds=day)
         order = api.placed_order(
@@ -130,8 +130,8 @@ def test_what_is_sent_fits(api: Api, run: Run) -> None:
         assert [wrong for one in sent if (wrong := faults(of_type[one["type"]], one))] == []
 
 
-def test_what_is_posted_to_webhooks_fits_headers_and_all(api: Api, run: Run) -> None:
-    """Both contracts: the message of the channel, and the webhook of the HTTP contract."""
+def test_webhook_requests_match_both_contracts_headers_included(api: Api, run: Run) -> None:
+    """The AsyncAPI channel's message and the HTTP contract's webhook."""
     with Receiver() as receiver, Receiver() as gone:
         webhook = subscribe(api, receiver.url)
         subscribe(api, receiver.url, types=["webhook.disabled"])
@@ -159,7 +159,7 @@ def test_what_is_posted_to_webhooks_fits_headers_and_all(api: Api, run: Run) -> 
 
 
 def faults_over_http(headers: Mapping[str, str], payload: Any) -> list[str]:
-    """Say what about a request is not as the webhook of its type is described in the HTTP contract."""
+    """Return how a request deviates from the webhook of its type in the HTTP contract."""
     name = {"webhook.disabled": "webhookDisabled", "webhook.test": "webhookTest"}.get(
         payload["type"], "orderChange"
     )
@@ -178,6 +178,6 @@ def faults_over_http(headers: Mapping[str, str], payload: Any) -> list[str]:
     return reasons + HTTP_SCHEMAS.faults(schema, payload)
 
 
-def test_the_contract_is_served_byte_for_byte(api: Api) -> None:
+def test_the_asyncapi_contract_is_served_byte_for_byte(api: Api) -> None:
     answer = api.client.get("/asyncapi.yaml")
     assert (answer.content, answer.headers["Content-Type"]) == (EVENTS.read_bytes(), "application/yaml")

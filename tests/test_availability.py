@@ -20,7 +20,7 @@ Interval = tuple[datetime, datetime]
 
 
 def free(api: Api, begin: datetime, end: datetime, calendar: str = "default") -> list[Interval]:
-    """Give the intervals that are free."""
+    """Return the free intervals."""
     answer = api.client.get(
         f"/calendars/{calendar}/availability", params={"from": text_of(begin), "to": text_of(end)}
     )
@@ -32,14 +32,14 @@ def free(api: Api, begin: datetime, end: datetime, calendar: str = "default") ->
 
 
 def bookable(api: Api, at: datetime) -> bool:
-    """Try whether an order could be placed."""
+    """Whether an order could be placed, by a dry run."""
     answer = api.client.post("/orders?dry_run=true", json=order_body(at=at))
     assert answer.status_code in (200, 409), answer.text
     return answer.status_code == 200
 
 
 def by_brute_force(taken: list[datetime], begin: datetime, end: datetime) -> list[Interval]:
-    """Try every instant at which anything may change, and those beside it."""
+    """Try every instant at which anything may change, and its neighbours."""
     edges = {begin, end, *(at + side * CLEARANCE for at in taken for side in (-1, 1))}
     instants = sorted(
         at + step * MICROSECOND
@@ -60,7 +60,7 @@ def by_brute_force(taken: list[datetime], begin: datetime, end: datetime) -> lis
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_free_is_what_can_be_booked(api: Api, database: Database, seed: int) -> None:
+def test_exactly_the_intervals_listed_as_free_can_be_booked(api: Api, database: Database, seed: int) -> None:
     """To the microsecond at both ends of every interval, for random calendars and windows."""
     rng = random.Random(seed)
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
@@ -88,8 +88,8 @@ def test_what_is_free_is_what_can_be_booked(api: Api, database: Database, seed: 
         assert end == last or not bookable(api, last + MICROSECOND)
 
 
-def test_the_ends_of_an_interval_can_really_be_booked(api: Api) -> None:
-    """Both, one after the other, until nothing is left of it."""
+def test_both_ends_of_a_free_interval_can_be_booked(api: Api) -> None:
+    """One after the other, until nothing is left of it."""
     api.placed_order(at=NOON)
     api.placed_order(at=later(hours=12))
     assert free(api, NOON, later(hours=12)) == [(later(hours=3), later(hours=9))]
@@ -101,8 +101,8 @@ def test_the_ends_of_an_interval_can_really_be_booked(api: Api) -> None:
     assert free(api, NOON, later(hours=12)) == []
 
 
-def test_orders_outside_of_the_window_count_up_to_three_hours_away(api: Api) -> None:
-    """Not those further off, and not those of other calendars."""
+def test_orders_up_to_three_hours_outside_the_window_make_it_less_free(api: Api) -> None:
+    """Orders further away and orders on other calendars do not."""
     api.placed_order(at=later(hours=-1))
     api.placed_order(at=later(hours=11))
     api.placed_order(at=later(hours=5), calendar="crew-1")
@@ -110,14 +110,14 @@ def test_orders_outside_of_the_window_count_up_to_three_hours_away(api: Api) -> 
     assert free(api, later(hours=2), later(hours=8)) == [(later(hours=2), later(hours=8))]
 
 
-def test_a_calendar_that_nobody_has_used_is_free(api: Api, database: Database) -> None:
-    """Asking makes none."""
+def test_a_calendar_that_was_never_used_is_free(api: Api, database: Database) -> None:
+    """Asking does not create it."""
     assert free(api, NOON, later(days=1), "nobody") == [(NOON, later(days=1))]
     assert database.counts()["calendar"] == 0
 
 
 def test_a_window_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
-    """Its ends included."""
+    """Both ends are included."""
     api.placed_order(at=NOON)
     assert free(api, later(hours=3), later(hours=3)) == [(later(hours=3), later(hours=3))]
     assert free(api, later(hours=2), later(hours=2)) == []
@@ -127,7 +127,7 @@ def test_a_window_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
 def test_a_full_window_of_thirty_two_days_has_no_more_intervals_than_the_contract_says(
     api: Api, database: Database
 ) -> None:
-    """A free instant between any two orders: 257 at most."""
+    """At most 257: one free instant between any two orders."""
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
     database.rows(
         """
@@ -147,8 +147,10 @@ def test_a_full_window_of_thirty_two_days_has_no_more_intervals_than_the_contrac
         ("2199-12-31T00:00:00Z", "2199-12-31T23:59:59.999999Z"),
     ],
 )
-def test_the_first_and_the_last_day_can_be_asked_for(api: Api, begin: str, end: str) -> None:
-    """Where three hours more would be no datetime of ours."""
+def test_availability_can_be_read_for_the_first_and_the_last_possible_day(
+    api: Api, begin: str, end: str
+) -> None:
+    """Three hours further on would be outside of the datetimes that orders may have."""
     first, last = datetime.fromisoformat(begin), datetime.fromisoformat(end)
     assert free(api, first, last) == [(first, last)]
     api.placed_order(at=first)
@@ -157,7 +159,7 @@ def test_the_first_and_the_last_day_can_be_asked_for(api: Api, begin: str, end: 
 
 
 def test_calendars_are_listed_by_name_page_by_page(api: Api) -> None:
-    """Each once, with when it was first used."""
+    """Each appears once, with the time of its first use."""
     names = ["A", "Z", "a", "crew-1", "crew-10", "crew-2", "crew.2", "default", "z"]
     for name in reversed(names):
         api.placed_order(calendar=name)

@@ -1,4 +1,4 @@
-"""POST /orders/batch: all orders or none, and for each that can't be stored a problem of its own."""
+"""POST /orders/batch: all orders or none, and a problem for each that can't be stored."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ def posted(api: Api, *orders: dict[str, Any]) -> httpx.Response:
     return api.client.post("/orders/batch", json={"orders": list(orders)})
 
 
-def test_all_orders_of_a_batch_are_stored_and_answered_in_its_order(api: Api, database: Database) -> None:
-    """Each with a change of its own, as if it had been placed alone."""
+def test_all_orders_of_a_batch_are_stored_and_answered_in_the_order_sent(
+    api: Api, database: Database
+) -> None:
+    """Each has a change of its own, as if it had been placed alone."""
     answer = posted(
         api,
         order_body(at=later(hours=6), fee=2),
@@ -44,8 +46,8 @@ def test_all_orders_of_a_batch_are_stored_and_answered_in_its_order(api: Api, da
     assert database.counts()["order_change"] == 4
 
 
-def test_a_hundred_orders_fit_at_exactly_three_hours_from_each_other(api: Api) -> None:
-    """As many as a batch may have, in any order."""
+def test_a_batch_of_a_hundred_orders_exactly_three_hours_apart_is_stored(api: Api) -> None:
+    """The maximum size of a batch, in any order."""
     times = [later(hours=3 * n) for n in range(100)]
     random.Random(1).shuffle(times)
     answer = posted(api, *(order_body(at=at) for at in times))
@@ -53,7 +55,7 @@ def test_a_hundred_orders_fit_at_exactly_three_hours_from_each_other(api: Api) -
     assert len(api.every_order()) == 100
 
 
-def test_one_order_that_cannot_be_stored_leaves_nothing_behind(api: Api, database: Database) -> None:
+def test_a_batch_with_one_refused_order_stores_nothing(api: Api, database: Database) -> None:
     """No order, no change, no calendar, no claimed id."""
     api.placed_order(at=later(hours=1))
     counts = database.counts()
@@ -63,8 +65,8 @@ def test_one_order_that_cannot_be_stored_leaves_nothing_behind(api: Api, databas
     assert posted(api, order_body(at=later(days=1), id=7, calendar="new")).status_code == 201
 
 
-def test_each_order_that_cannot_be_stored_is_told_why_by_its_index(api: Api) -> None:
-    """The problem it would have had alone; orders of the same batch by their index, as they have no id."""
+def test_each_refused_order_of_a_batch_is_explained_under_its_index(api: Api) -> None:
+    """With the problem it would have had alone; orders of the batch have no id yet and go by index."""
     near = api.placed_order(at=later(hours=1), id=5)
     answer = posted(
         api,
@@ -93,8 +95,10 @@ def test_each_order_that_cannot_be_stored_is_told_why_by_its_index(api: Api) -> 
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_the_rule_holds_between_the_orders_of_a_batch(api: Api, database: Database, first: int) -> None:
-    """A microsecond too little is too little, whichever comes first."""
+def test_the_3_hour_rule_holds_between_the_orders_of_a_batch(
+    api: Api, database: Database, first: int
+) -> None:
+    """One microsecond too close is refused, whichever of the two comes first."""
     close = [order_body(at=NOON), order_body(at=later(hours=3, microseconds=-1))]
     answer = posted(api, close[first], close[1 - first])
     assert answer.status_code == 409
@@ -103,7 +107,7 @@ def test_the_rule_holds_between_the_orders_of_a_batch(api: Api, database: Databa
 
 
 def test_unknown_services_are_named_by_their_places_in_the_batch(api: Api, database: Database) -> None:
-    """All of them at once, before anything is stored."""
+    """All of them in one answer, before anything is stored."""
     api.client.delete("/services/789")
     answer = posted(api, order_body(services=(999, 123)), order_body(at=later(days=1), services=(123, 789)))
     assert answer.status_code == 422
@@ -114,7 +118,7 @@ def test_unknown_services_are_named_by_their_places_in_the_batch(api: Api, datab
     assert database.counts()["orders"] == 0
 
 
-def test_faults_of_all_orders_are_told_at_once(api: Api) -> None:
+def test_the_faults_of_all_orders_of_a_batch_are_reported_together(api: Api) -> None:
     """As with a single order."""
     answer = posted(api, {"totalfee": 1}, order_body(fee=-1, more=1))
     assert answer.status_code == 422
@@ -125,16 +129,14 @@ def test_faults_of_all_orders_are_told_at_once(api: Api) -> None:
     }
 
 
-def test_orders_without_a_datetime_are_all_for_now(api: Api) -> None:
+def test_orders_of_a_batch_without_a_datetime_are_all_for_now(api: Api) -> None:
     """So two of them on one calendar are too close."""
     assert posted(api, order_body(at=None), order_body(at=None, calendar="crew-1")).status_code == 201
     assert posted(api, *[order_body(at=None, calendar="crew-2")] * 2).status_code == 409
 
 
-def test_whatever_batches_come_at_once_each_is_stored_whole_or_not_at_all(
-    api: Api, database: Database
-) -> None:
-    """Overlapping ones, over several calendars in different orders, beside creates: no deadlock, no 5xx."""
+def test_each_of_many_concurrent_batches_is_stored_whole_or_not_at_all(api: Api, database: Database) -> None:
+    """They overlap on several calendars, in different orders, beside creates: no deadlock, no 5xx."""
     rng = random.Random(7)
 
     def batch() -> list[dict[str, Any]]:
@@ -152,8 +154,8 @@ def test_whatever_batches_come_at_once_each_is_stored_whole_or_not_at_all(
     assert database.too_close_pairs() == []
 
 
-def test_a_batch_larger_than_a_single_order_may_be_is_read(api: Api) -> None:
-    """A megabyte, where a single order has 64 KiB."""
+def test_a_batch_may_be_larger_than_a_single_order_may_be(api: Api) -> None:
+    """One megabyte; a single order may have 64 KiB."""
     orders = [order_body(at=text_of(later(hours=3 * n)), id=str(n + 1)) for n in range(100)]
     import json
 

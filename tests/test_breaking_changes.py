@@ -1,4 +1,4 @@
-"""The checker of breaking changes, on a table of changes: each breaking, each escape_formula."""
+"""The checker of breaking changes, on a table of changes: some breaking, some compatible."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
 
 
 def edited(edits: dict[str, Any]) -> Place:
-    """Take the base contract, and set or remove what pointers name."""
+    """Copy the base contract, and set or remove the values at JSON Pointers."""
     document = copy.deepcopy(BASE)
     for pointer, value in edits.items():
         *parents, last = [part.replace("~1", "/") for part in pointer.split("/")[1:]]
@@ -317,8 +317,8 @@ def edited(edits: dict[str, Any]) -> Place:
 
 
 @pytest.mark.parametrize("what", BREAKING)
-def test_callers_break_when(what: str) -> None:
-    """Each of these is found, and named by the pointer to it."""
+def test_a_change_that_breaks_callers_is_reported(what: str) -> None:
+    """And named by the JSON Pointer to it."""
     edits, pointer = BREAKING[what]
     changes = breaking_changes(edited({}), edited(edits))
     assert f"#{pointer}" in [change.pointer for change in changes], (
@@ -327,25 +327,25 @@ def test_callers_break_when(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", HARMLESS)
-def test_callers_do_not_notice_when(what: str) -> None:
+def test_a_compatible_change_is_not_reported(what: str) -> None:
     """None of these is taken for breaking."""
     assert breaking_changes(edited({}), edited(HARMLESS[what])) == []
 
 
-def test_a_change_of_a_shared_schema_is_named_once() -> None:
-    """The list answers orders and a webhook sends them; their schema is one place."""
+def test_a_breaking_change_in_a_shared_schema_is_reported_once() -> None:
+    """Lists and webhooks both refer to the schema of orders."""
     changes = breaking_changes(edited({}), edited({f"{ANSWERED}/properties/note": REMOVED}))
     assert len(changes) == 1
 
 
-def test_a_schema_that_contains_itself_is_compared_to_its_end() -> None:
-    """A comparison of recursive schemas ends."""
+def test_comparing_a_recursive_schema_terminates() -> None:
+    """A schema that contains itself is compared once."""
     recursive = {f"{ANSWERED}/properties/parts": {"type": "array", "items": {"$ref": f"#{ANSWERED}"}}}
     assert breaking_changes(edited(recursive), edited(recursive)) == []
 
 
-def test_the_contract_does_not_break_itself() -> None:
-    """Whatever the real contract uses, the checker understands."""
+def test_the_contract_compared_with_itself_has_no_breaking_change() -> None:
+    """The checker understands every construct that the real contract uses."""
     assert breaking_changes(load(), load()) == []
 
 
@@ -371,7 +371,7 @@ def commit(contract: Path) -> None:
 
 
 def change(contract: Path, version: str) -> None:
-    """Remove an operation in the working tree, and give the contract a version."""
+    """Remove an operation in the working tree, and set the contract's version."""
     document = yaml.load(contract.read_text(), Loader=yaml.CSafeLoader)
     del document["paths"]["/orders/batch"]
     document["info"]["version"] = version
@@ -392,7 +392,7 @@ def test_the_working_tree_is_compared_with_the_last_commit_of_main(
     )
 
 
-def test_a_breaking_change_is_fine_in_a_new_major_version(
+def test_a_breaking_change_is_allowed_in_a_new_major_version(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is named all the same."""
@@ -402,7 +402,7 @@ def test_a_breaking_change_is_fine_in_a_new_major_version(
     assert "POST /orders/batch was removed" in capsys.readouterr().out
 
 
-def test_a_revision_without_a_contract_can_break_nothing(
+def test_a_contract_is_compatible_with_a_revision_that_had_none(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first contract has no callers yet."""
@@ -410,7 +410,7 @@ def test_a_revision_without_a_contract_can_break_nothing(
     assert "no contract yet" in capsys.readouterr().out
 
 
-def test_an_unknown_revision_is_no_answer(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_revision_fails_the_comparison(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A typing error in CI must not look like a yes."""
     assert main(["--contract", str(clone), "--base", "v9"]) == 2
     assert "git knows no revision v9" in capsys.readouterr().err

@@ -47,12 +47,12 @@ def _services(database: Database) -> None:
 
 
 def positions(changes: Iterable[Change]) -> list[int]:
-    """Give the changes' positions."""
+    """Return the changes' positions."""
     return [change.position for change in changes]
 
 
 def test_positions_are_dense_and_final(run: Run) -> None:
-    """1, 2, 3, … however few are given at once; what has one keeps it."""
+    """1, 2, 3, … however few are assigned at a time; an assigned position never changes."""
 
     async def scenario() -> None:
         for day in range(5):
@@ -71,8 +71,10 @@ def test_positions_are_dense_and_final(run: Run) -> None:
     run(scenario())
 
 
-def test_a_reader_never_finds_a_change_at_or_below_what_it_has_seen(run: Run, postgres_url: str) -> None:
-    """A writer that commits last is placed last, although it drew its number first."""
+def test_a_reader_never_finds_a_new_change_at_or_below_a_position_it_has_read(
+    run: Run, postgres_url: str
+) -> None:
+    """The writer that commits last gets the last position, although its row id was drawn first."""
 
     async def scenario() -> None:
         await place(later(days=-1))
@@ -98,10 +100,10 @@ def test_a_reader_never_finds_a_change_at_or_below_what_it_has_seen(run: Run, po
     run(scenario())
 
 
-def test_positions_are_given_soon_although_the_log_was_taken_for_an_empty_table(
+def test_positions_are_assigned_quickly_although_statistics_say_that_the_log_is_empty(
     run: Run, database: Database, postgres_url: str
 ) -> None:
-    """So it is when PostgreSQL gathers its statistics during a large import, which it can't see yet."""
+    """PostgreSQL may gather its statistics during a large import, whose rows it cannot see yet."""
     run(place())
     with Database(postgres_url) as importing:
         importing.rows("BEGIN")
@@ -117,15 +119,15 @@ def test_positions_are_given_soon_although_the_log_was_taken_for_an_empty_table(
     assert run(assign_all()) == 8001
 
 
-def test_positions_go_on_beyond_what_32_bits_hold(run: Run, database: Database) -> None:
+def test_positions_may_exceed_32_bits(run: Run, database: Database) -> None:
     """They are bigint everywhere."""
     database.rows("UPDATE change_log SET last_position = 2 ^ 31")
     run(place())
     assert run(assign_all()) == 2**31 + 1
 
 
-def test_assigners_at_once_leave_no_gap(run: Run) -> None:
-    """Three assigners beside three writers: each change is given one position, once."""
+def test_concurrent_assignments_of_positions_leave_no_gap(run: Run) -> None:
+    """Three assigners beside three writers: each change gets one position, once."""
 
     async def assigner() -> int:
         given = idle = 0
@@ -157,7 +159,7 @@ def test_assigners_at_once_leave_no_gap(run: Run) -> None:
 
 
 def test_an_order_and_its_change_commit_together_or_not_at_all(run: Run, database: Database) -> None:
-    """Also when somebody writes the table with plain SQL and rolls back."""
+    """Also when the table is written with plain SQL and rolled back."""
 
     class FailedError(Exception):
         pass
@@ -182,8 +184,8 @@ def test_an_order_and_its_change_commit_together_or_not_at_all(run: Run, databas
     assert database.value("SELECT count(*) FROM order_change") == 1
 
 
-def test_what_is_written_with_plain_sql_is_in_the_log_too(database: Database, run: Run) -> None:
-    """No path around the API is a path around the log."""
+def test_a_write_with_plain_sql_is_recorded_in_the_log(database: Database, run: Run) -> None:
+    """Writing around the API does not bypass the log."""
     calendar = database.value("INSERT INTO calendar (name) VALUES ('default') RETURNING id")
     order_id = database.value(PLAIN_INSERT, NOON, calendar)
     database.rows("UPDATE orders SET totalfee = 11, version = version + 1")
@@ -200,7 +202,7 @@ def test_what_is_written_with_plain_sql_is_in_the_log_too(database: Database, ru
     assert (updated.previous, deleted.previous) == (created.order, updated.order)
 
 
-def test_a_change_that_can_not_be_recorded_refuses_the_order(database: Database, api: Api) -> None:
+def test_an_order_whose_change_cannot_be_recorded_is_refused(database: Database, api: Api) -> None:
     """There is no order without its change."""
     database.rows("ALTER TABLE order_change ADD CONSTRAINT broken CHECK (order_version < 0) NOT VALID")
     try:
@@ -211,8 +213,8 @@ def test_a_change_that_can_not_be_recorded_refuses_the_order(database: Database,
     api.placed_order()
 
 
-def test_changes_of_one_order_stand_in_the_order_of_its_versions(api: Api, run: Run) -> None:
-    """Eight callers at once on each of three orders, and positions given a few at a time."""
+def test_changes_of_one_order_have_positions_in_the_order_of_its_versions(api: Api, run: Run) -> None:
+    """Eight concurrent callers on each of three orders, and positions assigned a few at a time."""
     orders = [api.placed_order(at=later(days=day))["id"] for day in range(3)]
     answers = at_once(
         partial(api.client.patch, f"/orders/{order}", json={"totalfee": fee})
@@ -254,14 +256,14 @@ def fold(changes: Iterable[Change]) -> dict[int, str]:
 def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assigners and a judge)
     run: Run, database: Database, seed: int
 ) -> None:
-    """Whoever follows the log never sees two orders too close: a place is freed before it is taken."""
+    """A follower never sees two orders too close: a place is freed before it is taken."""
     print(f"seed {seed}")
     rng = random.Random(seed)
     done: dict[str, int] = defaultdict(int)
     orders: list[int] = []
 
     def somewhen() -> datetime:
-        # A day and a half on a half-hour grid: nearly every place is contested all the time.
+        # A day and a half on a half-hour grid: writers compete for nearly every place.
         return later(minutes=30 * rng.randrange(72), microseconds=rng.choice((-1, 0, 0, 0, 1)))
 
     async def write() -> None:

@@ -1,4 +1,4 @@
-"""Forgetting old changes: from the beginning, behind every consumer, and remembered."""
+"""Removal of old changes: only the oldest, and only those that every consumer has applied."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _services(database: Database) -> None:
 
 
 def age(database: Database, *positions: int, days: int = 91) -> None:
-    """Let changes be of another time."""
+    """Change when changes were recorded."""
     database.rows(
         "UPDATE order_change SET recorded_at = recorded_at - $2::interval WHERE position = ANY($1)",
         list(positions),
@@ -37,12 +37,12 @@ def age(database: Database, *positions: int, days: int = 91) -> None:
 
 
 def first_position(database: Database) -> int:
-    """Ask where the log begins."""
+    """Return the first position of the log."""
     return int(database.value("SELECT first_position FROM change_log"))
 
 
 def positions(run: Run) -> list[int]:
-    """List what is retained."""
+    """List the positions that are retained."""
     return [change.position for change in run(whole_log())]
 
 
@@ -53,11 +53,9 @@ def place_days(run: Run, *days: int) -> None:
     run(apply_every_change())
 
 
-def test_only_the_beginning_of_the_log_is_removed_and_it_stays_without_a_hole(
-    run: Run, database: Database
-) -> None:
+def test_only_the_oldest_changes_are_removed_and_the_log_stays_dense(run: Run, database: Database) -> None:
     place_days(run, *range(6))
-    age(database, 1, 2, 4)  # a change that was held open is older than its neighbours
+    age(database, 1, 2, 4)  # a change of a long transaction is older than its neighbours
     assert run(trim_log()) == 2
     assert (positions(run), first_position(database)) == ([3, 4, 5, 6], 3)
     assert run(trim_log()) == 0
@@ -65,7 +63,7 @@ def test_only_the_beginning_of_the_log_is_removed_and_it_stays_without_a_hole(
     assert positions(run) == [3, 4, 5, 6, 7]
 
 
-def test_what_a_consumer_has_still_to_apply_is_kept(run: Run, database: Database) -> None:
+def test_changes_that_a_consumer_has_not_applied_are_kept(run: Run, database: Database) -> None:
     place_days(run, 0, 1)
     for day in (2, 3):
         run(place(later(days=day)))
@@ -81,7 +79,7 @@ def test_what_a_consumer_has_still_to_apply_is_kept(run: Run, database: Database
     assert database.wrong_summaries() == []
 
 
-def test_trimming_goes_in_small_steps(run: Run, database: Database) -> None:
+def test_old_changes_are_removed_in_small_steps(run: Run, database: Database) -> None:
     place_days(run, *range(7))
     age(database, *range(1, 7))
     assert [run(trim_log(most=4)) for _ in range(3)] == [4, 2, 0]
@@ -95,7 +93,7 @@ def test_changes_without_a_position_are_never_removed(run: Run, database: Databa
     assert run(assign_all()) == 1
 
 
-def test_trimming_and_assigning_at_once_lose_nothing(run: Run, database: Database) -> None:
+def test_removing_changes_while_positions_are_assigned_loses_nothing(run: Run, database: Database) -> None:
     async def scenario() -> None:
         async def keep_trimming() -> int:
             trimmed = 0
@@ -123,7 +121,7 @@ def test_trimming_and_assigning_at_once_lose_nothing(run: Run, database: Databas
     assert positions(run) == list(range(41, 81))
 
 
-def test_the_retention_is_a_number_and_a_unit(setting: Callable[..., None]) -> None:
+def test_the_retention_setting_is_a_number_and_a_unit(setting: Callable[..., None]) -> None:
     assert settings().change_retention == timedelta(days=90)
     for text, duration in {
         "1d": timedelta(days=1),

@@ -1,4 +1,4 @@
-"""What an earlier run left behind, told by what lives and not by what is merely listed."""
+"""Processes that an earlier run left behind: zombies do not count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ time.sleep(60)
 
 @pytest.fixture
 def neglected() -> Iterator[psutil.Process]:
-    """Give a process whose parent never looks after it, like init in some containers."""
+    """A process whose parent never waits for it, like init in some containers."""
     with subprocess.Popen([sys.executable, "-c", _NEGLIGENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout
         process = psutil.Process(int(parent.stdout.readline()))
@@ -32,10 +32,10 @@ def neglected() -> Iterator[psutil.Process]:
             parent.kill()
 
 
-def test_a_leftover_that_has_ended_has_stopped_whether_or_not_its_parent_looks(
+def test_a_zombie_left_by_an_earlier_run_counts_as_stopped(
     neglected: psutil.Process,
 ) -> None:
-    """A zombie holds neither port nor folder, and no signal makes it go."""
+    """It holds neither port nor folder, and no signal makes it go."""
     assert living([neglected]) == [neglected]
     begun = time.monotonic()
     assert stop_leftovers([neglected], grace=5.0) == 1

@@ -1,4 +1,4 @@
-"""Many writers at once: whatever the interleaving, the rule holds and nobody meets a 5xx or a deadlock."""
+"""Many concurrent writers: the rule holds in every interleaving, and nobody sees a 5xx or a deadlock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _sound_afterwards(database: Database) -> Iterator[None]:
     yield
     assert database.too_close_pairs() == []
     assert database.value(deadlocks) == before
-    # Each version of each order is one change, and the last one is what the order is.
+    # Each version of each order is one change, and the last one equals the order.
     assert (
         database.rows(
             """
@@ -93,7 +93,7 @@ def placing(api: Api, **fields: Any) -> Callable[[], httpx.Response]:
 
 
 def test_of_many_creates_at_one_datetime_exactly_one_is_stored(api: Api) -> None:
-    """The others are told who was first."""
+    """The 409 of the others names it."""
     api.placed_order(at=later(days=-1))
     answers = at_once([placing(api)] * MANY)
     assert statuses(answers) == {201: 1, 409: MANY - 1}
@@ -104,21 +104,21 @@ def test_of_many_creates_at_one_datetime_exactly_one_is_stored(api: Api) -> None
 
 
 def test_of_many_creates_within_three_hours_exactly_one_is_stored(api: Api) -> None:
-    """Each a minute from the next, so that all overlap all."""
+    """They are a minute apart, so each conflicts with all others."""
     api.placed_order(at=later(days=-1))
     answers = at_once(placing(api, at=later(minutes=minute)) for minute in range(MANY))
     assert statuses(answers) == {201: 1, 409: MANY - 1}
 
 
-def test_many_creates_on_a_new_calendar_make_it_once(api: Api, database: Database) -> None:
-    """One makes the calendar, and one, maybe another, gets the place."""
+def test_many_concurrent_creates_on_a_new_calendar_create_it_once(api: Api, database: Database) -> None:
+    """One creates the calendar, and one, maybe another, gets the place."""
     answers = at_once([placing(api, calendar="new")] * MANY)
     assert statuses(answers) == {201: 1, 409: MANY - 1}
     assert database.value("SELECT count(*) FROM calendar") == 1
 
 
-def test_creates_that_fit_are_all_stored_on_a_new_calendar(api: Api) -> None:
-    """Nobody is refused for having come at the same time."""
+def test_concurrent_creates_that_do_not_conflict_are_all_stored_on_a_new_calendar(api: Api) -> None:
+    """None is refused for having come at the same time."""
     answers = at_once(placing(api, calendar="new", at=later(hours=3 * n)) for n in range(MANY))
     assert statuses(answers) == {201: MANY}
     assert {answer.json()["calendar"] for answer in answers} == {"new"}
@@ -154,8 +154,8 @@ def test_of_creates_and_moves_to_one_place_exactly_one_gets_there(api: Api) -> N
     assert counts[200] + counts[201] == 1
 
 
-def test_orders_that_swap_calendars_do_not_wait_for_each_other(api: Api) -> None:
-    """Moves from one to the other and back cross, on the same datetimes and on different ones."""
+def test_orders_that_swap_calendars_do_not_deadlock(api: Api) -> None:
+    """Moves in both directions cross, at equal datetimes and at different ones."""
     here, there = spread(api, 12, "crew-1"), spread(api, 12, "crew-2")
     for _ in range(3):
         answers = at_once(
@@ -172,8 +172,8 @@ def test_orders_that_swap_calendars_do_not_wait_for_each_other(api: Api) -> None
     assert statuses(free) == {200: 24}
 
 
-def test_a_slot_that_is_given_up_is_taken_by_one_of_many(api: Api) -> None:
-    """A deletion races with creates: before it they are refused, after it one gets the place."""
+def test_a_place_freed_by_a_deletion_goes_to_at_most_one_of_many_creates(api: Api) -> None:
+    """Creates before the deletion are refused; after it one gets the place."""
     for _ in range(5):
         order = api.placed_order()
         answers = at_once([*[placing(api)] * 10, deleting(api, order), *[placing(api)] * 10])
@@ -188,7 +188,7 @@ def test_a_slot_that_is_given_up_is_taken_by_one_of_many(api: Api) -> None:
 def test_one_order_replaced_patched_and_deleted_at_once_stays_consistent(
     api: Api, database: Database
 ) -> None:
-    """One deletion succeeds; what comes after it is 404, what came before it is a version of its own."""
+    """One deletion succeeds. Writes after it get 404; each one before it is a version of its own."""
     for _ in range(5):
         order = api.placed_order()
         calls: list[Callable[[], httpx.Response]] = []
@@ -207,7 +207,7 @@ def test_one_order_replaced_patched_and_deleted_at_once_stays_consistent(
         assert recorded == counts[200] + 2
 
 
-def test_whatever_many_callers_do_for_a_while_the_rule_holds(api: Api, rng: random.Random) -> None:
+def test_the_3_hour_rule_holds_under_random_concurrent_writes(api: Api, rng: random.Random) -> None:
     """Every kind of write, few places, three calendars, and new calendars now and then."""
     seeds = [rng.randrange(10**9) for _ in range(16)]
     known = [order["id"] for calendar in CALENDARS for order in spread(api, 4, calendar)]

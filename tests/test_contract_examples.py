@@ -1,4 +1,4 @@
-"""The contract against itself: every example fits its schema, every name that is used exists."""
+"""The contract against itself: every example matches its schema, every name that is used exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.contract_schemas import CONTRACT, SCHEMAS
 
 
 def places(place: Place) -> Iterator[Place]:
-    """Walk what is written in the document, following no reference and leaving examples, being data, out."""
+    """Walk the document without following references and without examples, which are data."""
     yield place
     if isinstance(place.value, Mapping | list):
         keys = list(place.value) if isinstance(place.value, Mapping) else range(len(place.value))
@@ -31,7 +31,7 @@ def places(place: Place) -> Iterator[Place]:
 
 
 def examples() -> Iterator[tuple[str, Place, Any]]:
-    """Find every example: where it is, the schema it must fit, the value."""
+    """Find every example: its place, the schema that it must match, its value."""
     for place in places(CONTRACT):
         if not isinstance(place.value, Mapping) or place.pointer.startswith("#/components/examples"):
             continue
@@ -52,22 +52,22 @@ def examples() -> Iterator[tuple[str, Place, Any]]:
 EXAMPLES = {pointer: (schema, value) for pointer, schema, value in examples()}
 
 
-def test_there_are_examples() -> None:
-    """The walk finds them: in parameters, headers, bodies and schemas."""
+def test_the_contract_has_many_examples() -> None:
+    """They are found in parameters, headers, bodies and schemas."""
     assert len(EXAMPLES) > 80
     for part in ("#/components/parameters/", "#/components/headers/", "#/components/schemas/", "#/paths/"):
         assert any(pointer.startswith(part) for pointer in EXAMPLES), part
 
 
 @pytest.mark.parametrize("pointer", EXAMPLES)
-def test_an_example_fits_its_schema(pointer: str) -> None:
-    """What a reader copies is acceptable, and what a reader expects can come."""
+def test_every_example_matches_its_schema(pointer: str) -> None:
+    """A request copied from the contract is valid, and an answer shown there can occur."""
     schema, value = EXAMPLES[pointer]
     assert SCHEMAS.faults(schema, value) == []
 
 
 def test_every_answer_with_a_body_and_every_request_body_has_an_example() -> None:
-    """A reader sees one for each media type."""
+    """One for each media type."""
     missing = [
         content.pointer
         for place in places(CONTRACT)
@@ -78,8 +78,8 @@ def test_every_answer_with_a_body_and_every_request_body_has_an_example() -> Non
     assert missing == []
 
 
-def test_every_example_of_a_stream_holds_orders() -> None:
-    """The lines of the ndjson example are orders, and the CSV example has the columns that are described."""
+def test_every_example_of_a_stream_contains_orders() -> None:
+    """Each NDJSON line is an order, and the CSV example has the columns that are described."""
     order = CONTRACT.target("#/components/schemas/Order")
     content = CONTRACT.target("#/paths/~1orders/get/responses/200/content").value
     lines = content["application/x-ndjson"]["examples"]["lines"]["value"].splitlines()
@@ -89,8 +89,8 @@ def test_every_example_of_a_stream_holds_orders() -> None:
     assert re.findall(r"`([a-z_]+)`", text["schema"]["description"]) == columns
 
 
-def test_operation_ids_are_unique_and_links_lead_to_them() -> None:
-    """Generated clients name functions by them, and stateful fuzzing follows them."""
+def test_operation_ids_are_unique_and_every_link_names_one() -> None:
+    """Generated clients name functions by them, and stateful fuzzing follows the links."""
     named = [operation.get("operationId") for _, _, operation in operations(CONTRACT)]
     assert len(set(named)) == len(named)
     links = CONTRACT.members("components")["links"].value
@@ -111,7 +111,7 @@ def test_a_links_parameters_exist_in_the_operation_it_leads_to() -> None:
         assert set(link.get("parameters", {})) <= of_operation[link["operationId"]], name
 
 
-def test_every_problem_of_an_answer_has_a_page_and_every_page_a_problem() -> None:
+def test_every_problem_type_in_an_answer_has_a_page_and_every_page_a_type() -> None:
     """``type`` resolves: its slug is one that ``/problems/{slug}`` knows."""
     schemas = CONTRACT.members("components")["schemas"].value
     used = {
@@ -122,8 +122,8 @@ def test_every_problem_of_an_answer_has_a_page_and_every_page_a_problem() -> Non
     assert used == set(schemas["ProblemSlug"]["enum"])
 
 
-def test_every_operation_says_what_can_go_wrong() -> None:
-    """Every answer carries a request id, and every error with a body is a problem."""
+def test_every_answer_has_a_request_id_and_every_error_body_is_a_problem() -> None:
+    """For every operation of the contract."""
     for path, method, operation in operations(CONTRACT):
         for status, response in operation.members("responses").items():
             where = f"{method} {path} {status}"
@@ -133,8 +133,8 @@ def test_every_operation_says_what_can_go_wrong() -> None:
         assert {"400", "500"} <= set(operation.members("responses")), path
 
 
-def test_times_and_days_accept_exactly_the_dates_that_exist() -> None:
-    """By pattern alone: every day of 200 years, and none that is not there."""
+def test_the_patterns_of_times_and_days_match_exactly_the_dates_that_exist() -> None:
+    """Every day of 200 years, and none that does not exist."""
     time, day = (
         re.compile(CONTRACT.target(f"#/components/schemas/{name}").get("pattern")) for name in ("Time", "Day")
     )
@@ -169,14 +169,14 @@ NO_FEES = ("9999999999.991", "1e10", "10.005", "-0.01", "1e-3", "1e300", '"1"', 
 @pytest.mark.parametrize(
     ("literal", "fits"), [*((fee, True) for fee in FEES), *((other, False) for other in NO_FEES)]
 )
-def test_a_fee_is_judged_as_a_decimal(literal: str, *, fits: bool) -> None:
-    """Exactly: validators on binary floats refuse 0.07."""
+def test_fees_are_validated_as_decimals(literal: str, *, fits: bool) -> None:
+    """Validators on binary floats refuse 0.07."""
     fee = CONTRACT.target("#/components/schemas/Fee")
     assert (SCHEMAS.faults(fee, read_json(literal)) == []) is fits
 
 
-def test_parameters_are_read_as_the_type_they_are_asked_for() -> None:
-    """What does not look like it stays text, which then does not fit."""
+def test_parameters_are_parsed_as_the_type_of_their_schema() -> None:
+    """Text that cannot be parsed stays text, which then does not match the schema."""
     limit = CONTRACT.target("#/components/parameters/Limit/schema")
     assert [read_text(limit, text) for text in ("50", "050", "5.0", "ten", "")] == [
         50,
@@ -197,8 +197,8 @@ def test_linting_on_a_machine_without_node_says_what_is_missing(
     assert "linting the contract needs node" in capsys.readouterr().err
 
 
-def test_the_linters_lock_names_contents_and_no_registry() -> None:
-    """Every package has an integrity hash, none an address to get it from."""
+def test_the_linters_lock_has_integrity_hashes_and_no_registry_address() -> None:
+    """Every package has a hash, and none an address to download it from."""
     packages = json.loads(lint.LOCK.read_text())["packages"]
     del packages[""]
     assert packages
@@ -206,8 +206,8 @@ def test_the_linters_lock_names_contents_and_no_registry() -> None:
     assert [name for name, package in packages.items() if "resolved" in package] == []
 
 
-def test_the_contract_is_json_too() -> None:
-    """Nothing in it is peculiar to YAML: dates are text, keys are strings."""
+def test_the_contract_can_be_written_as_json() -> None:
+    """It uses nothing that only YAML has: dates are text, keys are strings."""
     assert json.loads(json.dumps(CONTRACT.root, default=float))["openapi"] == "3.1.0"
     keys = {
         type(key) for place in places(CONTRACT) if isinstance(place.value, Mapping) for key in place.value

@@ -29,7 +29,7 @@ OPERATIONS = {(method.upper(), path): operation for path, method, operation in o
 IDS = {key: operation.get("operationId") for key, operation in OPERATIONS.items()}
 
 OUTSIDE = re.compile(r"/docs/\{name\}")
-"""The viewer's own files are no operations; a browser asks for them because `/docs` says so."""
+"""The viewer's own files are not operations; a browser loads them for `/docs`."""
 
 
 def _routes() -> dict[tuple[str, str], HTTPRouteHandler]:
@@ -47,7 +47,7 @@ CASES = pytest.mark.parametrize("key", OPERATIONS, ids=[IDS[key] for key in OPER
 
 
 def test_the_routes_are_the_contracts_operations() -> None:
-    """Same paths, same methods, same names in the path; HEAD is everywhere where GET is."""
+    """Same paths, methods and path parameters; HEAD is everywhere where GET is."""
     without_head = {key for key in HANDLERS if key[0] != "HEAD" or key in OPERATIONS}
     named = [
         f"{method} {path} is in the contract, and no route" for method, path in OPERATIONS.keys() - HANDLERS
@@ -65,8 +65,8 @@ def test_the_routes_are_the_contracts_operations() -> None:
 
 
 @CASES
-def test_the_query_parameters_are_the_contracts(key: tuple[str, str]) -> None:
-    """What a route declares to read is what the contract has."""
+def test_the_query_parameters_of_each_route_are_the_contracts(key: tuple[str, str]) -> None:
+    """Sent an unknown parameter, a route lists those that it knows."""
     declared = HANDLERS[key].opt.get("query", NO_QUERY).names
     promised = {name for where, name in parameters(CONTRACT, key[1], OPERATIONS[key]) if where == "query"}
     assert declared == promised, (
@@ -94,7 +94,7 @@ def test_a_route_refuses_a_query_parameter_that_it_does_not_declare(key: tuple[s
 
 @CASES
 def test_the_media_types_of_answers_are_the_contracts(key: tuple[str, str]) -> None:
-    """What a route declares to produce is what the contract has for its successes."""
+    """What a route declares to produce is what the contract has for its successful answers."""
     responses = OPERATIONS[key].members("responses")
     promised = {
         media_type
@@ -109,8 +109,8 @@ def test_the_media_types_of_answers_are_the_contracts(key: tuple[str, str]) -> N
 @pytest.mark.parametrize(
     "key", [key for key in OPERATIONS if OPERATIONS[key].child("requestBody")], ids=IDS.get
 )
-def test_the_media_types_of_bodies_are_the_contracts(key: tuple[str, str], api: Api) -> None:
-    """Sent another one, a route names those that it reads, in the header that is for that."""
+def test_the_media_types_of_request_bodies_are_the_contracts(key: tuple[str, str], api: Api) -> None:
+    """Sent another one, a route lists those that it accepts, in the header that is for that."""
     method, path = key
     answer = api.client.request(
         method,
@@ -126,11 +126,11 @@ def test_the_media_types_of_bodies_are_the_contracts(key: tuple[str, str], api: 
 
 
 NEVER = {"archiveService": {409: "it sets no name that another service could have"}}
-"""What a route's code could answer by its names alone, and does not."""
+"""Statuses that a route's code refers to but never answers."""
 
 
 def _statuses(key: tuple[str, str]) -> set[int]:
-    """Tell which errors a route's code, the guards before it and the server around it can end in."""
+    """Return the error statuses that a route's code, its guards and the server can answer."""
     method, path = key
     code = referenced_code(HANDLERS[key].fn)
     kinds = {value for value in code if isinstance(value, ProblemType)}
@@ -149,8 +149,8 @@ def _statuses(key: tuple[str, str]) -> set[int]:
 
 
 @CASES
-def test_the_errors_of_an_operation_are_those_that_its_code_can_end_in(key: tuple[str, str]) -> None:
-    """Every one is in the contract, and none that can't happen."""
+def test_the_error_statuses_of_each_operation_are_those_that_its_code_can_raise(key: tuple[str, str]) -> None:
+    """Every one is in the contract, and none that cannot occur."""
     promised = {int(status) for status in OPERATIONS[key].members("responses") if status >= "400"}
     statuses = _statuses(key)
     assert statuses == promised, (
@@ -159,8 +159,8 @@ def test_the_errors_of_an_operation_are_those_that_its_code_can_end_in(key: tupl
 
 
 @CASES
-def test_what_needs_a_key_is_what_the_contract_says(key: tuple[str, str]) -> None:
-    """Probes and explanations are open; the contract says so with an empty list."""
+def test_the_operations_that_need_a_key_are_the_contracts(key: tuple[str, str]) -> None:
+    """Those that need none have an empty list of security requirements in the contract."""
     is_open = OPERATIONS[key].get("security", CONTRACT.get("security")) == []
     assert key[1].startswith(access.OPEN_PATHS) == is_open
 
@@ -170,7 +170,7 @@ def _schemas_of_problems() -> dict[str, Any]:
     return {name: schema for name, schema in schemas.items() if "unevaluatedProperties" in schema}
 
 
-def test_the_kinds_of_problems_are_the_contracts() -> None:
+def test_the_problem_types_are_the_contracts() -> None:
     """Same slugs, each with the same status."""
     assert set(CONTRACT.target("#/components/schemas/ProblemSlug").get("enum")) == set(TYPES)
     in_contract = {
@@ -180,8 +180,8 @@ def test_the_kinds_of_problems_are_the_contracts() -> None:
     assert in_contract == {(kind.uri, kind.status) for kind in TYPES.values()}
 
 
-def test_a_kind_of_problem_is_called_in_the_contracts_examples_as_in_answers() -> None:
-    """A title belongs to its type and is the same at every occurrence (RFC 9457, section 3.1.3)."""
+def test_a_problem_type_has_the_same_title_in_the_contracts_examples_as_in_answers() -> None:
+    """A title belongs to its type and never varies (RFC 9457, section 3.1.3)."""
     problems = [
         problem
         for example in CONTRACT.members("components")["examples"].value.values()
@@ -198,8 +198,8 @@ def test_a_kind_of_problem_is_called_in_the_contracts_examples_as_in_answers() -
     assert wrong == {}
 
 
-def test_the_largest_bodies_are_the_contracts() -> None:
-    """They stand in its description."""
+def test_the_size_limits_of_bodies_are_the_contracts() -> None:
+    """Its description states them."""
     assert f"A body is at most {LARGEST_BODY_BYTES:,} bytes, a batch {LARGEST_BATCH_BYTES:,}." in (
         CONTRACT.get("info")["description"].replace("\n", " ").replace("  ", " ")
     )

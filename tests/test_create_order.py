@@ -22,8 +22,8 @@ GREATEST_CALLERS_ID = 999_999_999_999
 # --- what is stored ----------------------------------------------------------------------------------
 
 
-def test_an_order_is_created_and_answered_as_it_can_be_read(api: Api) -> None:
-    """201, where it is, its version, and the very bytes that a GET gives."""
+def test_a_created_order_is_answered_with_the_bytes_that_a_get_returns(api: Api) -> None:
+    """201, with its location and its version."""
     answer = api.post_text(
         "/orders",
         '{"id": 223, "datetime": "2022-11-01T11:11:11.111Z", "totalfee": 100, "calendar": "crew-7",'
@@ -45,7 +45,7 @@ def test_an_order_is_created_and_answered_as_it_can_be_read(api: Api) -> None:
 
 
 def test_the_first_order_on_a_calendar_is_answered_like_every_later_one(api: Api) -> None:
-    """A calendar is made on first use, and shown at once."""
+    """A calendar is created on first use, and appears in the answer at once."""
     for day, calendar in enumerate(["default", "crew-1", "crew-1"]):
         order = api.placed_order(calendar=calendar, at=later(days=day))
         assert order["calendar"] == calendar
@@ -53,21 +53,21 @@ def test_the_first_order_on_a_calendar_is_answered_like_every_later_one(api: Api
 
 
 def test_an_order_without_a_datetime_is_for_now(api: Api) -> None:
-    """By the clock of the server."""
+    """By the server's clock."""
     before = datetime.now(UTC)
     order = api.placed_order(at=None)
     assert before <= datetime.fromisoformat(order["datetime"]) <= datetime.now(UTC)
 
 
-def test_an_order_without_a_calendar_is_on_the_default_one(api: Api) -> None:
-    """So whoever says nothing about calendars has one."""
+def test_an_order_without_a_calendar_uses_the_default_one(api: Api) -> None:
+    """Callers who say nothing about calendars have one."""
     assert api.placed_order()["calendar"] == "default"
     assert api.place_order(calendar="default").status_code == 409
 
 
 @pytest.mark.parametrize("body", SAMPLE, ids=lambda body: body["id"])
-def test_the_sample_orders_bodies_are_accepted_as_they_are(api: Api, body: dict[str, Any]) -> None:
-    """Ids as strings, among them their services'."""
+def test_the_bodies_of_the_sample_orders_are_accepted_unchanged(api: Api, body: dict[str, Any]) -> None:
+    """Ids are strings, those of their services too."""
     answer = api.client.post("/orders", json=body)
     assert answer.status_code == 201
     order = answer.json()
@@ -75,7 +75,7 @@ def test_the_sample_orders_bodies_are_accepted_as_they_are(api: Api, body: dict[
     assert [service["id"] for service in order["services"]] == [service["id"] for service in body["services"]]
 
 
-def test_the_sample_orders_stand_together_on_calendars_of_their_own(api: Api) -> None:
+def test_the_sample_orders_fit_when_each_has_a_calendar_of_its_own(api: Api) -> None:
     """All three have one datetime, which only an import may bring to one calendar."""
     for number, body in enumerate(SAMPLE):
         assert api.client.post("/orders", json={**body, "calendar": f"crew-{number}"}).status_code == 201
@@ -89,14 +89,14 @@ def test_the_sample_orders_stand_together_on_calendars_of_their_own(api: Api) ->
 def test_ids_may_be_strings_or_integers_and_are_answered_as_strings(
     api: Api, order_id: str | int, service_id: str | int
 ) -> None:
-    """The samples have both."""
+    """The sample data has both."""
     order = api.placed_order(id=order_id, services=(service_id,))
     assert order["id"] == str(order_id)
     assert order["services"] == [{"id": "123", "name": "Inspection"}]
 
 
-def test_the_servers_own_ids_never_meet_the_callers(api: Api) -> None:
-    """They begin where the callers' end."""
+def test_ids_from_the_server_never_collide_with_ids_from_callers(api: Api) -> None:
+    """The server's begin where the callers' end."""
     api.placed_order(id=GREATEST_CALLERS_ID, at=later(days=-1))
     ids = [int(api.placed_order(at=later(days=day))["id"]) for day in range(3)]
     assert all(own > GREATEST_CALLERS_ID for own in ids)
@@ -122,10 +122,10 @@ def test_the_servers_own_ids_never_meet_the_callers(api: Api) -> None:
         ("2200-01-01T13:59:59.999999+14:00", "2199-12-31T23:59:59.999999Z"),
     ],
 )
-def test_datetimes_are_answered_in_utc_as_exactly_as_they_were_sent(
+def test_datetimes_are_answered_in_utc_with_the_precision_they_were_sent_in(
     api: Api, text: str, answered: str
 ) -> None:
-    """With three digits of a second, or with six where they are needed."""
+    """With milliseconds, or with microseconds where they are needed."""
     assert api.placed_order(at=text)["datetime"] == answered
 
 
@@ -148,20 +148,20 @@ def test_datetimes_are_answered_in_utc_as_exactly_as_they_were_sent(
     ],
 )
 def test_fees_are_exact_decimals(api: Api, sent: str, answered: str) -> None:
-    """Free of charge included."""
+    """An order may be free of charge."""
     answer = api.place_order_with_fee(sent)
     assert answer.status_code == 201, answer.text
     assert f'"totalfee":{answered},' in answer.text
 
 
 @pytest.mark.parametrize("name", ["a", "7", "default", "crew-7", "Rome.North_2", "x" * 64])
-def test_calendars_are_made_on_first_use(api: Api, database: Database, name: str) -> None:
-    """Whatever they are called, within reason."""
+def test_calendars_are_created_on_first_use(api: Api, database: Database, name: str) -> None:
+    """Any name that the contract allows."""
     assert api.placed_order(calendar=name)["calendar"] == name
     assert database.rows("SELECT name FROM calendar") == [{"name": name}]
 
 
-def test_fifty_services_can_be_ordered_and_are_shown_by_id(api: Api, database: Database) -> None:
+def test_fifty_services_can_be_ordered_and_are_answered_sorted_by_id(api: Api, database: Database) -> None:
     """In whatever order they were sent."""
     database.rows("INSERT INTO service (id, name) SELECT n, 'Service ' || n FROM generate_series(1, 50) AS n")
     order = api.placed_order(services=tuple(range(50, 0, -1)))
@@ -172,7 +172,7 @@ def test_fifty_services_can_be_ordered_and_are_shown_by_id(api: Api, database: D
 
 
 def test_an_id_that_is_taken_is_refused(api: Api) -> None:
-    """Even where its place would be free, and whatever form it is sent in."""
+    """Even where its place would be free, as string or integer."""
     order = api.placed_order(id="223")
     answer = api.place_order(id=223, at=later(days=1), calendar="crew-1")
     assert answer.status_code == 409
@@ -182,7 +182,7 @@ def test_an_id_that_is_taken_is_refused(api: Api) -> None:
 
 
 def test_the_id_of_a_deleted_order_stays_taken(api: Api) -> None:
-    """An id names one order for ever."""
+    """An id names one order permanently."""
     api.placed_order(id=223)
     api.client.delete("/orders/223")
     answer = api.place_order(id=223)
@@ -190,7 +190,7 @@ def test_the_id_of_a_deleted_order_stays_taken(api: Api) -> None:
     assert api.client.get("/orders/223").status_code == 404
 
 
-def test_an_id_whose_create_was_refused_is_not_taken(api: Api) -> None:
+def test_the_id_of_a_refused_create_stays_free(api: Api) -> None:
     """It names nothing yet."""
     api.placed_order()
     assert api.place_order(id=5).json()["type"] == "/problems/orders-too-close"

@@ -1,4 +1,4 @@
-"""The pool of a process that serves requests: who waits for what, and for how long."""
+"""The connection pool of a process that serves requests: waits and their limits."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def serve(setting: Callable[..., None]) -> Iterator[Callable[[Coroutine[Any, Any
             runner.run(DB.stop())
 
 
-def test_a_connection_is_waited_for_no_longer_than_it_may(
+def test_waiting_for_a_connection_ends_after_the_pool_wait(
     serve: Callable[[Coroutine[Any, Any, Any]], Any],
 ) -> None:
-    """Who comes when all are taken is told so, and later ones are served again."""
+    """Later callers are served again."""
 
     async def come_when_all_are_taken() -> float:
         async with AsyncExitStack() as taken:
@@ -47,7 +47,9 @@ def test_a_connection_is_waited_for_no_longer_than_it_may(
     assert serve(row("SELECT 1 AS n"))["n"] == 1
 
 
-def test_writers_leave_connections_to_readers(serve: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+def test_writers_never_take_all_connections_of_the_pool(
+    serve: Callable[[Coroutine[Any, Any, Any]], Any],
+) -> None:
     """However many transactions write and wait, a reader is served."""
 
     async def write(hold: asyncio.Event) -> None:
@@ -66,5 +68,5 @@ def test_writers_leave_connections_to_readers(serve: Callable[[Coroutine[Any, An
         ends = await asyncio.gather(*writers, return_exceptions=True)
         return read["n"], sum(isinstance(end, DatabaseUnavailableError) for end in ends)
 
-    # Two of the six had their turn; the others waited for theirs as long as they may.
+    # Two of the six had a slot; the others waited for one as long as they may.
     assert serve(read_while_many_write()) == (1, 4)

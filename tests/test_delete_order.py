@@ -1,4 +1,4 @@
-"""DELETE /orders/{id}: once, and for good."""
+"""DELETE /orders/{id}: an order is deleted once and permanently."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 
-def test_an_order_is_deleted_once(api: Api) -> None:
-    """204 without a body, then 404 as for any order that is not there."""
+def test_deleting_an_order_twice_is_404_the_second_time(api: Api) -> None:
+    """204 without a body, then 404 as for any unknown order."""
     api.placed_order(id=5)
     answer = api.client.delete("/orders/5")
     assert (answer.status_code, answer.content) == (204, b"")
@@ -29,8 +29,8 @@ def test_a_deleted_order_is_gone_for_every_method_and_every_list(api: Api) -> No
     assert api.every_order() == []
 
 
-def test_a_deletion_is_recorded_with_what_the_order_was(api: Api, database: Database) -> None:
-    """Its last state, and a version of its own."""
+def test_a_deletion_is_recorded_with_the_orders_last_state(api: Api, database: Database) -> None:
+    """And with a version of its own."""
     api.placed_order(id=5)
     api.client.patch("/orders/5", json={"totalfee": 7})
     api.client.delete("/orders/5")
@@ -40,7 +40,7 @@ def test_a_deletion_is_recorded_with_what_the_order_was(api: Api, database: Data
     assert '"totalfee":7.00' in last["previous_state"]
 
 
-def test_only_that_order_is_deleted(api: Api) -> None:
+def test_deleting_an_order_leaves_all_others_unchanged(api: Api) -> None:
     """The others stay as they were."""
     other = api.placed_order(id=6, calendar="crew-1")
     api.placed_order(id=5)
@@ -49,7 +49,7 @@ def test_only_that_order_is_deleted(api: Api) -> None:
 
 
 def test_a_deletion_of_an_unknown_order_records_nothing(api: Api, database: Database) -> None:
-    """Nothing happened."""
+    """There is no change to record."""
     before = database.counts()
     assert api.client.delete("/orders/5").status_code == 404
     assert database.counts() == before

@@ -1,4 +1,4 @@
-"""The containers' definition against the project: no Docker is needed to know that what it names is there."""
+"""The Compose file and the image against the project, checked without Docker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LEFT_OUT = re.findall(r"^\*\*/(\S+)/$", (ROOT / ".dockerignore").read_text(), re
 
 
 def _as_compose_does(environment: dict[str, Any], **outside: str) -> dict[str, str]:
-    """Put in what is set outside, or else the default: ``${NAME:-default}``."""
+    """Substitute variables or their defaults: ``${NAME:-default}``."""
     return {
         name: re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: outside.get(match[1]) or match[2], str(value))
         for name, value in environment.items()
@@ -46,12 +46,12 @@ def _as_compose_does(environment: dict[str, Any], **outside: str) -> dict[str, s
 
 
 def _settings(service: dict[str, Any]) -> dict[str, str]:
-    """Give the service's own settings of a container, with nothing set outside."""
+    """Return a container's settings of the service, with no variable set."""
     given = _as_compose_does(service["environment"])
     return {name: value for name, value in given.items() if name.startswith("OMS_")}
 
 
-def test_every_process_of_the_procfile_is_a_service() -> None:
+def test_every_process_of_the_procfile_is_a_service_of_the_compose_file() -> None:
     """The same processes run with and without containers, by the same commands."""
     lines = (ROOT / "Procfile").read_text().splitlines()
     processes = dict(line.split(": ", 1) for line in lines)
@@ -61,7 +61,7 @@ def test_every_process_of_the_procfile_is_a_service() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_command_names_a_module_of_the_image(name: str) -> None:
-    """A service's command is ``python -m module``, and the image holds the module's file."""
+    """A service's command is ``python -m module``, and the image contains the module's file."""
     python, option, module = OURS[name]["command"]
     file = Path(*module.split(".")).with_suffix(".py")
     assert (python, option) == ("python", "-m")
@@ -69,8 +69,8 @@ def test_every_command_names_a_module_of_the_image(name: str) -> None:
     assert f"{file.parts[0]}/" in COPIED
 
 
-def test_what_a_deployment_decides_is_taken_from_outside_with_the_usual_defaults() -> None:
-    """A variable goes to the setting of its name, and without it nothing is other than without compose."""
+def test_compose_passes_settings_from_the_environment_with_the_services_defaults() -> None:
+    """A variable goes to the setting of its name; without it the default is the same as without Compose."""
     for service in OURS.values():
         taken = {}
         for name, value in service["environment"].items():
@@ -87,21 +87,21 @@ def test_what_a_deployment_decides_is_taken_from_outside_with_the_usual_defaults
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_that_stays_has_a_health_check(name: str) -> None:
-    """A hung one is noticed."""
+def test_every_long_running_service_has_a_health_check(name: str) -> None:
+    """So a hung one is noticed."""
     assert ("healthcheck" in SERVICES[name]) == (name != "migrate")
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_setting_is_one_that_the_service_knows(name: str) -> None:
-    """The settings' own check accepts what compose sets, names and values."""
+def test_every_setting_in_the_compose_file_is_known_to_the_service(name: str) -> None:
+    """The settings' own validation accepts what Compose sets, names and values."""
     given = {key.removeprefix("OMS_").lower(): value for key, value in _settings(OURS[name]).items()}
     assert set(given) <= set(Settings.model_fields)
     Settings.model_validate_strings(given)
 
 
-def test_addresses_name_services_and_the_port_is_one_and_the_same() -> None:
-    """URLs point at services of this file; the API's port agrees wherever it stands."""
+def test_addresses_refer_to_services_and_the_api_port_is_the_same_everywhere() -> None:
+    """URLs point at services of this file; the API's port is the same wherever it appears."""
     for service in OURS.values():
         assert (
             service["environment"]["PGPASSWORD"] == SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"]
@@ -119,7 +119,7 @@ def test_addresses_name_services_and_the_port_is_one_and_the_same() -> None:
 
 
 def _password_asked_for(listener: socket.socket) -> str:
-    """Ask one client for its password, as PostgreSQL does, in clear."""
+    """Ask one client for its password in clear text, as PostgreSQL can."""
     connection, _ = listener.accept()
     with connection:
         length = int.from_bytes(connection.recv(4), "big")
@@ -133,8 +133,8 @@ def _password_asked_for(listener: socket.socket) -> str:
         return connection.recv(length - 4).rstrip(b"\0").decode()
 
 
-def test_any_password_reaches_the_database_as_it_is() -> None:
-    """Also one that an address could not hold unescaped."""
+def test_any_database_password_reaches_the_service_unchanged() -> None:
+    """Also one that a URL could not contain unescaped."""
     password = "p@ss:/w%rd?#&+ =é"
     postgres = _as_compose_does(SERVICES["postgres"]["environment"], POSTGRES_PASSWORD=password)
     assert postgres["POSTGRES_PASSWORD"] == password
@@ -144,7 +144,7 @@ def test_any_password_reaches_the_database_as_it_is() -> None:
         asked = threads.submit(_password_asked_for, listener)
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         given["OMS_DATABASE_URL"] = given["OMS_DATABASE_URL"].replace("postgres:5432", address)
-        # Every process connects by the same lines; this one ends when it was refused.
+        # All processes connect through the same code; this one ends when it is refused.
         subprocess.run(
             [sys.executable, "-m", "shared.database.migrate"],
             check=False,
@@ -156,13 +156,13 @@ def test_any_password_reaches_the_database_as_it_is() -> None:
         assert asked.result() == password
 
 
-def test_the_database_is_healthy_only_when_it_can_be_reached_from_outside() -> None:
-    """While the image sets the database up its server answers on the socket alone, and then goes away."""
+def test_the_database_is_healthy_only_when_it_accepts_tcp_connections() -> None:
+    """While the image initialises the database, a temporary server listens on the socket alone."""
     assert "--host=127.0.0.1" in SERVICES["postgres"]["healthcheck"]["test"]
 
 
-def test_everything_depended_upon_can_become_true() -> None:
-    """A dependency exists, has a health check if it is to be healthy, and ends if it is to be complete."""
+def test_every_depends_on_condition_can_be_met() -> None:
+    """The service exists, has a health check if it must be healthy, and ends if it must complete."""
     for service in SERVICES.values():
         for name, wanted in service.get("depends_on", {}).items():
             if wanted["condition"] == "service_healthy":
@@ -174,8 +174,8 @@ def test_everything_depended_upon_can_become_true() -> None:
             assert volume.split(":")[0] in COMPOSE["volumes"]
 
 
-def test_nothing_is_published_beyond_this_machine_and_nothing_runs_as_root() -> None:
-    """Ports are bound to the loopback address, and the image's user has a number other than 0."""
+def test_ports_are_published_on_loopback_only_and_nothing_runs_as_root() -> None:
+    """The image's user has a number other than 0."""
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
@@ -184,15 +184,15 @@ def test_nothing_is_published_beyond_this_machine_and_nothing_runs_as_root() -> 
     assert "0" not in users
 
 
-def test_the_queue_keeps_every_message() -> None:
-    """Redis appends to a file and evicts nothing."""
+def test_redis_is_configured_to_keep_every_message() -> None:
+    """It appends to a file and evicts nothing."""
     command = " ".join(SERVICES["redis"]["command"])
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
 
 
-def test_every_file_that_the_image_copies_is_there_and_not_ignored() -> None:
-    """A build would find each file, in the project and past .dockerignore."""
+def test_every_file_that_the_image_copies_exists_and_is_not_ignored() -> None:
+    """A build finds each of them in the project and past .dockerignore."""
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for source in COPIED:
         assert (ROOT / source).exists()
@@ -213,7 +213,7 @@ def _started(command: list[str], folder: Path, settings: dict[str, str]) -> Iter
 def assert_a_hang_is_noticed(
     process: subprocess.Popen[bytes], beats: Path, healthy: Callable[[], bool]
 ) -> None:
-    """See that a process is healthy while it goes round, and not when it has been silent for too long."""
+    """Check that a process is healthy while its loop runs, and not after too long a silence."""
     process.send_signal(signal.SIGSTOP)
     wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it hangs")
     assert healthy()
@@ -227,7 +227,7 @@ def assert_a_hang_is_noticed(
 def test_every_service_starts_from_the_files_of_the_image(
     tmp_path: Path, new_database_url: str, redis_url: str
 ) -> None:
-    """Each command runs in a folder with only the image's files, until its health check passes, and ends."""
+    """Each command runs in a folder with only the image's files until it is healthy, and then ends."""
     for source in COPIED:
         if source.endswith("/"):
             shutil.copytree(ROOT / source, tmp_path / source, ignore=shutil.ignore_patterns(*LEFT_OUT))
@@ -237,7 +237,7 @@ def test_every_service_starts_from_the_files_of_the_image(
     port = free_port()
 
     def settings(name: str) -> dict[str, str]:
-        # As compose sets them, but for the addresses: the servers are the tests' own, on this machine only.
+        # As Compose sets them, except the addresses: the servers are the tests' own, on this machine only.
         own = _settings(OURS[name]) | {"OMS_PORT": str(port), "OMS_HOST": "127.0.0.1"}
         own["OMS_HEARTBEAT_FILE"] = str(tmp_path / f"heartbeat of {name}")
         del own["OMS_DATABASE_URL"], own["OMS_REDIS_URL"]
@@ -259,7 +259,7 @@ def test_every_service_starts_from_the_files_of_the_image(
             return run.returncode == 0
 
         for name in ("api", "relay", "worker"):
-            # A check is a process, and would take from the service the time that it needs to start.
+            # A check is a process, and would compete with the service for CPU while it starts.
             wait_until(partial(healthy, name), f"the health check of {name} passes", pause=0.3)
         for name, process in (("relay", relay), ("worker", worker)):
             assert_a_hang_is_noticed(process, tmp_path / f"heartbeat of {name}", partial(healthy, name))

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def rehearsed(api: Api, **fields: Any) -> httpx.Response:
-    """Try an order out."""
+    """Send a dry run of an order."""
     return api.client.post("/orders?dry_run=true", json=order_body(**fields))
 
 
-def test_an_order_that_could_be_stored_is_shown_as_it_would_be(api: Api, database: Database) -> None:
-    """Without what only a stored order has: an id of the server's, a version, times of writing, a place."""
+def test_a_dry_run_answers_the_order_as_it_would_be_stored(api: Api, database: Database) -> None:
+    """Without what only a stored order has: an id from the server, version, timestamps, location."""
     counts = database.counts()
     answer = rehearsed(api, id=7, services=(456, "123"), fee=99.5, calendar="crew-1")
     assert answer.status_code == 200
@@ -39,12 +39,12 @@ def test_an_order_that_could_be_stored_is_shown_as_it_would_be(api: Api, databas
     assert {name: stored[name] for name in answer.json()} == answer.json()
 
 
-def test_the_servers_own_id_is_not_told_before_there_is_one(api: Api) -> None:
+def test_a_dry_run_answers_no_id_from_the_server(api: Api) -> None:
     """Another order may get it."""
     assert rehearsed(api).json()["id"] is None
 
 
-def test_nothing_is_left_behind(api: Api, database: Database) -> None:
+def test_a_dry_run_stores_nothing(api: Api, database: Database) -> None:
     """No calendar, no claimed id, no change; the place and the id stay free."""
     counts = database.counts()
     for _ in range(3):
@@ -66,10 +66,10 @@ REFUSALS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", REFUSALS.values(), ids=REFUSALS)
-def test_what_a_create_would_refuse_is_refused_in_the_same_words(
+def test_a_dry_run_is_refused_with_the_same_problem_as_a_create(
     api: Api, database: Database, fields: dict[str, Any]
 ) -> None:
-    """Conflicts, nearest datetimes, pointers: all of it."""
+    """With conflicts, nearest datetimes and pointers."""
     api.placed_order(id=5, at=NOON)
     api.placed_order(id=6, at=later(hours=6))
     api.placed_order(id=8, at=later(hours=6, days=1))
@@ -84,15 +84,15 @@ def test_what_a_create_would_refuse_is_refused_in_the_same_words(
     assert database.counts() == counts
 
 
-def test_dry_run_false_is_a_create(api: Api) -> None:
-    """Said or not said."""
+def test_a_create_with_dry_run_false_stores_the_order(api: Api) -> None:
+    """As without the parameter."""
     answer = api.client.post("/orders?dry_run=false", json=order_body())
     assert answer.status_code == 201
     assert api.client.get(answer.headers["location"]).status_code == 200
 
 
-def test_rehearsals_at_once_do_not_stand_in_each_others_way(api: Api, database: Database) -> None:
-    """Nor in that of a create: nothing fails because somebody was only trying."""
+def test_concurrent_dry_runs_never_conflict(api: Api, database: Database) -> None:
+    """Neither with each other nor with a create."""
     answers = at_once([lambda: rehearsed(api, at=NOON)] * 12)
     assert {answer.status_code for answer in answers} == {200}
     creates = [lambda: api.place_order(at=NOON)]

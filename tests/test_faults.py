@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def deployment(own_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Give servers and processes that may be broken, with a database that nobody else uses."""
+    """Servers and processes that may be broken, with a database that nobody else uses."""
     with Deployment(tmp_path_factory.mktemp("faults"), own_database_url) as deployment:
         yield deployment
 
@@ -36,7 +36,7 @@ def deployment(own_database_url: str, tmp_path_factory: pytest.TempPathFactory) 
 def assert_nothing_is_lost(
     deployment: Deployment, crowd: list[Caller], *, also: frozenset[int | str] = frozenset()
 ) -> Counter[int | str]:
-    """Check all that must hold after a fault, and give how often callers got which answer."""
+    """Check all that must hold after a fault, and return how often callers got which status."""
     print(f"exact after {deployment.wait_until_exact(30):.1f} s")
     assert deployment.faults() == []
     for caller in crowd:
@@ -57,10 +57,10 @@ def assert_nothing_is_lost(
         pytest.param(lambda d: d.restart_redis(empty=True, away=0.5), id="Redis is replaced by an empty one"),
     ],
 )
-def test_callers_do_not_notice_and_the_summaries_become_exact_when(
+def test_callers_see_no_error_and_summaries_become_exact_after_a_fault(
     deployment: Deployment, fault: Callable[[Deployment], object]
 ) -> None:
-    """Callers at work see no error; afterwards everything acknowledged is there and summed."""
+    """Callers go on during the fault; afterwards everything acknowledged is there and summed."""
     crowd = with_load(deployment, 1, lambda: fault(deployment))
     answers = assert_nothing_is_lost(deployment, crowd)
     assert answers[201] > 0
@@ -82,8 +82,8 @@ def blocked_task(deployment: Deployment, blocker: Callable[[str], object]) -> No
         )
 
 
-def test_a_worker_that_is_killed_in_the_middle_of_a_batch_counts_it_once(deployment: Deployment) -> None:
-    """SIGKILL while its transaction is open."""
+def test_a_batch_whose_worker_is_killed_is_counted_once(deployment: Deployment) -> None:
+    """SIGKILL while the transaction is open."""
     deployment.wait_until_exact()
     with deployment.psql() as blocker:
         blocked_task(deployment, blocker.rows)
@@ -96,10 +96,10 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_batch_counts_it_once(deploym
     assert_nothing_is_lost(deployment, [])
 
 
-def test_a_worker_stops_within_ten_seconds_although_it_is_in_the_middle_of_a_batch(
+def test_a_worker_in_the_middle_of_a_batch_stops_within_ten_seconds(
     deployment: Deployment,
 ) -> None:
-    """SIGTERM while its transaction waits for somebody."""
+    """SIGTERM while its transaction waits for a lock."""
     deployment.wait_until_exact()
     with deployment.psql() as blocker:
         blocked_task(deployment, blocker.rows)
@@ -113,9 +113,9 @@ def test_a_worker_stops_within_ten_seconds_although_it_is_in_the_middle_of_a_bat
     assert_nothing_is_lost(deployment, [])
 
 
-def test_a_worker_at_work_when_redis_goes_away_is_not_deaf_when_it_is_back(deployment: Deployment) -> None:
-    """Kombu would wait for ever for room in a prefetch window that nobody can empty any more."""
-    # Both children hold a message that they can't acknowledge: no place is left in the prefetch window.
+def test_a_busy_worker_receives_tasks_again_after_redis_comes_back(deployment: Deployment) -> None:
+    """Kombu would wait forever for room in a prefetch window that nobody empties any more."""
+    # Both children hold a message that they can't acknowledge: the prefetch window is full.
     deployment.wait_until_exact()
     with deployment.psql() as blocker:
         blocked_task(deployment, blocker.rows)
@@ -158,7 +158,7 @@ def test_a_worker_that_starts_while_redis_is_away_waits_for_it(deployment: Deplo
     assert_nothing_is_lost(deployment, [])
 
 
-def test_when_sessions_of_postgresql_are_ended_callers_see_503_at_worst_and_all_heals(
+def test_ended_postgresql_sessions_cause_503_at_worst_and_everything_recovers(
     deployment: Deployment,
 ) -> None:
     """As in a failover: no other 5xx, and no connection of the pool is lost."""
@@ -178,7 +178,7 @@ def test_when_sessions_of_postgresql_are_ended_callers_see_503_at_worst_and_all_
 
 @contextmanager
 def holding(deployment: Deployment, order_id: str) -> Iterator[None]:
-    """Hold what an import of the calendar holds, and an order, until the block ends."""
+    """Hold the locks of an import on the calendar, and one on an order, until the block ends."""
     with deployment.psql() as blocker:
         blocker.rows("BEGIN")
         try:
@@ -196,7 +196,7 @@ def holding(deployment: Deployment, order_id: str) -> Iterator[None]:
             blocker.rows("ROLLBACK")
 
 
-def test_who_waits_for_a_lock_keeps_nobody_else_from_being_served(deployment: Deployment) -> None:
+def test_requests_that_wait_for_a_lock_do_not_block_others(deployment: Deployment) -> None:
     """Sixty writers, many more than connections, wait for one import; others are served meanwhile."""
     calendar = f"held-{time.monotonic_ns()}"
     order = deployment.api.placed_order(calendar=calendar)
@@ -205,7 +205,7 @@ def test_who_waits_for_a_lock_keeps_nobody_else_from_being_served(deployment: De
     with ThreadPoolExecutor(60) as threads:
         with holding(deployment, order["id"]):
             waiting = [threads.submit(call) for call in (patch, place_next) * 30]
-            # A quarter of their time, so that they come through also on a busy machine.
+            # A quarter of their time limit, so that they succeed on a busy machine too.
             give_up = time.monotonic() + 1
             while time.monotonic() < give_up:
                 before = time.monotonic()
@@ -215,12 +215,12 @@ def test_who_waits_for_a_lock_keeps_nobody_else_from_being_served(deployment: De
                 assert time.monotonic() - before < 3
             assert not any(call.done() for call in waiting)
         answers = Counter(call.result().status_code for call in waiting)
-    # Nothing of what was held came to be: each of them is answered as if it had not been there.
+    # The transaction with the locks was rolled back, so each request succeeds as if it had not existed.
     assert answers == {200: 30, 201: 1, 409: 29}
 
 
-def test_who_waits_for_a_lock_in_vain_is_told_so_in_time(deployment: Deployment) -> None:
-    """Not before a statement's time limit, here 4 s, is over, and not much later."""
+def test_a_request_that_waits_too_long_for_a_lock_is_answered_in_time(deployment: Deployment) -> None:
+    """Not before a statement's time limit, here 4 s, and not much later."""
     order = deployment.api.placed_order(calendar=f"held-{time.monotonic_ns()}")
     with holding(deployment, order["id"]):
         before = time.monotonic()

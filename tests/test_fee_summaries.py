@@ -1,4 +1,4 @@
-"""GET /fee-summaries: what the worker has summed, by period, service and calendar, and for which position."""
+"""GET /fee-summaries: sums by period, service and calendar, with the position that they are exact for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = tuple[str, str | None, str | None, int, Decimal]
 
 @pytest.fixture
 def summed(api: Api, run: Callable[..., Any]) -> Callable[..., list[Item]]:
-    """Have every change summed, then read the summaries: period, service, calendar, orders, fees."""
+    """Sum every change, then read the summaries: period, service, calendar, orders, fees."""
 
     def read(**query: str) -> list[Item]:
         run(apply_every_change())
@@ -83,7 +83,7 @@ def test_orders_and_fees_are_summed_by_period(
 
 @pytest.mark.usefixtures("orders")
 def test_fees_are_divided_over_services(summed: Callable[..., list[Item]]) -> None:
-    """To the cent, the first services taking the odd cents; an order counts for each of its services."""
+    """To the cent, the first services get the odd cents; an order counts for each of its services."""
     assert summed(by="service", group_by="year") == [
         ("2029-01-01", "123", None, 2, Decimal("2.00")),
         ("2029-01-01", "456", None, 1, Decimal("1.00")),
@@ -120,18 +120,16 @@ def test_orders_and_fees_are_summed_by_calendar(summed: Callable[..., list[Item]
 )
 @pytest.mark.parametrize("by", ["none", "calendar", "service"])
 @pytest.mark.parametrize("group_by", ["day", "year"])
-def test_from_is_included_and_to_is_not(
+def test_a_summarys_from_day_is_included_and_its_to_day_is_not(
     summed: Callable[..., list[Item]], bounds: dict[str, str], total: int, by: str, group_by: str
 ) -> None:
-    """Only the days inside count, also where a bound cuts a period; whatever it is grouped by, sums agree."""
+    """Also where they cut a period; the sums are the same whatever the period is."""
     items = summed(**bounds, by=by, group_by=group_by)
     assert sum((fee for *_, fee in items), Decimal(0)) == total
 
 
-def test_what_is_not_summed_yet_is_not_in_it_and_the_position_says_so(
-    api: Api, run: Callable[..., Any]
-) -> None:
-    """A summary is exact for its position, and names it."""
+def test_a_summary_contains_exactly_the_changes_up_to_its_position(api: Api, run: Callable[..., Any]) -> None:
+    """Later changes are not in it."""
     api.placed_order(fee=100, services=(123, 456))
     assert api.fee_summaries()["items"] == []
     assert api.fee_summaries()["as_of"]["position"] == 0
@@ -148,7 +146,7 @@ def test_what_is_not_summed_yet_is_not_in_it_and_the_position_says_so(
     assert expected.items() <= summaries["items"][0].items()
 
 
-def test_a_service_has_the_name_it_has_now(api: Api, run: Callable[..., Any]) -> None:
+def test_summaries_show_the_current_names_of_services(api: Api, run: Callable[..., Any]) -> None:
     """A summary is about the service; an order keeps the name that was agreed on."""
     api.placed_order()
     run(apply_every_change())
@@ -157,8 +155,8 @@ def test_a_service_has_the_name_it_has_now(api: Api, run: Callable[..., Any]) ->
     assert api.fee_summaries(by="service")["items"][0]["service"] == {"id": "123", "name": "Survey"}
 
 
-def test_summaries_follow_what_becomes_of_an_order(api: Api, summed: Callable[..., list[Item]]) -> None:
-    """Moved, dearer, on another calendar, of other services, and gone."""
+def test_summaries_follow_every_change_of_an_order(api: Api, summed: Callable[..., list[Item]]) -> None:
+    """Moved, repriced, on another calendar, with other services, and deleted."""
     path = f"/orders/{api.placed_order()['id']}"
     assert summed() == [("2030-06-01", None, None, 1, Decimal(100))]
     api.client.patch(path, json={"datetime": "2030-06-02T12:00:00Z", "totalfee": 0.01})
@@ -174,7 +172,7 @@ def test_summaries_follow_what_becomes_of_an_order(api: Api, summed: Callable[..
 
 
 def test_the_greatest_fees_are_summed_exactly(api: Api, summed: Callable[..., list[Item]]) -> None:
-    """As decimals all the way; binary floats would round."""
+    """They are decimals throughout; binary floats would round."""
     for hour in range(0, 24, 3):
         api.post_text(
             "/orders",
@@ -194,8 +192,10 @@ def test_the_earliest_and_the_latest_orders_are_in_the_summaries(
     assert [period for period, *_ in summed()] == ["1970-01-01", "2199-12-31"]
 
 
-def test_days_beyond_the_bounds_of_utc_are_in_the_summaries_too(api: Api, database: Database) -> None:
-    """In a deployment's own zone the earliest order may fall on 1969-12-31, the latest on 2200-01-01."""
+def test_local_days_outside_the_utc_range_of_orders_are_in_the_summaries(
+    api: Api, database: Database
+) -> None:
+    """In other time zones the earliest order may be on 1969-12-31 and the latest on 2200-01-01."""
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
     database.rows(
         """
@@ -210,7 +210,7 @@ def test_days_beyond_the_bounds_of_utc_are_in_the_summaries_too(api: Api, databa
 @pytest.mark.usefixtures("orders")
 @pytest.mark.parametrize("by", ["none", "calendar", "service"])
 @pytest.mark.parametrize("limit", ["1", "2", "3"])
-def test_following_pages_gives_what_one_page_gives(
+def test_small_pages_together_contain_what_one_large_page_contains(
     api: Api, summed: Callable[..., list[Item]], by: str, limit: str
 ) -> None:
     """In the same order, each item once."""
@@ -240,7 +240,7 @@ def test_following_pages_gives_what_one_page_gives(
         ("by=service&by=service", "by"),
     ],
 )
-def test_a_query_that_cannot_be_read_is_refused(api: Api, query: str, wrong: str) -> None:
+def test_a_malformed_query_is_refused(api: Api, query: str, wrong: str) -> None:
     """400, and the parameter is named."""
     answer = api.client.get(f"/fee-summaries?{query}")
     assert answer.status_code == 400
@@ -257,13 +257,13 @@ def test_a_query_that_cannot_be_read_is_refused(api: Api, query: str, wrong: str
     ids=str,
 )
 def test_a_forged_cursor_is_refused(api: Api, after: tuple[Any, ...]) -> None:
-    """None reaches the database."""
+    """It never reaches the database."""
     answer = api.client.get("/fee-summaries", params={"cursor": encode_cursor(after, [])})
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-cursor")
 
 
-def test_a_cursor_belongs_to_its_query(api: Api, summed: Callable[..., list[Item]]) -> None:
-    """With another it would skip what it never showed."""
+def test_a_cursor_is_refused_with_another_query(api: Api, summed: Callable[..., list[Item]]) -> None:
+    """It would skip rows that were never shown."""
     for hour in ("00", "12"):
         api.placed_order(at=f"2030-06-01T{hour}:00:00Z", calendar=f"crew-{hour}")
     summed()

@@ -50,7 +50,7 @@ async def six_changes() -> list[Batch]:
     return [batch_of(log[start : start + 2]) for start in (0, 2, 4)]
 
 
-def test_a_batch_that_comes_twice_is_counted_once(run: Run, database: Database) -> None:
+def test_a_batch_that_is_delivered_twice_is_counted_once(run: Run, database: Database) -> None:
     """The queue delivers at least once."""
     batches = run(six_changes())
     assert [run(apply_changes(batch)) for batch in batches] == [2, 2, 2]
@@ -60,8 +60,8 @@ def test_a_batch_that_comes_twice_is_counted_once(run: Run, database: Database) 
     assert database.wrong_summaries() == []
 
 
-def test_a_batch_that_overlaps_is_applied_from_the_cursor_on(run: Run, database: Database) -> None:
-    """Published again with another beginning and end."""
+def test_a_batch_that_overlaps_the_cursor_is_applied_from_the_cursor_on(run: Run, database: Database) -> None:
+    """It was published again with another beginning and end."""
     run(six_changes())
     log = run(whole_log())
     assert run(apply_changes(batch_of(log[:3]))) == 3
@@ -70,8 +70,8 @@ def test_a_batch_that_overlaps_is_applied_from_the_cursor_on(run: Run, database:
     assert database.wrong_summaries() == []
 
 
-def test_a_batch_that_is_ahead_is_dropped(run: Run, database: Database) -> None:
-    """Nothing is applied behind a gap."""
+def test_a_batch_that_is_ahead_of_the_cursor_is_dropped(run: Run, database: Database) -> None:
+    """Nothing is applied after a gap."""
     first, second, third = run(six_changes())
     for early in (second, third):
         with pytest.raises(BatchAheadError):
@@ -84,7 +84,7 @@ def test_a_batch_that_is_ahead_is_dropped(run: Run, database: Database) -> None:
 
 
 def test_a_batch_of_another_change_log_is_dropped(run: Run, database: Database) -> None:
-    """The database was replaced; the queue still holds positions of the one before."""
+    """The database was replaced; the queue still has positions of the previous one."""
     foreign = run(six_changes())
     database.clean()
     database.add_services()
@@ -100,7 +100,7 @@ def test_a_batch_of_another_change_log_is_dropped(run: Run, database: Database) 
     assert database.wrong_summaries() == []
 
 
-def test_a_worker_that_dies_in_the_middle_leaves_neither_rows_nor_cursor(
+def test_a_worker_that_dies_in_a_batch_writes_neither_rows_nor_cursor(
     run: Run, database: Database, postgres_url: str
 ) -> None:
     """Its session ends while its rows are being written."""
@@ -109,7 +109,7 @@ def test_a_worker_that_dies_in_the_middle_leaves_neither_rows_nor_cursor(
     before = database.rows("SELECT * FROM fee_summary ORDER BY id")
 
     async def killed_before_its_commit() -> None:
-        # Its last step, moving the cursor, waits for somebody; then its session ends.
+        # Its last step, moving the cursor, waits for a lock; then its session ends.
         blocker = await asyncpg.connect(postgres_url)
         try:
             async with blocker.transaction():
@@ -137,7 +137,7 @@ def test_a_worker_that_dies_in_the_middle_leaves_neither_rows_nor_cursor(
     assert database.wrong_summaries() == []
 
 
-def test_a_batch_that_fails_halfway_leaves_neither_rows_nor_cursor(run: Run, database: Database) -> None:
+def test_a_batch_that_fails_halfway_writes_neither_rows_nor_cursor(run: Run, database: Database) -> None:
     """Some of its rows could be written, one could not."""
     first, second, _ = run(six_changes())
     run(apply_changes(first))
@@ -152,8 +152,8 @@ def test_a_batch_that_fails_halfway_leaves_neither_rows_nor_cursor(run: Run, dat
     assert database.rows("SELECT * FROM fee_summary ORDER BY id") == before
 
 
-def test_batches_at_once_are_applied_one_after_the_other(run: Run, database: Database) -> None:
-    """Six deliveries of three batches at the same time: the cursor's lock sorts them."""
+def test_concurrent_batches_are_applied_one_after_the_other(run: Run, database: Database) -> None:
+    """Six concurrent deliveries of three batches: the lock on the cursor serialises them."""
     batches = run(six_changes())
 
     async def worker(batch: Batch) -> int:
@@ -171,10 +171,10 @@ def test_batches_at_once_are_applied_one_after_the_other(run: Run, database: Dat
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13, 14])
-def test_batches_out_of_order_twice_or_never_still_become_exact(  # noqa: C901 (a writer and a bad postman)
+def test_summaries_become_exact_although_batches_are_reordered_repeated_or_lost(  # noqa: C901 (a writer and an unreliable queue)
     run: Run, database: Database, seed: int
 ) -> None:
-    """As long as somebody publishes again from the cursor."""
+    """As long as they are published again from the cursor on."""
     print(f"seed {seed}")
     rng = random.Random(seed)
 
@@ -220,7 +220,7 @@ def test_batches_out_of_order_twice_or_never_still_become_exact(  # noqa: C901 (
 
 
 def test_shares_are_equal_to_the_cent_and_the_first_services_take_the_odd_cents(database: Database) -> None:
-    """PostgreSQL's division against the model's, which hands out cent by cent."""
+    """PostgreSQL's division against the model's, which hands out single cents."""
     seed = 7
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -241,10 +241,8 @@ def test_shares_are_equal_to_the_cent_and_the_first_services_take_the_odd_cents(
         assert dict(shares) == fee_shares(fee, ids), (fee, count)
 
 
-def test_a_batch_reads_the_rows_that_it_changes_and_never_the_whole_table(
-    run: Run, database: Database
-) -> None:
-    """So that what a change costs does not grow with the history."""
+def test_a_batch_reads_only_the_summary_rows_that_it_changes(run: Run, database: Database) -> None:
+    """So the cost of a change does not grow with the history."""
     run(six_changes())
     database.rows(
         """
@@ -256,7 +254,7 @@ def test_a_batch_reads_the_rows_that_it_changes_and_never_the_whole_table(
     database.rows("ANALYZE fee_summary")
 
     async def rows_read_in_passing() -> int:
-        # With those of earlier transactions of this connection that PostgreSQL has not added up yet.
+        # Includes reads of earlier transactions of this connection that PostgreSQL has not reported yet.
         counters = await rows(
             "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'fee_summary'"
         )
@@ -276,7 +274,7 @@ def test_a_batch_reads_the_rows_that_it_changes_and_never_the_whole_table(
     assert read == 0
 
 
-def test_the_cursor_is_held_until_the_batch_is_committed(run: Run, postgres_url: str) -> None:
+def test_the_cursor_is_locked_until_the_batch_is_committed(run: Run, postgres_url: str) -> None:
     """Nobody else can move it meanwhile."""
     first, _, _ = run(six_changes())
 

@@ -27,8 +27,8 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def test_a_whole_report_as_csv_has_the_rows_of_the_pages_and_the_totals_last(run: Run, api: Api) -> None:
-    """Each line says what it is exact for."""
+def test_a_csv_report_has_the_rows_of_all_pages_and_the_totals_last(run: Run, api: Api) -> None:
+    """Each line names the position that it is exact for."""
     history = History(26)
     run(history.write(40))
     run(apply_every_change())
@@ -54,8 +54,8 @@ def test_a_whole_report_as_csv_has_the_rows_of_the_pages_and_the_totals_last(run
     assert (again.status_code, again.text) == (304, "")
 
 
-def test_no_cell_of_a_csv_report_is_run_by_a_spreadsheet(run: Run, api: Api, database: Database) -> None:
-    """A service's name is whatever somebody typed."""
+def test_no_cell_of_a_csv_report_is_executed_as_a_formula(run: Run, api: Api, database: Database) -> None:
+    """The name of a service may be any text."""
     database.rows("UPDATE service SET name = '=1+1' WHERE id = 123")
     run(place(later(days=1)))
     run(apply_every_change())

@@ -1,4 +1,4 @@
-"""The orders behind fee summaries: they make every figure up, to the cent."""
+"""The orders behind fee summaries add up to every figure, to the cent."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _services(database: Database) -> None:
 
 
 @pytest.mark.parametrize("seed", [23, 28])
-def test_the_orders_behind_a_row_are_those_that_make_it_up(run: Run, api: Api, seed: int) -> None:
-    """Their number, the sum of what they bring, the least and the greatest."""
+def test_the_orders_listed_for_a_summary_row_add_up_to_it(run: Run, api: Api, seed: int) -> None:
+    """Their number, the sum of their fees, the least and the greatest."""
     history = History(seed)
     run(history.write(40))
     run(apply_every_change())

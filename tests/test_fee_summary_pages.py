@@ -1,4 +1,4 @@
-"""Reports of fee summaries in pages: one position from the first to the last, and what is not sent again."""
+"""Reports of fee summaries in pages: one position for all pages, and 304 for unchanged reports."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def test_a_report_in_pages_shows_one_position_while_all_is_written_summed_and_rebuilt(
-    run: Run, api: Api
-) -> None:
-    """Figures and orders alike; and all rows are replaced between two pages."""
+def test_all_pages_of_a_report_show_one_position_despite_writes_and_rebuilds(run: Run, api: Api) -> None:
+    """Figures and orders; all rows are replaced between two pages."""
     history = History(24)
     run(history.write(30))
     position = run(apply_every_change())
@@ -49,7 +47,7 @@ def test_a_report_in_pages_shows_one_position_while_all_is_written_summed_and_re
             run(assign_all())  # recorded, and not summed yet
             if len(items) > 10:
                 run(apply_every_change())
-            run(rebuild())  # the next page is of rows of another making
+            run(rebuild())  # the next page reads rows of another generation
             run(history.write(1))  # without a position
         figures, orders = shown.values()
         position = run(apply_every_change()) if items is figures else position
@@ -61,7 +59,7 @@ def test_a_report_in_pages_shows_one_position_while_all_is_written_summed_and_re
             assert [(item["id"], item["counted"]) for item in orders] == expected
 
 
-def test_a_cursor_is_good_for_the_report_it_was_made_for(run: Run, api: Api) -> None:
+def test_a_cursor_of_a_report_is_valid_for_that_report_only(run: Run, api: Api) -> None:
     """Every value of a repeated parameter counts."""
     for day in range(3):
         run(place(later(days=day)))
@@ -72,10 +70,8 @@ def test_a_cursor_is_good_for_the_report_it_was_made_for(run: Run, api: Api) -> 
     assert api.client.get(other).json()["type"] == "/problems/invalid-cursor"
 
 
-def test_a_report_of_another_position_is_sent_again_though_its_figures_are_the_same(
-    run: Run, api: Api
-) -> None:
-    """It says what it is exact for, and that has changed."""
+def test_a_report_at_a_new_position_is_sent_again_although_its_figures_are_equal(run: Run, api: Api) -> None:
+    """It names the position that it is exact for, and that has changed."""
     run(place(later(days=1)))
     run(apply_every_change())
     for path in ("/fee-summaries?to=2031-01-01", "/fee-summaries/orders?to=2031-01-01"):
@@ -88,8 +84,8 @@ def test_a_report_of_another_position_is_sent_again_though_its_figures_are_the_s
         assert again.json()["items"][0]["totalfee"] == first.json()["items"][0]["totalfee"]
 
 
-def test_an_unchanged_report_is_not_sent_again(run: Run, api: Api, database: Database) -> None:
-    """A new position, name or query makes it another one."""
+def test_an_unchanged_report_is_answered_304(run: Run, api: Api, database: Database) -> None:
+    """A new position, service name or query makes it another one."""
     run(place(later(days=1)))
     run(apply_every_change())
 

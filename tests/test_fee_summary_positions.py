@@ -1,4 +1,4 @@
-"""Reading one's own writes, and figures of a position: waiting for it, going back to it, being too late."""
+"""Reports that include a caller's own writes, or of a given position: waiting, older positions, expiry."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def test_who_names_the_version_that_they_wrote_reads_figures_that_include_it(pipeline: Pipeline) -> None:
-    """Through relay, queue and worker, without ever waiting by the clock."""
+def test_a_report_after_a_version_includes_that_version(pipeline: Pipeline) -> None:
+    """Through relay, queue and worker, without ever waiting for a fixed time."""
     seen = 0
     order: dict[str, Any] = {}
     query: dict[str, str] = {}
@@ -54,8 +54,8 @@ def test_who_names_the_version_that_they_wrote_reads_figures_that_include_it(pip
     assert len(behind["items"]) == 14
 
 
-def test_what_is_not_summed_in_time_is_503_and_says_where_the_summaries_stand(run: Run, api: Api) -> None:
-    """With and without a position of its own, on every route that gives figures."""
+def test_a_report_whose_changes_are_not_summed_in_time_is_503_with_the_position(run: Run, api: Api) -> None:
+    """With and without a given position, on every route with figures."""
     order_id = run(place(later(days=1)))
     path = f"/fee-summaries?after_version={order_id}:1&wait=1"
     before = time.monotonic()
@@ -79,8 +79,8 @@ def waiting(api: Api) -> int:
     return api.waiting("fee_summaries_waiting_requests")
 
 
-def test_a_request_goes_on_as_soon_as_the_summaries_are_there(run: Run, api: Api) -> None:
-    """Before the order is even written, and before it has a position."""
+def test_a_waiting_report_is_answered_as_soon_as_the_summaries_are_ready(run: Run, api: Api) -> None:
+    """The request may come before the order is written or has a position."""
     with ThreadPoolExecutor(1) as thread:
         # Unassigned, assigned and not even written yet: each is waited for.
         asked = thread.submit(api.client.get, "/fee-summaries?min_position=1&wait=10")
@@ -96,8 +96,8 @@ def test_a_request_goes_on_as_soon_as_the_summaries_are_there(run: Run, api: Api
         assert time.monotonic() - before < 5
 
 
-def test_many_requests_wait_at_once_and_others_are_not_held_up(run: Run, api: Api) -> None:
-    """Waiting takes no connection of the pool."""
+def test_many_waiting_reports_do_not_block_other_requests(run: Run, api: Api) -> None:
+    """A waiting request takes no connection of the pool."""
 
     def others() -> bool:
         wait_until(lambda: waiting(api) == 40, "all of them wait")
@@ -113,8 +113,8 @@ def test_many_requests_wait_at_once_and_others_are_not_held_up(run: Run, api: Ap
     assert api.client.get("/fee-summaries?min_position=1").status_code == 200
 
 
-def test_a_version_that_nobody_wrote_is_404(run: Run, api: Api) -> None:
-    """At once: nothing is waited for that may never come."""
+def test_a_report_after_a_version_that_was_never_written_is_404(run: Run, api: Api) -> None:
+    """At once, instead of waiting for something that may never come."""
     order_id = run(place(later(days=1)))
     run(apply_every_change())
     for unknown in (f"{order_id}:2", "999:1"):
@@ -122,10 +122,10 @@ def test_a_version_that_nobody_wrote_is_404(run: Run, api: Api) -> None:
         assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
 
 
-def test_a_version_that_the_log_no_longer_holds_is_in_the_figures(
+def test_a_version_that_was_removed_from_the_log_is_in_the_figures(
     run: Run, api: Api, database: Database
 ) -> None:
-    """Only what is applied is ever removed."""
+    """Only applied changes are ever removed."""
     order_id = run(place(later(days=1)))
     run(apply_every_change())
     database.rows("DELETE FROM order_change")
@@ -135,7 +135,7 @@ def test_a_version_that_the_log_no_longer_holds_is_in_the_figures(
 def test_an_earlier_version_is_in_the_figures_when_only_later_ones_are_retained(
     run: Run, api: Api, database: Database
 ) -> None:
-    """Of an order that is gone since, too: what comes after it in the log says that it was there."""
+    """Of a deleted order too: a later change in the log shows that the version existed."""
     order_id = run(place(later(days=1)))
     run(delete_order(order_id))
     run(apply_every_change())
@@ -150,10 +150,10 @@ def test_an_earlier_version_is_in_the_figures_when_only_later_ones_are_retained(
     )
 
 
-def test_of_a_deleted_order_whose_changes_are_no_longer_retained_nothing_is_claimed(
+def test_a_version_of_an_order_without_retained_changes_is_404_with_both_possible_reasons(
     run: Run, api: Api, database: Database
 ) -> None:
-    """Nobody knows its versions any more, so nobody says that there was none."""
+    """The order never existed, or it was deleted long ago: nobody knows its versions any more."""
     order_id = run(place(later(days=1)))
     run(delete_order(order_id))
     run(apply_every_change())
@@ -167,10 +167,8 @@ def test_of_a_deleted_order_whose_changes_are_no_longer_retained_nothing_is_clai
         )
 
 
-def test_a_position_is_exact_only_as_long_as_the_changes_behind_it_are_retained(
-    run: Run, api: Api, database: Database
-) -> None:
-    """410, never figures that are a little wrong."""
+def test_a_position_whose_later_changes_were_removed_is_410(run: Run, api: Api, database: Database) -> None:
+    """Never figures that are slightly wrong."""
     for day in range(4):
         run(place(later(days=day)))
     run(apply_every_change())
@@ -185,14 +183,14 @@ def test_a_position_is_exact_only_as_long_as_the_changes_behind_it_are_retained(
     assert csv.status_code == 410
 
 
-def test_a_report_that_is_read_on_too_late_is_410(run: Run, api: Api, database: Database) -> None:
-    """Or one of a database that was restored since."""
+def test_a_page_of_an_expired_report_is_410(run: Run, api: Api, database: Database) -> None:
+    """Also one of a database that has been restored since."""
     for day in range(3):
         run(place(later(days=day)))
     run(apply_every_change())
     following = api.client.get("/fee-summaries?limit=1").json()["next"]
     behind = api.client.get("/fee-summaries/orders?limit=1").json()["next"]
-    # 50,001 changes later: their rows are not looked at any more.
+    # 50,001 changes later: too many to take back.
     database.rows("UPDATE consumer_cursor SET position = position + 50001 WHERE consumer = 'fee_summaries'")
     for path in (following, behind, "/fee-summaries?position=3"):
         answer = api.client.get(path)
@@ -203,10 +201,10 @@ def test_a_report_that_is_read_on_too_late_is_410(run: Run, api: Api, database: 
 
 
 @pytest.mark.parametrize("path", ["/fee-summaries?limit=1&by=calendar", "/fee-summaries/orders?limit=1"])
-def test_pages_end_with_410_when_the_changes_since_the_first_are_forgotten(
+def test_pages_end_with_410_when_changes_since_the_first_page_were_removed(
     run: Run, api: Api, database: Database, path: str
 ) -> None:
-    """By the retention itself. Until then each page is exact for the first one's position."""
+    """By the retention itself. Until then each page is exact for the first page's position."""
     for day in range(4):
         run(place(later(days=day)))
     run(apply_every_change())
@@ -215,7 +213,7 @@ def test_pages_end_with_410_when_the_changes_since_the_first_are_forgotten(
     run(apply_every_change())
     database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days' WHERE position < 5")
     assert run(trim_log()) == 4
-    # The one change since is still there to be taken back.
+    # The one change since then is still in the log.
     assert api.client.get(following).json()["as_of"]["position"] == 4
     database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
     assert run(trim_log()) == 1
@@ -228,10 +226,10 @@ def test_pages_end_with_410_when_the_changes_since_the_first_are_forgotten(
     assert len(api.every_item(path)) == 5
 
 
-def test_the_position_never_goes_back_for_who_is_answered_by_one_process_and_then_by_another(
+def test_the_position_of_reports_never_goes_back_between_two_api_processes(
     run: Run, api: Api, postgres_url: str
 ) -> None:
-    """A balancer sends one reader's requests anywhere; all figures are read from one database."""
+    """A load balancer sends requests to any process; all figures come from one database."""
     port = free_port()
     with (
         ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port),
@@ -260,10 +258,10 @@ def test_the_position_never_goes_back_for_who_is_answered_by_one_process_and_the
         assert len(set(seen)) > 5
 
 
-def test_the_position_never_goes_back_while_batches_come_twice_and_summaries_are_rebuilt(
+def test_the_position_of_reports_never_goes_back_during_repeats_and_rebuilds(
     run: Run, api: Api, database: Database
 ) -> None:
-    """And a position always names the same time."""
+    """And a position always has the same time."""
     from worker.fee_summaries.rebuild import rebuild
 
     seen = []
@@ -282,10 +280,10 @@ def test_the_position_never_goes_back_while_batches_come_twice_and_summaries_are
         assert api.client.get(f"/fee-summaries?position={position}").json()["as_of"]["time"] == at
 
 
-def test_who_waits_for_a_version_asks_where_it_is_only_when_positions_were_given(
+def test_a_waiting_report_looks_its_version_up_only_after_new_positions(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many wait: the look at how far the summaries are is the only one that is repeated."""
+    """However many wait, only the query for the summaries' position is repeated."""
     order_id = run(place())
     statements: list[str] = []
     fetch = DB.fetch

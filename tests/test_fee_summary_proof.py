@@ -39,7 +39,7 @@ WAITING = """
 SELECT clock_timestamp() - waitstart AS since FROM pg_locks
 WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-"""Whoever waits for a lock in this database."""
+"""Sessions that wait for a lock in this database."""
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def _services(database: Database) -> None:
 
 @contextmanager
 def orders_held(database: Database) -> Iterator[None]:
-    """Let nobody read orders: neither proof nor rebuild gets on."""
+    """Lock the orders against reads: neither proof nor rebuild can continue."""
     database.rows("BEGIN")
     try:
         database.rows("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
@@ -59,11 +59,11 @@ def orders_held(database: Database) -> Iterator[None]:
 
 
 def many_orders(database: Database, orders: int) -> None:
-    """Store one order of 1970 and many of a few months, on one calendar each, without changes of theirs."""
+    """Store one order of 1970 and many within a few months, on one calendar each, without changes."""
     database.rows(
         "INSERT INTO calendar (name) SELECT 'c' || n FROM generate_series(0, 19) AS n ON CONFLICT DO NOTHING"
     )
-    # As a restored copy does: no triggers, so no changes to sum up, which is not what takes long here.
+    # Without triggers, so that there are no changes to sum.
     database.rows("SET session_replication_role = replica")
     database.rows(
         """
@@ -84,13 +84,13 @@ def many_orders(database: Database, orders: int) -> None:
 
 @pytest.mark.parametrize("seed", seeds(31))
 def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run, seed: int) -> None:
-    """With changes waiting that have a position, and others that have none."""
+    """While changes wait, some with a position, some without."""
     history = History(seed)
     for number in range(40):
         run(history.write(history.rng.randint(1, 3)))
         if number % 3:
             run(assign_all())
-        # Summed up to somewhere: some changes have a position and are not applied, others have none.
+        # Summed in part: some changes have a position and are not applied, others have none.
         position = run(applied())
         changes = run(changes_after(position, history.rng.randint(1, 6)))
         if changes:
@@ -118,10 +118,10 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
         ("DELETE FROM fee_summary", 9),
     ],
 )
-def test_a_corrupted_row_is_named_with_its_orders_and_healed_by_a_rebuild(
+def test_a_corrupted_row_is_named_with_its_orders_and_repaired_by_a_rebuild(
     run: Run, api: Api, database: Database, corruption: str, wrong: int
 ) -> None:
-    """Whatever is wrong: a count, a share, a day, a row too many or too few, all of it."""
+    """A wrong count, share or day, an extra or missing row, or all rows."""
     orders = [run(place(later(days=day), fee="100.01", services=(123, 456))) for day in range(3)]
     run(apply_every_change())
     assert differences(run) == []
@@ -146,7 +146,7 @@ def test_a_corrupted_row_is_named_with_its_orders_and_healed_by_a_rebuild(
     assert (proof["position"], proof["orders"], proof["differing"]) == (3, 3, 0)
 
 
-def test_a_cursor_that_is_somewhere_else_is_found_and_healed(run: Run, api: Api, database: Database) -> None:
+def test_a_wrong_cursor_is_detected_and_repaired(run: Run, api: Api, database: Database) -> None:
     """The next changes would be taken for repeats, and never be counted."""
     for day in range(3):
         run(place(later(days=day)))
@@ -172,10 +172,10 @@ def test_a_cursor_that_is_somewhere_else_is_found_and_healed(run: Run, api: Api,
 
 
 @pytest.mark.parametrize("work", [prove, rebuild])
-def test_progress_is_shown_with_an_estimate_wherever_the_orders_lie(
+def test_progress_is_shown_with_an_estimate_however_orders_are_distributed_over_time(
     run: Run, database: Database, capsys: pytest.CaptureFixture[str], work: Callable[..., Any]
 ) -> None:
-    """One in 1970, then 6,000 within a few months: never all of them at once."""
+    """One in 1970, then 6,000 within a few months: they are never read all at once."""
     many_orders(database, 6_000)
     run(work(Progress("proof", pause=0)))
     lines = capsys.readouterr().err.splitlines()
@@ -186,10 +186,10 @@ def test_progress_is_shown_with_an_estimate_wherever_the_orders_lie(
     assert (counted[-1], matches[-1] and matches[-1][2]) == (6_001, "0")
 
 
-def test_the_commands_show_progress_of_what_takes_longer_than_a_second(
+def test_proof_and_rebuild_show_progress_after_one_second(
     run: Run, database: Database, postgres_url: str
 ) -> None:
-    """Here because somebody holds the orders; and who was held up says so in the estimate."""
+    """Here a lock on the orders holds them up, and the estimate includes the wait."""
     many_orders(database, 6_000)
     run(rebuild())
     with ThreadPoolExecutor(2) as threads:
@@ -211,8 +211,10 @@ def test_the_commands_show_progress_of_what_takes_longer_than_a_second(
             assert int(match[2]) > 0
 
 
-def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, postgres_url: str) -> None:
-    """By their words and their exit statuses."""
+def test_proof_and_rebuild_report_their_result_and_exit_status(
+    run: Run, database: Database, postgres_url: str
+) -> None:
+    """A proof before and after a rebuild."""
     order_id = run(place(later(days=1)))
     run(apply_every_change())
     database.rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0")
@@ -232,8 +234,8 @@ def test_the_commands_say_what_they_found_and_did(run: Run, database: Database, 
     assert "every fee summary is what the orders say, to the cent: 1 orders at position 1" in shown.stdout
 
 
-def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: str) -> None:
-    """It is neither equal nor different."""
+def test_a_proof_or_rebuild_that_could_not_be_done_exits_with_status_2(new_database_url: str) -> None:
+    """Which says neither that summaries are right nor that they are wrong."""
     away = new_database_url.replace("own_", "no_such_")
     for module, said in (
         ("worker.fee_summaries.proof", "verify: "),
@@ -245,8 +247,8 @@ def test_a_proof_that_can_not_be_made_has_a_status_of_its_own(new_database_url: 
         assert "Traceback" not in shown.stderr
 
 
-def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Database) -> None:
-    """And again after an hour if nobody did it."""
+def test_the_relay_requests_a_proof_once_a_day(run: Run, database: Database) -> None:
+    """And again after an hour if none was made."""
     relay = Relay()
     hour, day, tick = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
     due = "UPDATE fee_summary_proof SET asked_at = now() - $1::interval, finished_at = now() - $2::interval"
@@ -262,10 +264,10 @@ def test_the_relay_has_the_summaries_proved_once_a_day(run: Run, database: Datab
         assert not run(relay.request_proof_once())
 
 
-def test_many_proofs_asked_for_are_one_and_hold_no_summing_up(
+def test_many_requested_proofs_are_made_once_and_do_not_block_the_consumer(
     run: Run, database: Database, postgres_url: str, redis_url: str
 ) -> None:
-    """A worker that was away for days finds one request for each of its hours; it may have one child."""
+    """A worker that was away for days receives one request for each hour; it may have one child."""
     with redis.Redis.from_url(redis_url) as queue, Celery(broker=redis_url) as client:
         queue.flushdb()
         database.rows("UPDATE fee_summary_proof SET asked_at = now(), finished_at = NULL")
@@ -289,8 +291,8 @@ def test_many_proofs_asked_for_are_one_and_hold_no_summing_up(
             assert worker.log.count("fee_summaries_proved") == 1
 
 
-def test_the_worker_proves_the_summaries_when_it_is_asked(pipeline: Pipeline) -> None:
-    """By a task, as the relay asks."""
+def test_the_worker_makes_a_proof_when_requested(pipeline: Pipeline) -> None:
+    """By a task, as the relay sends it."""
     pipeline.database.rows("UPDATE fee_summary_proof SET finished_at = NULL")
     pipeline.api.placed_order(at=later(days=1))
     pipeline.wait_until_summed()
@@ -304,16 +306,16 @@ def test_the_worker_proves_the_summaries_when_it_is_asked(pipeline: Pipeline) ->
     )
     proof = pipeline.api.client.get("/fee-summaries/proof").json()
     assert (proof["position"], proof["orders"], proof["differing"]) == (1, 1, 1)
-    # What is wrong is in the log, by name: nobody reads what a task prints.
+    # Differences are in the log: nobody reads what a task prints.
     wait_until(lambda: "error    ] fee_summaries_proved" in pipeline.worker.log, "the result is logged")
     assert "error    ] fee_summary_differs" in pipeline.worker.log
     assert "whole orders at 100.00: the summary says 2 orders (200.00), there are 1" in pipeline.worker.log
 
 
-def test_metrics_tell_where_the_summaries_are_and_what_the_last_proof_found(
+def test_metrics_show_the_summaries_position_and_the_last_proofs_result(
     run: Run, api: Api, database: Database
 ) -> None:
-    """Before the first proof there are no figures of one."""
+    """Before the first proof its metrics are absent."""
     database.rows(
         "UPDATE fee_summary_proof SET finished_at = NULL, differing = NULL, orders = NULL, seconds = NULL"
     )

@@ -1,4 +1,4 @@
-"""A reader in a loop, through everything that happens to summaries: no answer is wrong for its position."""
+"""A reader in a loop during writes, kills, rebuilds and proofs: every answer is right for its position."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def write_for_a_while(pipeline: Pipeline, enough: Callable[[], bool]) -> int:
 
 
 def check_answers(answers: list[tuple[Query, dict[str, Any]]], states: list[dict[int, CountedOrder]]) -> None:
-    """See that each answer is what the change log says up to its position, and that none goes back."""
+    """Check each answer against the change log up to its position, and that positions never go back."""
     positions = [page["as_of"]["position"] for _, page in answers]
     assert positions == sorted(positions)
     assert len(set(positions)) > 3
@@ -81,7 +81,7 @@ def check_answers(answers: list[tuple[Query, dict[str, Any]]], states: list[dict
 
 
 def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pipeline) -> None:
-    """While orders are written, the worker is killed and all is rebuilt and proved, again and again."""
+    """While orders are written, the worker is killed and the summaries are rebuilt and proved."""
     url = pipeline.database.url
     stop = Event()
     answers: list[tuple[Query, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""Making the fee summaries anew: while orders are written, summed and read."""
+"""Rebuilding the fee summaries while orders are written, summed and read."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def test_a_rebuild_adds_what_happens_meanwhile(
+def test_a_rebuild_includes_changes_made_while_it_runs(
     run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Orders are written and summed all the while."""
+    """Orders are written and summed all the time."""
     # In small steps, so that every path is taken with a short history.
     monkeypatch.setattr("worker.fee_summaries.rebuild.FEW_CHANGES", 2)
     monkeypatch.setattr("worker.fee_summaries.rebuild.ADDED_AT_ONCE", 3)
@@ -73,12 +73,12 @@ def test_a_rebuild_adds_what_happens_meanwhile(
 
 
 def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Database) -> None:
-    """Rows that another may have removed never become the current ones."""
+    """Rows that another one may have removed never become the current ones."""
     for day in range(3):
         run(place(later(days=day)))
     position = run(apply_every_change())
     earlier = run(_begin())
-    # Some of its rows are written when the other begins, which removes them.
+    # It has written some rows when the other one begins and removes them.
     partial = """
         INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
         SELECT $1, day, calendar_id, service_id, share, orders FROM fee_summary LIMIT 2
@@ -99,8 +99,8 @@ def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Databas
     assert differences(run) == []
 
 
-def test_a_rebuild_that_the_retention_overtook_changes_nothing(run: Run, database: Database) -> None:
-    """Without the changes that it has still to add its figures would be wrong, and nobody would know."""
+def test_a_rebuild_whose_remaining_changes_were_removed_changes_nothing(run: Run, database: Database) -> None:
+    """Without them its figures would be wrong, and nobody would know."""
     run(place())
     run(apply_every_change())
 
@@ -124,7 +124,7 @@ def test_a_rebuild_that_the_retention_overtook_changes_nothing(run: Run, databas
 def test_a_rebuild_that_gave_way_leaves_no_rows_behind(
     run: Run, database: Database, postgres_url: str
 ) -> None:
-    """Another one took over while the first still counted: what it counted nobody would ever remove."""
+    """The other one finished while the first still counted; nobody would remove the first one's rows."""
     run(place())
     run(apply_every_change())
     others: list[int] = []

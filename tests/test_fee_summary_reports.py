@@ -31,7 +31,7 @@ def _services(database: Database) -> None:
 
 
 @pytest.mark.parametrize("seed", seeds(21))
-def test_at_every_position_a_report_is_what_plain_python_says(run: Run, api: Api, seed: int) -> None:
+def test_at_every_position_a_report_equals_the_model_in_plain_python(run: Run, api: Api, seed: int) -> None:
     """Random histories, random reports, pages of random length."""
     history = History(seed)
     run(history.write(60))
@@ -51,7 +51,7 @@ def test_at_every_position_a_report_is_what_plain_python_says(run: Run, api: Api
             assert shown_figures(page["totals"]) == totals, (position, query)
 
 
-def test_what_is_recorded_and_not_summed_yet_is_in_neither_figures_nor_orders(run: Run, api: Api) -> None:
+def test_changes_that_are_not_summed_yet_are_in_neither_figures_nor_orders(run: Run, api: Api) -> None:
     """With and without a position."""
     history = History(25)
     run(history.write(20))
@@ -68,7 +68,7 @@ def test_what_is_recorded_and_not_summed_yet_is_in_neither_figures_nor_orders(ru
     assert rows
 
 
-def test_an_average_is_rounded_to_the_cent_a_half_to_the_even_one(run: Run, api: Api) -> None:
+def test_averages_are_rounded_half_to_even_to_the_cent(run: Run, api: Api) -> None:
     """0.015 and 0.025 are both 0.02."""
     for number, fee in enumerate(("0.01", "0.02", "0.01", "0.04")):
         run(place(later(days=number // 2, hours=3 * (number % 2)), fee=fee))
@@ -100,8 +100,8 @@ def test_weeks_are_those_of_iso_8601(run: Run, api: Api) -> None:
     ]
 
 
-def test_a_period_that_the_range_cuts_holds_only_the_days_inside(run: Run, api: Api) -> None:
-    """So do the orders behind it."""
+def test_a_period_cut_by_the_range_contains_only_the_days_inside(run: Run, api: Api) -> None:
+    """So do the orders listed for it."""
     for day in (1, 15, 30):
         run(place(f"2030-06-{day:02}T12:00:00Z"))
     run(apply_every_change())
@@ -133,16 +133,16 @@ def test_a_period_that_the_range_cuts_holds_only_the_days_inside(run: Run, api: 
         ("fill=zero&from=1970-01-01&to=2200-01-01&by=service&service=123&service=456&service=789", "fill"),
     ],
 )
-def test_a_report_that_can_not_be_is_refused_with_the_parameter_named(
+def test_an_invalid_report_query_is_refused_with_the_parameter_named(
     api: Api, query: str, parameter: str
 ) -> None:
-    """Each fault with its place."""
+    """Every fault is reported with its place."""
     answer = api.client.get(f"/fee-summaries?{query}")
     assert answer.status_code == 400
     assert parameter in {fault["parameter"] for fault in answer.json()["errors"]}
 
 
-def test_what_is_answered_is_what_the_contract_promises(run: Run, api: Api) -> None:
+def test_report_answers_match_the_contract(run: Run, api: Api) -> None:
     """Checked by the tool that checks recordings."""
     history = History(27)
     run(history.write(25))

@@ -35,7 +35,7 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
+def test_a_rebuild_in_another_time_zone_ends_pages_of_the_old_one(
     run: Run, api: Api, database: Database, setting: Callable[..., None]
 ) -> None:
     """Until then nothing is ever counted in days of two zones."""
@@ -49,7 +49,7 @@ def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
     with pytest.raises(OtherTimeZoneError, match="OMS_TIME_ZONE=Pacific/Auckland make rebuild"):
         run(check_time_zone())
     run(history.write(5))
-    run(apply_every_change())  # by who was not started again: still in the days of before
+    run(apply_every_change())  # from a process that was not restarted: still in days of the old zone
     assert differences(run) == []
     assert database.wrong_summaries("UTC") == []
     run(rebuild())
@@ -71,10 +71,10 @@ def test_a_rebuild_takes_another_time_zone_over_and_old_pages_end(
 
 
 @pytest.mark.parametrize("path", ["/fee-summaries?limit=1", "/fee-summaries/orders?limit=1"])
-def test_a_page_that_is_being_read_while_the_zone_changes_is_never_of_both(
+def test_a_page_read_while_the_zone_changes_never_mixes_both_zones(
     run: Run, api: Api, postgres_url: str, path: str
 ) -> None:
-    """Its cursor was looked at in the old zone; its rows would be those of the new one."""
+    """Its cursor was checked in the old zone; its rows would be those of the new one."""
     for day in range(3):
         run(place(later(days=day)))
     run(apply_every_change())
@@ -104,10 +104,10 @@ def test_a_page_that_is_being_read_while_the_zone_changes_is_never_of_both(
 
 
 @pytest.mark.parametrize("module", ["api.server", "api.relay.main", "worker.main"])
-def test_no_process_starts_with_another_zone_than_the_summaries_have(
+def test_no_process_starts_with_a_time_zone_other_than_the_summaries(
     run: Run, database: Database, postgres_url: str, module: str
 ) -> None:
-    """One line says why, and the command."""
+    """One line says why and names the command to run."""
     run(place(later(days=1)))
     run(apply_every_change())
     refused = run_command(module, database=postgres_url, OMS_TIME_ZONE="Europe/Rome")
@@ -117,7 +117,7 @@ def test_no_process_starts_with_another_zone_than_the_summaries_have(
     assert "OMS_TIME_ZONE=Europe/Rome make rebuild" in said[0]
     assert "Traceback" not in refused.stdout + refused.stderr
     if module == "api.relay.main":
-        # Nothing is there to contradict it.
+        # An empty database has no zone yet.
         database.clean()
         with ServiceProcess(
             module, database=postgres_url, redis=NO_REDIS, OMS_TIME_ZONE="Europe/Rome"
@@ -125,10 +125,10 @@ def test_no_process_starts_with_another_zone_than_the_summaries_have(
             wait_until(lambda: "leading" in relay.log, "the relay leads")
 
 
-def test_a_relay_that_runs_while_the_zone_changes_runs_on_whatever_becomes_of_its_connections(
+def test_a_running_relay_survives_a_change_of_the_zone_and_lost_connections(
     run: Run, database: Database, postgres_url: str, setting: Callable[..., None]
 ) -> None:
-    """It was started rightly, and counts in no zone; to end when PostgreSQL comes back would help nobody."""
+    """It counts in no zone, and to end when PostgreSQL comes back would help nobody."""
     run(place(later(days=1)))
     run(apply_every_change())
     with ServiceProcess("api.relay.main", database=postgres_url, redis=NO_REDIS) as relay:
@@ -155,7 +155,7 @@ def test_a_relay_that_runs_while_the_zone_changes_runs_on_whatever_becomes_of_it
         ("Asia/Kolkata", "2026-03-29", 24),
     ],
 )
-def test_an_order_at_local_midnight_is_of_the_day_that_begins(  # noqa: PLR0917 (fixtures and cases)
+def test_an_order_at_local_midnight_belongs_to_the_day_that_begins(  # noqa: PLR0917 (fixtures and cases)
     run: Run, api: Api, setting: Callable[..., None], zone: str, day: str, hours: int
 ) -> None:
     """On days of 23, 24 and 25 hours, with two midnights and with none."""
@@ -192,12 +192,12 @@ def test_an_order_at_local_midnight_is_of_the_day_that_begins(  # noqa: PLR0917 
 
 
 @pytest.mark.parametrize("zone", ["Europe/Rome", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"])
-def test_a_day_is_a_day_in_the_deployments_time_zone(
+def test_days_are_those_of_the_deployments_time_zone(
     run: Run, database: Database, setting: Callable[..., None], zone: str
 ) -> None:
-    """PostgreSQL's zones against Python's, around changes of clocks."""
+    """PostgreSQL's zones against Python's, around clock changes."""
     setting(time_zone=zone)
-    # Around the changes of clocks of 2026, each whole hour of three weeks; days of 23, 23.5, 24.5 and 25 h.
+    # Around the clock changes of 2026, each hour of three weeks; days of 23, 23.5, 24.5 and 25 h.
     hours = [
         start + timedelta(hours=3 * n)
         for start in (datetime.fromisoformat(f"2026-{day}T00:30:00Z") for day in ("03-25", "04-01", "09-02"))
@@ -223,10 +223,10 @@ def test_a_day_is_a_day_in_the_deployments_time_zone(
         ("UTC", "2026-03-29", 24),
     ],
 )
-def test_a_day_has_as_many_hours_as_its_zone_gives_it(  # noqa: PLR0917 (fixtures and parameters)
+def test_a_day_has_23_24_or_25_hours_as_its_time_zone_says(  # noqa: PLR0917 (fixtures and parameters)
     run: Run, database: Database, setting: Callable[..., None], zone: str, day: str, hours: float
 ) -> None:
-    """From its first microsecond to its last: 23 hours, 25, or 24."""
+    """From its first microsecond to its last."""
     setting(time_zone=zone)
     start = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(zone))
     begin = start.astimezone(ZoneInfo("UTC"))

@@ -15,7 +15,7 @@ moments = st.integers(0, 1_500).map(lambda m: later(minutes=m))
 
 
 @given(taken=st.lists(moments, max_size=8), bounds=st.tuples(moments, moments))
-def test_free_intervals_hold_exactly_the_moments_that_are_free(
+def test_free_intervals_contain_exactly_the_free_moments(
     taken: list[datetime], bounds: tuple[datetime, datetime]
 ) -> None:
     """Compared with asking for every minute by itself; bounds are included."""
@@ -32,14 +32,14 @@ def test_free_intervals_hold_exactly_the_moments_that_are_free(
             assert is_free == any(start <= at <= end for start, end in free)
 
 
-def test_an_interval_may_be_a_single_instant() -> None:
+def test_a_free_interval_may_be_a_single_instant() -> None:
     """Between two orders that are six hours apart."""
     around = [NOON, later(hours=6)]
     assert list(free_intervals(around, NOON, later(hours=6))) == [(later(hours=3), later(hours=3))]
     assert list(free_intervals(around, NOON, later(hours=3) - MICROSECOND)) == []
 
 
-def test_without_orders_everything_is_free() -> None:
+def test_without_orders_the_whole_window_is_free() -> None:
     """One interval, as long as was asked for."""
     assert list(free_intervals([], NOON, later(hours=1))) == [(NOON, later(hours=1))]
     assert list(free_intervals([], NOON, NOON)) == [(NOON, NOON)]

@@ -23,7 +23,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_celery_is_told_how_a_worker_stops_before_it_is_imported() -> None:
-    """It reads that once; a worker would otherwise wait for its tasks without limit."""
+def test_the_workers_stop_signal_is_configured_before_celery_is_imported() -> None:
+    """Celery reads it once; otherwise a worker would wait for its tasks without limit."""
     done = python("-c", "import worker.main; from billiard.common import REMAP_SIGTERM; print(REMAP_SIGTERM)")
     assert (done.stdout, done.stderr) == ("SIGQUIT\n", "")

@@ -1,6 +1,6 @@
-"""The contract fuzzed briefly, the same way every time: in this process, and from outside through a socket.
+"""A short, repeatable run of the fuzzer: against the application in this process, and through a socket.
 
-``make fuzz`` does the same for as long as one likes. ``schemathesis.toml`` says what is checked.
+``make fuzz`` runs longer. ``schemathesis.toml`` says what is checked.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 FEW = 2
 """Requests drawn per operation; those at the edges of every schema come on top."""
 
-# Not by schemathesis' marks for pytest: they make out every request while pytest collects, for any run of any
-# test (15 s of it). The engine behind its command line does so when it comes to them.
+# Not with schemathesis' marks for pytest: they generate every request during collection, in any run of any
+# test (15 s). The engine behind its command line generates them when it runs.
 
 
 @pytest.fixture
 def in_process(database: Database) -> Iterator[Any]:
-    """Give the contract with the application to call."""
+    """The contract with the application to call."""
     database.add_services()
     config = schemathesis.Config.from_path(ROOT / "schemathesis.toml")
     config.update(seed=1, max_failures=None)
@@ -63,8 +63,8 @@ def _failures(event: events.EngineEvent) -> Iterator[str]:
 
 
 @pytest.mark.timeout(240)
-def test_the_contract_is_kept_in_process(in_process: Any) -> None:
-    """Examples, coverage, fuzzing and sequences along links: sound requests are accepted, others refused."""
+def test_fuzzing_the_application_in_process_finds_no_deviation_from_the_contract(in_process: Any) -> None:
+    """Examples, coverage, fuzzing and sequences along links: valid requests are accepted, others refused."""
     passed: dict[str, int] = {}
     failures = []
     for event in engine.from_schema(in_process).execute():
@@ -83,7 +83,7 @@ def test_the_contract_is_kept_in_process(in_process: Any) -> None:
 
 @pytest.fixture
 def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:  # noqa: ARG001 (a clean database)
-    """Give an API that asks for keys, and for If-Match."""
+    """An API that asks for keys, and for If-Match."""
     port = free_port()
     with (
         ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **GUARDED),
@@ -94,7 +94,7 @@ def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:  # no
 
 
 @pytest.mark.timeout(240)
-def test_the_contract_is_kept_on_a_socket(guarded: Api, tmp_path: Path) -> None:
+def test_fuzzing_a_served_api_finds_no_deviation_from_the_contract(guarded: Api, tmp_path: Path) -> None:
     """The command line against granian: HTTP itself is parsed there, which in-process calls leave out.
 
     Guarded, as in-process everybody may do everything. tests/fuzz_hooks.py sees who is refused, and why.

@@ -1,4 +1,4 @@
-"""What the fuzzers found, each as a test of its own that stays.
+"""Regressions: each fault that a fuzzer has found, as a test of its own.
 
 ``make fuzz`` and tests/test_schema_parity.py would find these again; here they have names.
 """
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from tests.drivers import Api
 
 NINETEEN_DIGITS = "1000000000000000000"
-"""Fits the column, and is one digit longer than the contract's ids."""
+"""It fits the column, and is one digit longer than the contract's ids."""
 
 
 @pytest.mark.parametrize("path", ["/orders", "/orders/batch", "/services/1", "/docs"])
-def test_options_answers_allow_whatever_the_query_says(api: Api, path: str) -> None:
+def test_options_ignores_the_query(api: Api, path: str) -> None:
     """Coverage phase: 400 for `OPTIONS /orders?…`, where the contract promises 204 on every path."""
     answer = api.client.options(path, params={"no_such": "1"})
     assert answer.status_code == 204
@@ -49,7 +49,7 @@ def test_options_answers_allow_whatever_the_query_says(api: Api, path: str) -> N
 
 
 @pytest.mark.parametrize("key", ["\n", "a b", '"', "é", "\x90\x13", "%", "#", "~/"])
-def test_a_pointer_is_a_uri_fragment_whatever_the_key(api: Api, key: str) -> None:
+def test_a_pointer_is_a_valid_uri_fragment_whatever_the_key(api: Api, key: str) -> None:
     """Fuzzing phase: a key with a line feed came back raw in `pointer` (RFC 6901, section 6 encodes it)."""
     answer = api.client.post("/orders", json={**order_body(), key: 1})
     assert answer.status_code == 422
@@ -59,7 +59,7 @@ def test_a_pointer_is_a_uri_fragment_whatever_the_key(api: Api, key: str) -> Non
 
 
 @pytest.mark.parametrize("service", [NINETEEN_DIGITS, int(NINETEEN_DIGITS)])
-def test_a_service_id_of_nineteen_digits_is_no_id(api: Api, service: int | str) -> None:
+def test_a_service_id_of_nineteen_digits_is_refused(api: Api, service: int | str) -> None:
     """Fuzzing phase: read as an id, so orders were refused for their place (409), not their form."""
     api.placed_order()
     answer = api.place_order(services=(service,))
@@ -69,14 +69,14 @@ def test_a_service_id_of_nineteen_digits_is_no_id(api: Api, service: int | str) 
 
 
 @pytest.mark.parametrize("path", ["/orders/{}", "/services/{}", "/orders?service={}"])
-def test_an_id_of_nineteen_digits_in_an_address_is_no_id(api: Api, path: str) -> None:
+def test_an_id_of_nineteen_digits_in_a_path_is_refused(api: Api, path: str) -> None:
     """As in bodies: `Id` has at most 18 digits everywhere."""
     assert api.client.get(path.format(NINETEEN_DIGITS)).status_code == 400
     assert api.client.get(path.format("9" * 18)).status_code in (200, 404)
 
 
-def test_the_contract_as_yaml_is_the_object_that_it_promises(api: Api) -> None:
-    """Examples phase: it promised a string, and whoever reads `application/yaml` gets an object."""
+def test_the_contract_describes_its_own_yaml_answer_as_an_object(api: Api) -> None:
+    """Examples phase: it described a string, and readers of `application/yaml` get an object."""
     answer = api.client.get("/openapi.yaml")
     promised = CONTRACT.target("#/paths/~1openapi.yaml/get/responses/200/content/application~1yaml/schema")
     assert answer.headers["Content-Type"].startswith("application/yaml")
@@ -84,13 +84,15 @@ def test_the_contract_as_yaml_is_the_object_that_it_promises(api: Api) -> None:
 
 
 @pytest.mark.parametrize(("day", "status"), [("2200-01-01", 200), ("2200-01-02", 400), ("2200-12-31", 400)])
-def test_a_day_is_at_most_the_one_after_the_last_orders(api: Api, day: str, status: int) -> None:
-    """Schema parity: every day of 2200 was read, where the contract ends with its first."""
+def test_a_summary_day_is_at_most_the_day_after_the_last_possible_order(
+    api: Api, day: str, status: int
+) -> None:
+    """Schema parity: every day of 2200 was accepted, where the contract ends with its first."""
     assert api.client.get("/fee-summaries", params={"to": day}).status_code == status
 
 
 def test_a_keyed_create_is_fingerprinted_without_a_warning() -> None:
-    """In-process fuzzing: pydantic warned at each, as it did not build the values that it serialised."""
+    """In-process fuzzing: pydantic warned each time, as it had not built the values that it serialised."""
     request = RequestFactory().post("/orders", headers={"Idempotency-Key": "a"})
     request.scope["caller"] = ANYONE  # type: ignore[typeddict-unknown-key]  # a key of our own
     spelt = [json.dumps(order_body(services=(service,))).encode() for service in (123, "123")]
@@ -105,8 +107,10 @@ def test_a_keyed_create_is_fingerprinted_without_a_warning() -> None:
 @pytest.mark.parametrize(
     ("query", "sent"), [({"after": 5}, {"after", "no-such-parameter"}), ({"x": 1}, {"x"})]
 )
-def test_a_request_that_was_to_be_wrong_is_sent_wrong(query: dict[str, Any], sent: set[str]) -> None:
-    """Stateful phase: a link's query replaced the one with the unknown parameter, and 200 was a failure."""
+def test_an_invalid_request_from_the_fuzzer_stays_invalid_when_a_link_adds_its_query(
+    query: dict[str, Any], sent: set[str]
+) -> None:
+    """Stateful phase: a link's query replaced the one with the unknown parameter, so 200 looked wrong."""
     schema = schemathesis.openapi.from_dict(json.loads(json.dumps(CONTRACT.root, default=float)))
     negative = GenerationMode.NEGATIVE
     wrong = build_phase_data(

@@ -1,4 +1,4 @@
-"""Recordings of traffic against the contract: what is as promised passes, every deviation is named."""
+"""Recordings of traffic against the contract: matching traffic passes, every deviation is reported."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def exchange(
 
 
 def deviations_in(check: TrafficCheck, entry: Entry) -> list[str]:
-    """What is found in an exchange, in words."""
+    """Return the deviations in an exchange."""
     recording = json.dumps({"log": {"entries": [entry]}})
     return [
         f"{deviation.side}: {deviation.text}"
@@ -95,7 +95,7 @@ NOT_FOUND = {
 }
 
 
-def test_traffic_as_promised_has_no_deviation(check: TrafficCheck) -> None:
+def test_traffic_that_matches_the_contract_has_no_deviation(check: TrafficCheck) -> None:
     """Reads, writes, errors, HEAD and OPTIONS; amounts that binary floats would misjudge."""
     for entry in (
         exchange("GET /orders?limit=1&sort=-datetime", 200, {"items": [ORDER], "next": "/orders?cursor=a"}),
@@ -111,8 +111,8 @@ def test_traffic_as_promised_has_no_deviation(check: TrafficCheck) -> None:
         assert deviations_in(check, entry) == [], entry["request"]
 
 
-def test_a_streamed_list_is_as_promised_too(check: TrafficCheck) -> None:
-    """Its media type is; its lines are not looked into."""
+def test_the_media_type_of_a_streamed_list_is_checked(check: TrafficCheck) -> None:
+    """Its lines are not."""
     entry = exchange("GET /orders", 200)
     entry["response"]["content"] = {"mimeType": "text/csv; charset=utf-8", "text": "id,datetime\r\n"}
     assert deviations_in(check, entry) == []
@@ -178,8 +178,8 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
 
 
 @pytest.mark.parametrize("what", REQUESTS)
-def test_a_request_deviates_when(check: TrafficCheck, what: str) -> None:
-    """Each is named, whatever it was answered."""
+def test_a_deviating_request_is_reported(check: TrafficCheck, what: str) -> None:
+    """Whatever the answer was."""
     entry, text = REQUESTS[what]
     assert any(line.startswith("request: ") and text in line for line in deviations_in(check, entry)), (
         deviations_in(check, entry)
@@ -187,7 +187,7 @@ def test_a_request_deviates_when(check: TrafficCheck, what: str) -> None:
 
 
 def edit(part: str, *keys: str | int, to: object) -> Callable[[Entry], None]:
-    """Change one thing about an exchange."""
+    """Change one part of an exchange."""
 
     def change(entry: Entry) -> None:
         holder = entry[part]
@@ -238,8 +238,8 @@ RESPONSES: dict[str, tuple[Callable[[Entry], None], str]] = {
 
 
 @pytest.mark.parametrize("what", RESPONSES)
-def test_a_response_deviates_when(check: TrafficCheck, what: str) -> None:
-    """Each is named."""
+def test_a_deviating_response_is_reported(check: TrafficCheck, what: str) -> None:
+    """With the place and the reason."""
     change, text = RESPONSES[what]
     entry = exchange("GET /orders/223", 200, ORDER, headers={"ETag": '"1"'})
     change(entry)
@@ -248,13 +248,13 @@ def test_a_response_deviates_when(check: TrafficCheck, what: str) -> None:
     )
 
 
-def test_a_problem_must_be_the_one_that_its_status_promises(check: TrafficCheck) -> None:
-    """404 is not answered with the problem of 409."""
+def test_a_problem_type_must_belong_to_the_status_of_the_answer(check: TrafficCheck) -> None:
+    """A 404 with the problem of a 409 deviates."""
     entry = exchange("GET /orders/9", 404, NOT_FOUND | {"type": "/problems/order-id-taken"})
     assert deviations_in(check, entry) == ["response: the body: #/type '/problems/not-found' was expected"]
 
 
-def test_a_reference_holds_no_raw_control_characters(check: TrafficCheck) -> None:
+def test_a_uri_reference_must_not_contain_control_characters(check: TrafficCheck) -> None:
     """``instance`` repeats the path as it was sent, percent-encoded."""
     entry = exchange("GET /orders/9", 404, NOT_FOUND | {"instance": "/orders/\u0084"})
     assert len(deviations_in(check, entry)) == 1
@@ -262,8 +262,8 @@ def test_a_reference_holds_no_raw_control_characters(check: TrafficCheck) -> Non
     assert deviations_in(check, entry) == []
 
 
-def test_of_several_problems_the_nearest_is_explained(check: TrafficCheck) -> None:
-    """A 409 may be one of two; what is wrong is said of the one it nearly is."""
+def test_a_deviating_problem_is_compared_with_the_most_similar_schema(check: TrafficCheck) -> None:
+    """A 409 may be one of two; the deviation is reported for the one that it nearly is."""
     taken = NOT_FOUND | {"type": "/problems/order-id-taken", "status": 409, "detail": ""}
     assert deviations_in(check, exchange("POST /orders", 409, taken, PLACED)) == [
         "response: the body: #/detail '' should be non-empty"
@@ -271,7 +271,7 @@ def test_of_several_problems_the_nearest_is_explained(check: TrafficCheck) -> No
 
 
 def test_a_body_after_head_or_204_is_a_deviation(check: TrafficCheck) -> None:
-    """There must be none."""
+    """Such an answer has none."""
     assert deviations_in(check, exchange("HEAD /orders", 200, {"items": [], "next": None})) == [
         "response: there is a body where the contract has none"
     ]
@@ -280,15 +280,15 @@ def test_a_body_after_head_or_204_is_a_deviation(check: TrafficCheck) -> None:
     ]
 
 
-def test_a_body_in_base64_is_looked_into(check: TrafficCheck) -> None:
-    """Some recorders keep bodies so."""
+def test_a_body_recorded_in_base64_is_checked(check: TrafficCheck) -> None:
+    """Some recorders store bodies this way."""
     entry = exchange("GET /orders/223", 200, headers={"ETag": '"1"'})
     text = base64.b64encode(json.dumps(ORDER | {"id": "0"}).encode()).decode()
     entry["response"]["content"] = {"mimeType": "application/json", "text": text, "encoding": "base64"}
     assert deviations_in(check, entry)[0].startswith("response: the body: #/id '0' does not match")
 
 
-def test_what_was_not_recorded_is_not_judged(check: TrafficCheck) -> None:
+def test_missing_parts_of_a_recording_are_not_checked(check: TrafficCheck) -> None:
     """A recorder may leave bodies out, and a request may have had no answer."""
     entry = exchange("GET /orders/223", 200, headers={"ETag": '"1"'})
     entry["response"]["content"] = {"mimeType": "application/json", "size": 200}
@@ -296,8 +296,8 @@ def test_what_was_not_recorded_is_not_judged(check: TrafficCheck) -> None:
     assert deviations_in(check, exchange("GET /orders/223", 0)) == []
 
 
-def test_requests_meant_to_be_refused_may_be_allowed(contract: Place) -> None:
-    """A test suite sends wrong requests on purpose; that they get through is a deviation all the same."""
+def test_refused_requests_may_deviate_when_allowed(contract: Place) -> None:
+    """A test suite sends invalid requests on purpose; one that is accepted is still a deviation."""
     lenient = TrafficCheck(contract, allow_refused=True)
     assert deviations_in(lenient, exchange("GET /customers", 404, NOT_FOUND)) == []
     assert deviations_in(lenient, exchange("GET /orders?limit=0", 200, {"items": [], "next": None})) == [
@@ -305,8 +305,8 @@ def test_requests_meant_to_be_refused_may_be_allowed(contract: Place) -> None:
     ]
 
 
-def test_only_the_named_server_is_looked_at_and_its_prefix_is_no_part_of_the_path() -> None:
-    """A browser's recording holds traffic with others too."""
+def test_only_requests_to_the_named_server_are_checked_without_its_prefix() -> None:
+    """A browser's recording has traffic with other servers too."""
     entries = [exchange("GET /oms/orders", 200), exchange("GET /omsx/orders", 200), exchange("GET /", 200)]
     recording = json.dumps({"log": {"entries": entries}})
     assert [(one.number, one.path) for one in read_recording(recording, f"{ADDRESS}/oms/")] == [
@@ -339,14 +339,16 @@ NO_BASE64["response"]["content"] |= {"encoding": "base64", "text": "no base64"}
     ],
     ids=lambda text: text[:40],
 )
-def test_what_is_no_recording_is_said_to_be_none(text: str) -> None:
-    """Rather than passing."""
+def test_a_file_that_is_not_a_recording_is_an_error(text: str) -> None:
+    """Rather than a pass."""
     with pytest.raises(NotARecordingError):
         read_recording(text)
 
 
-def test_the_exit_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """0 as promised, 1 with deviations named, 2 when nothing could be checked."""
+def test_the_exit_status_distinguishes_success_deviations_and_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0: matches; 1: deviations were reported; 2: nothing could be checked."""
     file = tmp_path / "traffic.har"
     file.write_text(
         json.dumps({"log": {"entries": [exchange("GET /orders", 200, {"items": [], "next": None})]}})
@@ -365,8 +367,8 @@ def test_the_exit_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([str(file)]) == 2
 
 
-def test_a_parameter_that_is_a_list_may_stand_more_than_once(check: TrafficCheck) -> None:
-    """Each value is checked, and the list as a whole; others still stand once."""
+def test_only_a_list_parameter_may_be_repeated(check: TrafficCheck) -> None:
+    """Each of its values is checked, and the list as a whole."""
 
     def deviations_of(query: str) -> list[str]:
         text = json.dumps({"log": {"entries": [exchange(f"GET /fee-summaries?{query}", 401)]}})

@@ -26,7 +26,7 @@ def serving(database: str, redis: str) -> Iterator[Api]:
 
 
 def port_answers(api: Api) -> bool:
-    """Tell whether somebody listens yet."""
+    """Whether the port accepts connections yet."""
     import httpx
 
     try:
@@ -35,14 +35,14 @@ def port_answers(api: Api) -> bool:
         return False
 
 
-def test_a_process_that_answers_is_live(api: Api) -> None:
-    """It looks at nothing else."""
+def test_liveness_needs_nothing_but_the_process(api: Api) -> None:
+    """It checks neither database nor queue."""
     answer = api.client.get("/health/live")
     assert (answer.status_code, answer.json()) == (200, {"status": "live"})
 
 
 def test_an_api_with_a_current_database_is_ready(api: Api) -> None:
-    """And says what it has looked at."""
+    """And says what it has checked."""
     answer = api.client.get("/health/ready")
     assert answer.status_code == 200
     assert answer.json()["status"] == "ready"
@@ -50,8 +50,8 @@ def test_an_api_with_a_current_database_is_ready(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
-def test_health_is_also_told_without_a_body(api: Api, path: str) -> None:
-    """Some probes ask with HEAD."""
+def test_health_checks_answer_head_requests(api: Api, path: str) -> None:
+    """Some probes use HEAD."""
     answer = api.client.head(path)
     assert (answer.status_code, answer.content) == (200, b"")
 
@@ -67,7 +67,7 @@ def test_without_redis_the_api_is_ready_and_says_that_redis_is_away(api: Api, po
         own.placed_order()
 
 
-def test_a_database_without_its_migrations_makes_it_unready_until_they_are_applied(
+def test_the_api_is_not_ready_until_the_databases_migrations_are_applied(
     new_database_url: str, redis_url: str
 ) -> None:
     """No restart is needed."""
@@ -80,8 +80,8 @@ def test_a_database_without_its_migrations_makes_it_unready_until_they_are_appli
         assert own.client.get("/health/ready").status_code == 200
 
 
-def test_a_database_that_goes_away_makes_it_unready_until_it_is_back(tmp_path: Path, redis_url: str) -> None:
-    """Live all the while; whoever asks for orders meanwhile is told to try again, and nothing is kept."""
+def test_the_api_is_not_ready_while_the_database_is_away(tmp_path: Path, redis_url: str) -> None:
+    """It is live all the time; other requests are told to try again, and nothing is stored."""
     with EmbeddedPostgres(tmp_path / "postgres", durable=False) as postgres:
         call_command("shared.database.migrate", database=postgres.url).check_returncode()
         with serving(postgres.url, redis_url) as own:

@@ -1,4 +1,4 @@
-"""Idempotency-Key: a create that is repeated stores nothing twice, wherever the first try died."""
+"""Idempotency-Key: a repeated create stores nothing twice, wherever the first try failed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
 
-# What each operation is asked to do, and how it is asked for something else.
+# For each operation a body, and another one that differs.
 CREATES: dict[str, tuple[Any, Any]] = {
     "/orders": (order_body(), order_body(fee=101)),
     "/orders/batch": (
@@ -32,12 +32,12 @@ CREATES: dict[str, tuple[Any, Any]] = {
 
 
 def posted(api: Api, path: str, body: Any, key: str = "try-1") -> httpx.Response:
-    """Post something under a key."""
+    """Post a body with a key."""
     return api.client.post(path, json=body, headers={"Idempotency-Key": key})
 
 
 def same_answer(answer: httpx.Response, first: httpx.Response) -> None:
-    """See that an answer is the first one, byte for byte, and says so."""
+    """Check that an answer is a repeat of the first one, byte for byte, and marked as such."""
     assert (answer.status_code, answer.content) == (first.status_code, first.content), answer.text
     for name in ("location", "etag", "content-type"):
         assert answer.headers.get(name) == first.headers.get(name)
@@ -46,10 +46,10 @@ def same_answer(answer: httpx.Response, first: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("path", CREATES)
-def test_a_repeat_is_answered_as_the_first_was_and_stores_nothing(
+def test_a_repeated_create_gets_the_first_answer_and_stores_nothing(
     api: Api, database: Database, path: str
 ) -> None:
-    """Also when the same content is spelt in another way."""
+    """Also when the same content is written differently."""
     body, _ = CREATES[path]
     first = posted(api, path, body)
     assert first.status_code == 201
@@ -64,8 +64,8 @@ def test_a_repeat_is_answered_as_the_first_was_and_stores_nothing(
 
 
 @pytest.mark.parametrize("path", CREATES)
-def test_a_key_that_comes_back_with_other_content_is_refused(api: Api, database: Database, path: str) -> None:
-    """Rather than answered with something that was not asked for."""
+def test_a_reused_key_with_other_content_is_refused(api: Api, database: Database, path: str) -> None:
+    """Rather than answered with an order that was not asked for."""
     body, other = CREATES[path]
     posted(api, path, body)
     counts = database.counts()
@@ -76,8 +76,8 @@ def test_a_key_that_comes_back_with_other_content_is_refused(api: Api, database:
     assert database.counts() == counts
 
 
-def test_a_repeat_is_answered_as_the_first_was_whatever_became_of_the_order(api: Api) -> None:
-    """The answer is to the create; a GET tells how things stand."""
+def test_a_repeated_create_gets_the_first_answer_whatever_happened_to_the_order(api: Api) -> None:
+    """The answer belongs to the create; a GET shows the current state."""
     first = posted(api, "/orders", order_body())
     path = first.headers["location"]
     assert api.client.patch(path, json={"totalfee": 7}).status_code == 200
@@ -87,14 +87,14 @@ def test_a_repeat_is_answered_as_the_first_was_whatever_became_of_the_order(api:
     assert api.client.get(path).status_code == 404
 
 
-def test_an_order_for_now_is_for_the_time_of_the_first_try(api: Api) -> None:
+def test_a_repeated_create_without_a_datetime_keeps_the_time_of_the_first(api: Api) -> None:
     """A repeat has no datetime of its own."""
     first = posted(api, "/orders", order_body(at=None))
     same_answer(posted(api, "/orders", order_body(at=None)), first)
 
 
-def test_every_operation_has_keys_of_its_own(api: Api) -> None:
-    """One key for the whole of a caller's work is no trap."""
+def test_one_key_may_be_used_for_different_operations(api: Api) -> None:
+    """So a caller may use one key for a whole piece of work."""
     for path, (body, _) in CREATES.items():
         moved = json.loads(json.dumps(body).replace("2030-06-01", "2031-06-01")) if "batch" in path else body
         answer = posted(api, path, moved, "one-for-all")
@@ -102,8 +102,8 @@ def test_every_operation_has_keys_of_its_own(api: Api) -> None:
         assert "idempotency-replayed" not in answer.headers
 
 
-def test_keys_differ_by_every_character(api: Api) -> None:
-    """Case included; up to 255 visible characters."""
+def test_idempotency_keys_are_compared_exactly(api: Api) -> None:
+    """Case-sensitive, up to 255 visible characters."""
     for hours, key in enumerate(("a", "A", "a.", "!" * 255, "~" * 254)):
         answer = posted(api, "/orders", order_body(at=later(hours=3 * hours)), key)
         assert answer.status_code == 201
@@ -111,7 +111,7 @@ def test_keys_differ_by_every_character(api: Api) -> None:
 
 
 def test_a_refused_create_leaves_its_key_unused(api: Api, database: Database) -> None:
-    """Who mends a request may send it under the key it had."""
+    """The corrected request may be sent with the same key."""
     in_the_way = api.placed_order(at=later(hours=1))
     counts = database.counts()
     assert posted(api, "/orders", order_body()).status_code == 409
@@ -126,7 +126,7 @@ def test_a_refused_create_leaves_its_key_unused(api: Api, database: Database) ->
 
 
 def test_a_dry_run_leaves_its_key_unused(api: Api) -> None:
-    """It stores nothing, so nothing can be repeated."""
+    """It stores nothing, so there is nothing to repeat."""
     assert posted(api, "/orders?dry_run=true", order_body(fee=1)).status_code == 200
     first = posted(api, "/orders", order_body())
     assert first.status_code == 201
@@ -138,10 +138,10 @@ def test_a_dry_run_leaves_its_key_unused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", CREATES)
-def test_of_twenty_equal_creates_at_once_one_is_stored_and_all_get_its_answer(
+def test_twenty_concurrent_creates_with_one_key_store_one_order_and_get_one_answer(
     api: Api, database: Database, path: str
 ) -> None:
-    """Nobody is told that their own order is in the way."""
+    """None gets 409 because of its own order."""
     body, _ = CREATES[path]
     answers = at_once([lambda: posted(api, path, body)] * 20)
     assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
@@ -152,8 +152,10 @@ def test_of_twenty_equal_creates_at_once_one_is_stored_and_all_get_its_answer(
     assert stored["service"] == (4 if path == "/services" else 3)
 
 
-def test_of_two_contents_at_once_under_one_key_one_is_stored(api: Api, database: Database) -> None:
-    """The other is refused, not stored beside it."""
+def test_of_two_concurrent_creates_with_one_key_and_different_content_one_is_stored(
+    api: Api, database: Database
+) -> None:
+    """The other is refused."""
     bodies = [order_body(at=later(days=n % 2)) for n in range(12)]
     answers = at_once([partial(posted, api, "/orders", body) for body in bodies])
     assert sorted({answer.status_code for answer in answers}) == [201, 422]
@@ -162,7 +164,7 @@ def test_of_two_contents_at_once_under_one_key_one_is_stored(api: Api, database:
 
 @contextmanager
 def held_up(database: Database) -> Iterator[None]:
-    """Let every create wait before its order is stored."""
+    """Make every create wait before its order is stored."""
     database.rows("BEGIN")
     database.rows("LOCK TABLE orders IN SHARE MODE")
     try:
@@ -183,8 +185,8 @@ def waiting(database: Database) -> int:
     )
 
 
-def test_a_repeat_that_overtakes_the_first_try_waits_for_it(api: Api, database: Database) -> None:
-    """It is answered when the first is, with the same."""
+def test_a_repeat_waits_while_the_first_try_is_running(api: Api, database: Database) -> None:
+    """It gets the same answer."""
     with ThreadPoolExecutor(2) as threads:
         with held_up(database):
             first = threads.submit(posted, api, "/orders", order_body())
@@ -195,8 +197,8 @@ def test_a_repeat_that_overtakes_the_first_try_waits_for_it(api: Api, database: 
         same_answer(repeat.result(), first.result())
 
 
-def test_a_repeat_whose_first_try_is_refused_meanwhile_is_tried_itself(api: Api, database: Database) -> None:
-    """What it waited for left the key unused."""
+def test_a_repeat_is_executed_when_the_first_try_is_refused_meanwhile(api: Api, database: Database) -> None:
+    """The refused one left the key unused."""
     refused = order_body(services=(999,))
     with ThreadPoolExecutor(2) as threads:
         with held_up(database):
@@ -212,17 +214,17 @@ def test_a_repeat_whose_first_try_is_refused_meanwhile_is_tried_itself(api: Api,
 
 
 def aged(database: Database, age: str) -> None:
-    """Let all keys be as old as that."""
+    """Make all keys that old."""
     database.rows(f"UPDATE idempotency_key SET created_at = now() - interval '{age}'")
 
 
-def test_a_key_is_good_for_24_hours(api: Api, database: Database) -> None:
-    """To the end of them; then it is a new one."""
+def test_an_idempotency_key_is_valid_for_24_hours(api: Api, database: Database) -> None:
+    """Then it counts as a new one."""
     first = posted(api, "/orders", order_body())
     aged(database, "23 hours 59 minutes")
     same_answer(posted(api, "/orders", order_body()), first)
     aged(database, "24 hours 1 second")
-    # A new attempt, like one without a key: the order of the first stands in its way.
+    # A new attempt, as without a key: it conflicts with the first one's order.
     assert posted(api, "/orders", order_body()).status_code == 409
     second = posted(api, "/orders", order_body(at=later(days=1)))
     assert second.status_code == 201
@@ -230,7 +232,7 @@ def test_a_key_is_good_for_24_hours(api: Api, database: Database) -> None:
     same_answer(posted(api, "/orders", order_body(at=later(days=1))), second)
 
 
-def test_many_at_once_may_use_an_expired_key_again(api: Api, database: Database) -> None:
+def test_many_concurrent_creates_with_an_expired_key_store_one_order(api: Api, database: Database) -> None:
     """One is the first, as with a key that was never used."""
     posted(api, "/orders", order_body())
     aged(database, "2 days")
@@ -239,10 +241,10 @@ def test_many_at_once_may_use_an_expired_key_again(api: Api, database: Database)
     assert database.counts()["orders"] == 2
 
 
-def test_the_relay_forgets_expired_keys_and_no_others(
+def test_the_relay_deletes_expired_keys_and_no_others(
     run: Callable[[Coroutine[Any, Any, int]], int], database: Database
 ) -> None:
-    """A thousand at a time, so that it holds up nothing."""
+    """A thousand at a time, so that it blocks nothing."""
     database.rows(
         """
         INSERT INTO idempotency_key (caller, operation, key, fingerprint, answer, created_at)
@@ -269,7 +271,7 @@ FOR EACH ROW EXECUTE FUNCTION be_slow();
     [("DEFERRED", True), ("IMMEDIATE", False)],
     ids=["while it commits", "before it commits"],
 )
-def test_a_create_whose_process_was_killed_is_repeated_safely_on_another(
+def test_a_create_whose_process_was_killed_is_safely_repeated_on_another(
     own_database_url: str, redis_url: str, when: str, *, stored: bool
 ) -> None:
     """The COMMIT was sent, the process is dead, nobody was answered: the repeat gets the order that is there.
@@ -304,7 +306,7 @@ def test_a_create_whose_process_was_killed_is_repeated_safely_on_another(
             assert answer.json() == api.client.get(answer.headers["location"]).json()
             assert database.counts()["orders"] == 1
             assert database.counts()["order_change"] == 1
-            # Without the key the caller would now be told that their own order is in the way.
+            # Without the key the caller would now get 409 because of its own order.
             assert api.place_order(at=NOON).status_code == 409
 
 
@@ -327,10 +329,10 @@ FOR EACH ROW EXECUTE FUNCTION break_off();
     ],
     ids=["while it commits", "before it commits"],
 )
-def test_who_is_answered_503_is_told_whether_something_may_be_stored(
+def test_a_503_says_whether_the_order_may_have_been_stored(
     api: Api, database: Database, when: str, told: str
 ) -> None:
-    """A COMMIT whose connection broke may have been carried out; only a repeat tells."""
+    """A COMMIT whose connection broke may have succeeded; only a repeat shows whether it did."""
     for statement in BROKEN_COMMIT.format(when=when).split(";\n")[:2]:
         database.rows(statement)
     try:

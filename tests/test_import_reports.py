@@ -1,4 +1,4 @@
-"""What an import says of orders and files that it refuses: everything that is wrong, each at its place."""
+"""An import's report on files that it refuses: every fault, each with its place."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 
-def test_every_bad_order_is_named_with_its_place_and_the_reason(
+def test_every_invalid_order_of_a_file_is_named_with_its_place_and_the_reason(
     api: Api, database: Database, tmp_path: Path
 ) -> None:
-    """All at once, and nothing of the file is stored."""
+    """All in one run, and nothing of the file is stored."""
     before = database.counts()
     done = import_rows(
         tmp_path,
@@ -61,10 +61,10 @@ def test_every_bad_order_is_named_with_its_place_and_the_reason(
     assert api.every_order() == []
 
 
-def test_orders_that_do_not_fit_what_is_stored_are_all_named_too(
+def test_every_order_of_a_file_that_conflicts_with_stored_data_is_named(
     api: Api, database: Database, tmp_path: Path
 ) -> None:
-    """Ids taken, now or ever; services unknown or archived; other orders near."""
+    """Ids taken now or earlier; unknown or archived services; orders too close."""
     api.placed_order(id=5)
     api.placed_order(id=6, at=later(days=1))
     api.client.delete("/orders/6")
@@ -94,8 +94,10 @@ def test_orders_that_do_not_fit_what_is_stored_are_all_named_too(
     assert database.counts() == before
 
 
-def test_bad_rows_hide_nothing_of_the_others(api: Api, database: Database, tmp_path: Path) -> None:
-    """What can be read is compared with what is stored in the same run, under its own place in the file."""
+def test_invalid_rows_do_not_hide_conflicts_of_the_others(
+    api: Api, database: Database, tmp_path: Path
+) -> None:
+    """Valid rows are compared with stored data in the same run, under their own place in the file."""
     api.placed_order(id=5)
     orders = [
         imported(1, fee=-1),
@@ -124,8 +126,8 @@ def test_bad_rows_hide_nothing_of_the_others(api: Api, database: Database, tmp_p
 
 
 @pytest.mark.usefixtures("api")
-def test_every_bad_order_is_named_however_many_there_are(tmp_path: Path) -> None:
-    """Whoever mends a legacy system's file needs all of them; the last line sums them up."""
+def test_every_invalid_order_is_named_however_many_there_are(tmp_path: Path) -> None:
+    """Correcting a legacy system's file takes all of them; the last line counts them."""
     count = 1_200
     done = import_rows(tmp_path, [imported(n, fee=-1, services=()) for n in range(1, count + 1)])
     assert done.returncode == 1
@@ -136,8 +138,8 @@ def test_every_bad_order_is_named_however_many_there_are(tmp_path: Path) -> None
     assert conclusion == "refused: nothing was imported; bad orders: 1,200, bad services: 0"
 
 
-def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
-    """With what could not be looked at."""
+def test_invalid_rows_are_named_although_the_database_is_away(tmp_path: Path) -> None:
+    """And a line says that nothing was compared with stored data."""
     path = tmp_path / "orders.json"
     path.write_text(json.dumps([imported(1, fee=-1)]))
     done = import_files(path, database=f"postgresql://nobody@/orders?host={tmp_path}")
@@ -148,7 +150,7 @@ def test_bad_rows_are_named_while_the_database_is_away(tmp_path: Path) -> None:
     assert conclusion == "refused: nothing was imported; bad orders: 1, bad services: 0"
 
 
-def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
+def test_an_import_reports_an_unreachable_database_in_one_line(tmp_path: Path) -> None:
     """Exit status 1: trying again is right."""
     done = import_files(SAMPLE_ORDERS, database=f"postgresql://nobody@/orders?host={tmp_path}")
     assert done.returncode == 1
@@ -166,10 +168,10 @@ def test_a_database_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
         ("[NaN]", "NaN"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_said_in_one_line(
+def test_an_import_reports_a_malformed_file_in_one_line(
     database: Database, content: str, reason: str, tmp_path: Path
 ) -> None:
-    """Exit status 2, to tell it from a file with bad orders."""
+    """Exit status 2, to distinguish it from a file with invalid orders."""
     done = import_rows(tmp_path, content)
     assert done.returncode == 2
     assert reason in done.stderr
@@ -177,8 +179,8 @@ def test_a_file_that_cannot_be_read_is_said_in_one_line(
     assert database.value("SELECT count(*) FROM orders") == 0
 
 
-def test_a_file_that_is_not_there_is_said_in_one_line(database: Database, tmp_path: Path) -> None:
-    """A folder is none either, and the catalogue is asked for as strictly."""
+def test_an_import_reports_a_missing_file_in_one_line(database: Database, tmp_path: Path) -> None:
+    """A folder is not a file, and the catalogue must exist too."""
     before = database.counts()
     for arguments in (
         [tmp_path / "missing.json"],

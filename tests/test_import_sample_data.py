@@ -1,4 +1,4 @@
-"""The sample data: orders that came with a history, and what may become of them."""
+"""The sample data: imported orders, and later changes to them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sample(api: Api) -> None:  # noqa: ARG001 (clean)
 
 
 def test_the_sample_data_loads_exactly_as_given(database: Database, api: Api) -> None:
-    """Three orders at one datetime, and the catalogue beside them; nothing goes around the rule."""
+    """Three orders at one datetime, and the catalogue; nothing bypasses the rule."""
     database.clean()
     done = import_sample()
     assert (done.returncode, done.stderr) == (0, "")
@@ -50,8 +50,8 @@ def test_the_sample_data_loads_exactly_as_given(database: Database, api: Api) ->
 
 
 @pytest.mark.usefixtures("sample")
-def test_every_imported_order_is_a_change(api: Api, database: Database) -> None:
-    """Subscribers hear of them like of any others."""
+def test_every_imported_order_is_recorded_as_a_change(api: Api, database: Database) -> None:
+    """Subscribers receive it like any other."""
     changes = database.rows("SELECT type, order_id, order_state FROM order_change ORDER BY id")
     assert [(c["type"], c["order_id"]) for c in changes] == [
         ("order.created", 223),
@@ -62,8 +62,8 @@ def test_every_imported_order_is_a_change(api: Api, database: Database) -> None:
 
 
 @pytest.mark.usefixtures("sample")
-def test_importing_the_same_file_again_is_harmless(api: Api, database: Database, tmp_path: Path) -> None:
-    """Whatever it is called and whatever became of its orders; the command says so."""
+def test_importing_the_same_file_again_changes_nothing(api: Api, database: Database, tmp_path: Path) -> None:
+    """Whatever it is called and whatever happened to its orders; the command says so."""
     api.client.delete("/orders/224")
     before = database.counts()
     copy = tmp_path / "other-name.json"
@@ -89,7 +89,7 @@ def test_another_file_with_the_same_orders_is_refused(api: Api, tmp_path: Path) 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 @pytest.mark.usefixtures("sample")
 def test_the_fee_of_a_sample_order_can_be_changed_without_moving_it(api: Api, method: str) -> None:
-    """Although two others stand at its datetime."""
+    """Although two others have the same datetime."""
     fields = {"datetime": SAMPLE_TIME, "totalfee": 150, "services": [{"id": "123"}]}
     body = fields if method == "PUT" else {"totalfee": 150}
     for version in (2, 3):
@@ -101,7 +101,7 @@ def test_the_fee_of_a_sample_order_can_be_changed_without_moving_it(api: Api, me
 
 @pytest.mark.usefixtures("sample")
 def test_a_sample_order_that_moved_away_cannot_come_back_near_the_others(api: Api) -> None:
-    """It stands for itself from then on."""
+    """It no longer shares their import."""
     for at, status in (
         ("2022-11-01T12:11:11.111Z", 409),
         ("2022-11-01T14:11:11.111Z", 200),
@@ -116,7 +116,7 @@ def test_a_sample_order_that_moved_away_cannot_come_back_near_the_others(api: Ap
 
 
 @pytest.mark.usefixtures("sample")
-def test_a_sample_order_that_changed_calendars_cannot_come_back_either(api: Api) -> None:
+def test_a_sample_order_that_changed_calendars_cannot_come_back_near_the_others(api: Api) -> None:
     """The same holds for the calendar."""
     assert api.client.patch("/orders/223", json={"calendar": "crew-1"}).status_code == 200
     assert api.client.patch("/orders/223", json={"calendar": None}).status_code == 409
@@ -126,14 +126,14 @@ def test_a_sample_order_that_changed_calendars_cannot_come_back_either(api: Api)
 
 @pytest.mark.usefixtures("sample")
 def test_nothing_else_can_be_placed_near_the_sample_orders(api: Api) -> None:
-    """Until the last of them is gone."""
+    """Until the last of them is deleted."""
     for order_id in ("223", "224", "225"):
         assert api.place_order(at="2022-11-01T14:11:11.110Z").status_code == 409
         api.client.delete(f"/orders/{order_id}")
     api.placed_order(at="2022-11-01T14:11:11.110Z")
 
 
-def test_the_sample_data_is_loaded_into_an_empty_database_only_and_once(database: Database) -> None:
+def test_the_sample_data_is_loaded_once_and_only_into_an_empty_database(database: Database) -> None:
     """As each start of `make run` asks for it."""
     database.clean()
     assert import_sample("--only-if-empty").stdout.startswith("imported 3 orders")
@@ -147,8 +147,10 @@ def test_the_sample_data_is_loaded_into_an_empty_database_only_and_once(database
 
 
 @pytest.mark.parametrize("held", ["a service", "an order", "a deleted order"])
-def test_sample_data_never_gets_among_what_is_there(api: Api, database: Database, held: str) -> None:
-    """Whether or not it would fit in; what was deleted has left its changes."""
+def test_sample_data_is_not_loaded_into_a_database_that_has_or_had_data(
+    api: Api, database: Database, held: str
+) -> None:
+    """Whether or not it would fit in; deleted orders have left their changes."""
     if held == "a service":
         database.clean()
         assert api.client.post("/services", json={"id": "1", "name": "Own"}).status_code == 201

@@ -1,4 +1,4 @@
-"""The catalogue that comes with an import: added with the orders, or refused with them."""
+"""The services of an import: added with the orders, or refused with them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 
-def test_a_catalogue_adds_what_is_missing_and_leaves_what_is_there(api: Api, tmp_path: Path) -> None:
-    """What is there under the same name, archived or not, also if another has the name by now."""
+def test_a_catalogue_adds_missing_services_and_leaves_existing_ones_unchanged(
+    api: Api, tmp_path: Path
+) -> None:
+    """Archived ones too, also if another service has their name by now."""
     api.client.delete("/services/456")
     assert api.client.post("/services", json={"id": "900", "name": "ANALYSIS"}).status_code == 201
     given = ((123, "Inspection"), (456, "Analysis"), (789, "Testing"), (900, "ANALYSIS"), (901, "New"))
@@ -27,8 +29,8 @@ def test_a_catalogue_adds_what_is_missing_and_leaves_what_is_there(api: Api, tmp
         assert services[1]["archived_at"]
 
 
-def test_services_that_come_with_orders_imported_before_are_added(api: Api, tmp_path: Path) -> None:
-    """The orders need nothing, whatever became of them; once the services are there, neither do these."""
+def test_new_services_are_added_although_the_orders_were_imported_before(api: Api, tmp_path: Path) -> None:
+    """A second import of the same services adds nothing."""
     assert import_sample().returncode == 0
     api.client.delete("/orders/223")
     for added, said in ((2, "; services added: 2"), (0, ": nothing to do")):
@@ -43,10 +45,10 @@ def test_services_that_come_with_orders_imported_before_are_added(api: Api, tmp_
 
 
 @pytest.mark.usefixtures("api")
-def test_services_that_come_with_no_orders_are_added_however_often(
+def test_new_services_are_added_with_an_empty_file_of_orders_however_often(
     database: Database, tmp_path: Path
 ) -> None:
-    """A file of no orders is the same file each time, and the services are what it is about."""
+    """An empty file of orders is the same file each time."""
     for service_id in (901, 902):
         done = import_rows(tmp_path, [], catalogue((service_id, f"New {service_id}")))
         assert (done.returncode, done.stderr) == (0, "")
@@ -55,10 +57,10 @@ def test_services_that_come_with_no_orders_are_added_however_often(
 
 
 @pytest.mark.usefixtures("api")
-def test_bad_services_that_come_with_orders_imported_before_are_refused(
+def test_invalid_services_are_refused_although_the_orders_were_imported_before(
     database: Database, tmp_path: Path
 ) -> None:
-    """All of them are added or none, as with orders that are new."""
+    """All of them are added or none, as with new orders."""
     assert import_sample().returncode == 0
     given = [*catalogue((123, "Survey"), (901, "New"), (902, "TESTING")), {"name": "Nameless"}]
     before = database.counts()
@@ -82,18 +84,18 @@ def test_bad_services_that_come_with_orders_imported_before_are_refused(
         (catalogue((123, "A")), "orders[1].services[0].id: there is no service 789"),
     ],
 )
-def test_bad_services_are_named_and_nothing_is_imported(
+def test_invalid_services_are_named_and_nothing_is_imported(
     database: Database, tmp_path: Path, services: object, reason: str
 ) -> None:
-    """The catalogue is part of the same all or nothing."""
+    """Services and orders are imported together or not at all."""
     done = import_rows(tmp_path, SAMPLE_ORDERS.read_text(), services)
     assert done.returncode == 1
     assert reason in done.stderr
     assert set(database.counts().values()) == {0}
 
 
-def test_every_service_that_stands_twice_is_named(database: Database, tmp_path: Path) -> None:
-    """By its id or by its name, in whatever case; the one that would have been dropped most of all."""
+def test_every_service_that_appears_twice_is_named(database: Database, tmp_path: Path) -> None:
+    """By its id, or by its name in any case."""
     given = catalogue(
         *((901, "First"), (901, "Second"), (902, "Third"), (903, "THIRD"), (904, "Fourth"), (904, "Fourth"))
     )
@@ -109,8 +111,10 @@ def test_every_service_that_stands_twice_is_named(database: Database, tmp_path: 
     assert set(database.counts().values()) == {0}
 
 
-def test_names_are_told_apart_as_the_catalogue_does(database: Database, tmp_path: Path) -> None:
-    """PostgreSQL's small letters are not Python's; a service that it would not take is never left out."""
+def test_names_of_imported_services_are_compared_as_postgresql_compares_them(
+    database: Database, tmp_path: Path
+) -> None:
+    """PostgreSQL's lower case is not Python's; no service that it would refuse is left out silently."""
     given = catalogue((900, "ΔΣ"), (901, "δ\u03c3"), (902, "İx"), (903, "ix"))
     done = import_rows(tmp_path, [imported(1, services=(901, 903))], given)
     assert done.returncode == 1
@@ -125,10 +129,10 @@ def test_names_are_told_apart_as_the_catalogue_does(database: Database, tmp_path
     assert database.value("SELECT count(*) FROM service") == 2
 
 
-def test_orders_are_to_blame_for_archived_services_and_not_for_bad_ones_of_the_file(
+def test_orders_are_blamed_for_archived_services_but_not_for_invalid_ones_of_the_file(
     api: Api, tmp_path: Path
 ) -> None:
-    """A service that is named already would be named again for each order of it."""
+    """An invalid service is reported once, not again for each order of it."""
     api.client.delete("/services/456")
     given = catalogue((456, "Survey"), (901, "TESTING"), (902, "New"), (903, "NEW"))
     done = import_rows(tmp_path, [imported(1, services=(456, 901, 902, 903, 904))], given)
@@ -144,10 +148,8 @@ def test_orders_are_to_blame_for_archived_services_and_not_for_bad_ones_of_the_f
 
 
 @pytest.mark.usefixtures("api")
-def test_every_service_that_is_another_one_in_the_catalogue_is_named(
-    database: Database, tmp_path: Path
-) -> None:
-    """A known id under another name, a known name under another id; beside the bad orders."""
+def test_every_service_that_contradicts_the_catalogue_is_named(database: Database, tmp_path: Path) -> None:
+    """A known id with another name, a known name with another id; beside the invalid orders."""
     given = catalogue((123, "Survey"), (456, "analysis"), (901, "New"), (902, "TESTING"))
     before = database.counts()
     done = import_rows(tmp_path, [imported(1, services=(999,))], given)

@@ -1,4 +1,4 @@
-"""Installing from a lock: what was locked, whatever has been released since."""
+"""Installing from a lock file: later releases do not matter."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.processes import ROOT
 
 
 def _make(folder: Path) -> list[str]:
-    """Give the command by which ``make run`` installs, in a project that has only a lock."""
+    """Return the command with which ``make run`` installs, in a project that has only a lock file."""
     (folder / "requirements.lock").rename(folder / "requirements-local.lock")
     shutil.copy(ROOT / "Makefile", folder)
     return ["make", "--silent", f"PY={sys.executable}", "VENV=.", "run.stamp"]
 
 
 def _docker(folder: Path) -> list[str]:
-    """Give the command by which the image installs; the lock lies where it expects it."""
+    """Return the command with which the image installs."""
     assert (folder / "requirements.lock").is_file()
     match = re.search(r"^RUN pip (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert match
@@ -33,7 +33,7 @@ def _docker(folder: Path) -> list[str]:
 
 
 def _wheel(folder: Path, name: str, version: str, *metadata: str) -> str:
-    """Write a package that holds nothing, and give its line of a lock."""
+    """Write an empty package, and return its line for a lock file."""
     wheel = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -47,7 +47,7 @@ def _wheel(folder: Path, name: str, version: str, *metadata: str) -> str:
 
 
 @pytest.mark.parametrize("command", [_make, _docker])
-def test_a_release_after_the_lock_was_written_changes_nothing(
+def test_a_release_after_the_lock_was_written_does_not_affect_an_installation(
     tmp_path: Path, command: Callable[[Path], list[str]]
 ) -> None:
     """Left to resolve, the pip of Python 3.11 finds the newer ``needed[extra]==1.*`` and misses its hash."""
@@ -71,8 +71,8 @@ def test_a_release_after_the_lock_was_written_changes_nothing(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_virtual_environment_that_fails_half_way_is_removed_and_says_what_is_needed(tmp_path: Path) -> None:
-    """As Debian's Python makes it without its package python3-venv: with an interpreter, and without pip."""
+def test_a_virtual_environment_that_cannot_be_made_is_removed_and_the_error_says_why(tmp_path: Path) -> None:
+    """As with Debian's Python without the package python3-venv: an interpreter, and no pip."""
     python = tmp_path / "python"
     python.write_text(
         f"""#!/bin/sh
@@ -85,7 +85,7 @@ def test_a_virtual_environment_that_fails_half_way_is_removed_and_says_what_is_n
     python.chmod(0o755)
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements-local.lock").touch()
-    for _ in range(2):  # the second time no other than the first
+    for _ in range(2):  # the second error is the same as the first
         done = subprocess.run(
             ["make", f"PYTHON={python}", ".venv/run.stamp"],  # noqa: S607 (the machine's own)
             cwd=tmp_path,

@@ -1,7 +1,7 @@
-"""Every way in which a request can be wrong by itself: its exact answer, given without the database.
+"""Every way in which a request can be malformed, and its exact answer, given without the database.
 
-The API's database is taken away before the first request. Whatever needs it is answered 5xx from then on,
-so a 400 or 422 here is proof that nothing wrong got that far.
+The API's database is dropped before the first request. Requests that need it are answered 5xx from then on,
+so a 400 or 422 proves that a malformed request never gets that far.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def _take_away(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
-    """Give an API whose database is gone."""
+    """An API whose database was dropped."""
     port = free_port()
     with (
         ServiceProcess("api.server", database=own_database_url, redis=redis_url, port=port) as process,
@@ -61,7 +61,7 @@ def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
         api.wait_until_ready()
         asyncio.run(_take_away(own_database_url))
         yield api
-        # Nothing was unforeseen, whatever was sent; what needs the database is tried last.
+        # Nothing was logged as an unexpected error. The request that needs the database comes last.
         assert "internal_error" not in process.log
         assert api.client.get("/orders/5").status_code >= 500
         answer = api.post_text("/orders", CREATE.body())
@@ -69,7 +69,7 @@ def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
 
 
 def sent(api: Api, case: Case) -> httpx.Response:
-    """Send exactly this."""
+    """Send a case's exact bytes."""
     headers = [(name.encode(), value.encode("latin-1")) for name, value in case.headers.items()]
     return api.client.request(case.method, case.path, content=case.body, headers=headers)
 
@@ -79,10 +79,10 @@ def sent(api: Api, case: Case) -> httpx.Response:
     [UNREADABLE, UNACCEPTABLE, ADDRESSES, REST],
     ids=["unreadable", "unacceptable", "addresses", "rest"],
 )
-def test_whatever_is_wrong_with_a_request_is_told_without_asking_the_database(
+def test_every_malformed_request_is_refused_without_asking_the_database(
     without_database: Api, cases: list[Case]
 ) -> None:
-    """Each by its status, the kind of problem, and the place of every fault; and never how we are made."""
+    """With its status, problem type and the place of every fault, and nothing about the implementation."""
     wrong = []
     for case in cases:
         answer = sent(without_database, case)
@@ -108,7 +108,7 @@ def test_whatever_is_wrong_with_a_request_is_told_without_asking_the_database(
     assert wrong == []
 
 
-def test_the_table_says_nothing_twice() -> None:
+def test_the_table_of_malformed_requests_has_no_duplicates() -> None:
     """A case that hides another would show less than it seems."""
     cases = [*UNREADABLE, *UNACCEPTABLE, *ADDRESSES, *REST]
     assert len({(case.method, case.path, case.body, tuple(case.headers.items())) for case in cases}) == len(
@@ -118,10 +118,8 @@ def test_the_table_says_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize("repeated", ["If-Match", "Idempotency-Key"])
-def test_a_header_that_stands_twice_is_read_as_a_list_or_refused(
-    without_database: Api, repeated: str
-) -> None:
-    """Entity tags make a list (RFC 9110, 5.3); a key that is two keys is none."""
+def test_a_repeated_header_is_read_as_a_list_or_refused(without_database: Api, repeated: str) -> None:
+    """Entity tags form a list (RFC 9110, 5.3); two idempotency keys are invalid."""
     twice = [("Content-Type", "application/json"), (repeated, "x"), (repeated, "x")]
     method, path = ("PUT", "/orders/5") if repeated == "If-Match" else ("POST", "/orders")
     answer = without_database.client.request(method, path, content=CREATE.body(), headers=twice)
@@ -129,8 +127,8 @@ def test_a_header_that_stands_twice_is_read_as_a_list_or_refused(
     assert answer.json()["errors"][0]["header"] == repeated
 
 
-def test_a_request_that_is_expensive_to_refuse_does_not_keep_others_waiting(without_database: Api) -> None:
-    """Equal keys and list separators were once looked through again and again, for hours."""
+def test_a_huge_malformed_request_is_refused_without_delaying_others(without_database: Api) -> None:
+    """Checking equal keys or list separators again and again could take hours."""
     keys = b'{"orders":[{' + b'"a":1,' * 150_000 + b'"a":1}]}'
     assert without_database.post_text("/orders/batch", keys).status_code == 400
     tags = {"If-None-Match": '"1"' + " ," * 2_000 + "x"}
@@ -141,7 +139,7 @@ def test_a_request_that_is_expensive_to_refuse_does_not_keep_others_waiting(with
 
 
 def raw(api: Api, request: bytes) -> bytes:
-    """Send exactly these bytes, and give all that comes back until the server closes."""
+    """Send exactly these bytes, and return everything until the server closes the connection."""
     host, port = api.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request)
@@ -158,16 +156,18 @@ def create(*headers: bytes, body: bytes = b"") -> bytes:
     "chunks",
     [b"zz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}0\r\n\r\n", b"-2\r\n{}\r\n0\r\n\r\n", b"fffffffffffffffff\r\n"],
 )
-def test_a_body_whose_chunks_are_none_cannot_be_read(without_database: Api, chunks: bytes) -> None:
-    """It was 500, with a stack trace in the log for everybody who sends one."""
+def test_invalid_chunked_encoding_is_answered_400(without_database: Api, chunks: bytes) -> None:
+    """Not 500 with a stack trace in the log."""
     headers = (b"Host: x", b"Content-Type: application/json", b"Transfer-Encoding: chunked")
     answer = raw(without_database, create(*headers, body=chunks))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"/problems/malformed-request" in answer
 
 
-def test_a_caller_that_leaves_in_the_middle_of_its_body_is_no_fault_of_ours(without_database: Api) -> None:
-    """Nothing is logged as one: the process's log is looked through at the end."""
+def test_a_client_that_disconnects_while_sending_its_body_is_not_logged_as_an_error(
+    without_database: Api,
+) -> None:
+    """The process's log is searched at the end."""
     host, port = without_database.url.removeprefix("http://").split(":")
     head = create(b"Host: x", b"Content-Type: application/json", b"Content-Length: 100")
     for _ in range(3):
@@ -177,8 +177,10 @@ def test_a_caller_that_leaves_in_the_middle_of_its_body_is_no_fault_of_ours(with
 
 
 @pytest.mark.parametrize("hosts", [(), (b"Host: a", b"Host: b")])
-def test_a_request_names_its_host_exactly_once(without_database: Api, hosts: tuple[bytes, ...]) -> None:
-    """RFC 9112, section 3.2: 400. Whoever stands in front might have chosen another one of two."""
+def test_a_request_without_exactly_one_host_is_refused(
+    without_database: Api, hosts: tuple[bytes, ...]
+) -> None:
+    """400 (RFC 9112, section 3.2): a proxy in front might have chosen the other one of two."""
     for head in (create(*hosts), create(*hosts).replace(b"POST /orders", b"GET /health/live")):
         answer = raw(without_database, head)
         assert answer.startswith(b"HTTP/1.1 400 ")
@@ -200,18 +202,18 @@ def test_a_request_names_its_host_exactly_once(without_database: Api, hosts: tup
         ("Content-Encoding", ("",), 400),
     ],
 )
-def test_what_a_body_is_must_be_said_without_contradiction(
+def test_a_request_with_contradictory_headers_about_its_body_is_refused(
     without_database: Api, name: str, values: tuple[str, ...], status: int
 ) -> None:
-    """415 before it is looked into; 400 after: it is empty. Codings have no case (RFC 9110, 8.4.1)."""
+    """415 before the body is read; 400 afterwards, as it is empty. Codings ignore case (RFC 9110, 8.4.1)."""
     headers = [(name, value) for value in values]
     if name != "Content-Type":
         headers.append(("Content-Type", "application/json"))
     assert without_database.client.post("/orders", content=b"", headers=headers).status_code == status
 
 
-def test_the_faults_of_a_body_do_not_outgrow_it(without_database: Api) -> None:
-    """A megabyte of unknown keys took 1.6 s of everybody's time and was answered with nine megabytes."""
+def test_the_faults_reported_for_a_body_are_limited(without_database: Api) -> None:
+    """A megabyte of unknown keys must cost neither seconds nor an answer of several megabytes."""
     many = b",".join(b'"%x":1' % n for n in range(10_001))
     answer = without_database.post_text("/orders/batch", b'{"orders":[{' + many + b"}]}")
     assert answer.status_code == 400
@@ -222,8 +224,8 @@ def test_the_faults_of_a_body_do_not_outgrow_it(without_database: Api) -> None:
     assert len(answer.json()["errors"]) == 5_002
 
 
-def test_no_url_reaches_past_the_servers_own_limits(without_database: Api) -> None:
-    """What HTTP itself can't carry is refused by the server before any of our code runs."""
+def test_a_url_that_http_does_not_allow_is_refused_by_the_server_itself(without_database: Api) -> None:
+    """Before any of our code runs."""
     host, port = without_database.url.removeprefix("http://").split(":")
     for target in (b"/orders/\xff", b"/orders/5?a=\xff", b"/orders/ 5"):
         with socket.create_connection((host, int(port)), timeout=5) as connection:

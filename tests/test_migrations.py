@@ -26,7 +26,7 @@ RULES = "2026-11-29T00:07:00:000000"
 """The migrations, by the names under which Piccolo stores them."""
 
 TLS_REQUEST = (80_877_103).to_bytes(4, "big")
-"""What a client of PostgreSQL sends first."""
+"""The first message of a PostgreSQL client."""
 
 
 def run_migrate(url: str) -> subprocess.CompletedProcess[str]:
@@ -60,10 +60,10 @@ def schema(url: str) -> set[str]:
         return catalogue(database)
 
 
-def test_an_empty_database_is_brought_up_to_date_and_a_second_run_changes_nothing(
+def test_migrating_an_empty_database_twice_applies_each_migration_once(
     new_database_url: str, postgres_url: str
 ) -> None:
-    """Exit status 0 and one true line both times, and the schema is the one that all other tests run on."""
+    """The schema is the one that all other tests run on."""
     known = len(list((ROOT / "shared" / "database" / "migrations").glob("shared_*.py")))
     for applied in (known, 0):
         done = run_migrate(new_database_url)
@@ -73,8 +73,8 @@ def test_an_empty_database_is_brought_up_to_date_and_a_second_run_changes_nothin
         assert database.value("SELECT count(*) FROM migration") == known
 
 
-def test_two_migrators_at_once_take_turns(new_database_url: str, postgres_url: str) -> None:
-    """As when two copies of the service are started together on a fresh database."""
+def test_concurrent_migrations_run_one_after_the_other(new_database_url: str, postgres_url: str) -> None:
+    """As when two copies of the service start together on an empty database."""
     with ThreadPoolExecutor(2) as threads:
         runs = list(threads.map(run_migrate_as_process, [new_database_url] * 2))
     assert [done.returncode for done in runs] == [0, 0], [done.stdout + done.stderr for done in runs]
@@ -93,10 +93,10 @@ def test_two_migrators_at_once_take_turns(new_database_url: str, postgres_url: s
     ],
     ids=["the tables", "the rules"],
 )
-def test_a_migration_that_fails_is_named(
+def test_a_failing_migration_is_named(
     new_database_url: str, obstacle: str, migration: str, reason: str
 ) -> None:
-    """Beside what PostgreSQL says of it."""
+    """Beside PostgreSQL's message."""
     with Database(new_database_url) as database:
         database.rows(obstacle)
     done = run_migrate(new_database_url)
@@ -116,7 +116,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(new_database_url: str) -> 
         assert run_migrate(new_database_url).stdout == "migrations applied: 1\n"
 
 
-def test_a_migration_that_is_missing_among_others_is_applied(new_database_url: str) -> None:
+def test_a_missing_migration_is_applied_although_later_ones_are_there(new_database_url: str) -> None:
     """As after another branch of the code was tried, which brought as many of its own."""
     run_piccolo(ROOT, new_database_url, "forwards", "shared", TABLES)
     with Database(new_database_url) as database:
@@ -126,8 +126,8 @@ def test_a_migration_that_is_missing_among_others_is_applied(new_database_url: s
         assert run_migrate(new_database_url).stdout == "migrations applied: 0\n"
 
 
-def test_a_second_run_keeps_what_is_stored(new_database_url: str) -> None:
-    """Migrations are applied once, whatever came in meanwhile."""
+def test_migrating_again_keeps_stored_data(new_database_url: str) -> None:
+    """Migrations are applied once."""
     assert run_migrate(new_database_url).returncode == 0
     with Database(new_database_url) as database:
         database.add_services()
@@ -136,8 +136,8 @@ def test_a_second_run_keeps_what_is_stored(new_database_url: str) -> None:
         assert database.counts() == before
 
 
-def test_a_database_that_cannot_be_used_is_said_in_one_line(tmp_path: Path, postgres_url: str) -> None:
-    """Exit status 1, so that whoever starts the service waits or stops."""
+def test_migrating_an_unusable_database_fails_with_one_line(tmp_path: Path, postgres_url: str) -> None:
+    """Exit status 1, so that a supervisor waits or stops."""
     name = urlsplit(postgres_url).path
     for url, reason in (
         (f"postgresql://nobody@/orders?host={tmp_path}", ""),
@@ -148,7 +148,7 @@ def test_a_database_that_cannot_be_used_is_said_in_one_line(tmp_path: Path, post
 
 
 def assert_said_in_one_line(done: subprocess.CompletedProcess[str], reason: str) -> None:
-    """See that it ended with a line that says why, and with nothing else."""
+    """Check that it ended with one line that says why."""
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -156,11 +156,11 @@ def assert_said_in_one_line(done: subprocess.CompletedProcess[str], reason: str)
     assert reason in line
 
 
-def test_a_database_that_is_starting_up_is_said_in_one_line() -> None:
-    """As PostgreSQL answers while it recovers after a crash: SQLSTATE 57P03."""
+def test_migrating_a_database_that_is_starting_up_fails_with_one_line() -> None:
+    """PostgreSQL answers SQLSTATE 57P03 while it recovers after a crash."""
 
     def refuse(listener: socket.socket) -> None:
-        for _ in range(2):  # asked for TLS first, which this server has none of
+        for _ in range(2):  # the client first asks for TLS, which this server does not support
             connection, _ = listener.accept()
             with connection:
                 while length := int.from_bytes(connection.recv(4), "big"):
@@ -179,7 +179,7 @@ def test_a_database_that_is_starting_up_is_said_in_one_line() -> None:
     assert_said_in_one_line(done, "the database system is starting up")
 
 
-def test_the_migrations_make_the_tables_that_the_code_describes(tmp_path: Path, postgres_url: str) -> None:
+def test_the_migrations_create_the_tables_that_the_code_describes(tmp_path: Path, postgres_url: str) -> None:
     """Piccolo's generator, run on a copy, finds nothing to add."""
     shutil.copy(ROOT / "piccolo_conf.py", tmp_path)
     shutil.copytree(ROOT / "shared", tmp_path / "shared", ignore=shutil.ignore_patterns("__pycache__"))

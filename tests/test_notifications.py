@@ -29,8 +29,8 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def test_a_notification_is_the_same_bytes_whenever_it_is_read(run: Run, api: Api, database: Database) -> None:
-    """After renamed services, later versions and deletions, and under other settings of the session."""
+def test_a_notification_has_the_same_bytes_on_every_read(run: Run, api: Api, database: Database) -> None:
+    """After renamed services, later versions and deletions, and under other session settings."""
     orders = [api.placed_order(at=later(days=day, microseconds=day), fee=day / 4)["id"] for day in range(4)]
     run(assign_all())
     first = run(whole_log())
@@ -55,7 +55,7 @@ def test_a_notification_is_the_same_bytes_whenever_it_is_read(run: Run, api: Api
 
 
 def test_a_notification_is_a_cloud_event(api: Api, run: Run) -> None:
-    """CloudEvents 1.0 in JSON, with the sequence extension, and the order as GET shows it."""
+    """CloudEvents 1.0 in JSON, with the sequence extension, and the order as GET answers it."""
     order = api.placed_order(at="2030-06-01T12:00:00.25+02:00", fee=0.1)
     changed = api.client.patch(f"/orders/{order['id']}", json={"calendar": "north"}).json()
     api.client.delete(f"/orders/{order['id']}")
@@ -86,7 +86,7 @@ def test_a_notification_is_a_cloud_event(api: Api, run: Run) -> None:
 
 
 def test_the_largest_possible_change_fits_into_64_kib(api: Api, database: Database, run: Run) -> None:
-    """The bound that brokers and receivers commonly set: 50 services with the widest names, twice."""
+    """The limit that brokers and receivers commonly set: 50 services with the longest names, twice."""
 
     def widest(character: str, number: int) -> str:
         # Each character takes four bytes in UTF-8, or two where JSON escapes it.
@@ -112,7 +112,7 @@ def test_the_largest_possible_change_fits_into_64_kib(api: Api, database: Databa
         assert expected < size <= 64 * 1024
 
 
-def test_a_batch_has_no_missing_positions(run: Run) -> None:
+def test_a_batch_must_have_consecutive_positions(run: Run) -> None:
     """A batch with a gap would move a cursor past a change."""
 
     async def scenario() -> None:

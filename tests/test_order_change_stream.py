@@ -48,7 +48,7 @@ def api(_streaming: tuple[Api, ServiceProcess], database: Database) -> Api:
 
 @pytest.fixture
 def process(_streaming: tuple[Api, ServiceProcess]) -> ServiceProcess:
-    """Give that API's process."""
+    """That API's process."""
     return _streaming[1]
 
 
@@ -63,7 +63,7 @@ def open_streams(process: ServiceProcess) -> int:
 
 
 def place_small(database: Database, count: int) -> None:
-    """Place usual orders, with plain SQL."""
+    """Place ordinary orders, with plain SQL."""
     database.rows("INSERT INTO calendar (name) VALUES ('default') ON CONFLICT DO NOTHING")
     database.rows(
         """
@@ -91,7 +91,7 @@ def place_large(database: Database, count: int) -> None:
     )
 
 
-def test_a_stream_is_the_feed_as_events(api: Api, run: Run) -> None:
+def test_the_stream_sends_the_notifications_of_the_feed_as_events(api: Api, run: Run) -> None:
     order = api.placed_order()["id"]
     api.client.patch(f"/orders/{order}", json={"totalfee": 1})
     run(assign_all())
@@ -111,7 +111,7 @@ def test_a_stream_is_the_feed_as_events(api: Api, run: Run) -> None:
     ]
 
 
-def test_a_stream_that_names_no_position_begins_now_and_can_be_resumed_before_its_first_event(
+def test_a_stream_without_a_position_begins_now_and_can_be_resumed_before_its_first_event(
     api: Api, run: Run
 ) -> None:
     api.placed_order()
@@ -127,7 +127,7 @@ def test_a_stream_that_names_no_position_begins_now_and_can_be_resumed_before_it
         assert [event.id for event in stream.take(1)] == [2]
 
 
-def test_a_silent_stream_gets_comments(api: Api) -> None:
+def test_an_idle_stream_sends_comments(api: Api) -> None:
     with EventStream(api.url) as stream:
         began = time.monotonic()
         for line in stream.lines():
@@ -142,14 +142,16 @@ def test_a_stream_can_be_cut_anywhere_and_resumed_without_gap_or_repeat(api: Api
     run(assign_all())
     taken: list[str] = []
     for piece in (1, 7, 2, 13, 17):
-        # What a browser does: the address stays as it was, the header says how far it came.
+        # As a browser does: the address stays the same, the header names the last event.
         with EventStream(api.url, 0, last_event_id=len(taken)) as stream:
             taken += [event.data for event in stream.take(piece)]
     assert taken == Feed.after(api, limit=100).all()
 
 
-def test_streams_behind_the_ring_catch_up_and_go_on_live(api: Api, run: Run, database: Database) -> None:
-    # More than the ring holds, in changes and in bytes; one stream follows all the while.
+def test_streams_that_fell_behind_the_buffer_catch_up_and_continue_live(
+    api: Api, run: Run, database: Database
+) -> None:
+    # More than the buffer keeps, in changes and in bytes; one stream follows all the time.
     with EventStream(api.url) as live:
         live_events: list[int] = []
 
@@ -171,8 +173,8 @@ def test_streams_behind_the_ring_catch_up_and_go_on_live(api: Api, run: Run, dat
     assert live_events == list(range(1, 302))
 
 
-def test_followers_at_many_positions_share_little_memory(run: Run, database: Database) -> None:
-    """Each is given a chunk of its own: without a bound, 200 of them would take 50 MB."""
+def test_streams_at_many_positions_need_little_memory(run: Run, database: Database) -> None:
+    """Each is at a chunk of its own: without a limit, 200 of them would take 50 MB."""
     tail = Tail()
     run(tail.poll_once())
     place_small(database, 2_000)
@@ -188,7 +190,7 @@ def test_followers_at_many_positions_share_little_memory(run: Run, database: Dat
         tracemalloc.stop()
 
 
-def test_a_slow_reader_is_dropped_and_nobody_waits_for_it(
+def test_a_slow_reader_of_the_stream_is_disconnected_without_delaying_others(
     api: Api, run: Run, database: Database, process: ServiceProcess
 ) -> None:
     run(assign_all())
@@ -203,7 +205,7 @@ def test_a_slow_reader_is_dropped_and_nobody_waits_for_it(
         assert [event.id for event in quick.take(200)] == list(range(1, 201))
         assert time.monotonic() - began < 10
         wait_until(lambda: open_streams(process) == before + 1, "the slow reader is dropped")
-    # What reached it is whole up to a point; from there it can go on.
+    # The events it received are complete up to a point; it can resume from there.
     received = b""
     try:
         while more := slow.recv(1 << 20):
@@ -218,7 +220,7 @@ def test_a_slow_reader_is_dropped_and_nobody_waits_for_it(
         assert [event.id for event in resumed.take(200 - last)] == list(range(last + 1, 201))
 
 
-def test_what_is_no_stream_is_refused(api: Api) -> None:
+def test_an_invalid_request_for_a_stream_is_refused(api: Api) -> None:
     def refused(query: str = "", **headers: str) -> tuple[int, Any]:
         answer = api.client.get(f"/order-changes/stream{query}", headers=headers)
         return answer.status_code, answer.json()
@@ -236,9 +238,7 @@ def test_what_is_no_stream_is_refused(api: Api) -> None:
     assert (head.status_code, head.content, head.headers["Content-Type"]) == (200, b"", "text/event-stream")
 
 
-def test_a_log_that_was_replaced_ends_the_streams_that_followed_it(
-    api: Api, run: Run, database: Database
-) -> None:
+def test_replacing_the_change_log_ends_its_streams(api: Api, run: Run, database: Database) -> None:
     api.placed_order()
     run(assign_all())
     with EventStream(api.url, 0) as stream:
@@ -253,10 +253,10 @@ def test_a_log_that_was_replaced_ends_the_streams_that_followed_it(
         assert [event.data for event in stream.take(1)] == [c.notification() for c in run(whole_log())]
 
 
-def test_a_log_that_forgets_its_last_change_is_not_taken_for_another(
+def test_removing_the_last_change_of_the_log_does_not_end_its_streams(
     api: Api, run: Run, database: Database
 ) -> None:
-    """Streams that have seen it go on."""
+    """Streams that have sent it continue."""
     with EventStream(api.url, 0) as stream:
         events = stream.events()
         api.placed_order()
@@ -269,7 +269,7 @@ def test_a_log_that_forgets_its_last_change_is_not_taken_for_another(
         assert next(events).id == 2
 
 
-def test_a_thousand_idle_streams_cost_little_are_served_and_end_promptly(
+def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
     database: Database, run: Run, postgres_url: str
 ) -> None:
     database.add_services()
@@ -293,7 +293,7 @@ def test_a_thousand_idle_streams_cost_little_are_served_and_end_promptly(
         share = (sum(worker.cpu_times()[:2]) - used) / (time.monotonic() - began)
         grown = (worker.memory_info().rss - memory) / streams / 1024
         print(f"{streams} idle streams: {share:.3f} of a core, {grown:.0f} KiB each")
-        # Orders are placed as ever, and everybody hears of them.
+        # Orders are placed as usual, and every stream receives them.
         began = time.monotonic()
         answer = await asyncio.to_thread(api.place_order)
         assert answer.status_code == 201
@@ -308,7 +308,7 @@ def test_a_thousand_idle_streams_cost_little_are_served_and_end_promptly(
         rest = await asyncio.gather(*(reader.read() for reader, _ in opened))
         stopping = time.monotonic() - began
         print(f"stopped within {stopping:.3f} s")
-        # Ended in order (the last chunk is empty), and not cut off.
+        # Ended properly (the last chunk is empty), not cut off.
         assert {text[-5:] for text in rest} == {b"0\r\n\r\n"}
         assert grown < 500
         assert share < 0.5
@@ -324,7 +324,7 @@ def test_a_thousand_idle_streams_cost_little_are_served_and_end_promptly(
         run(scenario(api, process))
 
 
-def test_a_waiting_request_whose_caller_leaves_gives_its_place_back(api: Api) -> None:
+def test_a_waiting_request_whose_client_disconnects_frees_its_place(api: Api) -> None:
     host, port = api.url.removeprefix("http://").split(":")
     wait_until(lambda: api.waiting() == 0, "whoever followed before is gone")
     callers = [socket.create_connection((host, int(port))) for _ in range(5)]
@@ -336,7 +336,9 @@ def test_a_waiting_request_whose_caller_leaves_gives_its_place_back(api: Api) ->
     wait_until(lambda: api.waiting() == 0, "they wait no longer", seconds=10)
 
 
-def test_a_request_that_waits_does_not_hold_the_process_up(database: Database, postgres_url: str) -> None:
+def test_a_waiting_request_does_not_delay_the_end_of_the_process(
+    database: Database, postgres_url: str
+) -> None:
     database.add_services()
     port = free_port()
     with (

@@ -1,4 +1,4 @@
-"""One run, four transports, and faults in between: the same bytes from each, each once."""
+"""One run with faults, four transports: each delivers the same bytes, once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Collector(threading.Thread):
         self.told_to_stop = False
 
     def has_received(self, count: int) -> bool:
-        """Tell whether it was given at least so many."""
+        """Whether it has received at least so many."""
         return len(self.notifications) >= count
 
 
@@ -54,7 +54,7 @@ class FeedCollector(Collector):
 
 
 class StreamCollector(Collector):
-    """Reads the live stream, is cut off now and then, and connects again with the last id."""
+    """Reads the live stream, disconnects now and then, and reconnects with the last id."""
 
     def run(self) -> None:
         """Read."""
@@ -76,7 +76,7 @@ class StreamCollector(Collector):
 
 
 class RedisCollector(Collector):
-    """Reads the Redis stream behind what it has."""
+    """Reads the Redis stream after its last entry."""
 
     def run(self) -> None:
         """Read."""
@@ -88,7 +88,7 @@ class RedisCollector(Collector):
 
 
 class WebhookCollector:
-    """Is posted to and verifies what comes; refuses some of it once, and leaves one request unanswered."""
+    """Receives and verifies webhook requests; refuses some of them once, and leaves one unanswered."""
 
     UNANSWERED = 20
     """The first attempt for a position from here on waits for an answer until its worker is killed."""
@@ -104,7 +104,7 @@ class WebhookCollector:
         if self.unanswered is None and request.position >= self.UNANSWERED:
             self.unanswered = request
             return Answer(after=60)
-        # Only of the first ones: what is refused comes again 5 s later, for which the test would wait.
+        # Only early ones: a refused request is repeated 5 s later, for which the test would wait.
         if (
             request.position < self.UNANSWERED
             and request.position % 5 == 0
@@ -116,18 +116,18 @@ class WebhookCollector:
 
     @property
     def received(self) -> list[Received]:
-        """All that came, repeats too, in the order in which it came."""
+        """All requests, repeats too, in the order of their arrival."""
         return list(self._receiver.received)
 
     @property
     def notifications(self) -> list[str]:
-        """What is left without repeats, by position: the bytes of the last request with each id."""
+        """The requests without repeats, by position: the bytes of the last request with each id."""
         each = {request.id: request for request in self.received}
         return [one.body.decode() for one in sorted(each.values(), key=lambda one: one.position)]
 
 
 class Writer(threading.Thread):
-    """Places, changes and deletes orders, in fierce competition with the others."""
+    """Places, changes and deletes orders, competing with the other writers."""
 
     def __init__(self, api: Api, number: int, writes: int) -> None:
         super().__init__(daemon=True)
@@ -156,7 +156,7 @@ class Writer(threading.Thread):
 
 @pytest.fixture
 def collectors(pipeline: Pipeline) -> Iterator[list[Collector]]:
-    """Give a subscriber for each transport, at work."""
+    """A running subscriber for each transport."""
     RedisReader(pipeline.redis_url).client.flushdb()
     started = [FeedCollector(pipeline), StreamCollector(pipeline), RedisCollector(pipeline)]
     for collector in started:
@@ -170,13 +170,13 @@ def collectors(pipeline: Pipeline) -> Iterator[list[Collector]]:
 
 @pytest.fixture
 def posted(pipeline: Pipeline) -> Iterator[WebhookCollector]:
-    """Give a webhook for every change."""
+    """A webhook that receives every change."""
     with Receiver() as receiver:
         yield WebhookCollector(pipeline, receiver)
 
 
 def fold(notifications: list[str]) -> dict[int, str]:
-    """Give the orders' texts at the end of the changes, seeing that each follows from the one before."""
+    """Return the orders' texts after all changes, checking that each change follows from the one before."""
     orders: dict[int, str] = {}
     decode = json.JSONDecoder().raw_decode
     for text in notifications:
@@ -192,7 +192,7 @@ def fold(notifications: list[str]) -> dict[int, str]:
     return orders
 
 
-def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_killed_or_wiped(
+def test_all_transports_deliver_the_same_bytes_once_per_position_despite_kills_and_wipes(
     pipeline: Pipeline, collectors: list[Collector], posted: WebhookCollector
 ) -> None:
     print(f"seed {SEED}")
@@ -211,13 +211,13 @@ def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_k
             wait_until(lambda: posted.unanswered is not None, "an attempt is under way")
         victim.kill()
         if victim is pipeline.worker:
-            # Nobody serves a webhook now, but that is only known when the lease ends, after 20 s.
+            # No worker serves a webhook now, but that is only known when the lease ends, after 20 s.
             pipeline.database.rows("UPDATE webhook SET leased_until = now() WHERE lease IS NOT NULL")
         time.sleep(rng.random() * 0.2)
         victim.start()
         faults += 1
         if faults % 3 == 0:
-            # A fresh relay needs a moment: let some changes through before the next fault.
+            # A new relay needs a moment: let some changes pass before the next fault.
             time.sleep(1)
     count = int(pipeline.database.value("SELECT count(*) FROM order_change"))
     print(f"{count} changes, {faults} times wiped and killed")
@@ -240,7 +240,7 @@ def test_all_transports_give_the_same_bytes_once_for_each_position_whatever_is_k
     }
     assert posted.unanswered is not None
     assert [request.id for request in received].count(posted.unanswered.id) >= 2, "once for the killed worker"
-    # And what they tell is what is: folded from the beginning, the orders, byte for byte.
+    # Replayed from the beginning, the changes give the orders, byte for byte.
     orders = fold(log)
     listed = []
     following: str | None = "/orders?sort=id&limit=100"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def test_the_feed_is_the_log_in_pages_and_every_page_stays_as_it_was(api: Api, run: Run) -> None:
+def test_the_feed_is_the_change_log_in_pages_that_never_change(api: Api, run: Run) -> None:
     for day in range(7):
         api.placed_order(at=later(days=day))
     run(assign_all())
@@ -48,7 +48,9 @@ def test_the_feed_is_the_log_in_pages_and_every_page_stays_as_it_was(api: Api, r
     assert positions_of(Feed(api, following).all()) == [8]
 
 
-def test_filters_let_through_what_they_name_and_next_goes_on_behind_the_rest(api: Api, run: Run) -> None:
+def test_a_filtered_feed_has_the_matching_changes_and_its_next_link_skips_the_others(
+    api: Api, run: Run
+) -> None:
     moved = api.placed_order(calendar="north")["id"]
     api.placed_order(calendar="south")
     api.client.patch(f"/orders/{moved}", json={"calendar": "east"})
@@ -59,7 +61,7 @@ def test_filters_let_through_what_they_name_and_next_goes_on_behind_the_rest(api
     def positions_with(**query: str) -> list[int]:
         feed = Feed.after(api, 0, **query)
         positions = positions_of(feed.all())
-        assert feed.following.startswith("/order-changes?after=5&")  # nothing is looked at twice
+        assert feed.following.startswith("/order-changes?after=5&")  # nothing is read twice
         return positions
 
     assert positions_with(calendar="north") == [1, 3]  # before or after the change
@@ -73,7 +75,7 @@ def test_filters_let_through_what_they_name_and_next_goes_on_behind_the_rest(api
     assert positions_with(limit="1", order=moved) == [1, 3, 4, 5]
 
 
-def test_a_waiting_request_is_answered_as_soon_as_there_is_something_that_fits(api: Api, run: Run) -> None:
+def test_a_waiting_request_is_answered_as_soon_as_a_change_matches(api: Api, run: Run) -> None:
     run(assign_all())
     answers: dict[str, tuple[float, Any]] = {}
     began = time.monotonic()
@@ -91,7 +93,7 @@ def test_a_waiting_request_is_answered_as_soon_as_there_is_something_that_fits(a
     api.placed_order(calendar="south")
     run(assign_all())
     waiting[0].join()
-    # Answered together, by the same look at the log, if at all: what doesn't fit is still waited for.
+    # Requests that match are answered together, by one read of the log; the others still wait.
     wait_until(lambda: api.waiting() == len(queries) - 1, "the others still wait")
     assert set(answers) == {""}
     order = api.placed_order(calendar="north")["id"]
@@ -109,7 +111,7 @@ def test_a_waiting_request_is_answered_as_soon_as_there_is_something_that_fits(a
     assert answers["calendar=north"][1]["next"] == "/order-changes?after=2&wait=20&calendar=north"
 
 
-def test_a_request_that_waited_in_vain_is_told_where_to_go_on(api: Api, run: Run) -> None:
+def test_a_waiting_request_without_a_match_is_answered_with_the_next_position(api: Api, run: Run) -> None:
     api.placed_order()
     run(assign_all())
     began = time.monotonic()
@@ -120,7 +122,7 @@ def test_a_request_that_waited_in_vain_is_told_where_to_go_on(api: Api, run: Run
     assert nothing_fits["next"] == "/order-changes?calendar=nowhere&wait=1&after=1"
 
 
-def test_many_who_wait_are_all_answered(api: Api, run: Run) -> None:
+def test_many_waiting_requests_are_all_answered(api: Api, run: Run) -> None:
     run(assign_all())
     placing = threading.Timer(0.5, api.placed_order)
     placing.start()
@@ -137,7 +139,7 @@ def test_many_who_wait_are_all_answered(api: Api, run: Run) -> None:
     assert positions_of(items_of(answers[0].text)) == [1]
 
 
-def test_no_reader_finds_a_change_behind_its_cursor_while_writers_hold_theirs_open(
+def test_a_reader_misses_no_change_while_transactions_stay_open(
     api: Api, run: Run, postgres_url: str
 ) -> None:
     insert = """
@@ -176,7 +178,7 @@ def test_no_reader_finds_a_change_behind_its_cursor_while_writers_hold_theirs_op
     assert positions_of(seen) == list(range(1, 23))
 
 
-def test_folding_the_feed_gives_the_orders_byte_for_byte(api: Api, run: Run) -> None:
+def test_replaying_the_feed_reproduces_all_orders_byte_for_byte(api: Api, run: Run) -> None:
     for day in range(12):
         order = api.placed_order(
             at=later(days=day), fee=day / 8 * 2, services=(123, 456), calendar=f"c{day % 3}"
@@ -200,7 +202,7 @@ def test_folding_the_feed_gives_the_orders_byte_for_byte(api: Api, run: Run) -> 
         assert api.client.get(f"/orders/{number}").text == text
 
 
-def test_an_orders_history_is_there_after_its_deletion(api: Api, run: Run) -> None:
+def test_the_history_of_an_order_can_be_read_after_its_deletion(api: Api, run: Run) -> None:
     order = api.placed_order()["id"]
     other = api.placed_order(at=later(days=1))["id"]
     # Not assigned yet: the order is there, its changes will be.
@@ -234,7 +236,7 @@ def test_a_forged_cursor_of_a_history_is_refused(api: Api, run: Run, place: Any)
         assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-cursor"), forged
 
 
-def test_latest_is_a_place_to_start_from(api: Api, run: Run) -> None:
+def test_a_reader_may_start_from_the_latest_position(api: Api, run: Run) -> None:
     assert api.client.get("/order-changes/latest").json() == {"position": 0}
     api.placed_order()
     run(assign_all())
@@ -244,7 +246,7 @@ def test_latest_is_a_place_to_start_from(api: Api, run: Run) -> None:
     assert positions_of(Feed.after(api, start).all()) == [2]
 
 
-def test_a_position_older_than_the_log_is_told_from_where_it_can_go_on(
+def test_a_position_older_than_the_log_is_answered_with_the_first_available_one(
     api: Api, run: Run, database: Database
 ) -> None:
     order = api.placed_order(at=later())["id"]
@@ -263,7 +265,7 @@ def test_a_position_older_than_the_log_is_told_from_where_it_can_go_on(
     assert positions_of(Feed(api, problem["resume"]).all()) == [4, 5]
     assert positions_of(Feed.after(api, 3).all()) == [4, 5]
     assert api.client.get("/order-changes?after=5").json()["items"] == []
-    # A history begins with what is left of it.
+    # A history starts with the first change that is retained.
     history = items_of(api.client.get(f"/orders/{order}/changes").text)
     assert positions_of(history) == [4, 5]
 
@@ -293,17 +295,17 @@ def test_a_position_of_another_log_is_refused(api: Api, run: Run) -> None:
         ("cursor=x", "cursor"),
     ],
 )
-def test_a_query_that_can_not_be_read_is_refused(api: Api, query: str, parameter: str) -> None:
+def test_a_malformed_query_of_the_feed_is_refused(api: Api, query: str, parameter: str) -> None:
     answer = api.client.get(f"/order-changes?{query}")
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["parameter"] == parameter
 
 
-def test_a_change_is_found_behind_20_500_others_in_one_request(
+def test_a_filter_finds_a_change_after_20_500_others_in_one_request(
     api: Api, run: Run, database: Database
 ) -> None:
     order = int(api.placed_order(calendar="rare")["id"])
-    # As many changes as it would take long to make through orders: copies of the one that was made.
+    # Copies of one change: to make so many with real orders would take long.
     database.rows(
         """
         INSERT INTO order_change (type, order_id, order_version, calendar_id, recorded_at, order_state)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 
-def test_orders_of_one_import_may_stand_together_and_nothing_else_near_them(
+def test_orders_of_one_import_may_be_close_together_but_no_other_order_near_them(
     api: Api, database: Database, tmp_path: Path
 ) -> None:
-    """On several calendars, with ids of their own or the server's."""
+    """On several calendars, with ids from the file or from the server."""
     anonymous = order_body(at=later(minutes=10), calendar="crew-1")
     done = import_rows(
         tmp_path, [imported(1), imported(2, at=later(hours=1)), imported(3, calendar="crew-1"), anonymous]
@@ -34,8 +34,8 @@ def test_orders_of_one_import_may_stand_together_and_nothing_else_near_them(
 
 
 @pytest.mark.usefixtures("api")
-def test_imports_keep_their_distance_from_each_other(tmp_path: Path) -> None:
-    """An import is no way around the rule: only within one file are the times history."""
+def test_orders_of_different_imports_must_be_three_hours_apart(tmp_path: Path) -> None:
+    """Only the orders of one file keep the times that they came with."""
     assert import_rows(tmp_path, [imported(1)]).returncode == 0
     done = import_rows(tmp_path, [imported(2, at=later(hours=3)), imported(3, at=later(hours=2))])
     assert done.returncode == 1
@@ -48,12 +48,12 @@ def test_imports_keep_their_distance_from_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("api")
-def test_an_empty_file_of_orders_is_an_import_of_none(tmp_path: Path) -> None:
-    """Nothing to do is no error."""
+def test_an_empty_file_of_orders_can_be_imported(tmp_path: Path) -> None:
+    """Nothing to do is not an error."""
     assert import_rows(tmp_path, []).returncode == 0
 
 
-def test_thousands_of_orders_are_imported_at_once(api: Api, tmp_path: Path) -> None:
+def test_thousands_of_orders_are_imported_together(api: Api, tmp_path: Path) -> None:
     """Across the chunks in which they are stored, and each with its change."""
     count = 2_500
     done = import_rows(
@@ -68,7 +68,7 @@ def test_thousands_of_orders_are_imported_at_once(api: Api, tmp_path: Path) -> N
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let so much time pass from one look at the clock to the next, and make chunks of two orders."""
+    """Let so many seconds pass between two reads of the clock, and import two orders at a time."""
     monkeypatch.setattr("api.orders.imports.CHUNK", 2)
 
     def tick(seconds: float) -> None:
@@ -79,10 +79,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 @pytest.mark.usefixtures("api")
-def test_a_long_import_says_what_it_does_and_how_long_the_rest_takes(
+def test_a_long_import_shows_its_progress_and_an_estimate(
     clock: Callable[[float], None], tmp_path: Path
 ) -> None:
-    """The time that was spent before the first order was stored says nothing about the others."""
+    """Time spent before the first order was stored does not count in the estimate."""
     clock(1)
     done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)])
     assert done.returncode == 0
@@ -96,7 +96,9 @@ def test_a_long_import_says_what_it_does_and_how_long_the_rest_takes(
 
 
 @pytest.mark.usefixtures("api")
-def test_an_import_says_one_line_a_second_at_most(clock: Callable[[float], None], tmp_path: Path) -> None:
+def test_an_import_prints_at_most_one_line_of_progress_per_second(
+    clock: Callable[[float], None], tmp_path: Path
+) -> None:
     """However often it could."""
     clock(0.25)
     done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)])

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def test_an_order_placed_changed_and_deleted_is_summed_exactly_at_every_stage(pipeline: Pipeline) -> None:
-    """Three stages of one order, each waited for and compared to the cent."""
+    """Three stages of one order, each awaited and compared to the cent."""
     order = pipeline.api.placed_order(at="2030-06-01T12:00:00Z", fee=100.01, services=(123, 456, 789))
     assert pipeline.wait_until_summed() == 1
     summaries = pipeline.api.fee_summaries(by="service")

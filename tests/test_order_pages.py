@@ -1,4 +1,4 @@
-"""GET /orders page by page: cursors that survive what is written meanwhile, bound to their filters."""
+"""GET /orders page by page: cursors that survive concurrent writes and belong to their filters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SORTS = ("datetime", "-datetime", "id", "-id")
 
 
 def orders_apart(database: Database, count: int) -> None:
-    """Let orders stand half a day apart, their ids in no order, on two calendars."""
+    """Store orders half a day apart, with ids in random order, on two calendars."""
     database.rows("INSERT INTO calendar (name) VALUES ('default'), ('crew-1')")
     database.rows(
         """
@@ -42,17 +42,17 @@ def orders_apart(database: Database, count: int) -> None:
 
 
 def place(order: dict[str, Any], sort: str) -> tuple[Any, ...]:
-    """Give what a list is sorted by."""
+    """Return the value that a list is sorted by."""
     order_id = int(order["id"])
     return (order_id,) if sort.endswith("id") else (datetime.fromisoformat(order["datetime"]), order_id)
 
 
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("seed", seeds(0, 2))
-def test_no_order_that_stays_is_skipped_or_repeated_whatever_is_written_meanwhile(
+def test_paging_neither_skips_nor_repeats_an_unchanged_order_despite_writes(
     api: Api, database: Database, sort: str, seed: int
 ) -> None:
-    """Between any two pages orders come, go and move, also the one that the cursor stands behind."""
+    """Orders come, go and move between any two pages, also the one that the cursor names."""
     rng = random.Random(f"{sort}-{seed}")
     orders_apart(database, 90)
     at_first = {order["id"]: order for order in api.every_order()}
@@ -105,8 +105,8 @@ FILTERS = (
 )
 
 
-def test_a_cursor_is_good_for_its_own_filters_and_no_others(api: Api, database: Database) -> None:
-    """Every one with every other: 400, never a list with holes; their order in the query is no difference."""
+def test_a_cursor_of_a_list_is_valid_for_its_own_filters_only(api: Api, database: Database) -> None:
+    """Every filter against every other: 400. The order of the parameters makes no difference."""
     orders_apart(database, 30)
     cursors = {}
     for filters in FILTERS:
@@ -126,7 +126,7 @@ def test_a_cursor_is_good_for_its_own_filters_and_no_others(api: Api, database: 
 
 @pytest.mark.parametrize("filters", FILTERS)
 def test_pages_of_any_size_make_up_the_same_list(api: Api, database: Database, filters: str) -> None:
-    """Also when the size changes on the way; the link is the address in the body."""
+    """Also when the size changes on the way; the Link header and the body have the same address."""
     orders_apart(database, 40)
     whole = api.client.get(f"/orders?limit=100&{filters}").json()
     assert whole["next"] is None
@@ -143,16 +143,16 @@ def test_pages_of_any_size_make_up_the_same_list(api: Api, database: Database, f
 
 
 @pytest.mark.parametrize("zone", ["%2B05:30", "-08:00"])
-def test_a_filter_is_kept_as_it_was_written(api: Api, database: Database, zone: str) -> None:
-    """Its plus sign too, which a query would turn into space."""
+def test_the_next_link_keeps_filters_as_they_were_written(api: Api, database: Database, zone: str) -> None:
+    """A plus sign too, which a query would turn into a space."""
     orders_apart(database, 5)
     following = api.client.get(f"/orders?limit=2&from=2030-06-01T00:00:00{zone}").json()["next"]
     assert f"from=2030-06-01T00%3A00%3A00{zone.replace(':', '%3A')}" in following
     assert len(api.client.get(following).json()["items"]) == 2
 
 
-def test_a_cursor_outlives_the_order_that_it_stands_behind(api: Api, database: Database) -> None:
-    """Deleted or moved: it stands for a place, not for an order."""
+def test_a_cursor_stays_valid_when_its_order_is_deleted_or_moved(api: Api, database: Database) -> None:
+    """It names a place, not an order."""
     orders_apart(database, 6)
     for sort in SORTS:
         page = api.client.get(f"/orders?limit=2&sort={sort}").json()
@@ -178,10 +178,10 @@ WINDOWS: tuple[dict[str, Any], ...] = (
 
 @pytest.mark.parametrize("sort", ["id", "-id"])
 @pytest.mark.parametrize("most", [1, 3, 7, 1_000])
-def test_a_window_by_id_is_followed_to_its_end_however_little_is_looked_at_for_a_page(
+def test_pages_by_id_within_a_time_window_are_complete_however_few_rows_each_may_read(
     database: Database, run: Callable[[Coroutine[Any, Any, Any]], Any], sort: str, most: int
 ) -> None:
-    """Sorted whole or in strides: the same orders, and never more looked at than may be."""
+    """Sorted as a whole or in steps: the same orders, and never more rows read than allowed."""
     orders_apart(database, 40)
     everything = database.rows(
         "SELECT o.*, c.name AS calendar FROM orders AS o JOIN calendar AS c ON c.id = calendar_id"

@@ -1,11 +1,11 @@
-"""What a page of orders costs: the same among a thousand orders as among twenty thousand, or a million.
+"""The cost of a page of orders: the same with a thousand orders as with twenty thousand, or a million.
 
-Cost is counted in pages of PostgreSQL's memory that a statement touches, which no busy machine changes. The
+Cost is counted in PostgreSQL's buffers, which do not depend on the machine's load. The
 plans are made for each statement's arguments, as the API has them made. To see a million:
 ``ORDERS_IN_PLANS=1000000 python -m pytest -s tests/test_order_query_plans.py --timeout 600``.
 
-No index has both orders that ``sort=id`` together with ``from`` or ``to`` asks for: there a page looks at ten
-thousand orders at most, and says where to go on (``api/orders/windows.py``).
+No index serves both orders that ``sort=id`` with ``from`` or ``to`` needs: there a page reads at most ten
+thousand orders, and its cursor says where to continue (``api/orders/windows.py``).
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ class Orders:
 
     @property
     def middle(self) -> datetime:
-        """Give a datetime with as many orders before as after it."""
+        """Return the median datetime of the orders."""
         return BEGIN + self.count // 2 // self.calendars * timedelta(hours=3)
 
     def plans(self, filters: OrderFilters, after: list[Any] | None) -> list[dict[str, Any]]:
-        """Find a page as the API does, and give how each of its statements was run."""
+        """Read a page as the API does, and return the plan of each of its statements."""
         plans: list[dict[str, Any]] = []
 
         async def fetch(statement: str, *arguments: object) -> list[dict[str, Any]]:
@@ -94,19 +94,19 @@ class Orders:
             plans.append(json.loads(explained)[0]["Plan"])
             return self.database.rows(statement, *arguments)
 
-        # Nothing in it waits: it ends where it is first resumed.
+        # The coroutine never waits: it ends when it is first resumed.
         with suppress(StopIteration):
             find_page(fetch, filters, after, PAGE + 1).send(None)
         return plans
 
 
 def touched(plans: list[dict[str, Any]]) -> int:
-    """Count the pages that statements touched."""
+    """Count the buffers that statements used."""
     return sum(int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]) for plan in plans)
 
 
 def described(plan: dict[str, Any]) -> str:
-    """Name a plan's ways to the orders."""
+    """Return how a plan reads the orders."""
     index = plan.get("Index Name", "")
     below = " ".join(described(part) for part in plan.get("Plans", ()) if "orders" in json.dumps(part))
     kind = plan["Node Type"] if plan["Node Type"] not in ("Limit", "Result") else ""
@@ -115,7 +115,7 @@ def described(plan: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def orders(own_database_url: str) -> Iterator[Orders]:
-    """Give an own database, still without orders."""
+    """A database of its own, without orders."""
     with Database(own_database_url) as database:
         database.rows("SET jit = off")
         database.rows("SET timezone = 'UTC'")
@@ -123,7 +123,7 @@ def orders(own_database_url: str) -> Iterator[Orders]:
 
 
 def lists(orders: Orders) -> dict[str, tuple[OrderFilters, list[Any] | None]]:
-    """Give all combinations of filters and sorts, at the list's beginning and in its middle."""
+    """Return all combinations of filters and sorts, at the list's beginning and in its middle."""
     month = orders.middle + timedelta(days=30)
     filters: dict[str, dict[str, Any]] = {
         "all": {},
@@ -159,8 +159,8 @@ def lists(orders: Orders) -> dict[str, tuple[OrderFilters, list[Any] | None]]:
     return queries
 
 
-def test_a_page_costs_the_same_among_a_thousand_orders_as_among_many(orders: Orders) -> None:
-    """For every filter and sort: by an index in the list's order, or by one that finds few."""
+def test_the_cost_of_a_page_does_not_grow_with_the_number_of_orders(orders: Orders) -> None:
+    """For every filter and sort: by an index in the list's order, or by one that finds few rows."""
     orders.fill(FEW)
     costs: dict[str, list[int]] = {name: [touched(orders.plans(*one))] for name, one in lists(orders).items()}
     orders.fill(MANY)
@@ -171,15 +171,15 @@ def test_a_page_costs_the_same_among_a_thousand_orders_as_among_many(orders: Ord
         print(f"{costs[name][0]:5} {costs[name][1]:5}  {name:62} {ways}")
         assert "Seq Scan" not in ways, name
     # An order takes up to eight pages to show, as an index of a million is four levels deep; those of a
-    # calendar that are passed over take one each.
+    # calendar that are skipped take one each.
     most = 8 * (PAGE + 1) + 1_000
     assert {name: cost for name, cost in costs.items() if cost[1] > most} == {}
     usual = [cost[1] for cost in costs.values()]
     assert sorted(usual)[len(usual) // 2] <= 8 * (PAGE + 1)
 
 
-def test_a_stream_begins_without_looking_at_every_order(orders: Orders) -> None:
-    """Its cursor is planned for its beginning: in the index's order, nothing sorted or written to disk."""
+def test_a_stream_starts_without_reading_every_order(orders: Orders) -> None:
+    """Its plan favours the first rows: in index order, with nothing sorted or written to disk."""
     if orders.count < MANY:
         orders.fill(MANY)
     database = orders.database

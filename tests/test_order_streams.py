@@ -30,7 +30,7 @@ PLACES = 4
 
 
 def fill(database: Database, count: int) -> None:
-    """Let orders stand three hours apart from 1970 on, 100,000 to a calendar, without their changes."""
+    """Store orders three hours apart from 1970 on, 100,000 to a calendar, without changes."""
     for statement in (
         "ALTER TABLE orders DISABLE TRIGGER orders_record_change",
         "INSERT INTO calendar (name) SELECT 'crew-' || n FROM generate_series(1, 10) AS n",
@@ -51,7 +51,7 @@ def fill(database: Database, count: int) -> None:
 
 
 def as_csv(order: dict[str, Any]) -> dict[str, str]:
-    """Write an order as its row should be."""
+    """Format an order as its CSV row should be."""
     return {
         "id": order["id"],
         "datetime": order["datetime"],
@@ -70,8 +70,8 @@ def as_csv(order: dict[str, Any]) -> dict[str, str]:
     ["", "calendar=crew-2", "service=456", "sort=-datetime", "sort=id", "sort=-id",
      "from=2030-06-05T00:00:00Z&to=2030-06-20T00:00:00Z", "calendar=nobody"],
 )  # fmt: skip
-def test_a_stream_holds_what_the_pages_hold(api: Api, query: str) -> None:
-    """Order by order, byte for byte as each is read by itself; and as CSV cell by cell."""
+def test_a_stream_contains_the_same_orders_as_the_pages(api: Api, query: str) -> None:
+    """Byte for byte as each order is read by itself; and as CSV cell by cell."""
     for n in range(0, 60, 3):
         services = (123, 456) if n % 2 else (789,)
         assert api.place_order(
@@ -101,8 +101,8 @@ def test_a_stream_holds_what_the_pages_hold(api: Api, query: str) -> None:
         "TEXT/CSV",
     ],
 )
-def test_the_caller_chooses_by_preference(api: Api, accept: str) -> None:
-    """RFC 9110, 12.5.1; JSON where nothing is said."""
+def test_the_format_follows_the_accept_header(api: Api, accept: str) -> None:
+    """RFC 9110, 12.5.1; JSON without one."""
     assert (
         api.client.get("/orders", headers={"Accept": accept}).headers["content-type"].startswith("text/csv")
     )
@@ -114,8 +114,8 @@ def test_the_caller_chooses_by_preference(api: Api, accept: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=5", "cursor=abc"])
-def test_a_stream_has_no_pages(api: Api, query: str) -> None:
-    """What would do nothing is refused."""
+def test_a_stream_refuses_the_parameters_of_pages(api: Api, query: str) -> None:
+    """They would do nothing."""
     for accept in (NDJSON, CSV):
         answer = api.client.get(f"/orders?{query}", headers=accept)
         assert answer.status_code == 400
@@ -133,8 +133,8 @@ DANGEROUS = [
 ]
 
 
-def test_no_cell_is_run_by_a_spreadsheet(api: Api) -> None:
-    """No cell begins with = + - or @, nor does any name within one, and each can be read back."""
+def test_no_cell_of_a_csv_stream_is_executed_as_a_formula(api: Api) -> None:
+    """No cell, and no name within one, begins with = + - or @; each can be read back."""
     for number, name in enumerate(DANGEROUS, start=1):
         assert api.client.post("/services", json={"id": number, "name": name}).status_code == 201
         api.placed_order(at=later(hours=3 * number), services=(number,))
@@ -148,8 +148,8 @@ def test_no_cell_is_run_by_a_spreadsheet(api: Api) -> None:
     assert [row["service_names"].removeprefix("'") for row in rows[1:]] == DANGEROUS
 
 
-def test_a_fee_passes_through_no_float(api: Api) -> None:
-    """To the cent at both ends."""
+def test_fees_in_a_stream_are_exact(api: Api) -> None:
+    """To the cent at both ends of their range."""
     body = '{"datetime":"2030-06-01T12:00:00Z","totalfee":9999999999.99,"services":[{"id":"123"}]}'
     assert api.post_text("/orders", body).status_code == 201
     assert '"totalfee":9999999999.99,' in api.client.get("/orders", headers=NDJSON).text
@@ -158,10 +158,10 @@ def test_a_fee_passes_through_no_float(api: Api) -> None:
 
 @pytest.mark.parametrize("accept", [NDJSON, CSV])
 @pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
-def test_a_stream_whose_connection_is_lost_before_its_first_byte_is_asked_for_again(
+def test_a_stream_that_loses_its_connection_before_the_first_byte_is_503(
     api: Api, database: Database, accept: dict[str, str], end: str
 ) -> None:
-    """503 with Retry-After, as for everything else that the database lets down; it was 500."""
+    """With Retry-After, as for every other failure of the database."""
     waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass"
     api.placed_order()
     database.rows("BEGIN")
@@ -177,7 +177,7 @@ def test_a_stream_whose_connection_is_lost_before_its_first_byte_is_asked_for_ag
     assert answer.status_code == 503, answer.text
     assert answer.json()["type"] == "/problems/unavailable"
     assert answer.headers["retry-after"]
-    # Its place was given back, more often than there are places.
+    # Its place was freed, more often than there are places.
     for _ in range(PLACES + 1):
         assert api.client.get("/orders", headers=accept).status_code == 200
 
@@ -187,16 +187,16 @@ def test_a_stream_whose_connection_is_lost_before_its_first_byte_is_asked_for_ag
 MANY = 60_000
 FIRST_ID = 1_000_000_000_000
 LIMITS = {"OMS_STATEMENT_TIMEOUT": "1", "OMS_STREAM_WRITE_TIMEOUT": "3"}
-"""A stream takes longer than any of its statements may: none of them may do the work of all."""
+"""A stream may take longer than the time limit of a statement, as each fetches only a part."""
 
 
 @pytest.fixture(scope="module")
 def large(own_database_url: str, redis_url: str) -> Iterator[tuple[Api, Database, psutil.Process]]:
-    """Give an API over 60,000 orders, its database, and the process that serves."""
+    """An API with 60,000 orders, its database, and the process that serves it."""
     port = free_port()
     with Database(own_database_url) as database:
         database.add_services()
-        # What no stream of all orders needs would double the time that this takes.
+        # Indexes that streams do not need would double the time of this insert.
         database.rows("ALTER TABLE orders DROP CONSTRAINT orders_spacing")
         database.rows("DROP INDEX orders_by_calendar, orders_by_calendar_and_id")
         database.rows("ALTER TABLE orders DISABLE TRIGGER orders_keep_ordered_services")
@@ -235,7 +235,9 @@ def streams_of(database: Database) -> int:
     )
 
 
-def test_a_stream_takes_no_more_memory_than_a_part_of_it(large: tuple[Api, Database, psutil.Process]) -> None:
+def test_the_memory_of_a_stream_does_not_grow_with_its_length(
+    large: tuple[Api, Database, psutil.Process],
+) -> None:
     """60,000 orders, some 16 MB, leave the process as large as 2,000 did."""
     api, _, server = large
     api.client.get("/orders?to=1970-05-01T00:00:00Z", headers=NDJSON)
@@ -255,24 +257,26 @@ def test_a_stream_takes_no_more_memory_than_a_part_of_it(large: tuple[Api, Datab
     assert peak - before < 7_000_000
 
 
-def test_a_reader_that_is_slow_does_not_fill_the_memory(large: tuple[Api, Database, psutil.Process]) -> None:
-    """What it does not read is not fetched."""
+def test_a_slow_reader_of_a_stream_does_not_fill_the_memory(
+    large: tuple[Api, Database, psutil.Process],
+) -> None:
+    """Rows are fetched only as they are read."""
     api, database, server = large
     before = server.memory_info().rss
     with streaming(api) as answer:
         chunks = answer.iter_bytes(1_000)
         next(chunks)
-        time.sleep(0.5)  # in which a quick reader is given a good part of the 16 MB
+        time.sleep(0.5)  # in which a fast reader receives a good part of the 16 MB
         assert streams_of(database) == 1
         assert server.memory_info().rss - before < 7_000_000
         assert api.client.get("/orders?limit=1").status_code == 200
     wait_until(lambda: streams_of(database) == 0, "the stream has ended")
 
 
-def test_a_stream_shows_one_moment_whatever_is_written_meanwhile(
+def test_a_stream_shows_one_snapshot_despite_writes(
     large: tuple[Api, Database, psutil.Process],
 ) -> None:
-    """Every order as it was when the stream began: none deleted, none changed, none moved, none new."""
+    """Every order as it was when the stream began: none deleted, changed, moved or new."""
     api, database, _ = large
     late = "FROM orders WHERE datetime >= '1985-01-01Z'"
     expected, count = (database.value(f"SELECT {what} {late}") for what in ("sum(totalfee)", "count(*)"))
@@ -298,8 +302,8 @@ def test_a_stream_shows_one_moment_whatever_is_written_meanwhile(
     assert database.value("SELECT max(totalfee) FROM orders") == 7_000_000
 
 
-def test_a_fifth_stream_is_asked_to_come_back(large: tuple[Api, Database, psutil.Process]) -> None:
-    """503 with when; ordinary requests go on; a place that is given back can be had."""
+def test_a_fifth_concurrent_stream_is_answered_503(large: tuple[Api, Database, psutil.Process]) -> None:
+    """With Retry-After. Other requests are served, and a freed place can be taken."""
     api, database, _ = large
     with ExitStack() as streams:
         opened = [streams.enter_context(streaming(api)) for _ in range(PLACES)]
@@ -314,10 +318,10 @@ def test_a_fifth_stream_is_asked_to_come_back(large: tuple[Api, Database, psutil
         assert answer.status_code == 200
 
 
-def test_readers_that_stay_and_take_nothing_are_dropped(
+def test_readers_that_stop_reading_are_disconnected(
     large: tuple[Api, Database, psutil.Process],
 ) -> None:
-    """Four of them would otherwise keep everybody else from any stream for as long as they please."""
+    """Four of them would otherwise block all streams for as long as they please."""
     api, database, _ = large
     with ExitStack() as streams:
         for _ in range(PLACES):
@@ -328,8 +332,10 @@ def test_readers_that_stay_and_take_nothing_are_dropped(
             assert answer.status_code == 200
 
 
-def test_a_caller_that_goes_away_gives_its_place_back(large: tuple[Api, Database, psutil.Process]) -> None:
-    """Its connection too, whether it has read something or nothing."""
+def test_a_client_that_disconnects_from_a_stream_frees_its_place(
+    large: tuple[Api, Database, psutil.Process],
+) -> None:
+    """And its connection, whether it has read something or nothing."""
     api, database, _ = large
     for read in (False, True) * PLACES:
         with streaming(api) as answer:
@@ -339,7 +345,7 @@ def test_a_caller_that_goes_away_gives_its_place_back(large: tuple[Api, Database
         wait_until(lambda: streams_of(database) == 0, "the stream has ended")
 
 
-def test_asking_for_the_head_of_a_stream_takes_no_place(large: tuple[Api, Database, psutil.Process]) -> None:
+def test_a_head_request_for_a_stream_takes_no_place(large: tuple[Api, Database, psutil.Process]) -> None:
     """Nothing is streamed."""
     api, database, _ = large
     for _ in range(3 * PLACES):
@@ -347,8 +353,8 @@ def test_asking_for_the_head_of_a_stream_takes_no_place(large: tuple[Api, Databa
     wait_until(lambda: streams_of(database) == 0, "nothing is left open")
 
 
-def test_looking_for_connections_opens_nothing_for_good() -> None:
-    """A copy of a pipe that stays open would keep its reader from ever seeing the end."""
+def test_looking_for_connections_leaves_no_file_descriptor_open() -> None:
+    """An open copy of a pipe would keep its reader from ever seeing the end."""
     reader, writer = os.pipe()
     before = psutil.Process().num_fds()
     close_stalled_connections(free_port(), 1.0)

@@ -34,7 +34,7 @@ def patch(api: Api, change: dict[str, Any]) -> httpx.Response:
 def test_a_patch_changes_what_it_names_and_leaves_the_rest(
     api: Api, change: dict[str, Any], field: str, value: object
 ) -> None:
-    """Null unsets the calendar, which makes it the default one."""
+    """Null resets the calendar to the default one."""
     order = api.placed_order(id=5, calendar="crew-1", services=(123, 456))
     answer = patch(api, change)
     assert answer.status_code == 200, answer.text
@@ -44,7 +44,7 @@ def test_a_patch_changes_what_it_names_and_leaves_the_rest(
     assert api.client.get("/orders/5").content == answer.content
 
 
-def test_a_patch_may_come_as_plain_json(api: Api) -> None:
+def test_a_patch_may_be_sent_as_plain_json(api: Api) -> None:
     """It is read the same way."""
     api.placed_order(id=5)
     assert api.client.patch("/orders/5", json={"totalfee": 7}).json()["totalfee"] == 7
@@ -70,10 +70,8 @@ def test_a_patch_may_come_as_plain_json(api: Api) -> None:
     ],
     ids=str,
 )
-def test_a_patch_that_is_not_acceptable_changes_nothing(
-    api: Api, change: dict[str, Any], pointer: str
-) -> None:
-    """Null is only acceptable where there is a default."""
+def test_an_invalid_patch_changes_nothing(api: Api, change: dict[str, Any], pointer: str) -> None:
+    """Null is only accepted where there is a default."""
     order = api.placed_order(id=5, calendar="crew-1")
     answer = patch(api, {"calendar": "crew-2", **change})
     assert answer.status_code == 422
@@ -81,7 +79,7 @@ def test_a_patch_that_is_not_acceptable_changes_nothing(
     assert api.client.get("/orders/5").json() == order
 
 
-def test_a_patch_that_is_no_object_is_refused(api: Api) -> None:
+def test_a_patch_that_is_not_an_object_is_refused(api: Api) -> None:
     """RFC 7396 would replace the whole order by it."""
     api.placed_order(id=5)
     for body in ("[]", "null", "1"):
@@ -90,7 +88,7 @@ def test_a_patch_that_is_no_object_is_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json-patch+json"])
-def test_another_content_type_is_refused(api: Api, content_type: str) -> None:
+def test_a_body_of_another_media_type_is_refused(api: Api, content_type: str) -> None:
     """And the acceptable ones are named where RFC 5789 says."""
     api.placed_order(id=5)
     answer = api.client.patch("/orders/5", content=b"{}", headers={"Content-Type": content_type})
@@ -98,7 +96,7 @@ def test_another_content_type_is_refused(api: Api, content_type: str) -> None:
     assert MERGE_PATCH in answer.headers["accept-patch"]
 
 
-def test_an_order_that_is_not_there_is_not_found(api: Api, database: Database) -> None:
+def test_patching_an_unknown_order_is_404(api: Api, database: Database) -> None:
     """Nothing is created."""
     before = database.counts()
     assert patch(api, {"totalfee": 7, "calendar": "new"}).status_code == 404
@@ -113,7 +111,7 @@ def test_services_keep_their_names_unless_the_patch_names_services(api: Api) -> 
     assert patch(api, {"services": [{"id": 123}]}).json()["services"] == [{"id": "123", "name": "Survey"}]
 
 
-def test_an_order_of_an_archived_service_can_be_patched(api: Api) -> None:
+def test_an_order_with_an_archived_service_can_be_patched(api: Api) -> None:
     """It keeps the service, also when the patch repeats it."""
     api.placed_order(id=5)
     api.client.delete("/services/123")

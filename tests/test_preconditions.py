@@ -1,4 +1,4 @@
-"""ETag, If-Match, If-None-Match: nobody overwrites what they have not seen, nobody reads twice."""
+"""ETag, If-Match, If-None-Match: no lost updates, and no repeated transfers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def written(api: Api, method: str, fee: float = 7, path: str = "/orders/5", **he
 
 
 def at_version_2(api: Api) -> None:
-    """Let order 5 be at version 2."""
+    """Create order 5 and bring it to version 2."""
     api.placed_order(id=5)
     assert written(api, "PATCH", 50).status_code == 200
 
 
-def test_every_answer_with_an_order_has_the_tag_of_its_version(api: Api) -> None:
-    """Strong: the same tag is the same bytes."""
+def test_every_answer_with_an_order_has_the_etag_of_its_version(api: Api) -> None:
+    """A strong one: the same tag means the same bytes."""
     created = api.place_order(id=5)
     assert created.headers["etag"] == '"1"'
     for version, method in ((2, "PUT"), (3, "PATCH")):
@@ -49,7 +49,9 @@ def test_every_answer_with_an_order_has_the_tag_of_its_version(api: Api) -> None
     "condition",
     ['"2"', "*", '"1", "2"', '"x","2" , "3"', ', "2",,', 'W/"1", "2"', '"1,2", "2"'],
 )
-def test_a_write_that_means_the_current_version_is_done(api: Api, method: str, condition: str) -> None:
+def test_a_write_whose_if_match_names_the_current_version_is_done(
+    api: Api, method: str, condition: str
+) -> None:
     """By its tag, as one of several, or by *."""
     at_version_2(api)
     assert written(api, method, if_match=condition).status_code == (204 if method == "DELETE" else 200)
@@ -57,10 +59,10 @@ def test_a_write_that_means_the_current_version_is_done(api: Api, method: str, c
 
 @pytest.mark.parametrize("method", WRITES)
 @pytest.mark.parametrize("condition", ['"1"', '"3"', 'W/"2"', '"1", W/"2"', '"1,2"', '""', '"02"', '"2x"'])
-def test_a_write_that_means_another_version_is_refused(
+def test_a_write_whose_if_match_names_another_version_is_refused(
     api: Api, database: Database, method: str, condition: str
 ) -> None:
-    """412, with the tag it has; weak tags never match here; and nothing is changed."""
+    """412, with the current tag; weak tags never match here; and nothing is changed."""
     at_version_2(api)
     counts, before = database.counts(), api.client.get("/orders/5").content
     answer = written(api, method, if_match=condition)
@@ -73,10 +75,10 @@ def test_a_write_that_means_another_version_is_refused(
 
 @pytest.mark.parametrize("method", WRITES)
 @pytest.mark.parametrize("condition", ["*", '"2"', 'W/"2"', '"1", "2"'])
-def test_a_write_that_excludes_the_current_version_is_refused(
+def test_a_write_whose_if_none_match_names_the_current_version_is_refused(
     api: Api, database: Database, method: str, condition: str
 ) -> None:
-    """RFC 9110, 13.1.2: who sent `If-None-Match: *` to create an order overwrote the one that is there."""
+    """RFC 9110, 13.1.2: `If-None-Match: *` means that the order must not exist yet."""
     at_version_2(api)
     counts, before = database.counts(), api.client.get("/orders/5").content
     for match in ("*", '"2"'):
@@ -88,15 +90,15 @@ def test_a_write_that_excludes_the_current_version_is_refused(
 
 
 @pytest.mark.parametrize("method", WRITES)
-def test_a_write_that_excludes_other_versions_is_done(api: Api, method: str) -> None:
-    """And to an order that is not there, nothing but that is said."""
+def test_a_write_whose_if_none_match_names_other_versions_is_done(api: Api, method: str) -> None:
+    """An unknown order is still 404."""
     at_version_2(api)
     answer = written(api, method, if_none_match='"1", W/"3"', if_match='"2"')
     assert answer.status_code == (204 if method == "DELETE" else 200)
     assert written(api, method, path="/orders/77", if_none_match="*").status_code == 404
 
 
-def test_conditions_on_several_lines_are_one_list(api: Api) -> None:
+def test_conditions_in_several_header_lines_are_one_list(api: Api) -> None:
     """RFC 9110, 5.3."""
     at_version_2(api)
     lines = [("If-Match", '"1"'), ("If-Match", '"2"')]
@@ -106,15 +108,13 @@ def test_conditions_on_several_lines_are_one_list(api: Api) -> None:
 
 @pytest.mark.parametrize("method", WRITES)
 @pytest.mark.parametrize("condition", ['"1"', "*"])
-def test_an_order_that_is_not_there_is_not_found_whatever_is_meant(
-    api: Api, method: str, condition: str
-) -> None:
-    """404 says more than 412 would."""
+def test_a_conditional_write_to_an_unknown_order_is_404(api: Api, method: str, condition: str) -> None:
+    """Which says more than 412 would."""
     assert written(api, method, if_match=condition).status_code == 404
 
 
-def test_what_is_wrong_with_a_body_is_told_before_its_version_is_looked_at(api: Api) -> None:
-    """It would have to be mended in any case."""
+def test_an_invalid_body_is_refused_before_its_precondition_is_checked(api: Api) -> None:
+    """It would have to be corrected in any case."""
     api.placed_order(id=5)
     answer = api.client.patch("/orders/5", json={"totalfee": -1}, headers={"If-Match": '"9"'})
     assert answer.status_code == 422
@@ -122,8 +122,8 @@ def test_what_is_wrong_with_a_body_is_told_before_its_version_is_looked_at(api: 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("condition", ['"2"', 'W/"2"', "*", '"1", W/"2"', ', "2",'])
-def test_what_the_caller_has_is_not_sent_again(api: Api, method: str, condition: str) -> None:
-    """304 with the tag and nothing else; weak or strong makes no difference."""
+def test_a_read_of_a_known_version_is_answered_304(api: Api, method: str, condition: str) -> None:
+    """With the tag and no body; weak and strong tags both match."""
     at_version_2(api)
     answer = api.client.request(method, "/orders/5", headers={"If-None-Match": condition})
     assert answer.status_code == 304
@@ -133,7 +133,7 @@ def test_what_the_caller_has_is_not_sent_again(api: Api, method: str, condition:
 
 
 @pytest.mark.parametrize("condition", ['"1"', 'W/"1"', '"22"', '"w/2"', '"1", "3"'])
-def test_what_the_caller_does_not_have_is_sent(api: Api, condition: str) -> None:
+def test_a_read_of_an_unknown_version_is_answered_in_full(api: Api, condition: str) -> None:
     """With its tag, for the next time."""
     at_version_2(api)
     answer = api.client.get("/orders/5", headers={"If-None-Match": condition})
@@ -141,8 +141,8 @@ def test_what_the_caller_does_not_have_is_sent(api: Api, condition: str) -> None
     assert answer.json()["version"] == 2
 
 
-def test_an_order_that_is_not_there_was_not_modified_either(api: Api) -> None:
-    """404 all the same."""
+def test_a_conditional_read_of_an_unknown_order_is_404(api: Api) -> None:
+    """Not 304."""
     assert api.client.get("/orders/5", headers={"If-None-Match": "*"}).status_code == 404
 
 
@@ -150,10 +150,10 @@ def test_an_order_that_is_not_there_was_not_modified_either(api: Api) -> None:
 
 
 @pytest.mark.parametrize("method", WRITES)
-def test_of_twenty_writes_that_mean_one_version_exactly_one_is_done(
+def test_of_twenty_concurrent_writes_to_one_version_exactly_one_is_done(
     api: Api, database: Database, method: str
 ) -> None:
-    """Whoever is refused has overwritten nothing."""
+    """The refused ones have overwritten nothing."""
     api.placed_order(id=5)
     answers = at_once([partial(written, api, method, fee, if_match='"1"') for fee in range(1, 21)])
     statuses = sorted(answer.status_code for answer in answers)
@@ -165,8 +165,8 @@ def test_of_twenty_writes_that_mean_one_version_exactly_one_is_done(
         assert api.client.get("/orders/5").content == won.content
 
 
-def test_counting_with_conditions_counts_everybody(api: Api) -> None:
-    """Read, add one, write if nobody else did, try again: what If-Match is for."""
+def test_concurrent_increments_with_if_match_lose_no_update(api: Api) -> None:
+    """Each caller reads, adds one, writes if nobody else did, or tries again."""
     api.placed_order(id=5, fee=0)
 
     def add_one() -> httpx.Response:
@@ -201,16 +201,16 @@ def _strict_server(postgres_url: str, redis_url: str) -> Iterator[Api]:
 
 @pytest.fixture
 def strict_api(_strict_server: Api, api: Api) -> Api:
-    """Give an API that writes only with If-Match, with one order."""
+    """An API that requires If-Match, with one order."""
     api.placed_order(id=5)
     return _strict_server
 
 
 @pytest.mark.parametrize("method", WRITES)
-def test_a_deployment_can_demand_that_every_write_means_a_version(
+def test_a_deployment_can_require_if_match_for_every_write(
     strict_api: Api, database: Database, method: str
 ) -> None:
-    """428 without; with one, or with *, as anywhere."""
+    """428 without it; with a tag or with * as everywhere."""
     counts = database.counts()
     refused = written(strict_api, method)
     assert refused.status_code == 428
@@ -220,8 +220,8 @@ def test_a_deployment_can_demand_that_every_write_means_a_version(
     assert written(strict_api, method, if_match='"1"').is_success
 
 
-def test_creates_and_reads_need_no_version_anywhere(strict_api: Api) -> None:
-    """There is none yet, or nothing is overwritten."""
+def test_creates_and_reads_never_require_if_match(strict_api: Api) -> None:
+    """There is no version yet, or nothing is overwritten."""
     assert strict_api.client.get("/orders/5").status_code == 200
     assert strict_api.place_order(calendar="crew-1").status_code == 201
     assert written(strict_api, "PATCH", if_match="*").status_code == 200

@@ -1,4 +1,4 @@
-"""Problems (RFC 9457): every kind explains itself, names all faults, and never tells how we are made."""
+"""Problems (RFC 9457): every type explains itself, names all faults, and reveals no internals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMBERS = {"type", "title", "status", "detail", "instance", "request_id"}
 
 
 def problem_of(answer: httpx.Response) -> dict[str, Any]:
-    """Read a problem, seeing that it says all that each must say."""
+    """Read a problem, checking the members that each must have."""
     assert answer.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = answer.json()
     assert set(problem) >= MEMBERS
@@ -37,8 +37,8 @@ def problem_of(answer: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("slug", TYPES)
-def test_every_kind_of_problem_has_a_page_that_says_how_to_recover(api: Api, slug: str) -> None:
-    """The type is a path that resolves, for people; with nothing loaded from elsewhere."""
+def test_every_problem_type_has_a_page_that_says_how_to_recover(api: Api, slug: str) -> None:
+    """The type is a path that resolves to a page for people; it loads nothing from elsewhere."""
     answer = api.client.get(f"/problems/{slug}", headers={"Accept": "text/html"})
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
@@ -51,22 +51,22 @@ def test_every_kind_of_problem_has_a_page_that_says_how_to_recover(api: Api, slu
     assert api.client.head(f"/problems/{slug}").headers["content-length"] == answer.headers["content-length"]
 
 
-def test_the_contract_and_the_pages_know_the_same_kinds() -> None:
-    """Nothing is answered that the contract does not name, and nothing is named that has no page."""
+def test_the_contract_and_the_pages_have_the_same_problem_types() -> None:
+    """No answer has a type that the contract does not name, and every named type has a page."""
     promised = set(re.findall(rb"/problems/([a-z-]+)", contract_json()))
     assert {slug.encode() for slug in TYPES} == promised
 
 
-def test_a_page_that_does_not_exist_is_a_problem(api: Api) -> None:
-    """Of a kind that does."""
+def test_an_unknown_problem_page_is_answered_with_a_problem(api: Api) -> None:
+    """Of a type that has a page."""
     assert problem_of(api.client.get("/problems/nope"))["type"] == "/problems/not-found"
 
 
 # --- what they say -----------------------------------------------------------------------------------
 
 
-def test_every_fault_of_a_request_is_told_with_its_place(api: Api) -> None:
-    """JSON Pointers into the body; what is right about it is not mentioned."""
+def test_every_fault_of_a_request_is_reported_with_its_place(api: Api) -> None:
+    """As JSON Pointers into the body; valid parts are not mentioned."""
     answer = api.client.post(
         "/orders",
         json={
@@ -91,7 +91,7 @@ def test_every_fault_of_a_request_is_told_with_its_place(api: Api) -> None:
 
 
 def test_a_problem_names_the_request_that_it_is_about(api: Api) -> None:
-    """Its path as it was sent, still encoded, without its query; and the caller's own id of it."""
+    """Its path as it was sent, still encoded, without its query; and the caller's request id."""
     answer = api.client.get("/orders/%D9%A3?x=%20", headers={"X-Request-Id": "mine-1"})
     problem = problem_of(answer)
     assert problem["instance"] == "/orders/%D9%A3"
@@ -99,20 +99,20 @@ def test_a_problem_names_the_request_that_it_is_about(api: Api) -> None:
 
 
 @pytest.mark.parametrize("given", ["a b", "é", "x" * 129, '{"a":\t1}', ""])
-def test_a_request_id_that_could_forge_the_log_is_replaced(api: Api, given: str) -> None:
-    """Visible ASCII, 128 characters at most."""
+def test_a_request_id_that_could_forge_log_lines_is_replaced(api: Api, given: str) -> None:
+    """Visible ASCII is kept, up to 128 characters."""
     answer = api.client.get("/orders", headers=[(b"X-Request-Id", given.encode("latin-1"))])
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
 
 
 def test_every_answer_has_a_request_id_of_its_own(api: Api) -> None:
-    """Also those that are no problem, and unknown routes."""
+    """Also successful ones, and those of unknown routes."""
     answers = [api.client.get(path) for path in ("/orders", "/orders", "/nope", "/docs", "/health/live")]
     assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
 
 
 def provoked(api: Api) -> dict[str, httpx.Response]:
-    """Provoke every kind of problem that needs orders."""
+    """Provoke every problem type that needs orders."""
     api.placed_order(id=5, at=NOON)
     key = {"Idempotency-Key": "try-1"}
     api.client.post("/services", json={"name": "Cleaning", "id": 7}, headers=key)
@@ -136,8 +136,8 @@ def provoked(api: Api) -> dict[str, httpx.Response]:
     }
 
 
-def test_each_kind_is_answered_with_what_is_needed_to_go_on(api: Api) -> None:
-    """And with the headers that belong to its status."""
+def test_each_problem_type_carries_what_a_caller_needs_to_continue(api: Api) -> None:
+    """And the headers that belong to its status."""
     answers = provoked(api)
     for slug, answer in answers.items():
         assert problem_of(answer)["type"] == f"/problems/{slug}", answer.text
@@ -156,8 +156,8 @@ def test_each_kind_is_answered_with_what_is_needed_to_go_on(api: Api) -> None:
 # --- faults of our own -------------------------------------------------------------------------------
 
 
-def test_a_fault_of_ours_is_told_by_its_request_id_alone(own_database_url: str, redis_url: str) -> None:
-    """500: the answer has no word about it, the log has all of it under the same id, nothing is stored."""
+def test_an_internal_error_reveals_nothing_but_its_request_id(own_database_url: str, redis_url: str) -> None:
+    """500: the log has the details under the same id, and nothing is stored."""
     port = free_port()
     with (
         ServiceProcess("api.server", database=own_database_url, redis=redis_url, port=port) as process,
@@ -221,8 +221,8 @@ METHODS = {
 
 
 @pytest.mark.parametrize("path", METHODS)
-def test_a_path_tells_its_methods_and_refuses_all_others(api: Api, path: str) -> None:
-    """OPTIONS and Allow of a 405 say the same, and it is so."""
+def test_every_path_lists_its_methods_and_refuses_all_others(api: Api, path: str) -> None:
+    """OPTIONS and the Allow header of a 405 list exactly the methods that work."""
     allowed = METHODS[path].split(", ")
     options = api.client.options(path)
     assert (options.status_code, options.headers["allow"], options.content) == (204, METHODS[path], b"")
@@ -235,8 +235,8 @@ def test_a_path_tells_its_methods_and_refuses_all_others(api: Api, path: str) ->
 
 
 @pytest.mark.parametrize("path", [path for path, methods in METHODS.items() if "HEAD" in methods])
-def test_head_is_get_without_the_body(api: Api, path: str) -> None:
-    """Status and headers alike, problems included."""
+def test_head_is_answered_like_get_without_the_body(api: Api, path: str) -> None:
+    """Status and headers are equal, problems included."""
     api.placed_order(id=5)
     for target in (path, f"{path}?unknown=1"):
         got, head = api.client.get(target), api.client.head(target)
@@ -251,7 +251,7 @@ def test_head_is_get_without_the_body(api: Api, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/order", "/orders/5/services", "/.git/config", "/orders/", "//", "/orders%2F5"]
 )
-def test_an_unknown_route_is_a_problem_whatever_the_method(api: Api, path: str) -> None:
+def test_an_unknown_route_is_answered_with_a_problem_whatever_the_method(api: Api, path: str) -> None:
     """JSON, never a page of the framework's."""
     for method in ("GET", "POST", "DELETE", "FOO"):
         answer = api.client.request(method, path)

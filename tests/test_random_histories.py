@@ -49,7 +49,7 @@ services = st.one_of(
 )
 callers_ids = st.integers(1, 9)
 which = st.sampled_from([*range(1, 16), 0])
-"""Which order a command means: the n-th that exists, round and round; 0: one that never existed."""
+"""Which order a command refers to: the n-th existing one, modulo their number; 0: one that never existed."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class History:
         self.imports = 0
 
     def meant(self, number: int) -> int:
-        """Give the id that a command means."""
+        """Return the id that a command refers to."""
         ids = sorted(self.model.orders)
         return ids[number % len(ids)] if ids and number else 999
 
@@ -311,7 +311,7 @@ class History:
     ],
     at_once=1,
 )
-def test_every_answer_and_the_end_state_are_the_models(
+def test_every_answer_and_the_final_state_equal_the_models(
     api: Api, database: Database, run: Run, history: list[Command], at_once: int
 ) -> None:
     """Status, conflicts and nearest free datetimes of each answer; then all orders and all summaries."""

@@ -1,4 +1,4 @@
-"""GET and HEAD of an order and of the list of orders: filters, pages, and what can't be asked."""
+"""GET and HEAD of an order and of the list of orders: filters, pages, and invalid queries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_PATH_IDS = [
 
 
 def parameters(answer: httpx.Response) -> list[str]:
-    """Give the parameters that a refused request had wrong."""
+    """Return the invalid parameters of a refused request."""
     assert answer.status_code == 400, answer.text
     problem = answer.json()
     assert problem["type"] == "/problems/malformed-request"
@@ -32,7 +32,7 @@ def parameters(answer: httpx.Response) -> list[str]:
 
 
 def listed(api: Api, **query: str) -> list[str]:
-    """Give the ids that a list holds, all on one page."""
+    """Return the ids of a list, all on one page."""
     answer = api.client.get("/orders", params=query)
     assert answer.status_code == 200, answer.text
     assert answer.json()["next"] is None
@@ -40,7 +40,7 @@ def listed(api: Api, **query: str) -> list[str]:
 
 
 def orders_at_noon(database: Database, count: int) -> None:
-    """Let orders stand at one and the same datetime, as those of an import may."""
+    """Store orders at one datetime, as an import may."""
     database.rows("INSERT INTO calendar (name) VALUES ('default')")
     database.rows(
         """
@@ -57,8 +57,8 @@ def orders_at_noon(database: Database, count: int) -> None:
 # --- one order ---------------------------------------------------------------------------------------
 
 
-def test_an_order_is_read_with_its_version_as_tag(api: Api) -> None:
-    """The same bytes as when it was written, and the tag moves with every write."""
+def test_an_order_is_read_with_its_version_as_etag(api: Api) -> None:
+    """The same bytes as when it was written; every write changes the tag."""
     order = api.placed_order(id=5)
     answer = api.client.get("/orders/5")
     assert answer.status_code == 200
@@ -72,7 +72,7 @@ def test_an_order_is_read_with_its_version_as_tag(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/orders/5", "/orders", "/services", "/services/123", "/fee-summaries"])
-def test_head_answers_what_get_does_without_the_body(api: Api, path: str) -> None:
+def test_head_of_an_order_is_answered_like_get_without_the_body(api: Api, path: str) -> None:
     """Same status, same headers, their length included."""
     api.placed_order(id=5)
     got, head = api.client.get(path), api.client.head(path)
@@ -84,7 +84,7 @@ def test_head_answers_what_get_does_without_the_body(api: Api, path: str) -> Non
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
 @pytest.mark.parametrize("order_id", ["5", "1000000000000", "999999999999999999"])
-def test_an_unknown_order_is_not_found(api: Api, method: str, order_id: str) -> None:
+def test_an_unknown_order_is_404(api: Api, method: str, order_id: str) -> None:
     """A well-formed id that names nothing."""
     answer = api.client.request(method, f"/orders/{order_id}")
     assert answer.status_code == 404
@@ -96,15 +96,13 @@ def test_an_unknown_order_is_not_found(api: Api, method: str, order_id: str) -> 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("order_id", NO_PATH_IDS)
-def test_an_id_that_is_none_is_refused_before_anything_is_looked_for(
-    api: Api, method: str, order_id: str
-) -> None:
+def test_a_malformed_id_is_refused_before_the_database_is_asked(api: Api, method: str, order_id: str) -> None:
     """Whatever the method; the parameter is named."""
     answer = api.client.request(method, f"/orders/{order_id}")
     assert parameters(answer) == ["order_id"]
 
 
-def test_a_path_that_is_not_utf_8_names_nothing(api: Api) -> None:
+def test_a_path_that_is_not_utf_8_is_refused(api: Api) -> None:
     """Its bytes are not replaced by something else that might name an order."""
     assert api.client.get("/orders/%ff").status_code == 400
 
@@ -119,22 +117,22 @@ def test_a_path_that_is_not_utf_8_names_nothing(api: Api) -> None:
         ("TRACE", "/orders"),
     ],
 )
-def test_a_method_that_a_path_does_not_have_is_refused(api: Api, method: str, path: str) -> None:
-    """And the answer says which it has."""
+def test_a_method_that_a_path_does_not_have_is_405(api: Api, method: str, path: str) -> None:
+    """And the answer lists those that it has."""
     answer = api.client.request(method, path)
     assert answer.status_code == 405
     assert answer.json()["type"] == "/problems/method-not-allowed"
     assert "GET" in answer.headers["allow"]
 
 
-def test_a_path_that_does_not_exist_is_a_problem_too(api: Api) -> None:
+def test_an_unknown_path_is_answered_with_a_problem(api: Api) -> None:
     """JSON, never a page of HTML."""
     answer = api.client.get("/order")
     assert answer.status_code == 404
     assert answer.json()["type"] == "/problems/not-found"
 
 
-def test_a_parameter_on_a_single_order_is_refused(api: Api) -> None:
+def test_a_query_parameter_on_a_single_order_is_refused(api: Api) -> None:
     """It would do nothing."""
     api.placed_order(id=5)
     assert parameters(api.client.get("/orders/5?expand=services")) == ["expand"]
@@ -143,8 +141,8 @@ def test_a_parameter_on_a_single_order_is_refused(api: Api) -> None:
 # --- the list ----------------------------------------------------------------------------------------
 
 
-def test_an_empty_list_is_a_list(api: Api) -> None:
-    """200, not 404; also with filters that match nothing, such as a calendar that nobody has used."""
+def test_a_list_without_matches_is_200_and_empty(api: Api) -> None:
+    """Not 404; also with filters that match nothing, such as an unused calendar."""
     for path in (
         "/orders",
         "/orders?calendar=nobody",
@@ -157,7 +155,7 @@ def test_an_empty_list_is_a_list(api: Api) -> None:
 
 
 def test_orders_are_listed_by_datetime_and_then_by_id(api: Api, database: Database) -> None:
-    """Exactly as each is read by itself."""
+    """Each exactly as it is read by itself."""
     orders_at_noon(database, 3)
     early = api.placed_order(at=later(days=-1), id=9)
     late = api.placed_order(at=later(days=1), id=8)
@@ -176,7 +174,7 @@ def test_orders_are_listed_by_datetime_and_then_by_id(api: Api, database: Databa
     ],
 )
 @pytest.mark.parametrize("limit", ["1", "2", "3", "100"])
-def test_a_list_can_be_sorted_both_ways_whatever_the_size_of_its_pages(
+def test_a_list_can_be_sorted_both_ways_with_any_page_size(
     api: Api, database: Database, sort: str, expected: list[str], limit: str
 ) -> None:
     """Orders at one datetime included."""
@@ -207,16 +205,18 @@ def test_a_list_can_be_sorted_both_ways_whatever_the_size_of_its_pages(
     ],
     ids=str,
 )
-def test_a_list_is_filtered(api: Api, query: dict[str, str], expected: list[str]) -> None:
-    """From is included and to is not; filters add up."""
+def test_a_list_contains_only_the_orders_that_match_all_filters(
+    api: Api, query: dict[str, str], expected: list[str]
+) -> None:
+    """From is included and to is not."""
     api.placed_order(id=1, at=later(days=-1), services=(123, 456))
     api.placed_order(id=2, at=NOON, services=(123,))
     api.placed_order(id=3, at=later(days=1), services=(456,), calendar="crew-1")
     assert listed(api, **query) == expected
 
 
-def test_a_page_has_fifty_orders_unless_told_otherwise(api: Api, database: Database) -> None:
-    """And the address of the next one, in the body and as a link, its filters kept."""
+def test_a_page_has_fifty_orders_by_default(api: Api, database: Database) -> None:
+    """With the address of the next one in the body and in the Link header, filters included."""
     orders_at_noon(database, 101)
     first = api.client.get("/orders", params={"calendar": "default", "from": text_of(NOON)})
     page = first.json()
@@ -232,7 +232,7 @@ def test_a_page_has_fifty_orders_unless_told_otherwise(api: Api, database: Datab
     assert ids == [str(n) for n in range(1, 102)]
 
 
-def test_a_full_last_page_leads_nowhere(api: Api, database: Database) -> None:
+def test_a_full_last_page_has_no_next_page(api: Api, database: Database) -> None:
     """No empty page follows it."""
     orders_at_noon(database, 4)
     second = api.client.get(api.client.get("/orders?limit=2").json()["next"]).json()
@@ -240,17 +240,15 @@ def test_a_full_last_page_leads_nowhere(api: Api, database: Database) -> None:
     assert second["next"] is None
 
 
-def test_the_size_of_pages_may_change_on_the_way(api: Api, database: Database) -> None:
-    """The cursor stands for a place, not for a page."""
+def test_the_page_size_may_change_between_pages(api: Api, database: Database) -> None:
+    """The cursor names a place, not a page."""
     orders_at_noon(database, 5)
     following = api.client.get("/orders?limit=2").json()["next"].replace("limit=2", "limit=3")
     assert [order["id"] for order in api.client.get(following).json()["items"]] == ["3", "4", "5"]
 
 
-def test_following_pages_meets_every_order_once_whatever_is_written_meanwhile(
-    api: Api, database: Database
-) -> None:
-    """Orders that come or go elsewhere shift nothing, also when the order a cursor stands behind is gone."""
+def test_following_pages_returns_every_order_once_despite_writes(api: Api, database: Database) -> None:
+    """Orders that come or go elsewhere shift nothing, also when the cursor's own order is deleted."""
     orders_at_noon(database, 6)
     first = api.client.get("/orders?limit=3").json()
     api.placed_order(id=100, at=later(days=-1))
@@ -284,19 +282,19 @@ def test_following_pages_meets_every_order_once_whatever_is_written_meanwhile(
         ("from", "from"),
     ],
 )
-def test_a_query_that_cannot_be_read_is_refused(api: Api, query: str, wrong: str) -> None:
-    """The parameter is named, and none is guessed, ignored or taken from two."""
+def test_a_malformed_query_is_refused(api: Api, query: str, wrong: str) -> None:
+    """400, and the parameter is named."""
     assert parameters(api.client.get(f"/orders?{query}")) == [wrong]
 
 
-def test_all_faults_of_a_query_are_told_at_once(api: Api) -> None:
+def test_all_faults_of_a_query_are_reported_together(api: Api) -> None:
     """As with bodies."""
     answer = api.client.get("/orders?limit=0&calendar=&color=red&from=now&limit=2")
     assert parameters(answer) == ["limit", "calendar", "color", "from", "limit"]
 
 
 def forged(*after: Any) -> str:
-    """Make a cursor as the service does, to a place of our own."""
+    """Make a cursor as the service does, to a chosen place."""
     return encode_cursor(after, [])
 
 
@@ -328,7 +326,7 @@ FORGED = (
         *("/orders/1/changes", "/webhooks", "/webhooks/1/deliveries", "/webhooks/1/missed"),
     ],
 )
-def test_a_cursor_that_was_not_given_is_refused(api: Api, path: str) -> None:
+def test_a_cursor_that_the_server_did_not_issue_is_refused(api: Api, path: str) -> None:
     """Forged ones included: none reaches the database."""
     for cursor in FORGED:
         answer = api.client.get(path, params={"cursor": cursor})
@@ -338,8 +336,8 @@ def test_a_cursor_that_was_not_given_is_refused(api: Api, path: str) -> None:
         assert answer.json()["type"] == f"/problems/{'report-expired' if ahead else 'invalid-cursor'}"
 
 
-def test_a_cursor_belongs_to_its_filters_and_its_list(api: Api, database: Database) -> None:
-    """With others it would skip what it never showed."""
+def test_a_cursor_is_refused_with_other_filters_or_on_another_list(api: Api, database: Database) -> None:
+    """It would skip items that were never shown."""
     orders_at_noon(database, 3)
     cursor = api.client.get("/orders?limit=1").json()["next"].partition("cursor=")[2]
     assert api.client.get(f"/orders?limit=1&cursor={cursor}").status_code == 200
@@ -350,8 +348,8 @@ def test_a_cursor_belongs_to_its_filters_and_its_list(api: Api, database: Databa
     assert api.client.get(f"/services?cursor={cursor}").status_code == 400
 
 
-def test_a_cursor_is_text_that_needs_no_escaping(api: Api, database: Database) -> None:
-    """It can be copied into an address as it is."""
+def test_a_cursor_needs_no_escaping_in_a_url(api: Api, database: Database) -> None:
+    """It can be copied into an address unchanged."""
     orders_at_noon(database, 2)
     cursor = api.client.get("/orders?limit=1").json()["next"].partition("cursor=")[2]
     assert cursor.replace("-", "").replace("_", "").isalnum()

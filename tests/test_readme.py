@@ -30,7 +30,7 @@ def test_the_readme_can_be_read_in_one_sitting() -> None:
 
 
 def _anchors(document: Path) -> set[str]:
-    """Give the names by which GitHub links to a document's headings."""
+    """The names by which GitHub links to a document's headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -75,7 +75,7 @@ def test_every_check_of_the_makefile_installs_what_it_needs() -> None:
 
 
 def _steps() -> list[tuple[str, str]]:
-    """Give the commands of the README's walk-through, each with what it is said to print."""
+    """The commands of the README's walk-through, each with what it is said to print."""
     (walk,) = [block for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) if "curl" in block]
     steps = [step.partition("\n{") if "curl" in step else step.partition("\n") for step in walk.split("$ ")]
     return [(command, brace.strip() + shown) for command, brace, shown in steps if command]

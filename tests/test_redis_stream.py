@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def reader(redis_url: str, database: Database) -> Iterator[RedisReader]:
-    """Give somebody who reads this process's stream, which is empty."""
+    """A reader of this process's stream, which is empty."""
     database.add_services()
     reader = RedisReader(redis_url)
     reader.client.flushdb()
@@ -43,7 +43,7 @@ def reader(redis_url: str, database: Database) -> Iterator[RedisReader]:
 
 
 async def publish_all() -> int:
-    """Publish until the stream has everything; return how many that were."""
+    """Publish until the stream has everything; return the number of changes."""
     stream = RedisStream()
     published = 0
     try:
@@ -55,19 +55,21 @@ async def publish_all() -> int:
 
 
 def is_assigned(database: Database, position: int) -> bool:
-    """Tell whether this is the last position given."""
+    """Whether this is the last assigned position."""
     return bool(database.value("SELECT last_position FROM change_log") == position)
 
 
 def place_and_assign(run: Run, *days: int) -> list[str]:
-    """Place orders and give the whole log."""
+    """Place orders and return the whole log."""
     for day in days:
         run(place(later(days=day)))
     run(assign_all())
     return [change.notification() for change in run(whole_log())]
 
 
-def test_an_entry_is_a_notification_under_its_position(run: Run, reader: RedisReader) -> None:
+def test_an_entry_of_the_stream_is_a_notification_whose_id_is_its_position(
+    run: Run, reader: RedisReader
+) -> None:
     log = place_and_assign(run, 0, 1, 2)
     assert run(publish_all()) == 3
     assert reader.entries() == [(f"{n}-0", notification) for n, notification in enumerate(log, 1)]
@@ -77,7 +79,7 @@ def test_an_entry_is_a_notification_under_its_position(run: Run, reader: RedisRe
     assert reader.turn() == log
 
 
-def test_publishing_twice_is_harmless(run: Run, reader: RedisReader) -> None:
+def test_publishing_again_or_concurrently_adds_no_duplicates(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, *range(5))
 
     async def at_once() -> None:
@@ -96,10 +98,10 @@ def test_a_wiped_stream_is_filled_again(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, 5)
     run(publish_all())
     assert [notification for _, notification in reader.entries()] == log
-    assert reader.turn() == log[4:]  # and who had read on goes on
+    assert reader.turn() == log[4:]  # and a reader that had continued goes on
 
 
-def test_a_stream_that_lost_its_end_is_mended(run: Run, reader: RedisReader) -> None:
+def test_a_stream_that_lost_its_last_entries_is_repaired(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, *range(2))
     run(publish_all())
     saved: Any = reader.client.dump(STREAM)
@@ -121,7 +123,7 @@ def test_the_stream_of_another_log_is_replaced(run: Run, reader: RedisReader, da
     run(publish_all())
     database.clean()
     database.add_services()
-    log = place_and_assign(run, *range(9))  # further than the other one was
+    log = place_and_assign(run, *range(9))  # further than the other log had come
     run(publish_all())
     assert [notification for _, notification in reader.entries()] == log
     reader.client.delete(STREAM)
@@ -130,7 +132,7 @@ def test_the_stream_of_another_log_is_replaced(run: Run, reader: RedisReader, da
     assert [notification for _, notification in reader.entries()] == log
 
 
-def test_an_entry_that_cannot_be_read_is_another_logs(run: Run, reader: RedisReader) -> None:
+def test_a_stream_with_an_unreadable_entry_is_replaced(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, 0, 1)
     for foreign in ("[" * 200_000, "no JSON", "[]", "{}", '{"id": 5}', '{"id": "no-uuid"}'):
         reader.client.delete(STREAM)
@@ -140,10 +142,8 @@ def test_an_entry_that_cannot_be_read_is_another_logs(run: Run, reader: RedisRea
         assert [notification for _, notification in reader.entries()] == log, foreign[:20]
 
 
-def test_publishing_goes_on_after_whatever_went_wrong(
-    run: Run, reader: RedisReader, database: Database
-) -> None:
-    """Nothing that PostgreSQL or Redis may answer ends it for good, unnoticed."""
+def test_publishing_continues_after_every_error(run: Run, reader: RedisReader, database: Database) -> None:
+    """No error of PostgreSQL or Redis may end it permanently and unnoticed."""
     log = place_and_assign(run, 0, 1)
     database.rows("ALTER TABLE order_change RENAME TO elsewhere")
 
@@ -166,7 +166,7 @@ def test_publishing_goes_on_after_whatever_went_wrong(
     assert [notification for _, notification in reader.entries()] == log
 
 
-def test_the_stream_is_bounded_also_when_it_is_filled_again(
+def test_the_stream_has_a_maximum_length_also_when_it_is_filled_again(
     run: Run, reader: RedisReader, setting: Callable[..., None], database: Database
 ) -> None:
     setting(redis_stream_length=100)
@@ -190,7 +190,7 @@ def test_the_stream_is_bounded_also_when_it_is_filled_again(
     assert reader.entries()[-1][0] == "1500-0"
 
 
-def test_a_stream_whose_changes_were_all_forgotten_is_left_as_it_is(
+def test_a_stream_is_kept_when_all_its_changes_were_removed_from_the_log(
     run: Run, reader: RedisReader, database: Database
 ) -> None:
     log = place_and_assign(run, *range(3))
@@ -207,10 +207,10 @@ def test_a_stream_whose_changes_were_all_forgotten_is_left_as_it_is(
     assert [name for name, _ in reader.entries()] == ["4-0"]
 
 
-def test_a_trim_in_the_middle_of_a_look_deletes_no_stream(
+def test_removing_changes_while_the_stream_is_checked_does_not_delete_it(
     run: Run, reader: RedisReader, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its readers' groups would be gone with it, for good."""
+    """Its consumer groups would be lost with it."""
     log = place_and_assign(run, 0, 1)
     run(publish_all())
     reader.client.xgroup_create(STREAM, "billing")
@@ -227,7 +227,7 @@ def test_a_trim_in_the_middle_of_a_look_deletes_no_stream(
     assert reader.client.xinfo_groups(STREAM)
 
 
-def test_a_redis_that_hangs_delays_no_position_and_is_caught_up_with(
+def test_a_hanging_redis_delays_no_position_and_receives_everything_later(
     run: Run, database: Database, postgres_url: str, tmp_path: Path
 ) -> None:
     database.add_services()

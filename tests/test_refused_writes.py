@@ -48,8 +48,8 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_refused_write_leaves_no_row_and_changes_none(api: Api, database: Database, what: str) -> None:
-    """Every table, whatever it holds, is what it was."""
+def test_a_refused_write_neither_adds_nor_changes_a_row(api: Api, database: Database, what: str) -> None:
+    """In any table."""
     api.placed_order(id=5)
     api.placed_order(id=6, at=later(days=1))
     api.placed_order(id=8, calendar="crew-1")
@@ -64,8 +64,8 @@ def test_a_refused_write_leaves_no_row_and_changes_none(api: Api, database: Data
     assert database.everything() == before
 
 
-def test_what_stores_nothing_uses_up_no_number_of_a_calendar(api: Api, database: Database) -> None:
-    """A sequence takes none back: after 2**31 rehearsals there would have been no new calendar."""
+def test_a_write_that_stores_nothing_uses_up_no_calendar_id(api: Api, database: Database) -> None:
+    """A sequence takes none back: after 2**31 dry runs there would be no new calendar."""
     numbers = "SELECT last_value, is_called FROM calendar_id_seq"
     before = database.rows(numbers)
     assert api.client.post("/orders?dry_run=true", json=order_body(calendar=NEW)).status_code == 200
@@ -73,14 +73,14 @@ def test_what_stores_nothing_uses_up_no_number_of_a_calendar(api: Api, database:
     assert api.client.post("/orders/batch", json={"orders": too_close}).status_code == 409
     assert database.rows(numbers) == before
     assert database.counts()["calendar"] == 0
-    # What is stored needs none either: its number is drawn, and drawn again if it is another calendar's.
+    # Stored calendars use no sequence either: their ids are random, and drawn again when taken.
     for name in (NEW, f"{NEW}-2"):
         api.placed_order(calendar=name)
     assert database.rows(numbers) == before
 
 
-def test_every_table_is_looked_at_and_emptied_whatever_is_added(database: Database) -> None:
-    """The names come from the database; only a table whose rows are the migrations' is named here."""
+def test_the_tests_check_and_empty_every_table_of_the_database(database: Database) -> None:
+    """New ones too: names come from the database; only tables whose rows the migrations make are listed."""
     database.rows("CREATE TABLE added (id int PRIMARY KEY)")
     try:
         with Database(database.url) as fresh:

@@ -26,7 +26,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture(autouse=True)
 def _one_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every consumer is published to alike: these tests look at one."""
+    """Publishing is the same for every consumer: these tests use one."""
     monkeypatch.setattr("api.relay.publisher.CONSUMERS", {FEE_SUMMARIES: APPLY_TO_FEE_SUMMARIES})
 
 
@@ -60,12 +60,12 @@ async def relay_all(relay: Relay) -> int:
 
 
 async def put_cursor(position: int) -> None:
-    """Put the fee summaries' cursor somewhere else, as a restore of the database does."""
+    """Move the fee summaries' cursor, as a restore of the database does."""
     async with transaction():
         await move_cursor(FEE_SUMMARIES, position)
 
 
-def test_changes_are_assigned_and_published_in_order(
+def test_changes_get_positions_and_are_published_in_order(
     run: Run, queue: Queue, setting: Callable[..., None]
 ) -> None:
     """In batches, each of which continues the one before it."""
@@ -86,7 +86,7 @@ def test_changes_are_assigned_and_published_in_order(
         assert run(apply_changes(batch)) == len(notifications)
 
 
-def test_a_stopped_worker_can_not_fill_redis(
+def test_a_stopped_worker_cannot_make_the_queue_fill_redis(
     run: Run, queue: Queue, database: Database, setting: Callable[..., None]
 ) -> None:
     """1,000 changes wait, and Redis holds two windows at most, however often they are published again."""
@@ -99,7 +99,7 @@ def test_a_stopped_worker_can_not_fill_redis(
         longest = max(longest, len(queue))
         time.sleep(0.02)
     print(f"at most {longest} messages waited")
-    # The window is five messages. It is published again while the cursor stands still, but not on and on.
+    # The window is five messages. It is published again while the cursor does not move, but not endlessly.
     assert 5 <= longest <= 10
     assert database.value("SELECT last_position FROM change_log") == 1_000
 
@@ -113,10 +113,10 @@ def test_a_stopped_worker_can_not_fill_redis(
     assert database.wrong_summaries() == []
 
 
-def test_changes_of_one_at_a_time_can_not_fill_redis_either(
+def test_changes_published_one_at_a_time_cannot_fill_redis(
     run: Run, queue: Queue, setting: Callable[..., None]
 ) -> None:
-    """The window counts changes; the queue is bounded in messages too."""
+    """The window counts changes; the queue is also limited in messages."""
     setting(relay_batch=10, relay_window=50, republish_after=0.05)
     relay = Relay()
     for day in range(60):
@@ -125,16 +125,16 @@ def test_changes_of_one_at_a_time_can_not_fill_redis_either(
     assert len(queue) <= 10
 
 
-def test_what_is_lost_is_published_again_when_the_cursor_stands_still(
+def test_lost_batches_are_published_again_when_the_cursor_does_not_move(
     run: Run, queue: Queue, database: Database, setting: Callable[..., None]
 ) -> None:
-    """And not once more when it has arrived."""
+    """And not once more when they have arrived."""
     setting(republish_after=60)
     relay = Relay()
     for day in range(3):
         run(place(later(days=day)))
     run(relay_all(relay))
-    assert len(queue.taken()) == 1  # lost: nobody applies them
+    assert len(queue.taken()) == 1  # lost: no worker applies them
     assert run(relay.relay_once()) == 0
     setting(republish_after=0.01)
     time.sleep(0.02)
@@ -147,8 +147,8 @@ def test_what_is_lost_is_published_again_when_the_cursor_stands_still(
     assert database.wrong_summaries() == []
 
 
-def test_a_cursor_that_went_back_is_published_to_again_at_once(run: Run, queue: Queue) -> None:
-    """A restored database, or summaries that are rebuilt."""
+def test_changes_are_published_again_at_once_when_the_cursor_goes_back(run: Run, queue: Queue) -> None:
+    """The database was restored, or the summaries are being rebuilt."""
     relay = Relay()
     for day in range(4):
         run(place(later(days=day)))
@@ -162,8 +162,8 @@ def test_a_cursor_that_went_back_is_published_to_again_at_once(run: Run, queue: 
     assert [(batch.first, batch.last) for batch in queue.batches()] == [(2, 4)]
 
 
-def test_a_new_relay_begins_at_the_cursor(run: Run, queue: Queue) -> None:
-    """What the one before it had published is only remembered, not stored."""
+def test_a_new_relay_publishes_from_the_cursor_on(run: Run, queue: Queue) -> None:
+    """What the previous one had published is only remembered, not stored."""
     for day in range(4):
         run(place(later(days=day)))
     run(relay_all(Relay()))
@@ -173,8 +173,8 @@ def test_a_new_relay_begins_at_the_cursor(run: Run, queue: Queue) -> None:
     assert [(batch.first, batch.last) for batch in queue.batches()] == [(4, 4)]
 
 
-def test_a_cursor_that_another_relay_moved_is_followed(run: Run, queue: Queue) -> None:
-    """What is applied already is not published."""
+def test_a_relay_skips_changes_that_were_applied_meanwhile(run: Run, queue: Queue) -> None:
+    """Through batches that another relay published."""
     relay = Relay()
     run(place(later(days=0)))
     run(relay_all(relay))

@@ -39,19 +39,19 @@ def _services(database: Database) -> None:
 
 
 def assigned(database: Database) -> int:
-    """Count the positions given so far."""
+    """Count the assigned positions."""
     return int(database.value("SELECT last_position FROM change_log"))
 
 
 def is_assigned(database: Database, position: int) -> bool:
-    """Tell whether this is the last position given."""
+    """Whether this is the last assigned position."""
     return assigned(database) == position
 
 
-def test_while_redis_is_away_positions_are_assigned_and_everything_is_published_later(
+def test_positions_are_assigned_while_redis_is_away_and_published_later(
     run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
 ) -> None:
-    """The log and whoever reads it do not depend on Redis."""
+    """The log and its readers do not depend on Redis."""
     own_valkey.kill()
     with ServiceProcess("api.relay.main", database=postgres_url, redis=own_valkey.url) as relay:
         run(place(later(days=0)))
@@ -63,14 +63,14 @@ def test_while_redis_is_away_positions_are_assigned_and_everything_is_published_
         queue = Queue(own_valkey.url)
         wait_until(lambda: bool(len(queue)), "published")
         wait_until(lambda: run(_apply(queue)) == 2, "applied")
-        assert relay.log.count("queue_unavailable") == 1  # once, and not with every look
+        assert relay.log.count("queue_unavailable") == 1  # once, and not with every check
         assert "queue_available_again" in relay.log
 
 
-def test_a_redis_that_refuses_or_hangs_neither_ends_the_relay_nor_blocks_it_for_ever(
+def test_a_redis_that_refuses_or_hangs_neither_ends_nor_blocks_the_relay(
     run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
 ) -> None:
-    """Out of memory, then stopped with SIGSTOP; also a stop is heard within ten seconds."""
+    """Out of memory, then stopped with SIGSTOP; the relay also stops within ten seconds when told to."""
     queue = Queue(own_valkey.url)
     with ServiceProcess("api.relay.main", database=postgres_url, redis=own_valkey.url) as relay:
         run(place(later(days=0)))
@@ -125,7 +125,7 @@ def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
         assert database.wrong_summaries() == []
 
 
-def test_sessions_that_are_ended_as_they_begin_do_not_end_the_relay(
+def test_sessions_that_end_at_their_beginning_do_not_end_the_relay(
     run: Run, database: Database, tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
     """The server's farewell may come before the first statement; asyncpg then refuses to send it at all.
@@ -141,10 +141,10 @@ def test_sessions_that_are_ended_as_they_begin_do_not_end_the_relay(
         assert relay.log.count("database_unavailable") == 2
 
 
-def test_a_heartbeat_that_can_not_be_shown_ends_nothing(
+def test_a_heartbeat_that_cannot_be_written_does_not_end_the_relay(
     run: Run, database: Database, tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
-    """A full disk makes the relay look dead, which is then told once, but it is not."""
+    """With a full disk it seems dead to its health check, and says so once in its log, but it runs."""
     nowhere = str(tmp_path / "missing" / "beat")
     with ServiceProcess(
         "api.relay.main", database=postgres_url, redis=redis_url, OMS_HEARTBEAT_FILE=nowhere
@@ -161,7 +161,7 @@ READY = b"Z\0\0\0\x05I"
 
 @contextmanager
 def farewell_to(unlucky: range, folder: Path, postgres_url: str) -> Iterator[str]:
-    """Stand before PostgreSQL and end some sessions as they are opened, as pg_terminate_backend may."""
+    """A proxy of PostgreSQL that ends some sessions as they are opened, as pg_terminate_backend may."""
     address = next(iter(parse_qs(urlsplit(postgres_url).query)["host"]))
     sessions = count()
 
@@ -199,21 +199,21 @@ def farewell_to(unlucky: range, folder: Path, postgres_url: str) -> Iterator[str
 
 
 async def _apply(queue: Queue) -> int:
-    """Do the worker's work on what waits; return the position reached."""
+    """Do the worker's work on all waiting batches; return the position reached."""
     for batch in queue.taken():
         await apply_changes(batch)
     return await applied()
 
 
 def leads(relay: ServiceProcess, times: int) -> bool:
-    """Tell whether it has begun to lead so many times."""
+    """Whether the relay has become the leader so many times."""
     return relay.log.count("leading") == times
 
 
 def test_a_relay_leads_again_however_often_its_sessions_are_ended(
     own_database_url: str, redis_url: str
 ) -> None:
-    """At random moments: one in thirteen used to leave it waiting for itself."""
+    """Ended at random moments; a cancellation that is lost must not leave it waiting for itself."""
     seed = 5
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 
-def test_everything_that_a_caller_sets_is_replaced(api: Api) -> None:
-    """The id and the time of creation stay, the version counts, and a GET shows the same bytes."""
+def test_a_put_replaces_everything_that_a_caller_sets(api: Api) -> None:
+    """Id and creation time stay, the version counts up, and a GET answers the same bytes."""
     order = api.placed_order(id=5, services=(123, 456))
     body = order_body(at=later(days=1), fee=7.5, services=(789,), calendar="crew-1")
     answer = api.client.put("/orders/5", json=body)
@@ -37,7 +37,7 @@ def test_everything_that_a_caller_sets_is_replaced(api: Api) -> None:
     assert api.client.get("/orders/5").content == answer.content
 
 
-def test_other_orders_are_not_touched(api: Api, database: Database) -> None:
+def test_a_put_leaves_other_orders_unchanged(api: Api, database: Database) -> None:
     """One row and one change are written."""
     others = [api.placed_order(at=later(days=day)) for day in (1, 2)]
     api.placed_order(id=5)
@@ -47,39 +47,39 @@ def test_other_orders_are_not_touched(api: Api, database: Database) -> None:
     assert api.every_order()[1:] == others
 
 
-def test_a_calendar_that_is_left_out_is_the_default_one(api: Api) -> None:
-    """A PUT says the whole order."""
+def test_a_put_without_a_calendar_uses_the_default_one(api: Api) -> None:
+    """A PUT states the whole order."""
     api.placed_order(id=5, calendar="crew-1")
     assert api.client.put("/orders/5", json=order_body()).json()["calendar"] == "default"
 
 
 @pytest.mark.parametrize("order_id", ["5", 5])
 def test_the_id_in_the_body_may_repeat_the_one_in_the_path(api: Api, order_id: object) -> None:
-    """So that what was read can be sent back."""
+    """So that an order can be sent back as it was read."""
     api.placed_order(id=5)
     assert api.client.put("/orders/5", json=order_body(id=order_id)).status_code == 200
 
 
 @pytest.mark.parametrize("order_id", ["6", 6, "05", None, 0, "abc"], ids=repr)
-def test_another_id_in_the_body_is_refused(api: Api, order_id: object) -> None:
+def test_a_put_with_another_id_in_the_body_is_refused(api: Api, order_id: object) -> None:
     """An order keeps its id."""
     order = api.placed_order(id=5)
     assert faulty_places(api.client.put("/orders/5", json=order_body(id=order_id))) == ["#/id"]
     assert api.every_order() == [order]
 
 
-def test_an_order_with_an_id_of_the_servers_can_be_replaced_with_it_in_the_body(api: Api) -> None:
-    """Callers give ids up to a bound, and may repeat any."""
+def test_a_put_may_repeat_an_id_that_the_server_assigned(api: Api) -> None:
+    """Callers may choose ids below a limit only, but may repeat any."""
     order = api.placed_order()
     answer = api.client.put(f"/orders/{order['id']}", json=order_body(id=order["id"], fee=1))
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("body", [order_body(), order_body(id="5"), order_body(calendar="new")], ids=str)
-def test_an_order_that_is_not_there_is_not_created(
+def test_a_put_to_an_unknown_order_creates_nothing(
     api: Api, database: Database, body: dict[str, Any]
 ) -> None:
-    """404, and not a row is left."""
+    """404, and no row is written."""
     before = database.counts()
     answer = api.client.put("/orders/5", json=body)
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
@@ -87,8 +87,8 @@ def test_an_order_that_is_not_there_is_not_created(
 
 
 @pytest.mark.parametrize("missing", ["datetime", "totalfee", "services"])
-def test_a_field_without_a_default_must_be_there(api: Api, missing: str) -> None:
-    """The datetime too: an order that exists is not silently moved to now."""
+def test_a_put_without_a_required_field_is_refused(api: Api, missing: str) -> None:
+    """The datetime too: an existing order is not silently moved to now."""
     api.placed_order(id=5)
     body = order_body()
     del body[missing]
@@ -113,15 +113,15 @@ def test_a_field_without_a_default_must_be_there(api: Api, missing: str) -> None
         ("import_id", 1, "#/import_id"),
     ],
 )
-def test_a_field_that_is_not_acceptable_is_refused(api: Api, field: str, value: object, pointer: str) -> None:
+def test_a_put_with_an_invalid_field_is_refused(api: Api, field: str, value: object, pointer: str) -> None:
     """As on create; the order stays as it was."""
     order = api.placed_order(id=5)
     assert faulty_places(api.client.put("/orders/5", json=order_body() | {field: value})) == [pointer]
     assert api.client.get("/orders/5").json() == order
 
 
-def test_a_body_that_cannot_be_read_is_refused(api: Api) -> None:
-    """As on create."""
+def test_a_malformed_body_is_refused(api: Api) -> None:
+    """As on every route."""
     api.placed_order(id=5)
     for content, content_type, status in (
         (b"{", "application/json", 400),
@@ -135,7 +135,7 @@ def test_a_body_that_cannot_be_read_is_refused(api: Api) -> None:
 
 
 def test_an_order_keeps_its_services_names_until_it_is_written_again(api: Api) -> None:
-    """What was agreed on stays readable; a new writing takes the new name."""
+    """What was agreed on stays readable; the next write uses the new name."""
     api.placed_order(id=5)
     api.client.put("/services/123", json={"name": "Survey"})
     assert api.client.get("/orders/5").json()["services"] == [{"id": "123", "name": "Inspection"}]
@@ -143,7 +143,7 @@ def test_an_order_keeps_its_services_names_until_it_is_written_again(api: Api) -
     assert replaced["services"] == [{"id": "123", "name": "Survey"}]
 
 
-def test_a_service_archived_since_can_stay_on_an_order_but_not_come_to_it(api: Api) -> None:
+def test_an_archived_service_can_stay_on_an_order_but_not_be_added_to_one(api: Api) -> None:
     """So an old order can still be corrected."""
     api.placed_order(id=5, services=(123,))
     api.placed_order(id=6, services=(456,), at=later(days=1))
@@ -154,7 +154,7 @@ def test_a_service_archived_since_can_stay_on_an_order_but_not_come_to_it(api: A
     ]
 
 
-def test_each_replacement_is_a_change_with_what_was_and_what_is(api: Api, database: Database) -> None:
+def test_each_put_is_recorded_as_a_change_with_old_and_new_state(api: Api, database: Database) -> None:
     """In the order's own transaction."""
     created = api.placed_order(id=5)
     replaced = api.client.put("/orders/5", json=order_body(at=later(days=1), calendar="crew-1"))

@@ -1,4 +1,4 @@
-"""What every request passes through, in this process: nothing on that way waits for a thread."""
+"""The path of every request, in this process: no part of it waits for a thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NoThreads(ThreadPoolExecutor):
-    """What an event loop runs in threads it would run here."""
+    """Replaces the executor of the event loop, to which nothing may be submitted."""
 
     def submit(self, function: Any, /, *_: Any, **__: Any) -> Any:
         """Refuse."""
@@ -29,7 +29,7 @@ class NoThreads(ThreadPoolExecutor):
 def test_no_request_is_handed_to_a_thread(
     run: Callable[[Coroutine[Any, Any, Any]], Any], database: Database
 ) -> None:
-    """Litestar does so with each guard that is no coroutine: a read took three times as long."""
+    """Litestar uses one for each guard that is not a coroutine: a read took three times as long."""
     database.add_services()
 
     async def requests() -> list[int]:

@@ -19,7 +19,7 @@ SCHEMA = (ROOT / "shared" / "database" / "schema.sql").read_text(encoding="utf-8
 
 @pytest.fixture
 def documented(new_database_url: str) -> Iterator[Database]:
-    """Give a database that schema.sql made."""
+    """A database that schema.sql made."""
     with Database(new_database_url) as database:
         database.run_script(SCHEMA)
         yield database
@@ -27,7 +27,7 @@ def documented(new_database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def migrated(documented: Database) -> Iterator[Database]:
-    """Give a database that the migrations made."""
+    """A database that the migrations made."""
     name = f"{documented.value('SELECT current_database()')}_migrated"
     documented.rows(f"CREATE DATABASE {name}")
     url = re.sub(r"/\w+\?", f"/{name}?", documented.url)

@@ -1,7 +1,7 @@
-"""What the code reads against the contract's schemas: both accept the same values, member by member.
+"""The code's validation against the contract's schemas: both accept the same values, member by member.
 
 Values are drawn near the edges of each schema (its pattern, its examples with one character changed, numbers
-around its bounds) from a fixed seed, and judged by both sides.
+around its limits) from a fixed seed, and validated by both.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def place(name: str) -> Place:
 
 
 def matches(pattern: re.Pattern[Any]) -> Callable[[Any], None]:
-    """Make a reader out of a pattern that the code uses."""
+    """Make a parser from a pattern that the code uses."""
 
     def read(value: str) -> None:
         text: Any = value.encode(errors="surrogatepass") if isinstance(pattern.pattern, bytes) else value
@@ -69,7 +69,7 @@ TEXTS: dict[str, Callable[[str], object]] = {
     "schemas/RequestId": matches(_USABLE),
     "parameters/IdempotencyKey/schema": matches(_KEY),
 }
-"""What is text: in a path, a query, a header or a body."""
+"""Texts: in a path, a query, a header or a body."""
 
 VALUES: dict[str, Callable[[Any], object]] = {
     **{
@@ -81,7 +81,7 @@ VALUES: dict[str, Callable[[Any], object]] = {
     "schemas/OwnId": fields.read_callers_id,
     "schemas/Fee": fields.read_fee,
 }
-"""What may stand in a body, where any JSON value may come instead."""
+"""Values in a body, where any JSON value may be sent."""
 
 NOT_IN_BODIES = {"schemas/Id": "AnyId is the schema for bodies", "schemas/Day": "it only stands in queries"}
 
@@ -130,7 +130,7 @@ LITERALS = (
 
 
 def accepted(read: Callable[[Any], object], value: object) -> bool:
-    """Tell whether a reader takes a value."""
+    """Whether a parser accepts a value."""
     try:
         read(value)
     except ValueError:
@@ -146,7 +146,7 @@ EDGES = {
 
 @cache
 def texts(name: str) -> st.SearchStrategy[str]:
-    """Draw texts that fit a schema's pattern or nearly do."""
+    """Draw texts that match a schema's pattern or nearly do."""
     schema = place(name)
     fitting = st.from_regex(schema.get("pattern"), fullmatch=True)
     examples = st.sampled_from([str(one) for one in schema.get("examples", ["a"])])
@@ -162,25 +162,27 @@ def texts(name: str) -> st.SearchStrategy[str]:
 @pytest.mark.parametrize("name", TEXTS)
 @FEW
 @given(data=st.data())
-def test_a_text_is_accepted_by_the_code_where_it_fits_the_schema(name: str, data: st.DataObject) -> None:
-    """Neither reads what the other refuses."""
+def test_the_code_accepts_a_text_exactly_where_it_matches_the_schema(name: str, data: st.DataObject) -> None:
+    """Neither accepts what the other refuses."""
     text = data.draw(texts(name))
     promised = SCHEMAS.faults(place(name), text) == []
     if promised and name == "schemas/Time" and text[:10] in ("1970-01-01", "2199-12-31"):
-        return  # as its description says, on these days an offset may lead outside
+        return  # on these days an offset may lead outside the range, as its description says
     assert accepted(TEXTS[name], text) == promised, ascii(text)
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, edges in EDGES.items() for text in edges])
-def test_a_date_at_the_edge_is_accepted_by_the_code_where_it_fits_the_schema(name: str, text: str) -> None:
-    """The first and the last day, and those beside them."""
+def test_the_code_accepts_a_date_at_the_limits_exactly_where_it_matches_the_schema(
+    name: str, text: str
+) -> None:
+    """The first and the last day, and their neighbours."""
     assert accepted(TEXTS[name], text) == (SCHEMAS.faults(place(name), text) == [])
 
 
 @pytest.mark.parametrize("name", sorted(VALUES.keys() - {*NOT_IN_BODIES}))
 @pytest.mark.parametrize("literal", LITERALS)
-def test_a_json_value_is_accepted_by_the_code_where_it_fits_the_schema(name: str, literal: str) -> None:
-    """Numbers as they are written, texts that look like numbers, and what is neither."""
+def test_the_code_accepts_a_json_value_exactly_where_it_matches_the_schema(name: str, literal: str) -> None:
+    """Numbers as written, texts that look like numbers, and values that are neither."""
     promised = SCHEMAS.faults(place(name), read_exactly(literal)) == []
     assert accepted(VALUES[name], read_json(literal.encode())) == promised
 
@@ -189,12 +191,14 @@ def test_a_json_value_is_accepted_by_the_code_where_it_fits_the_schema(name: str
 @FEW
 @given(number=st.one_of(st.integers(-2, 2**65), st.decimals(allow_nan=False, allow_infinity=False, places=3)))
 @example(Decimal("0.07"))
-def test_a_number_is_accepted_by_the_code_where_it_fits_the_schema(name: str, number: int | Decimal) -> None:
+def test_the_code_accepts_a_number_exactly_where_it_matches_the_schema(
+    name: str, number: int | Decimal
+) -> None:
     """Also where binary floating point would round."""
     assert accepted(VALUES[name], number) == (SCHEMAS.faults(place(name), number) == []), number
 
 
-def test_a_limit_is_accepted_where_it_fits_the_schema() -> None:
+def test_the_code_accepts_a_limit_exactly_where_it_matches_the_schema() -> None:
     """1 to 100, in plain digits."""
     for text in ("1", "100", "50"):
         assert accepted(read_limit, text), text
@@ -204,7 +208,7 @@ def test_a_limit_is_accepted_where_it_fits_the_schema() -> None:
     assert (bounds.get("minimum"), bounds.get("maximum")) == (1, 100)
 
 
-def test_a_boolean_parameter_is_true_or_false() -> None:
+def test_a_boolean_parameter_must_be_true_or_false() -> None:
     """In lower case, as JSON writes them."""
     assert [text for text in ("true", "false", "True", "1", "yes", "") if accepted(read_boolean, text)] == [
         "true",
@@ -214,7 +218,7 @@ def test_a_boolean_parameter_is_true_or_false() -> None:
 
 @FEW
 @given(text=st.from_regex(place("schemas/EntityTags").get("oneOf")[1]["pattern"], fullmatch=True))
-def test_every_list_of_entity_tags_that_fits_the_schema_is_read(text: str) -> None:
+def test_the_code_reads_every_list_of_entity_tags_that_matches_the_schema(text: str) -> None:
     """One way only: a recipient also reads empty elements (RFC 9110, section 5.6.1)."""
     assert _LIST.fullmatch(text), text
 
@@ -234,7 +238,7 @@ MODELS: dict[str, type[BaseModel]] = {
 
 
 def test_every_request_body_of_the_contract_has_a_model() -> None:
-    """And every model is the contract's."""
+    """And every model is in the contract."""
     schemas = {
         content.child("schema").pointer.rpartition("/")[2]  # type: ignore[union-attr]  # each content has one
         for body in CONTRACT.members("components")["requestBodies"].children()
@@ -244,8 +248,8 @@ def test_every_request_body_of_the_contract_has_a_model() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_models_members_are_the_schemas(name: str) -> None:
-    """Same members, the same of them required, and no others accepted."""
+def test_the_members_of_each_model_are_those_of_its_schema(name: str) -> None:
+    """The same are required, and no others accepted."""
     schema, model = place(f"schemas/{name}"), MODELS[name]
     assert set(model.model_fields) == set(schema.get("properties"))
     assert {member for member, one in model.model_fields.items() if one.is_required()} == set(
@@ -287,8 +291,8 @@ WHOLE: dict[str, list[Any]] = {
 @pytest.mark.parametrize(
     ("name", "body"), [(n, one) for n, some in WHOLE.items() for one in [*some, [], None]]
 )
-def test_a_body_is_accepted_by_the_code_where_it_fits_the_schema(name: str, body: object) -> None:
-    """Lengths, nulls, members that are missing or unknown, and what is no object."""
+def test_the_code_accepts_a_body_exactly_where_it_matches_the_schema(name: str, body: object) -> None:
+    """Lengths, nulls, missing and unknown members, and values that are not objects."""
     text = json.dumps(body)
     promised = SCHEMAS.faults(place(f"schemas/{name}"), read_exactly(text)) == []
     try:

@@ -1,4 +1,4 @@
-"""Root's PostgreSQL, which runs as somebody else: its data lie elsewhere, found by one link only."""
+"""PostgreSQL started by root: it runs as another user, with its data in a folder that a link names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's data lie 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """Give a state folder that nobody but root may enter."""
+    """A state folder that only root may enter."""
     folder = tmp_path / "closed" / "state"
     folder.mkdir(parents=True)
     folder.parent.chmod(0o700)
@@ -28,7 +28,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give the folder in place of the one under /var/lib, which is not there yet, as /var/lib may not be."""
+    """The folder used in place of the one under /var/lib; neither it nor its parent exists yet."""
     with tempfile.TemporaryDirectory(prefix="oms-") as place:
         Path(place).chmod(0o755)  # pytest's own folders are closed to everybody else
         folder = Path(place) / "var" / "lib" / "order-management"
@@ -37,7 +37,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_deleted_data_does_not_come_back(state: Path, elsewhere: Path) -> None:
-    """Who removes the state folder starts with an empty database, though the old files are still there."""
+    """Without the link in its state folder a start gets an empty database, although the old files exist."""
     link = state / "postgres"
     _, first = claim_folder(link)
     (first / "data").mkdir()
@@ -50,10 +50,8 @@ def test_deleted_data_does_not_come_back(state: Path, elsewhere: Path) -> None:
     assert {first.parent, second.parent} == {elsewhere}
 
 
-def test_a_start_that_was_killed_before_it_made_the_folder_is_gone_on_with(
-    state: Path, elsewhere: Path
-) -> None:
-    """The link comes first, so nothing is left that no link names."""
+def test_a_start_continues_where_a_killed_one_had_only_made_the_link(state: Path, elsewhere: Path) -> None:
+    """The link comes first, so every folder has a link that names it."""
     link = state / "postgres"
     _, home = claim_folder(link)
     home.rmdir()
@@ -61,8 +59,8 @@ def test_a_start_that_was_killed_before_it_made_the_folder_is_gone_on_with(
     assert list(elsewhere.iterdir()) == [home]
 
 
-def test_two_stacks_side_by_side_have_data_of_their_own(state: Path, elsewhere: Path) -> None:
-    """Also when one is a copy of the other, link and all: that one is refused."""
+def test_two_stacks_side_by_side_never_share_data(state: Path, elsewhere: Path) -> None:
+    """A copy of a state folder, link included, is refused."""
     (other := state.with_name("other")).mkdir()
     homes = {claim_folder(folder / "postgres")[1] for folder in (state, other)}
     assert homes == set(elsewhere.iterdir())
@@ -74,7 +72,7 @@ def test_two_stacks_side_by_side_have_data_of_their_own(state: Path, elsewhere: 
         claim_folder(copy / "postgres")
 
 
-def test_a_folder_that_cannot_be_made_elsewhere_is_said_in_one_line(state: Path, elsewhere: Path) -> None:
+def test_a_data_folder_that_cannot_be_created_is_reported_in_one_line(state: Path, elsewhere: Path) -> None:
     """With what would be right."""
     elsewhere.parent.mkdir(parents=True)
     elsewhere.touch()
@@ -87,16 +85,18 @@ def test_a_folder_that_cannot_be_made_elsewhere_is_said_in_one_line(state: Path,
     assert list(state.iterdir()) == []
 
 
-def test_data_that_its_user_could_once_get_at_is_not_hidden(state: Path, elsewhere: Path) -> None:
-    """A state folder that was closed afterwards is refused and not replaced by an empty database."""
+def test_data_in_a_state_folder_that_the_servers_user_can_no_longer_enter_is_refused(
+    state: Path, elsewhere: Path
+) -> None:
+    """It is not replaced by an empty database."""
     (state / "postgres").mkdir()
     with pytest.raises(StackError, match=r"may not enter .* any more"):
         claim_folder(state / "postgres")
     assert list(elsewhere.iterdir()) == []
 
 
-def test_the_servers_of_tests_leave_nothing_elsewhere(state: Path, elsewhere: Path) -> None:
-    """They run there in earnest, whatever the umask is, and take all of it along."""
+def test_the_servers_of_tests_remove_their_data_folders(state: Path, elsewhere: Path) -> None:
+    """With a server that really runs, whatever the umask is."""
     elsewhere.parent.mkdir(parents=True)
     before = os.umask(0o077)
     try:

@@ -22,13 +22,13 @@ def create(api: Api, **body: Any) -> httpx.Response:
 
 
 def refused(answer: httpx.Response) -> list[str]:
-    """Give the places of all faults of a body that was read and not accepted."""
+    """Return the pointers to all faults of a body that was refused with 422."""
     assert answer.status_code == 422, answer.text
     return [fault["pointer"] for fault in answer.json()["errors"]]
 
 
 def test_a_service_is_created_and_can_be_read(api: Api) -> None:
-    """201, where it is, and what a GET gives."""
+    """201, with its location and what a GET answers."""
     answer = create(api, name="Calibration")
     assert answer.status_code == 201
     service = answer.json()
@@ -46,8 +46,8 @@ def test_a_service_is_created_and_can_be_read(api: Api) -> None:
 
 
 @pytest.mark.parametrize("service_id", ["5", 5, 999_999_999_999])
-def test_a_callers_id_is_taken_over(api: Api, service_id: object) -> None:
-    """As string or as integer, as in the sample."""
+def test_a_service_keeps_the_id_that_a_caller_chose(api: Api, service_id: object) -> None:
+    """As string or as integer, as in the sample data."""
     answer = create(api, id=service_id, name="Calibration")
     assert (answer.status_code, answer.json()["id"]) == (201, str(service_id))
     assert api.placed_order(services=(int(str(service_id)),))["services"][0]["name"] == "Calibration"
@@ -56,8 +56,8 @@ def test_a_callers_id_is_taken_over(api: Api, service_id: object) -> None:
 @pytest.mark.parametrize(
     "name", ["x", "x" * 100, "Prüfung · 検査 🔬", "A/B \"test\" <b> & 'more'", "back\\slash"]
 )
-def test_a_name_may_be_any_text_of_a_hundred_characters(api: Api, name: str) -> None:
-    """And is answered as it was sent, on orders too."""
+def test_the_name_of_a_service_may_be_any_text_up_to_a_hundred_characters(api: Api, name: str) -> None:
+    """It is answered as it was sent, on orders too."""
     service = create(api, name=name).json()
     assert service["name"] == name
     assert api.placed_order(services=(service["id"],))["services"] == [{"id": service["id"], "name": name}]
@@ -86,30 +86,28 @@ def test_a_name_may_be_any_text_of_a_hundred_characters(api: Api, name: str) -> 
     ],
     ids=repr,
 )
-def test_a_service_that_is_not_acceptable_is_refused(
-    api: Api, database: Database, body: object, places: list[str]
-) -> None:
-    """All faults at once, and nothing is stored."""
+def test_an_invalid_service_is_refused(api: Api, database: Database, body: object, places: list[str]) -> None:
+    """All faults are reported together, and nothing is stored."""
     assert sorted(refused(api.client.post("/services", json=body))) == places
     assert database.value("SELECT count(*) FROM service") == 3
 
 
-def test_a_body_that_cannot_be_read_is_refused(api: Api) -> None:
-    """As everywhere."""
+def test_a_malformed_body_is_refused(api: Api) -> None:
+    """As on every route."""
     assert api.post_text("/services", '{"name": "a", "name": "b"}').status_code == 400
     assert api.post_text("/services", '{"name": "\\u0000"}').status_code == 400
     assert api.post_text("/services", '{"name": "a"}', "text/plain").status_code == 415
 
 
 @pytest.mark.parametrize("name", ["Inspection", "INSPECTION", "inspection"])
-def test_a_name_that_another_service_has_is_refused(api: Api, name: str) -> None:
-    """Whatever its case, on create and on renaming."""
+def test_the_name_of_another_service_is_refused(api: Api, name: str) -> None:
+    """In any case, on create and on renaming."""
     for answer in (create(api, name=name), api.client.put("/services/456", json={"name": name})):
         assert (answer.status_code, answer.json()["type"]) == (409, "/problems/service-name-taken")
     assert api.client.get("/services/456").json()["name"] == "Analysis"
 
 
-def test_an_id_that_another_service_has_is_refused(api: Api) -> None:
+def test_the_id_of_another_service_is_refused(api: Api) -> None:
     """Also when that one is archived."""
     api.client.delete("/services/456")
     for service_id in ("123", 123, 456):
@@ -117,14 +115,14 @@ def test_an_id_that_another_service_has_is_refused(api: Api) -> None:
         assert (answer.status_code, answer.json()["type"]) == (409, "/problems/service-id-taken")
 
 
-def test_of_many_services_with_one_name_exactly_one_is_created(api: Api) -> None:
-    """All at once."""
+def test_of_many_concurrent_services_with_one_name_exactly_one_is_created(api: Api) -> None:
+    """The others are refused."""
     answers = at_once([lambda: create(api, name="Calibration")] * 20)
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 19
 
 
-def test_a_service_is_renamed(api: Api) -> None:
-    """It keeps its id and its time of creation; its own name in another case is no conflict."""
+def test_a_service_can_be_renamed(api: Api) -> None:
+    """It keeps its id and creation time; its own name in another case is not a conflict."""
     before = api.client.get("/services/123").json()
     for name in ("Survey", "SURVEY", "SURVEY"):
         answer = api.client.put("/services/123", json={"name": name})
@@ -139,12 +137,12 @@ def test_a_service_is_renamed(api: Api) -> None:
     [({}, "#/name"), ({"name": ""}, "#/name"), ({"name": "x", "id": "123"}, "#/id")],
     ids=str,
 )
-def test_a_renaming_that_is_not_acceptable_is_refused(api: Api, body: object, place: str) -> None:
-    """The name is all that changes."""
+def test_an_invalid_renaming_is_refused(api: Api, body: object, place: str) -> None:
+    """Only the name can be changed."""
     assert refused(api.client.put("/services/123", json=body)) == [place]
 
 
-def test_an_archived_service_cannot_be_ordered_and_stays_readable(api: Api) -> None:
+def test_an_archived_service_cannot_be_ordered_but_can_be_read(api: Api) -> None:
     """By itself, and on the orders that name it."""
     order = api.placed_order(services=(123, 456))
     answer = api.client.delete("/services/123")
@@ -157,7 +155,7 @@ def test_an_archived_service_cannot_be_ordered_and_stays_readable(api: Api) -> N
     api.placed_order(at=later(days=1), services=(456,))
 
 
-def test_a_service_is_archived_once(api: Api) -> None:
+def test_archiving_a_service_twice_is_404_the_second_time(api: Api) -> None:
     """204, then 404."""
     assert api.client.delete("/services/123").status_code == 204
     archived = api.client.get("/services/123").json()
@@ -172,8 +170,8 @@ def test_the_name_of_an_archived_service_is_free_again(api: Api) -> None:
     assert create(api, id=123, name="Another").status_code == 409
 
 
-def test_services_are_listed_by_id_from_page_to_page(api: Api) -> None:
-    """Each once, whatever the size of the pages."""
+def test_services_are_listed_by_id_page_by_page(api: Api) -> None:
+    """Each once, with any page size."""
     ids = ["5", "123", "456", "789", create(api, name="Calibration").json()["id"]]
     create(api, id=5, name="First")
     for limit in ("1", "2", "5", "100"):
@@ -183,8 +181,8 @@ def test_services_are_listed_by_id_from_page_to_page(api: Api) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "name=x", "limit=1&limit=1"])
-def test_a_query_that_cannot_be_read_is_refused(api: Api, query: str) -> None:
-    """As everywhere."""
+def test_a_malformed_query_is_refused(api: Api, query: str) -> None:
+    """400, and the parameter is named."""
     answer = api.client.get(f"/services?{query}")
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["parameter"] == query.partition("=")[0]
@@ -195,10 +193,10 @@ def test_a_query_that_cannot_be_read_is_refused(api: Api, query: str) -> None:
     ("service_id", "status"),
     [("5", 404), ("999999999999999999", 404), ("abc", 400), ("0", 400), ("99999999999999999999", 400)],
 )
-def test_a_service_that_is_not_there_is_not_found(
+def test_an_unknown_service_is_404(
     api: Api, database: Database, method: str, service_id: str, status: int
 ) -> None:
-    """And an id that is none is told from an unknown one."""
+    """A malformed id is answered differently."""
     before = database.counts()
     body = {"name": "New"} if method == "PUT" else None
     assert api.client.request(method, f"/services/{service_id}", json=body).status_code == status
@@ -206,7 +204,7 @@ def test_a_service_that_is_not_there_is_not_found(
 
 
 def test_an_order_and_an_archiving_at_the_same_time_both_succeed_or_the_order_is_refused(api: Api) -> None:
-    """Whoever comes first."""
+    """Depending on which one comes first."""
     answers = at_once(
         [
             partial(api.client.delete, "/services/123"),

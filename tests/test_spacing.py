@@ -33,7 +33,7 @@ def replace(api: Api, order: dict[str, Any], **fields: Any) -> httpx.Response:
 
 
 def refusal(answer: httpx.Response) -> dict[str, Any]:
-    """Give the problem of a write that the rule refused."""
+    """Return the problem of a write that the rule refused."""
     assert answer.status_code == 409, answer.text
     problem: dict[str, Any] = answer.json()
     assert problem["type"] == "/problems/orders-too-close"
@@ -41,7 +41,7 @@ def refusal(answer: httpx.Response) -> dict[str, Any]:
 
 
 def neighbours(database: Database, *times: datetime, calendar: str = "default") -> None:
-    """Let orders stand at any times, also nearer than the rule allows, as an import's may."""
+    """Store orders at any datetimes, also closer than the rule allows, as an import may."""
     database.rows("INSERT INTO calendar (name) VALUES ($1) ON CONFLICT DO NOTHING", calendar)
     database.rows(
         """
@@ -66,7 +66,7 @@ def neighbours(database: Database, *times: datetime, calendar: str = "default") 
     ids=str,
 )
 def test_an_order_less_than_three_hours_away_is_refused(api: Api, side: int, distance: timedelta) -> None:
-    """On both sides alike, down to the microsecond."""
+    """On both sides, down to the microsecond."""
     there = api.placed_order(at=NOON)
     problem = refusal(api.place_order(at=NOON + side * distance))
     assert problem["conflicts"] == [{"id": there["id"], "datetime": there["datetime"]}]
@@ -96,14 +96,14 @@ def test_an_order_three_hours_away_or_more_is_accepted(api: Api, side: int, dist
         ("2030-06-01T12:00:00-00:00", 409),
     ],
 )
-def test_the_distance_is_between_moments_whatever_their_zones(api: Api, text: str, status: int) -> None:
+def test_the_distance_between_orders_does_not_depend_on_their_zones(api: Api, text: str, status: int) -> None:
     """12:00Z is 17:30+05:30."""
     api.placed_order(at="2030-06-01T12:00:00Z")
     assert api.place_order(at=text).status_code == status
 
 
-def test_an_order_between_two_that_leave_exactly_six_hours_fits(api: Api) -> None:
-    """The one datetime in the middle, and no other."""
+def test_one_order_fits_between_two_that_are_six_hours_apart(api: Api) -> None:
+    """At the one datetime in the middle, and at no other."""
     for at in (NOON, later(hours=6)):
         api.placed_order(at=at)
     for nudge in (-MICROSECOND, MICROSECOND):
@@ -112,7 +112,7 @@ def test_an_order_between_two_that_leave_exactly_six_hours_fits(api: Api) -> Non
 
 
 def test_a_calendar_holds_eight_orders_a_day(api: Api) -> None:
-    """Three hours apart each, and the ninth falls on the next day."""
+    """Three hours apart each; the ninth falls on the next day."""
     midnight = datetime(2030, 6, 1, tzinfo=UTC)
     for place in range(8):
         api.placed_order(at=midnight + place * CLEARANCE)
@@ -122,27 +122,27 @@ def test_a_calendar_holds_eight_orders_a_day(api: Api) -> None:
     }
 
 
-def test_an_order_in_the_far_future_does_not_stand_in_the_way_of_one_today(api: Api) -> None:
-    """Nor one in the far past."""
+def test_an_order_in_the_far_future_does_not_block_one_today(api: Api) -> None:
+    """Nor does one in the far past."""
     api.placed_order(at="2199-12-31T23:59:59.999999Z")
     api.placed_order(at="1970-01-01T00:00:00Z")
     api.placed_order(at=None)
 
 
-def test_an_order_that_is_for_now_stands_in_the_way_of_another_for_now(api: Api) -> None:
-    """Leaving the datetime out is no way around the rule."""
+def test_an_order_for_now_blocks_another_for_now(api: Api) -> None:
+    """Leaving the datetime out does not bypass the rule."""
     api.placed_order(at=None)
     refusal(api.place_order(at=None))
 
 
-def test_an_order_on_another_calendar_is_not_in_the_way(api: Api) -> None:
-    """The rule holds per calendar, and names of calendars differ by case."""
+def test_an_order_on_another_calendar_blocks_nothing(api: Api) -> None:
+    """The rule holds per calendar, and names of calendars are case-sensitive."""
     for calendar in ("default", "crew-1", "crew-2", "Crew-1"):
         api.placed_order(calendar=calendar)
     assert [c["id"] for c in refusal(api.place_order(calendar="crew-2"))["conflicts"]] == ["1000000000002"]
 
 
-def test_a_deleted_order_is_not_in_the_way(api: Api) -> None:
+def test_a_deleted_order_blocks_nothing(api: Api) -> None:
     """Its place is free as soon as the deletion is answered."""
     there = api.placed_order()
     api.client.delete(f"/orders/{there['id']}")
@@ -223,10 +223,10 @@ def test_three_hours_are_as_long_in_every_time_zone_of_a_session(database: Datab
     ],
     ids=["onto", "just after", "just before", "exactly after", "exactly before", "near itself", "in place"],
 )
-def test_an_update_keeps_the_distance_from_all_orders_but_itself(
+def test_an_update_must_keep_the_distance_from_all_orders_but_itself(
     api: Api, method: str, at: datetime, status: int
 ) -> None:
-    """Moving by an hour is no conflict with where the order was."""
+    """Moving an order by an hour is no conflict with where it was."""
     mine = api.placed_order(at=NOON)
     other = api.placed_order(at=later(hours=9))
     body = order_body(at=at) if method == "PUT" else {"datetime": text_of(at)}
@@ -240,7 +240,7 @@ def test_an_update_keeps_the_distance_from_all_orders_but_itself(
 
 
 def test_an_order_that_moved_away_leaves_its_place_free(api: Api) -> None:
-    """And stands in the way where it is now."""
+    """And takes its new one."""
     mine = api.placed_order(at=NOON)
     assert replace(api, mine, at=later(days=1)).status_code == 200
     api.placed_order(at=NOON)
@@ -248,8 +248,8 @@ def test_an_order_that_moved_away_leaves_its_place_free(api: Api) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_an_order_that_moves_to_another_calendar_keeps_the_distance_there(api: Api, method: str) -> None:
-    """The datetime stays, and another order has it on the other calendar."""
+def test_an_order_that_moves_to_another_calendar_must_keep_the_distance_there(api: Api, method: str) -> None:
+    """Its datetime stays, and another order has it on the other calendar."""
     mine = api.placed_order(calendar="crew-1")
     other = api.placed_order(calendar="crew-2")
     body = order_body(calendar="crew-2") if method == "PUT" else {"calendar": "crew-2"}
@@ -260,16 +260,16 @@ def test_an_order_that_moves_to_another_calendar_keeps_the_distance_there(api: A
     api.placed_order(calendar="crew-1")
 
 
-def test_a_put_without_a_calendar_moves_to_the_default_one_and_keeps_the_distance_there(api: Api) -> None:
-    """A full replacement: what is left out is its default, not what it was."""
+def test_a_put_without_a_calendar_must_keep_the_distance_on_the_default_one(api: Api) -> None:
+    """A full replacement: what is left out gets its default, not its old value."""
     mine = api.placed_order(calendar="crew-1")
     api.placed_order()
     refusal(replace(api, mine))
     assert replace(api, mine, at=later(hours=3)).json()["calendar"] == "default"
 
 
-def test_nothing_but_their_own_import_may_stand_near_imported_orders(api: Api, database: Database) -> None:
-    """All of them are named, in their order."""
+def test_only_orders_of_the_same_import_may_be_near_imported_orders(api: Api, database: Database) -> None:
+    """The refusal names all of them, in their order."""
     neighbours(database, NOON, later(hours=1), NOON)
     for at in (NOON, later(hours=4) - MICROSECOND, NOON - JUST_TOO_CLOSE):
         refusal(api.place_order(at=at))
@@ -283,7 +283,7 @@ def test_nothing_but_their_own_import_may_stand_near_imported_orders(api: Api, d
 # --- what a refusal tells ----------------------------------------------------------------------------
 
 DENSE = tuple(later(hours=hours) for hours in (0, 3, 6, 11.5, 15, 21, 24))
-"""Gaps of 3, 3, 5.5, 3.5, 6 and 3 hours: only the one of six has room, for exactly one datetime."""
+"""Gaps of 3, 3, 5.5, 3.5, 6 and 3 hours: only the one of six has a free datetime, exactly one."""
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ DENSE = tuple(later(hours=hours) for hours in (0, 3, 6, 11.5, 15, 21, 24))
 def test_a_refusal_names_the_nearest_free_datetimes_on_both_sides(  # noqa: PLR0917 (a table's columns)
     api: Api, database: Database, taken: list[datetime], asked: datetime, before: datetime, after: datetime
 ) -> None:
-    """Gaps that are too small are passed over; both can really be booked."""
+    """Gaps that are too small are skipped; both can really be booked."""
     neighbours(database, *taken)
     nearest = refusal(api.place_order(at=asked))["nearest"]
     assert (moment(nearest["before"]), moment(nearest["after"])) == (before, after)
@@ -327,7 +327,7 @@ def test_there_is_no_free_datetime_before_1970_or_after_2199(api: Api) -> None:
 
 
 def test_the_very_first_and_the_very_last_datetime_can_be_the_nearest(api: Api) -> None:
-    """The bounds are included."""
+    """The limits are included."""
     api.placed_order(at="1970-01-01T03:00:00Z")
     api.placed_order(at="2199-12-31T20:59:59.999999Z")
     assert refusal(api.place_order(at="1970-01-01T01:00:00Z"))["nearest"]["before"] == EARLIEST
@@ -336,8 +336,8 @@ def test_the_very_first_and_the_very_last_datetime_can_be_the_nearest(api: Api) 
     api.placed_order(at=LATEST)
 
 
-def test_the_nearest_datetimes_of_an_update_leave_the_order_itself_aside(api: Api) -> None:
-    """It may be told to go back to where it is, or near to it."""
+def test_the_nearest_datetimes_of_an_update_ignore_the_order_itself(api: Api) -> None:
+    """They may be its present datetime, or near it."""
     mine = api.placed_order(at=NOON)
     api.placed_order(at=later(hours=4))
     problem = refusal(replace(api, mine, at=later(hours=2)))
@@ -347,7 +347,7 @@ def test_the_nearest_datetimes_of_an_update_leave_the_order_itself_aside(api: Ap
 
 
 def test_the_nearest_datetimes_of_a_move_are_free_on_the_calendar_it_moves_to(api: Api) -> None:
-    """What stands on the calendar it leaves does not matter."""
+    """Orders on the calendar that it leaves do not matter."""
     mine = api.placed_order(at=NOON, calendar="crew-1")
     api.placed_order(at=later(hours=3), calendar="crew-1")
     api.placed_order(at=NOON, calendar="crew-2")
@@ -356,7 +356,7 @@ def test_the_nearest_datetimes_of_a_move_are_free_on_the_calendar_it_moves_to(ap
     assert replace(api, mine, at=nearest["after"], calendar="crew-2").status_code == 200
 
 
-def test_a_refusal_is_a_problem_that_says_in_words_what_to_do(api: Api) -> None:
+def test_a_refusal_is_a_problem_that_says_what_to_do(api: Api) -> None:
     """RFC 9457, with the id of the request."""
     there = api.placed_order(at=NOON)
     answer = api.place_order(at=later(hours=1))
@@ -374,7 +374,7 @@ minutes = st.integers(-600, 600)
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(taken=st.lists(minutes, max_size=12), asked=minutes)
-def test_whatever_stands_there_a_place_is_given_or_the_nearest_ones_can_be_booked(
+def test_an_order_on_a_random_calendar_is_stored_or_gets_the_nearest_bookable_datetimes(
     api: Api, database: Database, taken: list[int], asked: int
 ) -> None:
     """The answer agrees with a search minute by minute: nothing nearer is free on either side."""

@@ -1,4 +1,4 @@
-"""``python -m stack.run``, which `make run` runs, for real: one stack for all tests, and one more start."""
+"""``python -m stack.run``, which `make run` runs: one real stack for all tests, and one more start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.supervisor import READY, STOP_TIMEOUT_SECONDS, Run, stack_environment
 
 
 def _refused(state: Path, port: int) -> str:
-    """Run the supervisor where it must refuse; give the one line that it says."""
+    """Run the supervisor where it must refuse; return its one line of output."""
     done = subprocess.run(
         [sys.executable, "-m", "stack.run"],
         cwd=ROOT,
@@ -46,7 +46,7 @@ def _refused(state: Path, port: int) -> str:
 
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
-    """Give a folder for a stack; pytest's own folders are closed to the database's unprivileged user."""
+    """A folder for a stack; the database's unprivileged user may not enter pytest's own folders."""
     folder = Path(tempfile.mkdtemp(prefix="oms-"))
     folder.chmod(0o755)
     yield folder
@@ -55,7 +55,7 @@ def state() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def running(state: Path) -> Iterator[Run]:
-    """Give a stack that was started on an empty folder, and is ready."""
+    """A stack that was started on an empty folder, and is ready."""
     run = Run(state, free_port())
     try:
         run.wait_until_ready()
@@ -66,38 +66,40 @@ def running(state: Path) -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def address(running: Run) -> str:
-    """Give the address that the ready line names."""
+    """The address in the ready line."""
     return running.address
 
 
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[httpx.Client]:
-    """Give a caller who is in a hurry."""
+    """A client with a short timeout."""
     with http_client(address, timeout=5) as client:
         yield client
 
 
-# The first test of all: nobody else may have asked the stack for anything.
-def test_nothing_comes_behind_the_ready_line(running: Run, client: httpx.Client) -> None:
-    """What the supervisor asked before is told before it, or it would scroll out of sight."""
+# This test must be the first: no other may have sent a request before.
+def test_nothing_is_logged_after_the_ready_line_until_the_first_request(
+    running: Run, client: httpx.Client
+) -> None:
+    """The supervisor's own requests are logged before it, or the line would scroll out of sight."""
     (ready,) = (number for number, line in enumerate(running.said) if READY.search(line))
     for path in ("/health/ready", "/orders/223"):
         assert any(f"path={path} " in line for line in running.said[:ready])
-    assert client.get("/services").status_code == 200  # told behind whatever was asked before
+    assert client.get("/services").status_code == 200  # logged after all earlier requests
     running.read_until(re.compile("path=/services "), within=5.0)
     (asked,) = (line for line in running.said[ready:] if "[request]" in line)
     assert "path=/services " in asked
 
 
 def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run, client: httpx.Client) -> None:
-    """The first start loads the sample data, and what it tells to try works."""
+    """The first start loads the sample data, and the suggested command works."""
     assert client.get(running.tried).json()["datetime"] == "2022-11-01T11:11:11.111Z"
 
 
-def test_where_orders_need_a_key_the_ready_line_names_what_needs_none(
+def test_the_ready_line_suggests_a_public_path_where_orders_need_a_key(
     postgres_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What it tells to try works."""
+    """And that request works."""
     port = free_port()
     folder = StateFolder(tmp_path)
     plan = Plan.read({"OMS_DATABASE_URL": "none", "OMS_REDIS_URL": "none", "PORT": str(port)})
@@ -107,8 +109,8 @@ def test_where_orders_need_a_key_the_ready_line_names_what_needs_none(
     assert f"curl -s http://127.0.0.1:{port}/health/ready\n" in capsys.readouterr().out
 
 
-def test_lines_of_several_processes_carry_their_names(running: Run) -> None:
-    """Whoever says something is named before it; nobody waits for the relay, which may do so late."""
+def test_log_lines_carry_the_name_of_their_process(running: Run) -> None:
+    """The relay may log its first line late; nothing waits for it."""
 
     def names() -> set[str]:
         return {line.split("|")[0].strip() for line in running.said}
@@ -118,7 +120,7 @@ def test_lines_of_several_processes_carry_their_names(running: Run) -> None:
     assert {"stack", "migrate", "import", "api", "relay"} <= names()
 
 
-def test_a_port_in_use_is_said_in_one_line(running: Run, address: str, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(running: Run, address: str, tmp_path: Path) -> None:
     """Nothing is started beside a port that is taken, not even a database."""
     port = int(address.rsplit(":", 1)[1])
     assert "Address already in use" in _refused(tmp_path / "other", port)
@@ -127,13 +129,13 @@ def test_a_port_in_use_is_said_in_one_line(running: Run, address: str, tmp_path:
 
 
 def test_a_second_run_in_one_folder_is_refused_in_one_line(running: Run) -> None:
-    """The folder belongs to the run that has it, which goes on."""
+    """The first one continues."""
     assert str(running.process.pid) in _refused(running.state, free_port())
     assert running.process.poll() is None
 
 
 def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
-    """What `make import` does: the sample file was imported already, which is escape_formula."""
+    """What `make import` does: the sample file was imported already, so there is nothing to do."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.orders.import_command"),
@@ -147,7 +149,7 @@ def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
     assert done.returncode == 0
 
 
-def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
+def test_a_command_on_another_database_needs_neither_a_stack_nor_redis(
     new_database_url: str, tmp_path: Path
 ) -> None:
     """What `OMS_DATABASE_URL=… make import` does; without that address it needs a stack."""
@@ -170,8 +172,8 @@ def test_a_command_on_a_database_of_ones_own_needs_neither_a_stack_nor_redis(
         assert said in done.stdout + done.stderr
 
 
-def test_a_killed_valkey_is_started_again_while_orders_are_taken(running: Run, client: httpx.Client) -> None:
-    """Nobody's orders depend on it, and the rest of the system finds it again where it was."""
+def test_a_killed_valkey_is_restarted_while_orders_are_accepted(running: Run, client: httpx.Client) -> None:
+    """Orders do not depend on it, and the other processes find it at the same address."""
     (valkey,) = working_in(running.state / "valkey", "valkey-server")
     valkey.kill()
     order = {"id": "9000", "datetime": "2031-01-01T12:00:00Z", "totalfee": 1, "services": [{"id": "123"}]}
@@ -188,10 +190,8 @@ def test_a_killed_valkey_is_started_again_while_orders_are_taken(running: Run, c
     assert client.delete("/orders/9000").status_code == 204
 
 
-def test_a_killed_postgresql_is_started_again_with_all_that_was_acknowledged(
-    running: Run, address: str
-) -> None:
-    """Who tries again meanwhile is answered in the end, and nothing that was answered 201 is missing."""
+def test_a_killed_postgresql_is_restarted_with_every_acknowledged_order(running: Run, address: str) -> None:
+    """Callers that retry meanwhile succeed in the end."""
     postmaster = _postmaster(running)
     stored: list[int] = []
     killed = False
@@ -202,7 +202,7 @@ def test_a_killed_postgresql_is_started_again_with_all_that_was_acknowledged(
             number = 9100 + len(stored)
             order = {"id": str(number), "datetime": f"2032-01-{len(stored) + 1:02}T12:00:00Z", "totalfee": 1}
             answer = client.post("/orders", json=order | {"services": [{"id": "123"}]})
-            # 409: stored by a try whose answer was lost with the server.
+            # 409: stored by a try whose answer was lost.
             assert answer.status_code in {201, 409, 503}, answer.text
             if answer.status_code == 503:
                 time.sleep(0.05)
@@ -226,8 +226,8 @@ def _postmaster(run: Run) -> psutil.Process:
     return psutil.Process(int((run.state / "postgres" / "data" / "postmaster.pid").read_text().split()[0]))
 
 
-def test_a_postgresql_whose_data_are_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
-    """As after `rm -rf .local` beside a stack that runs."""
+def test_a_postgresql_whose_data_was_deleted_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    """As after `rm -rf .local` beside a running stack."""
     with EmbeddedPostgres(tmp_path / "postgres", durable=False) as postgres:
         assert postgres.process
         postgres.process.kill()
@@ -237,8 +237,8 @@ def test_a_postgresql_whose_data_are_gone_is_not_replaced_by_an_empty_one(tmp_pa
             postgres.start()
 
 
-def test_a_run_that_is_told_to_stop_while_postgresql_recovers_does_so_at_once(state: Path) -> None:
-    """However long that would have taken: here it waits for an archive that gives nothing."""
+def test_a_stack_told_to_stop_while_postgresql_recovers_stops_at_once(state: Path) -> None:
+    """However long the recovery would take: here it waits for an archive that delivers nothing."""
     folder = state / "recovering"
     folder.mkdir()
     with EmbeddedPostgres(folder / "postgres") as postgres:
@@ -268,8 +268,8 @@ def _server_state(data: Path) -> str:
         return ""
 
 
-def test_a_valkey_that_does_not_stay_is_given_up(state: Path) -> None:
-    """A server that ends again and again is no accident, and starting it for ever would only hide that."""
+def test_the_stack_gives_up_on_a_valkey_that_keeps_ending(state: Path) -> None:
+    """Restarting it forever would only hide the fault."""
     folder = StateFolder(state / "unstable")
     stack = Stack(replace(Plan.read({"OMS_DATABASE_URL": "none"}), state=folder.path), folder)
     assert stack._valkey
@@ -295,10 +295,10 @@ def _pid_of(stack: Stack) -> int:
     return stack._valkey.process.pid
 
 
-def test_a_command_that_finds_no_stack_says_how_to_start_that_one(
+def test_a_command_without_a_running_stack_says_how_to_start_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the very folder that it was asked for."""
+    """In the folder that it was asked for."""
     folder = tmp_path / "a b"
     with pytest.raises(StackError, match=re.escape(f"make run STATE_DIR='{folder}'")):
         StateFolder(folder).environment()
@@ -307,10 +307,10 @@ def test_a_command_that_finds_no_stack_says_how_to_start_that_one(
         StateFolder(Path(".local")).environment()
 
 
-def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
+def test_a_stack_killed_with_sigkill_restarts_with_its_data_and_sigterm_ends_all_processes(
     running: Run, address: str, client: httpx.Client
 ) -> None:
-    """Nothing of a killed run stands in the way of the next, and what was answered 201 is there."""
+    """Nothing of the killed run blocks the next one, and every acknowledged order is there."""
     assert client.delete("/orders/223").status_code == 204
     order = {"id": "9001", "datetime": "2030-01-01T12:00:00Z", "totalfee": 12.5, "services": [{"id": "123"}]}
     assert client.post("/orders", json=order).status_code == 201
@@ -334,7 +334,7 @@ def test_after_kill_9_the_next_start_finds_the_data_and_sigterm_leaves_nothing(
         again.wait_until_ended(STOP_TIMEOUT_SECONDS)
         assert time.monotonic() - begun < STOP_TIMEOUT_SECONDS
         assert again.process.returncode == 0
-        # Of a killed group only the leader is waited for; the others are on their way out.
+        # Of a killed group only the leader is waited for; the others are still ending.
         wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
         assert again.processes() == []
     finally:

@@ -1,4 +1,4 @@
-"""The consumers of docs/subscribing.md, run as they stand there, killed and started again."""
+"""The consumers of docs/subscribing.md, run as printed there, killed and restarted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GUIDE = (ROOT / "docs" / "subscribing.md").read_text()
 PROGRAMS: dict[str, str] = dict(re.findall(r"```python\n# (\w+)\.py: (.*?)```", GUIDE, re.DOTALL))
 WEBHOOKS = GUIDE[GUIDE.index("## Webhooks") :]
-"""Has a test of its own."""
+"""It has a test of its own."""
 COMMANDS = re.findall(r"^curl .*", GUIDE.removesuffix(WEBHOOKS), re.MULTILINE)
 HERE = "http://127.0.0.1:8000"
 
@@ -53,7 +53,7 @@ class Consumer:
         )
 
     def kill(self) -> None:
-        """End it wherever it is."""
+        """Kill it."""
         if self._process is not None:
             assert self._process.poll() is None, f"{self.name} ended by itself"
             self._process.kill()
@@ -61,12 +61,12 @@ class Consumer:
             self._process = None
 
     def work(self) -> list[tuple[Any, ...]]:
-        """Read what it has done, in the order in which it did it."""
+        """Read its results, in their order."""
         with sqlite3.connect(f"file:{self._folder}/{self.name}.db?mode=ro", uri=True) as db:
             return db.execute("SELECT position, type, subject, version FROM work ORDER BY rowid").fetchall()
 
     def has_done(self, count: int) -> bool:
-        """Tell whether it has done so much."""
+        """Whether it has at least so many results."""
         try:
             return len(self.work()) >= count
         except sqlite3.OperationalError:
@@ -75,7 +75,7 @@ class Consumer:
 
 @pytest.fixture
 def consumers(pipeline: Pipeline, tmp_path: Path) -> Iterator[list[Consumer]]:
-    """Give the guide's consumers, not running."""
+    """The guide's consumers, not running."""
     created = []
     for name in PROGRAMS:
         folder = tmp_path / name
@@ -130,7 +130,7 @@ def event_of(text: str) -> dict[str, Any]:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 @pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
-def test_every_command_of_the_guide_answers(pipeline: Pipeline, command: str) -> None:
+def test_every_command_of_the_guide_works(pipeline: Pipeline, command: str) -> None:
     order = pipeline.api.placed_order(id="223")["id"]
     pipeline.api.placed_order(id="224", at=later(days=1))
     wait_until(lambda: len(Feed.after(pipeline.api).all()) == 2, "the changes have their positions")

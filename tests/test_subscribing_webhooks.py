@@ -1,4 +1,4 @@
-"""The webhooks of ``docs/subscribing.md``: its receiver and its commands, run as they stand there."""
+"""The webhooks of ``docs/subscribing.md``: its receiver and its commands, run as printed there."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def receiver(folder: Path, port: int, secret: str) -> Iterator[subprocess.Popen[
 
 
 def answers(client: httpx.Client) -> bool:
-    """Tell whether somebody listens, who refuses what is not signed."""
+    """Whether the receiver answers, refusing an unsigned request."""
     try:
         return client.post("/", json={}).status_code == 401
     except httpx.TransportError:
         return False
 
 
-def test_the_receiver_of_the_page_acts_once_on_each_change_whatever_restarts(
+def test_the_guides_webhook_receiver_acts_once_on_each_change_despite_restarts(
     api: Api, run: Run, database: Database, tmp_path: Path
 ) -> None:
-    """Killed in between, sent everything twice: every change is there once."""
+    """It is killed in between and sent everything twice."""
     port = free_port()
     webhook = subscribe(api, f"http://127.0.0.1:{port}/")
     with receiver(tmp_path, port, webhook["secret"]):
@@ -89,10 +89,8 @@ def test_the_receiver_of_the_page_acts_once_on_each_change_whatever_restarts(
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
-def test_the_commands_of_the_guide_lead_from_nothing_to_a_verified_webhook(
-    pipeline: Pipeline, tmp_path: Path
-) -> None:
-    """Each as it stands there but for host and port; the receiver gets the secret as the guide gets it."""
+def test_the_guides_commands_lead_to_a_verified_webhook(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Each as it is written except for host and port; the receiver gets the secret as the guide says."""
     port = free_port()
     subscribing, starting, trying, asking = BLOCKS
 

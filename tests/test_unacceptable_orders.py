@@ -1,4 +1,4 @@
-"""POST /orders: content that can be read and is not acceptable, 422 with every fault named."""
+"""POST /orders: well-formed bodies with invalid content, 422 with every fault named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GREATEST_CALLERS_ID = 999_999_999_999
         *("[100]", '{"amount": 100}'),
     ],
 )
-def test_a_fee_that_is_none_is_refused_and_never_rounded(api: Api, fee: str) -> None:
+def test_an_invalid_fee_is_refused_and_never_rounded(api: Api, fee: str) -> None:
     """From 0 to 9,999,999,999.99, with at most two decimals by value."""
     assert faulty_places(api.place_order_with_fee(fee)) == ["#/totalfee"]
 
@@ -48,14 +48,14 @@ def test_a_fee_that_is_none_is_refused_and_never_rounded(api: Api, fee: str) -> 
     ],
     ids=lambda text: text.encode("unicode_escape").decode() or "empty",
 )
-def test_a_datetime_that_is_none_is_refused(api: Api, at: str) -> None:
-    """RFC 3339, of a day that exists, with a zone, to the microsecond, 1970 to 2199."""
+def test_an_invalid_datetime_is_refused(api: Api, at: str) -> None:
+    """RFC 3339, an existing day, with a zone, to the microsecond, 1970 to 2199."""
     assert faulty_places(api.place_order(at=at)) == ["#/datetime"]
 
 
 @pytest.mark.parametrize("at", [None, 0, 1667301071, 1667301071.111, True, [], {}], ids=repr)
-def test_a_datetime_that_is_no_string_is_refused(api: Api, at: object) -> None:
-    """Null is not the same as nothing, and numbers say neither unit nor zone."""
+def test_a_datetime_that_is_not_a_string_is_refused(api: Api, at: object) -> None:
+    """Null is not the same as leaving it out, and numbers have neither unit nor zone."""
     assert faulty_places(api.client.post("/orders", json=order_body(at=None) | {"datetime": at})) == [
         "#/datetime"
     ]
@@ -69,13 +69,13 @@ NO_IDS: list[Any] = [
 
 
 @pytest.mark.parametrize("order_id", [*NO_IDS, GREATEST_CALLERS_ID + 1, 10**12, str(10**12)], ids=repr)
-def test_an_id_that_is_none_or_the_servers_to_give_is_refused(api: Api, order_id: object) -> None:
-    """From 1 to 999,999,999,999, in plain digits."""
+def test_an_id_that_is_invalid_or_reserved_for_the_server_is_refused(api: Api, order_id: object) -> None:
+    """Valid ones are from 1 to 999,999,999,999, in plain digits."""
     assert faulty_places(api.place_order(id=order_id)) == ["#/id"]
 
 
 @pytest.mark.parametrize("service_id", NO_IDS, ids=repr)
-def test_a_services_id_that_is_none_is_refused(api: Api, service_id: Any) -> None:
+def test_an_invalid_service_id_is_refused(api: Api, service_id: Any) -> None:
     """The pointer names its place in the list."""
     assert faulty_places(api.place_order(services=(123, service_id))) == ["#/services/1/id"]
 
@@ -98,13 +98,15 @@ def test_a_services_id_that_is_none_is_refused(api: Api, service_id: Any) -> Non
     ],
     ids=str,
 )
-def test_services_that_cannot_be_ordered_are_refused(api: Api, services: object, places: list[str]) -> None:
+def test_a_list_of_services_that_cannot_be_ordered_is_refused(
+    api: Api, services: object, places: list[str]
+) -> None:
     """One to fifty of the catalogue's, each once."""
     assert faulty_places(api.client.post("/orders", json=order_body() | {"services": services})) == places
 
 
-def test_an_archived_service_is_refused(api: Api) -> None:
-    """And named by its place."""
+def test_an_order_of_an_archived_service_is_refused(api: Api) -> None:
+    """The pointer names its place."""
     api.client.delete("/services/456")
     answer = api.place_order(services=(123, 456))
     assert faulty_places(answer) == ["#/services/1/id"]
@@ -116,7 +118,7 @@ def test_an_archived_service_is_refused(api: Api) -> None:
     ["", " ", "crew 7", "-crew", ".crew", "_crew", "x" * 65, "crew/7", "crëw", "crew\n", "a'b", None, 7, []],
     ids=repr,
 )
-def test_a_calendars_name_that_is_none_is_refused(api: Api, database: Database, name: object) -> None:
+def test_an_invalid_calendar_name_is_refused(api: Api, database: Database, name: object) -> None:
     """Letters, digits, dots, underscores and hyphens, 64 at most."""
     assert faulty_places(api.place_order(calendar=name)) == ["#/calendar"]
     assert database.value("SELECT count(*) FROM calendar") == 0
@@ -136,18 +138,18 @@ def test_a_calendars_name_that_is_none_is_refused(api: Api, database: Database, 
         "name",
     ],
 )
-def test_a_field_that_callers_do_not_set_is_refused(api: Api, field: str) -> None:
-    """Nothing can be set along, and nothing misspelt is silently ignored."""
+def test_a_field_that_callers_cannot_set_is_refused(api: Api, field: str) -> None:
+    """No misspelt field is silently ignored."""
     assert faulty_places(api.place_order(**{field: 1})) == [f"#/{field}"]
 
 
-def test_a_pointer_escapes_what_pointers_must(api: Api) -> None:
+def test_pointers_are_escaped(api: Api) -> None:
     """RFC 6901."""
     assert faulty_places(api.place_order(**{"a/b~c": 1})) == ["#/a~1b~0c"]
 
 
-def test_all_faults_are_told_at_once(api: Api) -> None:
-    """So that a caller mends them all before trying again."""
+def test_all_faults_of_an_order_are_reported_together(api: Api) -> None:
+    """So that a caller corrects them all before trying again."""
     answer = api.client.post(
         "/orders",
         json={"id": 0, "datetime": "tomorrow", "services": [{"id": "x"}, {}], "calendar": "", "more": 1},
@@ -165,13 +167,13 @@ def test_all_faults_are_told_at_once(api: Api) -> None:
 
 
 @pytest.mark.parametrize("body", ["[]", '"order"', "1", "null", "true"])
-def test_a_body_that_is_no_object_is_refused(api: Api, body: str) -> None:
-    """JSON, but no order."""
+def test_a_body_that_is_not_an_object_is_refused(api: Api, body: str) -> None:
+    """Valid JSON, but not an order."""
     assert faulty_places(api.post_text("/orders", body)) == ["#"]
 
 
 @pytest.mark.parametrize("missing", ["totalfee", "services"])
-def test_a_field_that_is_missing_is_named(api: Api, missing: str) -> None:
+def test_a_missing_field_is_named(api: Api, missing: str) -> None:
     """The two without a default."""
     body = order_body()
     del body[missing]

@@ -1,4 +1,4 @@
-"""POST /orders: bodies that can't be read, 400, 413 or 415 with the reason."""
+"""POST /orders: malformed bodies, 400, 413 or 415 with the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 VALID = '{"datetime": "2030-06-01T12:00:00Z", "totalfee": 100, "services": [{"id": "123"}]%s}'
-"""A valid body, with room for more."""
+"""The beginning of a valid body."""
 
 
 UNREADABLE = {
@@ -59,9 +59,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
-def test_a_body_that_cannot_be_read_is_refused_with_the_reason(
-    api: Api, database: Database, what: str
-) -> None:
+def test_a_malformed_body_is_refused_with_the_reason(api: Api, database: Database, what: str) -> None:
     """400, never a 500 or a half-understood order; and the service goes on."""
     answer = api.post_text("/orders", UNREADABLE[what])
     assert answer.status_code == 400, answer.text
@@ -74,8 +72,8 @@ def test_a_body_that_cannot_be_read_is_refused_with_the_reason(
     assert api.client.get("/orders").status_code == 200
 
 
-def test_text_outside_of_ascii_can_be_read(api: Api) -> None:
-    """A whole surrogate pair is a character like any other; here it is in no acceptable name."""
+def test_text_outside_of_ascii_is_read(api: Api) -> None:
+    """A whole surrogate pair is a character like any other; here it is in an invalid name."""
     assert faulty_places(api.post_text("/orders", VALID % ', "calendar": "\\ud83d\\ude00"')) == ["#/calendar"]
 
 
@@ -86,7 +84,7 @@ def test_text_outside_of_ascii_can_be_read(api: Api) -> None:
         *("application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml", "json"),
     ],
 )
-def test_another_content_type_is_refused(api: Api, content_type: str) -> None:
+def test_a_body_of_another_media_type_is_refused(api: Api, content_type: str) -> None:
     """415, and the one to send is named."""
     answer = api.post_text("/orders", VALID % "", content_type)
     assert answer.status_code == 415
@@ -106,14 +104,14 @@ def test_the_content_type_may_have_parameters_and_any_case(api: Api, content_typ
 
 
 def test_a_compressed_body_is_refused(api: Api) -> None:
-    """A small one could become a huge one."""
+    """A small one could decompress to a huge one."""
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     assert api.client.post("/orders", content=b"\x1f\x8b", headers=headers).status_code == 415
 
 
 @pytest.mark.parametrize("known_length", [True, False], ids=["with its length", "in chunks"])
 def test_a_body_that_is_too_large_is_refused(api: Api, *, known_length: bool) -> None:
-    """413 beyond 64 KiB, said beforehand or not."""
+    """413 above 64 KiB, with or without a Content-Length."""
     body = b" " * 1_100_000
     chunks = (body[at : at + 100_000] for at in range(0, len(body), 100_000))
     headers = {"Content-Type": "application/json"}
@@ -123,8 +121,8 @@ def test_a_body_that_is_too_large_is_refused(api: Api, *, known_length: bool) ->
     api.placed_order(at=NOON)
 
 
-def test_a_query_on_a_create_is_refused(api: Api) -> None:
-    """Nothing that a caller says is silently ignored."""
+def test_an_unknown_query_parameter_on_a_create_is_refused(api: Api) -> None:
+    """Nothing that a caller sends is silently ignored."""
     answer = api.client.post("/orders?calender=crew-1", json=order_body())
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["parameter"] == "calender"

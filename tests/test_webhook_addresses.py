@@ -1,4 +1,4 @@
-"""Where webhooks may lead, and where they may not, however it is written."""
+"""Addresses that webhooks may and may not use, however they are written."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ WIDE_OPEN = AddressPolicy(read_networks("0.0.0.0/0,::/0"), plain_http="always")
         "https://a.b/@x",
     ],
 )
-def test_ordinary_urls_are_accepted(url: str) -> None:
-    """What a subscriber would give."""
+def test_ordinary_webhook_urls_are_accepted(url: str) -> None:
+    """As a subscriber would give them."""
     STRICT.read_url(url)
 
 
@@ -77,8 +77,8 @@ def test_ordinary_urls_are_accepted(url: str) -> None:
         "https://orders.example/" + "a" * 2_000,
     ],
 )
-def test_what_is_no_url_for_a_webhook_is_refused(url: str) -> None:
-    """Another scheme, a user, what parsers read differently."""
+def test_an_unsuitable_webhook_url_is_refused(url: str) -> None:
+    """Another scheme, a user, or a form that parsers read differently."""
     with pytest.raises(RefusedAddressError):
         INTERNAL.read_url(url)
 
@@ -103,8 +103,8 @@ def test_what_is_no_url_for_a_webhook_is_refused(url: str) -> None:
         "4294967297",
     ],
 )
-def test_numbers_that_a_resolver_may_take_for_an_address_are_refused(host: str) -> None:
-    """Whatever a resolver would make of them."""
+def test_numbers_that_a_resolver_may_read_as_an_address_are_refused(host: str) -> None:
+    """Whichever address that would be."""
     with pytest.raises(RefusedAddressError):
         WIDE_OPEN.read_url(f"https://{host}/")
 
@@ -158,7 +158,7 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize("address", NEVER)
-def test_link_local_metadata_and_multicast_addresses_are_refused_whatever_is_allowed(address: str) -> None:
+def test_link_local_metadata_and_multicast_addresses_are_always_refused(address: str) -> None:
     """Even with every network in OMS_WEBHOOK_NETWORKS."""
     with pytest.raises(RefusedAddressError):
         WIDE_OPEN.check(ip_address(address), "https")
@@ -166,21 +166,21 @@ def test_link_local_metadata_and_multicast_addresses_are_refused_whatever_is_all
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_addresses_are_refused_unless_their_network_is_allowed(address: str) -> None:
-    """In whatever way they are written."""
+    """However they are written."""
     with pytest.raises(RefusedAddressError):
         STRICT.check(ip_address(address), "https")
     WIDE_OPEN.check(ip_address(address), "https")
 
 
-def test_an_ipv4_address_written_as_ipv6_is_connected_to_as_what_it_is() -> None:
-    """Checked and connected to are the same."""
+def test_an_ipv4_address_written_as_ipv6_is_checked_and_used_as_ipv4() -> None:
+    """The address that was checked is the one that is connected to."""
     assert INTERNAL.check(ip_address("::ffff:10.1.2.3"), "http") == ip_address("10.1.2.3")
     with pytest.raises(RefusedAddressError):
         INTERNAL.check(ip_address("::ffff:192.168.0.1"), "http")
 
 
-def test_plain_http_leads_into_the_allowed_networks_only() -> None:
-    """What is sent in clear stays inside."""
+def test_plain_http_is_accepted_for_allowed_networks_only() -> None:
+    """Unencrypted requests stay inside."""
     INTERNAL.check(ip_address("10.0.0.1"), "http")
     INTERNAL.check(ip_address("1.1.1.1"), "https")
     with pytest.raises(RefusedAddressError):
@@ -191,7 +191,7 @@ def test_plain_http_leads_into_the_allowed_networks_only() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "70000", "9-1", "x", "1-2-3", "80,,90", "-5"])
-def test_ports_that_make_no_sense_stop_the_service(text: str) -> None:
-    """Loudly, at its start."""
+def test_the_service_does_not_start_with_invalid_webhook_ports(text: str) -> None:
+    """The error names the setting."""
     with pytest.raises(ValueError, match="must be ports"):
         read_ports(text)

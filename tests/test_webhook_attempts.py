@@ -1,4 +1,4 @@
-"""Attempts at deliveries: again and again until one is acknowledged, and nobody waits for anybody else."""
+"""Attempts at deliveries: repeated until acknowledged, without delaying other webhooks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def test_a_failed_attempt_is_repeated_on_schedule_with_the_same_id_until_it_is_exhausted(
+def test_a_failed_delivery_is_retried_on_schedule_with_the_same_id_until_exhausted(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     receiver.answer = lambda _: Answer(500, body=b"no room")
@@ -46,7 +46,7 @@ def test_a_failed_attempt_is_repeated_on_schedule_with_the_same_id_until_it_is_e
     assert missed(api, webhook) == {1: "exhausted"}
 
 
-def test_retry_after_is_honoured_within_twice_the_step(
+def test_retry_after_is_honoured_up_to_twice_the_scheduled_delay(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     receiver.answer = lambda _: Answer(503, {"Retry-After": "8"})
@@ -77,7 +77,9 @@ def test_a_redirect_is_a_failure_and_is_not_followed(api: Api, receiver: Receive
     assert delivery["attempts"][0]["error"] == "answered 307: redirects are not followed"
 
 
-def test_gone_disables_and_whoever_asked_is_told(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_410_disables_the_webhook_and_notifies_those_who_subscribed_to_that(
+    api: Api, receiver: Receiver, run: Run
+) -> None:
     with Receiver() as operators:
         watching = subscribe(api, operators.url, types=["webhook.disabled"])
         receiver.answer = lambda _: Answer(410)
@@ -102,7 +104,7 @@ def test_gone_disables_and_whoever_asked_is_told(api: Api, receiver: Receiver, r
     assert missed(api, webhook) == {1: "disabled", 2: "disabled", 3: "disabled"}
 
 
-def test_five_days_of_nothing_but_failures_disable(
+def test_five_days_of_nothing_but_failures_disable_a_webhook(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     receiver.answer = lambda _: Answer(500)
@@ -156,7 +158,9 @@ def test_one_success_ends_a_series_of_failures(
     assert api.client.get(f"/webhooks/{webhook['id']}").json()["failing_since"] is None
 
 
-def test_a_slow_endpoint_and_a_dead_one_delay_nobody_else(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_slow_endpoint_and_a_dead_one_delay_no_other_webhook(
+    api: Api, receiver: Receiver, run: Run
+) -> None:
     with Receiver() as slow:
         slow.answer = lambda _: Answer(after=30)
         subscribe(api, slow.url)
@@ -170,7 +174,7 @@ def test_a_slow_endpoint_and_a_dead_one_delay_nobody_else(api: Api, receiver: Re
         assert receiver.received[-1].at - slow.received[0].at < 1.5, "nobody waited for its time limit"
 
 
-def test_dead_endpoints_take_half_of_the_room_at_most(
+def test_failing_endpoints_take_at_most_half_of_the_concurrent_requests(
     api: Api, receiver: Receiver, run: Run, database: Database, setting: Callable[..., None]
 ) -> None:
     setting(webhook_endpoints_at_once=2)
@@ -185,7 +189,9 @@ def test_dead_endpoints_take_half_of_the_room_at_most(
         assert receiver.received[0].at - dead.received[0].at < 0.9
 
 
-def test_one_webhook_gets_one_request_at_a_time_in_order(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_webhook_receives_one_request_at_a_time_and_in_order(
+    api: Api, receiver: Receiver, run: Run
+) -> None:
     receiver.answer = lambda _: Answer(after=0.02)
     subscribe(api, receiver.url)
     for number in range(8):
@@ -200,7 +206,7 @@ def test_one_webhook_gets_one_request_at_a_time_in_order(api: Api, receiver: Rec
     assert receiver.positions == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_an_attempt_that_is_cut_off_is_made_again_with_the_same_id(
+def test_an_interrupted_attempt_is_repeated_with_the_same_id(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     receiver.answer = lambda _: Answer(after=30)

@@ -1,4 +1,4 @@
-"""The only outbound HTTP: signed, to the address that was checked, and never longer or more than allowed."""
+"""The only outbound HTTP: signed, to the checked address, within limits of time and size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE = AddressPolicy(read_networks("127.0.0.0/8,::1/128"))
 
 
 def resolver(*answers: str) -> tuple[Resolve, list[str]]:
-    """Make a resolver that gives these addresses, one set per look-up, and keeps what it was asked."""
+    """Make a resolver that returns these addresses, one set per look-up, and records the names."""
     asked: list[str] = []
 
     async def resolve(host: str, _port: int) -> Sequence[Address]:
@@ -56,7 +56,7 @@ def attempt(
 
 
 def test_every_valid_secret_signs_the_bytes_that_are_sent(receiver: Receiver) -> None:
-    """Seen from outside, with the library."""
+    """Verified from outside, with the library."""
     (outcome,) = attempt(receiver.url)
     assert outcome.delivered
     (request,) = receiver.received
@@ -68,8 +68,8 @@ def test_every_valid_secret_signs_the_bytes_that_are_sent(receiver: Receiver) ->
         Webhook(SECRET).verify(request.body + b" ", dict(request.headers))
 
 
-def test_the_signature_is_that_of_the_standards_own_example() -> None:
-    """A vector that was not made by this code."""
+def test_the_signature_matches_the_standards_own_example() -> None:
+    """A test vector that was not made by this code."""
     message = Message(
         "", "msg_p5jXN8AQM9LWM0D4loKWxJek", '{"test": 2432232314}', ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
     )
@@ -78,7 +78,7 @@ def test_the_signature_is_that_of_the_standards_own_example() -> None:
     assert headers["webhook-timestamp"] == "1614265330"
 
 
-def test_a_name_is_looked_up_once_and_the_connection_goes_to_what_was_checked(receiver: Receiver) -> None:
+def test_a_host_name_is_resolved_once_and_the_checked_address_is_used(receiver: Receiver) -> None:
     """The Host header stays the URL's."""
     resolve, asked = resolver("127.0.0.1", "169.254.169.254")
     (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
@@ -87,8 +87,8 @@ def test_a_name_is_looked_up_once_and_the_connection_goes_to_what_was_checked(re
     assert receiver.received[0].headers["host"] == f"receiver.test:{receiver.port}"
 
 
-def test_a_name_that_turns_to_another_address_is_refused_at_the_next_connection(receiver: Receiver) -> None:
-    """DNS rebinding: what was right yesterday is checked again."""
+def test_a_host_name_that_changes_to_a_forbidden_address_is_refused(receiver: Receiver) -> None:
+    """DNS rebinding: the address is checked again for each connection."""
     receiver.answer = lambda _: Answer(headers={"Connection": "close"})
     resolve, asked = resolver("127.0.0.1", "169.254.169.254")
     first, second = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve, times=2)
@@ -104,7 +104,7 @@ def test_a_name_that_turns_to_another_address_is_refused_at_the_next_connection(
     "addresses",
     ["127.0.0.1,169.254.169.254", "10.0.0.1", "::ffff:10.0.0.1,127.0.0.1", "fe80::1", "0.0.0.0"],
 )
-def test_a_name_with_one_bad_address_is_refused_as_a_whole(receiver: Receiver, addresses: str) -> None:
+def test_a_host_name_with_one_forbidden_address_is_refused(receiver: Receiver, addresses: str) -> None:
     """Whichever comes first."""
     resolve, _ = resolver(addresses)
     (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
@@ -113,8 +113,8 @@ def test_a_name_with_one_bad_address_is_refused_as_a_whole(receiver: Receiver, a
     assert receiver.received == []
 
 
-def test_tls_verifies_the_urls_name_at_the_checked_address() -> None:
-    """A name that the certificate does not hold fails, though the address is the same."""
+def test_tls_verifies_the_host_name_of_the_url() -> None:
+    """A name that is not in the certificate fails, although the address is the same."""
     with Receiver(tls=True) as receiver:
         resolve, _ = resolver("127.0.0.1")
         good, bad = f"https://receiver.test:{receiver.port}/", f"https://other.test:{receiver.port}/"
@@ -130,29 +130,29 @@ def test_tls_verifies_the_urls_name_at_the_checked_address() -> None:
 
 
 def test_a_second_address_is_tried_when_the_first_refuses(receiver: Receiver) -> None:
-    """Nobody listens on the first."""
+    """Nothing listens on the first."""
     resolve, _ = resolver("127.0.0.2,127.0.0.1")
     (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
     assert outcome.delivered
 
 
 def test_proxies_of_the_environment_are_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy would look the name up again, and connect elsewhere."""
+    """A proxy would resolve the name again, and connect elsewhere."""
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "https_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     assert attempt(receiver.url)[0].delivered
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed(receiver: Receiver, status: int) -> None:
-    """Where it leads was not checked, nor asked for."""
+def test_a_webhook_redirect_is_not_followed(receiver: Receiver, status: int) -> None:
+    """Its target was not checked, nor asked for."""
     receiver.answer = lambda _: Answer(status, {"Location": receiver.url + "/again"})
     (outcome,) = attempt(receiver.url)
     assert (outcome.status, outcome.error) == (status, f"answered {status}: redirects are not followed")
     assert len(receiver.received) == 1
 
 
-def test_no_more_of_an_answer_is_read_than_is_kept(receiver: Receiver) -> None:
+def test_only_the_beginning_of_a_webhook_answer_is_read(receiver: Receiver) -> None:
     """An endpoint that answers without end costs 2 KB."""
     receiver.answer = lambda _: Answer(500, {"Content-Length": str(10**12)}, b"\0\xff" + b"x" * 5_000_000)
     began = time.monotonic()
@@ -161,8 +161,8 @@ def test_no_more_of_an_answer_is_read_than_is_kept(receiver: Receiver) -> None:
     assert outcome.answer == "\ufffd\ufffd" + "x" * (ANSWER_BYTES - 2)
 
 
-def test_an_attempt_ends_in_time_however_slowly_it_is_answered(receiver: Receiver) -> None:
-    """The limit is for all of it, not for each read."""
+def test_an_attempt_ends_at_its_time_limit_however_slowly_it_is_answered(receiver: Receiver) -> None:
+    """The limit is for the whole attempt, not for each read."""
     receiver.answer = lambda _: Answer(after=30)
     (silent,) = attempt(receiver.url, seconds=0.5)
     assert (silent.status, silent.error) == (None, "no answer within 0.5 s")
@@ -174,8 +174,8 @@ def test_an_attempt_ends_in_time_however_slowly_it_is_answered(receiver: Receive
     assert 1 <= len(trickling.answer) < 100
 
 
-def test_a_name_that_nobody_resolves_ends_in_time_too() -> None:
-    """A resolver that hangs is nobody else's time."""
+def test_an_attempt_ends_at_its_time_limit_when_the_resolver_hangs() -> None:
+    """Other attempts do not wait for it."""
 
     async def resolve(_host: str, _port: int) -> Sequence[Address]:
         await asyncio.sleep(30)
@@ -185,8 +185,8 @@ def test_a_name_that_nobody_resolves_ends_in_time_too() -> None:
     assert outcome.error == "no answer within 0.3 s"
 
 
-def test_whatever_an_endpoint_does_is_an_outcome_and_no_exception() -> None:
-    """Closed ports, closed connections, what is no HTTP, names that do not exist."""
+def test_every_failure_of_an_endpoint_is_an_outcome_and_not_an_exception() -> None:
+    """Closed ports, closed connections, answers that are not HTTP, names that do not exist."""
 
     def answers_with(sent: bytes) -> Callable[[], tuple[str, socket.socket]]:
         def listen() -> tuple[str, socket.socket]:

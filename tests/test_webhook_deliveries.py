@@ -1,4 +1,4 @@
-"""Deliveries to webhooks: what is sent, to whom, and signed with what."""
+"""Deliveries to webhooks: what is sent, to which webhooks, and with which signatures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def test_a_change_arrives_signed_as_the_bytes_of_the_feed(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_webhook_receives_the_bytes_of_the_feed_signed(api: Api, receiver: Receiver, run: Run) -> None:
     webhook = subscribe(api, receiver.url)
     api.placed_order(id="7")
     assert run(deliver()) == 1
@@ -32,7 +32,7 @@ def test_a_change_arrives_signed_as_the_bytes_of_the_feed(api: Api, receiver: Re
     assert [attempt["status"] for attempt in delivery["attempts"]] == [204]
 
 
-def test_a_webhook_gets_what_it_asks_for_and_nothing_from_before_it_was_made(
+def test_a_webhook_receives_what_it_subscribed_to_and_nothing_from_before_its_creation(
     api: Api, receiver: Receiver, run: Run
 ) -> None:
     api.placed_order(id="1")
@@ -49,7 +49,9 @@ def test_a_webhook_gets_what_it_asks_for_and_nothing_from_before_it_was_made(
     assert missed(api, webhook) == {3: "filtered", 4: "filtered", 5: "filtered"}
 
 
-def test_an_order_that_leaves_a_calendar_concerns_it(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_webhook_of_a_calendar_receives_orders_that_leave_it(
+    api: Api, receiver: Receiver, run: Run
+) -> None:
     subscribe(api, receiver.url, calendars=["a"])
     api.placed_order(id="2", calendar="a")
     api.client.patch("/orders/2", json={"calendar": "b"})
@@ -58,7 +60,9 @@ def test_an_order_that_leaves_a_calendar_concerns_it(api: Api, receiver: Receive
     assert receiver.positions == [1, 2]
 
 
-def test_a_test_is_sent_once_and_tells_how_it_went(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_test_notification_is_sent_once_and_its_outcome_can_be_read(
+    api: Api, receiver: Receiver, run: Run
+) -> None:
     receiver.answer = lambda _: Answer(500)
     webhook = subscribe(api, receiver.url)
     answer = api.client.post(f"/webhooks/{webhook['id']}/test")
@@ -73,7 +77,7 @@ def test_a_test_is_sent_once_and_tells_how_it_went(api: Api, receiver: Receiver,
     assert missed(api, webhook) == {}
 
 
-def test_both_secrets_sign_while_the_old_one_is_valid(
+def test_notifications_are_signed_with_both_secrets_while_the_old_one_is_valid(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     webhook = subscribe(api, receiver.url)
@@ -89,7 +93,7 @@ def test_both_secrets_sign_while_the_old_one_is_valid(
     assert len(receiver.received[1].headers["webhook-signature"].split()) == 1
 
 
-def test_a_deleted_webhook_gets_nothing_more(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_deleted_webhook_receives_nothing_more(api: Api, receiver: Receiver, run: Run) -> None:
     webhook = subscribe(api, receiver.url)
     api.placed_order()
     run(fan_out())

@@ -1,4 +1,4 @@
-"""Webhooks through relay, queue and a real worker: killed half way, and with Redis wiped."""
+"""Webhooks through relay, queue and a real worker, which is killed, with Redis wiped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_an_order_placed_over_http_is_posted_to_a_webhook(pipeline: Pipeline, receiver: Receiver) -> None:
-    """Within a second or so, by itself; and once more when an attempt failed."""
+    """Within a second or so, and once more when an attempt failed."""
     answers = iter([Answer(500)])
     receiver.answer = lambda _: next(answers, OK)
     webhook = subscribe(pipeline.api, receiver.url)
@@ -30,10 +30,10 @@ def test_an_order_placed_over_http_is_posted_to_a_webhook(pipeline: Pipeline, re
     assert receiver.received[1].is_signed_with(webhook["secret"])
 
 
-def test_a_worker_killed_in_an_attempt_and_a_wiped_redis_lose_nothing(
+def test_a_worker_killed_during_an_attempt_and_a_wiped_redis_lose_no_delivery(
     pipeline: Pipeline, receiver: Receiver
 ) -> None:
-    """What was under way is attempted again when its lease is over, with the same id."""
+    """The interrupted attempt is repeated with the same id when its lease is over."""
     receiver.answer = lambda _: Answer(after=60)
     webhook = subscribe(pipeline.api, receiver.url)
     for number in range(4):

@@ -1,4 +1,4 @@
-"""What webhooks missed, and why; replays of it, in order."""
+"""Changes that webhooks missed, with the reason, and their replays in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def test_what_was_missed_is_replayed_in_order(
+def test_missed_changes_are_replayed_in_order(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     receiver.answer = lambda _: Answer(500)
@@ -54,7 +54,7 @@ def test_what_was_missed_is_replayed_in_order(
     assert missed(api, webhook) == {}
 
 
-def test_everything_after_a_position_is_replayed_also_what_was_acknowledged_or_came_before_the_webhook(
+def test_a_replay_from_a_position_includes_acknowledged_and_earlier_changes(
     api: Api, receiver: Receiver, run: Run
 ) -> None:
     for number in range(3):
@@ -76,10 +76,10 @@ def test_everything_after_a_position_is_replayed_also_what_was_acknowledged_or_c
     assert (beyond.status_code, beyond.json()["latest_position"]) == (410, 6)
 
 
-def test_a_replay_covers_so_much_at_once_and_the_next_goes_on(
+def test_a_replay_is_limited_in_size_and_the_next_one_continues(
     api: Api, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left is missed as before, and an answer says from where a replay can begin."""
+    """The rest stays missed, and the answer says from which position a replay can begin."""
     monkeypatch.setattr(commands, "REPLAYED_AT_ONCE", 2)
     webhook = subscribe(api, "https://orders.example/")
     for number in range(5):
@@ -96,7 +96,7 @@ def test_a_replay_covers_so_much_at_once_and_the_next_goes_on(
     assert run(commands.replay(int(webhook["id"]), Replay(after=3))) == 2
 
 
-def test_a_replay_during_an_attempt_is_not_answered_by_that_attempt(
+def test_a_replay_during_an_attempt_is_delivered_again_after_it(
     api: Api, receiver: Receiver, run: Run
 ) -> None:
     webhook = subscribe(api, receiver.url)
@@ -123,10 +123,10 @@ def test_a_change_not_yet_fanned_out_is_listed_as_pending(api: Api, receiver: Re
 
 
 @pytest.mark.parametrize("seed", seeds(1, 2))
-def test_acknowledged_and_listed_are_together_everything_that_matched(  # noqa: C901, PLR0915 (one story)
+def test_acknowledged_and_listed_changes_are_together_all_that_matched(  # noqa: C901, PLR0915 (one story)
     api: Api, receiver: Receiver, run: Run, database: Database, seed: int
 ) -> None:
-    """Whatever is answered, disabled, enabled, replayed or cut off in between, and at every moment."""
+    """Through answers, disabling, enabling, replays and interruptions, and at every moment."""
     rng = random.Random(seed)
     acknowledged: set[int] = set()
 

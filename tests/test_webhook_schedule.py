@@ -1,4 +1,4 @@
-"""The retry schedule, without a clock."""
+"""The retry schedule, as a pure function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.webhooks.schedule import (
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def test_the_steps_are_those_that_are_promised() -> None:
+def test_the_retry_schedule_is_the_documented_one() -> None:
     """0, 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h."""
     minute, hour = 60, 3_600
     assert (
@@ -33,7 +33,7 @@ def test_the_steps_are_those_that_are_promised() -> None:
     assert pauses == [*STEPS_SECONDS[1:], None]
 
 
-def test_jitter_prolongs_a_step_by_a_tenth_at_most() -> None:
+def test_jitter_lengthens_a_delay_by_a_tenth_at_most() -> None:
     """And never shortens it."""
     assert pause_before_next(2, jitter=0.5) == 315
     assert pause_before_next(2, jitter=1) == 330
@@ -42,13 +42,13 @@ def test_jitter_prolongs_a_step_by_a_tenth_at_most() -> None:
 @pytest.mark.parametrize(
     ("asked", "given"), [(0, 300), (299, 300), (301, 301), (450.5, 450.5), (600, 600), (86_400, 600)]
 )
-def test_retry_after_counts_from_a_step_to_twice_that(asked: float, given: float) -> None:
-    """An endpoint can neither bring attempts together nor put them off for ever."""
+def test_retry_after_counts_between_the_scheduled_delay_and_twice_that(asked: float, given: float) -> None:
+    """An endpoint can neither bring attempts together nor postpone them forever."""
     assert pause_before_next(2, jitter=0, retry_after=asked) == given
 
 
-def test_the_last_attempt_stays_the_last_whatever_is_asked_for() -> None:
-    """Retry-After does not prolong the schedule."""
+def test_the_last_attempt_stays_the_last_whatever_retry_after_says() -> None:
+    """Retry-After does not lengthen the schedule."""
     assert pause_before_next(len(STEPS_SECONDS), jitter=0, retry_after=10) is None
 
 
@@ -72,18 +72,18 @@ def test_the_last_attempt_stays_the_last_whatever_is_asked_for() -> None:
     ],
 )
 def test_retry_after_is_read_as_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
-    """What is neither says nothing."""
+    """Anything else is ignored."""
     assert read_retry_after(header, NOW) == seconds
 
 
-def test_a_webhook_is_given_up_after_five_days_of_failures_and_not_a_moment_before() -> None:
-    """Exactly five days are enough."""
+def test_a_webhook_is_given_up_after_exactly_five_days_of_failures() -> None:
+    """And not a moment before."""
     assert timedelta(days=5) == GIVEN_UP_AFTER
     assert is_given_up(NOW - timedelta(days=5), NOW)
     assert not is_given_up(NOW - timedelta(days=5, microseconds=-1), NOW)
 
 
-def test_a_long_silence_begins_a_new_series() -> None:
+def test_a_long_pause_begins_a_new_series_of_failures() -> None:
     """Two attempts of one delivery are never that far apart, so nothing was sent meanwhile."""
     assert 2 * STEPS_SECONDS[-1] <= SERIES_BREAKS_AFTER.total_seconds()
     since = NOW - timedelta(days=9)

@@ -1,4 +1,4 @@
-"""What the relay does for webhooks: wake whoever attempts, and forget what is old."""
+"""The relay's part in webhooks: requesting attempts, and removing old deliveries."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture
 def queue(redis_url: str) -> Iterator[redis.Redis]:
-    """Give this process's queue, empty and without a worker."""
+    """This process's queue, empty and without a worker."""
     with redis.Redis.from_url(redis_url, socket_timeout=5) as queue:
         queue.flushdb()
         yield queue
         queue.flushdb()
 
 
-def test_attempts_are_due_until_somebody_attends_to_them(
+def test_attempts_are_due_until_a_worker_starts_them(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
-    """Not without deliveries, not during an attempt, not under a lease, not before the next step."""
+    """Not without deliveries, not during an attempt, not under a lease, not before the next delay is over."""
 
     def due() -> bool:
         return bool(run(attempts_are_due()))
@@ -66,10 +66,10 @@ def test_attempts_are_due_until_somebody_attends_to_them(
     assert not due()
 
 
-def test_the_relay_asks_once_however_often_it_looks_and_again_when_the_question_is_lost(
+def test_the_relay_requests_attempts_once_and_again_when_the_request_is_lost(
     api: Api, run: Run, queue: redis.Redis
 ) -> None:
-    """A stopped worker fills no queue; a wiped Redis stops no delivery."""
+    """A stopped worker does not fill the queue; a wiped Redis stops no delivery."""
     subscribe(api, "https://orders.example/")
     api.placed_order()
     run(fan_out())
@@ -82,10 +82,10 @@ def test_the_relay_asks_once_however_often_it_looks_and_again_when_the_question_
     assert queue.llen(ATTEMPTS_QUEUE) == 1
 
 
-def test_deliveries_are_forgotten_with_their_changes_and_the_list_says_from_where_it_is_exact(
+def test_deliveries_are_removed_with_their_changes_and_the_list_names_its_first_position(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
-    """Acknowledged or not; webhooks that were deleted go too."""
+    """Acknowledged or not; those of deleted webhooks too."""
     receiver.answer = lambda request: Answer(204 if request.position % 2 else 500)
     webhook = subscribe(api, receiver.url)
     deleted = subscribe(api, receiver.url)

@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: made, read, changed, deleted, given new secrets."""
+"""Webhooks over HTTP: create, read, change, delete, rotate secrets."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ URL = "https://orders.example/changes"
 
 
 def fits(answer: httpx.Response, schema: str) -> bool:
-    """Hold an answer to the contract."""
+    """Whether an answer matches the contract."""
     faults = SCHEMAS.faults(CONTRACT.target(f"#/components/schemas/{schema}"), read_json(answer.text))
     assert faults == []
     return True
 
 
-def test_a_webhook_is_made_with_a_secret_that_is_shown_once(api: Api) -> None:
+def test_a_webhook_is_created_with_a_secret_that_is_shown_once(api: Api) -> None:
     """32 random bytes, in the form that libraries read."""
     answer = api.client.post("/webhooks", json={"url": URL, "description": "Planung für Süd"})
     assert answer.status_code == 201
@@ -52,8 +52,10 @@ def test_a_webhook_is_made_with_a_secret_that_is_shown_once(api: Api) -> None:
     assert secret not in api.client.get("/webhooks").text
 
 
-def test_a_repeated_create_makes_one_webhook_and_shows_the_same_secret(api: Api, database: Database) -> None:
-    """With a key: an answer that was lost is no webhook that was lost."""
+def test_a_repeated_create_with_a_key_returns_the_same_webhook_and_secret(
+    api: Api, database: Database
+) -> None:
+    """So a lost answer does not lose the webhook."""
     headers = {"Idempotency-Key": "k1"}
     first, again = (api.client.post("/webhooks", json={"url": URL}, headers=headers) for _ in range(2))
     assert (first.json(), first.status_code) == (again.json(), again.status_code)
@@ -85,7 +87,7 @@ def test_a_repeated_create_makes_one_webhook_and_shows_the_same_secret(api: Api,
         ({"types": 1, "enabled": True}, ["#/enabled", "#/types", "#/url"]),
     ],
 )
-def test_a_webhook_that_can_not_be_is_refused_with_every_fault(
+def test_an_invalid_webhook_is_refused_with_every_fault(
     api: Api, database: Database, body: dict[str, Any], pointers: list[str]
 ) -> None:
     """And nothing is stored."""
@@ -102,8 +104,8 @@ def test_webhooks_are_listed_page_by_page(api: Api) -> None:
     assert fits(api.client.get("/webhooks?limit=2"), "WebhookList")
 
 
-def test_parts_of_a_webhook_are_changed(api: Api) -> None:
-    """What is not there stays."""
+def test_a_patch_changes_only_the_named_parts_of_a_webhook(api: Api) -> None:
+    """The others stay."""
     webhook = subscribe(api, URL, types=["order.created"], description="one")
     path = f"/webhooks/{webhook['id']}"
     answer = api.client.patch(path, json={"calendars": ["a"], "description": ""})
@@ -123,8 +125,8 @@ def test_parts_of_a_webhook_are_changed(api: Api) -> None:
         assert api.client.patch(path, json=wrong).status_code == 422, wrong
 
 
-def test_disabling_says_since_when_and_why_and_enabling_forgets_it(api: Api) -> None:
-    """By the caller's own wish; a second time changes nothing."""
+def test_a_disabled_webhook_shows_since_when_and_why_until_it_is_enabled(api: Api) -> None:
+    """Here by the caller's own request; a second time changes nothing."""
     path = f"/webhooks/{subscribe(api, URL)['id']}"
     first = api.client.patch(path, json={"enabled": False})
     assert fits(first, "Webhook")
@@ -137,8 +139,8 @@ def test_disabling_says_since_when_and_why_and_enabling_forgets_it(api: Api) -> 
     assert api.client.patch(path, json={"enabled": True}).json()["disabled"] is None
 
 
-def test_a_deleted_webhooks_secrets_are_nowhere(api: Api, database: Database) -> None:
-    """Neither in its own rows nor in the answers that are kept for repeated requests; others' are."""
+def test_no_secret_of_a_deleted_webhook_remains_in_the_database(api: Api, database: Database) -> None:
+    """Neither in its own rows nor in answers kept for repeated requests; others' secrets remain."""
     headers = {"Idempotency-Key": "k1"}
     secrets, ids = [], []
     for url in (URL, URL + "/other"):
@@ -161,7 +163,7 @@ def test_a_deleted_webhooks_secrets_are_nowhere(api: Api, database: Database) ->
 
 
 def test_a_deleted_webhook_is_gone_for_every_operation(api: Api) -> None:
-    """Its secrets too."""
+    """With its secrets."""
     path = f"/webhooks/{subscribe(api, URL)['id']}"
     assert api.client.delete(path).status_code == 204
     for method, rest, body in (
@@ -179,8 +181,8 @@ def test_a_deleted_webhook_is_gone_for_every_operation(api: Api) -> None:
     assert api.client.get("/webhooks").json()["items"] == []
 
 
-def test_the_old_secret_stays_valid_for_a_day_or_as_long_as_asked_for(api: Api, database: Database) -> None:
-    """From 0 to 7 days; without an overlap when the old one leaked."""
+def test_the_old_secret_stays_valid_for_a_day_or_the_requested_time(api: Api, database: Database) -> None:
+    """From 0 to 7 days; 0 when the old one leaked."""
     webhook = subscribe(api, URL)
     path = f"/webhooks/{webhook['id']}/secret/rotation"
     answer = api.client.post(path, json={})
@@ -202,8 +204,8 @@ def test_the_old_secret_stays_valid_for_a_day_or_as_long_as_asked_for(api: Api, 
     assert database.value("SELECT count(*) FROM webhook_secret") == 8, "the header stays short"
 
 
-def test_a_repeated_rotation_gives_the_same_secret(api: Api) -> None:
-    """With a key: otherwise a lost answer would cost a secret that a receiver still uses."""
+def test_a_repeated_rotation_with_a_key_returns_the_same_secret(api: Api) -> None:
+    """Otherwise a lost answer would cost a secret that a receiver still uses."""
     path = f"/webhooks/{subscribe(api, URL)['id']}/secret/rotation"
     first, again = (api.client.post(path, json={}, headers={"Idempotency-Key": "r"}).json() for _ in range(2))
     assert first == again
@@ -230,10 +232,10 @@ def test_deliveries_and_misses_are_listed_as_the_contract_says(api: Api) -> None
     assert api.client.get("/webhooks/0").status_code == 400
 
 
-def test_deleting_a_webhook_and_repeating_a_rotation_never_wait_for_each_other(
+def test_deleting_a_webhook_and_repeating_a_rotation_never_deadlock(
     api: Api, database: Database, run: Callable[[Coroutine[Any, Any, Any]], Any]
 ) -> None:
-    """Queued behind a lock in the unlucky order, with a key that has expired: the repeat takes its row."""
+    """Queued behind a lock in the unlucky order, with an expired key, whose row the repeat takes over."""
     webhook_id = int(subscribe(api, URL)["id"])
 
     def key() -> IdempotencyKey:

@@ -1,4 +1,4 @@
-"""What holds for every task of the worker, whatever it does."""
+"""Time limits of every task of the worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def loop(database: Database) -> Iterator[ChildLoop]:  # noqa: ARG001 (clean first)
-    """Give a child's loop; SIGALRM raises what Celery's signal does when a task has run for too long."""
+    """The loop of a child; SIGALRM raises what Celery's signal does when a task exceeds its time limit."""
 
     def expire(*_: object) -> None:
         raise SoftTimeLimitExceeded
@@ -34,8 +34,8 @@ def loop(database: Database) -> Iterator[ChildLoop]:  # noqa: ARG001 (clean firs
     loop.close()
 
 
-def test_a_task_that_ran_out_of_time_is_over_before_the_next_begins(loop: ChildLoop) -> None:
-    """It holds the child's only connection, and with it perhaps a cursor that everybody waits for."""
+def test_a_task_that_exceeded_its_time_limit_ends_before_the_next_begins(loop: ChildLoop) -> None:
+    """It holds the child's only connection, and with it perhaps a cursor that others wait for."""
     went_on = []
 
     async def too_long() -> None:

@@ -1,4 +1,4 @@
-"""A subscriber's endpoint: a real HTTP server on this machine, which keeps what it gets."""
+"""A subscriber's endpoint: a real HTTP server on this machine, which keeps its requests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, Self
 from standardwebhooks import Webhook
 
 CERTIFICATE = Path(__file__).parent / "certificates" / "receiver.crt"
-"""For receiver.test, localhost and 127.0.0.1; signed by itself, and good for nothing else."""
+"""For receiver.test, localhost and 127.0.0.1; self-signed."""
 _WITH_KEY = Path(__file__).parent / "certificates" / "receiver.pem"
 
 
 @dataclass(frozen=True)
 class Received:
-    """A request, as it came."""
+    """A request as received."""
 
     at: float
     """Monotonic seconds."""
@@ -32,7 +32,7 @@ class Received:
 
     @property
     def id(self) -> str:
-        """The notification's id, by which repeats are told."""
+        """The notification's id, which is the same for repeats."""
         return self.headers["webhook-id"]
 
     @property
@@ -47,14 +47,14 @@ class Received:
         return int(self.event["sequence"])
 
     def is_signed_with(self, secret: str) -> bool:
-        """Verify it as a subscriber does, with the library; raises if it is not."""
+        """Verify it as a subscriber does, with the library; raises if it is not signed with the secret."""
         Webhook(secret).verify(self.body, dict(self.headers))
         return True
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the endpoint answers."""
+    """The endpoint's answer."""
 
     status: int = 204
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class _QuietServer(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: a handshake that breaks is what a test wants."""
+        """Print nothing: a failed handshake is part of a test."""
 
 
 class Receiver:
@@ -96,7 +96,7 @@ class Receiver:
                 try:
                     self._answer(receiver.answer(request))
                 except OSError:
-                    self.close_connection = True  # who asked went away
+                    self.close_connection = True  # the client disconnected
 
             def _answer(self, answer: Answer) -> None:
                 receiver.released.wait(answer.after)
@@ -112,7 +112,7 @@ class Receiver:
                     receiver.released.wait(answer.pauses)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Print nothing."""
 
         self._server = _QuietServer(("127.0.0.1", 0), Handler)
 
@@ -126,12 +126,12 @@ class Receiver:
 
     @property
     def positions(self) -> list[int]:
-        """The positions of what came, in order."""
+        """The positions of the requests, in their order."""
         return [request.position for request in self.received]
 
     @property
     def ids(self) -> list[str]:
-        """The ids of what came, in order."""
+        """The ids of the requests, in their order."""
         return [request.id for request in self.received]
 
     def __enter__(self) -> Self:

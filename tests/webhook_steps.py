@@ -1,4 +1,4 @@
-"""What tests of webhooks do: make one, do the relay's and the worker's work, look at what became of it."""
+"""Steps of the tests of webhooks: create one, do the work of relay and worker, read the outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def subscribe(api: Api, url: str, **fields: Any) -> dict[str, Any]:
-    """Make a webhook; give it with its secret."""
+    """Create a webhook; return it with its secret."""
     answer = api.client.post("/webhooks", json={"url": url, **fields})
     assert answer.status_code == 201, answer.text
     webhook: dict[str, Any] = answer.json()
@@ -26,14 +26,14 @@ def subscribe(api: Api, url: str, **fields: Any) -> dict[str, Any]:
 
 
 def client(seconds: float = 5, ca_file: str = "", resolve: Resolve | None = None) -> WebhookClient:
-    """Make a client that may connect to this machine."""
+    """Create a client that may connect to this machine."""
     return WebhookClient(
         settings().webhook_addresses, seconds=seconds, at_once=16, ca_file=ca_file, resolve=resolve
     )
 
 
 async def fan_out(at_once: int = 500) -> int:
-    """Give positions and make deliveries of every change; return the position reached."""
+    """Assign positions and create deliveries for every change; return the position reached."""
     await assign_all()
     while changes := await changes_after((await cursor_of(WEBHOOK_DELIVERIES)).position, at_once):
         await apply_changes(batch_of(changes))
@@ -41,26 +41,26 @@ async def fan_out(at_once: int = 500) -> int:
 
 
 async def deliver(seconds: float = 5) -> int:
-    """Do all of the relay's and the worker's work that is due now; return how many attempts ended."""
+    """Do all work of relay and worker that is due now; return the number of attempts."""
     await fan_out()
     async with client(seconds) as sender:
         return await attempt_due(sender, take_seconds=min(seconds, 2))
 
 
 def make_due(database: Database) -> None:
-    """Let the time pass until every next attempt is due, and every lease is over."""
+    """Make every next attempt due and every lease expired."""
     database.rows("UPDATE webhook_delivery SET next_attempt_at = now() WHERE next_attempt_at IS NOT NULL")
     database.rows("UPDATE webhook SET leased_until = now() - interval '1 s' WHERE leased_until IS NOT NULL")
 
 
 def deliveries(api: Api, webhook: dict[str, Any], **query: str) -> list[dict[str, Any]]:
-    """List a webhook's deliveries, the first first."""
+    """List a webhook's deliveries, oldest first."""
     parameters = "&".join(f"{name}={value}" for name, value in query.items())
     return api.every_item(f"/webhooks/{webhook['id']}/deliveries?limit=100&{parameters}")[::-1]
 
 
 def missed(api: Api, webhook: dict[str, Any]) -> dict[int, str]:
-    """Say what a webhook missed: position and reason."""
+    """Return the positions that a webhook missed, with the reasons."""
     items = api.every_item(f"/webhooks/{webhook['id']}/missed?limit=100")
     reasons = {item["position"]: item["reason"] for item in items}
     assert len(reasons) == len(items)

@@ -1,4 +1,4 @@
-"""Requests whose paths or queries are wrong, and how each is answered."""
+"""Requests with malformed paths or queries, and their answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WINDOW = "from=2030-06-01T00:00:00Z&to=2030-06-02T00:00:00Z"
 
 
 def wrong_address(method: str, path: str, *places: str) -> Case:
-    """Build a request whose path or query can't be read."""
+    """Build a request with a malformed path or query."""
     return Case(f"{method} {path}", method, path, 400, "malformed-request", places)
 
 

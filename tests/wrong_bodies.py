@@ -1,4 +1,4 @@
-"""Requests whose bodies are wrong, and how each is answered: the tables of ``test_malformed_requests``."""
+"""Requests with malformed or invalid bodies, and their answers: tables of ``test_malformed_requests``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SERVICE = {"name": '"Inspection"'}
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation that takes a body: a valid one, member by member, and what stands around it."""
+    """An operation with a body: the members of a valid one, and the text around them."""
 
     method: str
     path: str
@@ -41,7 +41,7 @@ OF_SERVICES = (ADD_SERVICE, RENAME)
 
 @dataclass(frozen=True)
 class Case:
-    """A request and its answer: status, kind of problem, and where the faults are."""
+    """A request and its answer: status, problem type, and the places of the faults."""
 
     what: str
     method: str
@@ -54,7 +54,7 @@ class Case:
 
 
 def unreadable(what: str, operation: Operation, body: bytes) -> Case:
-    """Build a body that is no JSON text."""
+    """Build a request whose body is not JSON."""
     return Case(
         f"{operation.method} {operation.path} {what}",
         operation.method,
@@ -67,7 +67,7 @@ def unreadable(what: str, operation: Operation, body: bytes) -> Case:
 
 
 def unacceptable(operation: Operation, *places: str, **members: str | None) -> Case:
-    """Build a body that is JSON and says something impossible."""
+    """Build a request whose body is JSON with invalid content."""
     return Case(
         f"{operation.method} {operation.path} {members}",
         operation.method,
@@ -80,7 +80,7 @@ def unacceptable(operation: Operation, *places: str, **members: str | None) -> C
     )
 
 
-# --- bodies that can't be read: 400 ------------------------------------------------------------------
+# --- malformed bodies: 400 -------------------------------------------------------------------------
 
 
 def _unreadable_bodies(operation: Operation) -> Iterator[tuple[str, bytes]]:
@@ -129,7 +129,7 @@ UNREADABLE = [
     for what, body in _unreadable_bodies(operation)
 ]
 
-# --- bodies that can be read and are not acceptable: 422 ---------------------------------------------
+# --- well-formed bodies with invalid content: 422 --------------------------------------------------
 
 NO_FEES = (
     '"1"',

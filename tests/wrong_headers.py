@@ -1,4 +1,4 @@
-"""Requests whose headers, methods, media types, sizes or routes are wrong, and how each is answered."""
+"""Requests with wrong headers, methods, media types, sizes or routes, and their answers."""
 
 from __future__ import annotations
 
