@@ -47,7 +47,7 @@ class FiguresRequest(Generic[PlaceT]):
         self._known_tags = known_tags
         query = query_of(request)
         self._is_exact = after is not None or "position" in query
-        # The zone is that of the first page, so the report must still be in its days when it is read.
+        # A later page must be read in the days of the first page's zone, which a rebuild may change.
         self._begun_in = as_of.time_zone if after is not None else None
         self._variant = (*variant, query.get("limit"), query.get("cursor"))
 

@@ -104,7 +104,7 @@ def check_available(as_of: AsOf, time_zone: str | None = None) -> None:
 def check_read(as_of: AsOf, undone: int, time_zone: str | None = None) -> None:
     """Check that the rows that were read are figures for the position, in the zone the report began with.
 
-    ``check_available`` was asked before they were read; a rebuild, a restored database or the retention may
+    ``check_available`` was called before they were read; a rebuild, a restored database or the retention may
     have come in between.
 
     Args:
