@@ -1,18 +1,19 @@
-"""A whole report as CSV: each line says what it is exact for, so that a saved file still tells."""
+"""A whole report as CSV. Each line has what it is exact for, so that a saved file still shows it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from api.fee_summaries.positions import Standing, refuse_changed
-from api.fee_summaries.reports import ReportQuery, item_figures, total_figures
+from api.fee_summaries.reports import ReportQuery, ReportRow, Totals, item_figures, total_figures
+from api.fee_summaries.statements import read_row
 from api.http.row_streams import csv_lines
 from api.http.times import utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
-    from shared.database.rows import Row
+    from api.fee_summaries.figures_request import FiguresRequest
 
 FIGURES = ("orders", "totalfee", "averagefee", "minfee", "maxfee")
 CSV_HEAD = csv_lines(
@@ -21,47 +22,47 @@ CSV_HEAD = csv_lines(
 
 
 class CsvReport:
-    """Writes the rows of a report's statement; that of the totals, which comes first, is the last line."""
+    """Writes the records of a report's statement. The totals come first there, and last in the file."""
 
-    standing: Standing
-
-    def __init__(self, query: ReportQuery) -> None:
+    def __init__(self, query: ReportQuery, figures: FiguresRequest[Any]) -> None:
         self._query = query
-        self._total: Row | None = None
+        self._figures = figures
+        self._totals: Totals | None = None
 
-    def lines(self, found: Sequence[Row]) -> bytes:
-        """Write some rows, in the order of the statement.
+    def lines(self, records: Sequence[Mapping[str, Any]]) -> bytes:
+        """Write some records, in the order of the statement.
 
         Raises:
-            ReportExpiredError, ReportTooLargeError: the report can't be given; with the first rows only.
+            ReportExpiredError, ReportTooLargeError: there is no such report; with the first records only.
 
         """
-        if self._total is None:
-            total, *found = found
-            self._total, self.standing = total, Standing.of(total)
-            refuse_changed(self.standing, total["reversed"])
-            self._query.refuse_too_large(total)
+        if self._totals is None:
+            self._figures.check(records[0])
+            self._totals = read_row(Totals, records[0])
+            self._query.check_size(self._totals)
+            records = records[1:]
+        rows = [read_row(ReportRow, record) for record in records]
         return csv_lines(
             self._cells(
-                row["period"].isoformat(),
-                [row["service_id"] or None, row["service"], row["calendar"]],
+                [row.period.isoformat(), row.service_id or None, row.service, row.calendar],
                 item_figures(self._query, row),
             )
-            for row in found
+            for row in rows
         )
 
     def total_line(self) -> bytes:
         """Write the totals."""
-        if self._total is None:
+        if self._totals is None:
             return b""
-        return csv_lines([self._cells("total", [None, None, None], total_figures(self._query, self._total))])
+        figures = total_figures(self._query, self._totals)
+        return csv_lines([self._cells(["total", None, None, None], figures)])
 
-    def _cells(self, period: str, names: list[object], shown: Mapping[str, object]) -> list[object]:
+    def _cells(self, names: list[object], figures: Mapping[str, object]) -> list[object]:
+        as_of = self._figures.as_of
         return [
-            period,
             *names,
-            *(shown[name] for name in FIGURES),
-            self.standing.position,
-            utc_text(self.standing.moved_at),
-            self.standing.time_zone,
+            *(figures[name] for name in FIGURES),
+            as_of.position,
+            utc_text(as_of.moved_at),
+            as_of.time_zone,
         ]

@@ -1,4 +1,4 @@
-"""Why figures can't be given. Nouns with data; ``api/problem_map.py`` says how each is answered."""
+"""Why there are no such figures. ``api/problem_map.py`` says how each error is answered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ReportExpiredError(Exception):
-    """Figures of that position can't be given any more, or are of another log or time zone."""
+    """The position is too far back by now, or it is of another change log or time zone."""
 
     position: int
     latest: int
@@ -20,12 +20,12 @@ class ReportExpiredError(Exception):
 
 @dataclass
 class SummariesBehindError(Exception):
-    """The figures don't include what was asked for yet."""
+    """The figures don't include what was requested yet."""
 
     position: int
     time: datetime
     requested: str
-    """What was asked for, in words."""
+    """What was requested, in words."""
     requested_position: int | None
     """Its position; None while it has none."""
 
@@ -40,9 +40,9 @@ class ReportTooLargeError(Exception):
 
 @dataclass
 class OrderVersionNotFoundError(Exception):
-    """No such order was ever at such a version, as far as anything is known of it."""
+    """There is no such version of the order, as far as is known."""
 
     order_id: int
     version: int
     is_known: bool
-    """Whether the order is there, or changes of it are; otherwise it may have been, long ago."""
+    """Whether the order exists or changes of it are retained. Otherwise it may have existed, long ago."""

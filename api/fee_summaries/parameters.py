@@ -1,4 +1,4 @@
-"""The parameters of fee summaries: how each is read, and which report they ask for."""
+"""The parameters of fee summaries: how each is read, and which report they request."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_days(query: Mapping[str, Any]) -> tuple[date | None, date | None]:
 
 
 def read_report_query(query: Mapping[str, Any]) -> ReportQuery:
-    """Read which report is asked for.
+    """Read which report is requested.
 
     Raises:
         ProblemError: 400, its days end before they begin.
@@ -88,6 +88,6 @@ def read_report_query(query: Mapping[str, Any]) -> ReportQuery:
         frozenset(query.get("by", ())) - {"none"},
         query.get("service"),
         query.get("calendar"),
-        # A report of no day at all has no period to fill.
+        # Without any day there is no period to fill.
         fill="fill" in query and (first is None or first != end),
     )

@@ -1,8 +1,8 @@
-"""What figures are exact for: the summaries' position, waiting for it to be reached, and going back to one.
+"""What figures are exact for: the summaries' position, waiting until it is reached, and earlier positions.
 
-A report is read in pages that are requested at different times, and each shows the state at one position.
-The rows are always those of the present position; the changes behind the asked one are taken back, in the
-statement that reads the rows. That needs no copies and no locks, only the changes in between.
+A report is read in pages that are requested at different times, and all show the state at one position. The
+stored rows are always those of the present position; the statement that reads them undoes the changes after
+the requested one. That needs no copies and no locks, only those changes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from api.fee_summaries.errors import OrderVersionNotFoundError, ReportExpiredError, SummariesBehindError
+from api.fee_summaries.statements import Statement, read_row
 from api.http.fields import read_id
 from api.http.times import utc_text
 from shared.database.engine import DB
-from shared.database.rows import row
+from shared.database.statements import fetch_optional, fetch_values
 from shared.fee_summaries import FURTHEST_BACK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from api.http.pages import Filters
@@ -31,40 +33,19 @@ GREATEST_VERSION = 999_999_999
 
 LONGEST_WAIT_SECONDS = 10
 USUAL_WAIT_SECONDS = 5
-"""How long a request waits for what it asks to be included, unless it says otherwise."""
+"""How long a request waits for what must be included, unless it has ``wait``."""
 
 MOST_WAITING = 500
-"""Requests of one process that may wait; one more is told at once where the summaries are."""
+"""Requests of one process that may wait; one more is answered at once with the summaries' position."""
 
-LOOK_SECONDS = 0.05
-"""Pause between two looks at how far the summaries are, for all requests of a process that wait."""
+POLL_SECONDS = 0.05
+"""Pause between two polls of the summaries' position, for all requests of a process that wait."""
 
-STANDING = """
-standing AS (
-    SELECT
-        s.generation, s.time_zone, c.position AS applied, coalesce($1::bigint, c.position) AS position,
-        coalesce((
-            SELECT step.moved_at FROM fee_summary_step AS step
-            WHERE step.position >= coalesce($1::bigint, c.position) ORDER BY step.position LIMIT 1
-        ), c.moved_at) AS moved_at,
-        (SELECT max(updated_at) FROM service) AS named_at
-    FROM fee_summary_state AS s, consumer_cursor AS c WHERE c.consumer = 'fee_summaries'
-)
-"""
-"""The first part of every statement that gives figures: what they are for. $1: a position, or null for now.
-
-``generation`` and ``named_at`` tell figures of one position apart that a rebuild mended or a service's new
-name changed.
-"""
-
-_STANDING_NOW = f"""
-WITH {STANDING} SELECT standing.*, l.last_position AS assigned FROM standing, change_log AS l WHERE l.id = 1
-"""
+_AS_OF_NOW = Statement("as_of_now.sql")
 
 
-@dataclass(frozen=True)
-class Standing:
-    """What figures are exact for."""
+class AsOf(msgspec.Struct, frozen=True):
+    """What figures are exact for: the columns of ``as_of.sql``."""
 
     position: int
     moved_at: datetime
@@ -74,71 +55,72 @@ class Standing:
     time_zone: str
     named_at: datetime | None
 
-    @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Standing:
-        """Take it from a row of a statement that begins with ``STANDING``."""
-        return cls(**{name: found[name] for name in cls.__dataclass_fields__})
-
-    @property
-    def as_of(self) -> dict[str, Any]:
-        """Give it as answers show it."""
+    def members(self) -> dict[str, Any]:
+        """Return it as answers show it."""
         return {"position": self.position, "time": utc_text(self.moved_at)}
 
-    def etag(self, filters: Filters, *what: object) -> str:
-        """Make the tag of an answer: another one whenever its bytes may be others.
+    def etag(self, filters: Filters, *variant: object) -> str:
+        """Return the tag of an answer: another one whenever its bytes may be others.
 
         How long the caller would have waited makes no difference to it.
         """
-        asked = sorted(pair for pair in filters if pair[0] not in ("wait", "min_position", "after_version"))
-        text = json.dumps([self.generation, self.time_zone, str(self.named_at), asked, *what])
+        requested = sorted(
+            pair for pair in filters if pair[0] not in ("wait", "min_position", "after_version")
+        )
+        text = json.dumps([self.generation, self.time_zone, str(self.named_at), requested, *variant])
         return f'"{self.position}-{blake2s(text.encode(), digest_size=8).hexdigest()}"'
 
 
-async def standing_at(position: int | None) -> Standing:
-    """Give what figures are exact for at a position, or at present."""
-    standing, _ = await _look(position)
-    return standing
+async def read_as_of(position: int | None) -> AsOf:
+    """Return what figures are exact for at a position, or at present."""
+    at_position, _ = await _read_as_of_and_assigned(position)
+    return at_position
 
 
-async def _look(position: int | None) -> tuple[Standing, int]:
-    """Give what ``standing_at`` gives, and the last position that was given to a change."""
-    (found,) = await DB.fetch(_STANDING_NOW, position)
-    return Standing.of(found), found["assigned"]
+async def _read_as_of_and_assigned(position: int | None) -> tuple[AsOf, int]:
+    """Return what ``read_as_of`` returns, and the last position that a change was assigned."""
+    (record,) = await DB.fetch(_AS_OF_NOW.sql, *_AS_OF_NOW.arguments(position=position))
+    return read_row(AsOf, record), record["assigned"]
 
 
-def refuse_expired(standing: Standing, time_zone: str | None = None) -> None:
-    """See that figures can be given for a position, in the zone that the report began with.
+def check_available(as_of: AsOf, time_zone: str | None = None) -> None:
+    """Check that there are figures for a position, in the zone that the report began with.
 
     Raises:
-        ReportExpiredError: they can't.
+        ReportExpiredError: there are not.
 
     """
     reason = ""
-    if standing.position > standing.applied:
-        reason = f"is ahead of the summaries, which are at {standing.applied}: it is of another change log"
-    elif standing.applied - standing.position > FURTHEST_BACK:
-        reason = f"is more than {FURTHEST_BACK:,} changes behind the present one, {standing.applied}"
-    elif time_zone not in (None, standing.time_zone):
-        reason = f"was shown in days of {time_zone}; now they are those of {standing.time_zone}"
+    if as_of.position > as_of.applied:
+        reason = f"is ahead of the summaries, which are at {as_of.applied}: it is of another change log"
+    elif as_of.applied - as_of.position > FURTHEST_BACK:
+        reason = f"is more than {FURTHEST_BACK:,} changes behind the present one, {as_of.applied}"
+    elif time_zone not in (None, as_of.time_zone):
+        reason = f"was shown in days of {time_zone}; now they are those of {as_of.time_zone}"
     if reason:
-        raise ReportExpiredError(standing.position, standing.applied, reason)
+        raise ReportExpiredError(as_of.position, as_of.applied, reason)
 
 
-def refuse_changed(standing: Standing, reversed_changes: int, time_zone: str | None = None) -> None:
-    """See that the rows that were read make up figures for the position, in the zone the report began with.
+def check_read(as_of: AsOf, undone: int, time_zone: str | None = None) -> None:
+    """Check that the rows that were read are figures for the position, in the zone the report began with.
 
-    What the caller asked for was looked at before; a rebuild, a restored database or the retention may have
-    come in between.
+    ``check_available`` was called before they were read; a rebuild, a restored database or the retention may
+    have come in between.
+
+    Args:
+        as_of: what the rows are exact for.
+        undone: how many changes after the position the statement undid.
+        time_zone: the zone of the first page, if these are of a later one.
 
     Raises:
-        ReportExpiredError: they are in days of another zone, or some changes behind the position were no
-            longer there to be taken back.
+        ReportExpiredError: they are in days of another zone, or some changes after the position were no
+            longer there to be undone.
 
     """
-    refuse_expired(standing, time_zone)
-    if reversed_changes < standing.applied - standing.position:
+    check_available(as_of, time_zone)
+    if undone < as_of.applied - as_of.position:
         raise ReportExpiredError(
-            standing.position, standing.applied, "is followed by changes that are no longer retained"
+            as_of.position, as_of.applied, "is followed by changes that are no longer retained"
         )
 
 
@@ -151,43 +133,53 @@ class OrderVersion:
 
 
 def read_order_version(value: str) -> OrderVersion:
-    """Read ``<order>:<version>``."""
+    """Read ``<order>:<version>``.
+
+    Raises:
+        ValueError: it is not of that form.
+
+    """
     order_id, _, version = value.partition(":")
     try:
         if read_id(version) <= GREATEST_VERSION:
             return OrderVersion(read_id(order_id), read_id(version))
     except ValueError:
         pass
-    message = "must be an order's id and a version of it, such as 223:1"
-    raise ValueError(message)
+    raise ValueError("must be an order's id and a version of it, such as 223:1")
 
 
+class _VersionPosition(msgspec.Struct, frozen=True):
+    """Where a version is in the change log."""
+
+    position: int | None
+    is_logged: bool
+
+
+# A version that the log no longer has is position 0: only changes that were applied are ever deleted.
 _POSITION_OF_VERSION = """
-SELECT position, true AS logged FROM order_change WHERE order_id = $1 AND order_version = $2
+SELECT position, true AS is_logged FROM order_change WHERE order_id = $1 AND order_version = $2
 UNION ALL
 SELECT 0, false WHERE EXISTS (SELECT FROM orders WHERE id = $1 AND version >= $2)
     OR EXISTS (SELECT FROM order_change WHERE order_id = $1 AND order_version > $2)
-ORDER BY logged DESC LIMIT 1
+ORDER BY is_logged DESC LIMIT 1
 """
 _IS_KNOWN = """
-SELECT FROM orders WHERE id = $1 UNION ALL SELECT FROM order_change WHERE order_id = $1 LIMIT 1
+SELECT true FROM orders WHERE id = $1 UNION ALL SELECT true FROM order_change WHERE order_id = $1 LIMIT 1
 """
 
 
 async def _position_of(wanted: OrderVersion) -> int | None:
-    """Give the position of an order's version; None: it has none yet.
+    """Return the position of an order's version; None: it has none yet.
 
     Raises:
-        OrderVersionNotFoundError: there is none.
+        OrderVersionNotFoundError: there is no such version.
 
     """
-    found = await row(_POSITION_OF_VERSION, wanted.order_id, wanted.version)
-    if found is None:
-        known = await row(_IS_KNOWN, wanted.order_id) is not None
-        raise OrderVersionNotFoundError(wanted.order_id, wanted.version, is_known=known)
-    # One that the log no longer holds was applied long ago: what is not applied is never removed.
-    position: int | None = found["position"]
-    return position
+    version = await fetch_optional(_VersionPosition, _POSITION_OF_VERSION, wanted.order_id, wanted.version)
+    if version is None:
+        is_known = bool(await fetch_values(bool, _IS_KNOWN, wanted.order_id))
+        raise OrderVersionNotFoundError(wanted.order_id, wanted.version, is_known=is_known)
+    return version.position
 
 
 async def wait_for(min_position: int, after_version: OrderVersion | None, seconds: int) -> None:
@@ -198,50 +190,50 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
         SummariesBehindError: they did not get there in time.
 
     """
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     goal: int | None = min_position if after_version is None else None
-    standing, assigned = await _look(None)
-    asked_at: int | None = None
+    summaries, assigned = await _read_as_of_and_assigned(None)
+    checked_at: int | None = None
     while True:
-        # A version has a position only once more of them were given: nobody looks for it in between.
-        if goal is None and after_version is not None and asked_at != assigned:
+        # The version can only have got a position if positions were assigned since the last check.
+        if goal is None and after_version is not None and checked_at != assigned:
             position = await _position_of(after_version)
-            goal, asked_at = None if position is None else max(position, min_position), assigned
-        if goal is not None and standing.position >= goal:
+            goal, checked_at = None if position is None else max(position, min_position), assigned
+        if goal is not None and summaries.position >= goal:
             return
-        # What is as far ahead as nothing may be behind can't be there in time, so it is said at once.
-        far = goal is not None and goal - standing.position > FURTHEST_BACK
-        if time.monotonic() >= give_up or far or _Looks.waiting >= MOST_WAITING:
-            asked = f"position {min_position}"
+        # Further ahead than the summaries can ever be behind: it can't be reached in time, so don't wait.
+        is_far = goal is not None and goal - summaries.position > FURTHEST_BACK
+        if time.monotonic() >= deadline or is_far or _Poll.waiting >= MOST_WAITING:
+            requested = f"position {min_position}"
             if after_version is not None:
-                asked = f"version {after_version.version} of order {after_version.order_id}"
-            raise SummariesBehindError(standing.position, standing.moved_at, asked, goal)
-        standing, assigned = await _Looks.next()
+                requested = f"version {after_version.version} of order {after_version.order_id}"
+            raise SummariesBehindError(summaries.position, summaries.moved_at, requested, goal)
+        summaries, assigned = await _Poll.next()
 
 
 def waiting_requests() -> int:
-    """Count the requests of this process that wait for the summaries."""
-    return _Looks.waiting
+    """Return how many requests of this process wait for the summaries."""
+    return _Poll.waiting
 
 
-class _Looks:
-    """One look for all requests that wait, so that a thousand of them look no more often than one."""
+class _Poll:
+    """One poll for all requests that wait, so that a thousand of them poll no more often than one."""
 
-    pending: asyncio.Task[tuple[Standing, int]] | None = None
+    pending: asyncio.Task[tuple[AsOf, int]] | None = None
     waiting = 0
 
     @classmethod
-    async def next(cls) -> tuple[Standing, int]:
+    async def next(cls) -> tuple[AsOf, int]:
         if cls.pending is None or cls.pending.done():
-            cls.pending = asyncio.create_task(cls._after_a_pause())
+            cls.pending = asyncio.create_task(cls._poll_after_a_pause())
         cls.waiting += 1
         try:
-            # Shielded: one of them that goes away does not take the look from the others.
+            # Shielded: a request that is cancelled does not cancel the poll for the others.
             return await asyncio.shield(cls.pending)
         finally:
             cls.waiting -= 1
 
     @staticmethod
-    async def _after_a_pause() -> tuple[Standing, int]:
-        await asyncio.sleep(LOOK_SECONDS)
-        return await _look(None)
+    async def _poll_after_a_pause() -> tuple[AsOf, int]:
+        await asyncio.sleep(POLL_SECONDS)
+        return await _read_as_of_and_assigned(None)

@@ -1,24 +1,40 @@
-"""The last proof of the fee summaries: that they were, or were not, what the orders say."""
+"""The last proof of the fee summaries: whether they were what the orders say."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from api.http.times import utc_text
-from shared.database.rows import row
+from shared.database.statements import fetch_optional
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_LAST_PROOF = """
+SELECT position, finished_at, orders, differing, seconds FROM fee_summary_proof
+WHERE id = 1 AND finished_at IS NOT NULL
+"""
+
+
+class _Proof(msgspec.Struct, frozen=True):
+    position: int
+    finished_at: datetime
+    orders: int
+    differing: int
+    seconds: float
 
 
 async def read_proof() -> dict[str, Any]:
-    """Give the last proof, as it is shown; every member is null before the first."""
-    found = await row(
-        "SELECT position, finished_at, orders, differing, seconds FROM fee_summary_proof WHERE id = 1"
-    )
-    if found is None or found["finished_at"] is None:
+    """Return the last proof, as it is shown; every member is null before the first."""
+    proof = await fetch_optional(_Proof, _LAST_PROOF)
+    if proof is None:
         return dict.fromkeys(("position", "time", "orders", "differing", "seconds"))
     return {
-        "position": found["position"],
-        "time": utc_text(found["finished_at"]),
-        "orders": found["orders"],
-        "differing": found["differing"],
-        "seconds": round(found["seconds"], 3),
+        "position": proof.position,
+        "time": utc_text(proof.finished_at),
+        "orders": proof.orders,
+        "differing": proof.differing,
+        "seconds": round(proof.seconds, 3),
     }

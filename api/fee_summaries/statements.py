@@ -1,0 +1,49 @@
+"""The statements of fee summaries: each is a ``.sql`` file beside this one, with names for its parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import msgspec
+
+RowT = TypeVar("RowT", bound="msgspec.Struct")
+
+
+def _read(file: str) -> str:
+    return Path(__file__).with_name(file).read_text(encoding="utf-8")
+
+
+_AS_OF = _read("as_of.sql")
+
+
+class Statement:
+    """A statement whose parameters have names (``$limit``); PostgreSQL gets numbers (``$9``).
+
+    ``{as_of}`` in its file is replaced by ``as_of.sql``.
+    """
+
+    def __init__(self, file: str) -> None:
+        template = Template(_read(file).replace("{as_of}", f"\n{_AS_OF}"))
+        self._parameters = template.get_identifiers()
+        self.sql = template.substitute(
+            {name: f"${number}" for number, name in enumerate(self._parameters, start=1)}
+        )
+
+    def arguments(self, **values: object) -> list[Any]:
+        """Return the arguments in the order of their numbers.
+
+        Raises:
+            KeyError: one is missing.
+
+        """
+        return [values[name] for name in self._parameters]
+
+
+def read_row(row_type: type[RowT], record: Mapping[str, Any]) -> RowT:
+    """Read a row out of a record that has the columns of ``row_type``, and others."""
+    return row_type(*(record[name] for name in row_type.__struct_fields__))
