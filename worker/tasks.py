@@ -23,7 +23,7 @@ from shared.task_queue import (
 from worker.batches import BatchAheadError, ForeignBatchError
 from worker.child_loop import ChildLoop
 from worker.fee_summaries import consumer as fee_summaries
-from worker.fee_summaries.proof import prove_if_asked
+from worker.fee_summaries.proof import prove_if_requested
 from worker.webhooks import fan_out
 from worker.webhooks.attempts import attempt_due
 from worker.webhooks.client import WebhookClient
@@ -128,7 +128,7 @@ LONGEST_PROOF_SECONDS = 3_600
 def prove_fee_summaries() -> None:
     """Compare every fee summary with the orders: the relay asks for it once a day."""
     try:
-        proof = _loop.run(prove_if_asked(lambda one: log.error("fee_summary_differs", row=str(one))))
+        proof = _loop.run(prove_if_requested(lambda one: log.error("fee_summary_differs", row=str(one))))
     except DatabaseUnavailableError as error:
         # The relay asks again within the hour.
         log.warning("database_unavailable", reason=str(error))
