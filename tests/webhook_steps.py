@@ -44,7 +44,7 @@ async def deliver(seconds: float = 5) -> int:
     """Do all of the relay's and the worker's work that is due now; return how many attempts ended."""
     await fan_out()
     async with client(seconds) as sender:
-        return await attempt_due(sender, take_seconds=min(seconds, 2))
+        return await attempt_due(sender, leasing_seconds=min(seconds, 2))
 
 
 def make_due(database: Database) -> None:
