@@ -1,12 +1,12 @@
-"""What a change costs the consumer of fee summaries, after a short history and after a long one.
+"""How long the consumer of fee summaries takes per change, after a short history and after a long one.
 
     python -m bench.fee_summary_consumer [ORDERS]
 
-Two databases of its own, with 1,000 and ORDERS (100,000) orders summed up, take turns: each applies batches
-of 500 changes of the same kinds (updates that move an order or change its fee): of orders spread over all of
-the history, and of orders next to each other, as those of the coming weeks are. The medians and their ratios
-are printed. Then, on the large one: what a page of a report costs at the present position, far back (49,500
-changes), and what a proof and a rebuild take.
+Two databases of its own, with 1,000 and ORDERS (100,000) orders in the summaries, alternate: each applies
+batches of 500 changes of the same kinds (updates that move an order or change its fee): of orders spread over
+all of the history, and of orders next to each other, as those of the coming weeks are. The medians and their
+ratios are printed. Then, on the large one: how long a page of a report takes at the present position and up
+to 49,500 changes back, and how long a proof and a rebuild take.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ SELECT at, (n * 7919 % 1000000) / 100.0, ARRAY[123, 456, 789],
     ARRAY['a', 'b', 'c'], c.id
 FROM (
     SELECT n, timestamptz '2030-01-01Z' + (n / 20) * interval '4 hours' AS at, 'c' || (n % 20) AS name
-    FROM generate_series(0, $1 - 1) AS n
+    FROM generate_series(0, $1::int - 1) AS n
 ) AS o JOIN calendar AS c USING (name)
 """
-_CHOSEN = {
+_ORDERS = {
     "spread": "SELECT id FROM orders ORDER BY hashint8(id + $1) LIMIT $2",
     "neighbours": """
         SELECT id FROM orders
@@ -50,12 +50,13 @@ _CHOSEN = {
 }
 """Which orders a batch changes; their ids are in the order of their datetimes."""
 
-_CHANGE = """
-WITH chosen AS ({chosen})
+_UPDATE_CHOSEN = """
 UPDATE orders SET version = version + 1, totalfee = (id * 31 + $1) % 100000 / 100.0,
     datetime = datetime + interval '1 minute' * ($1 % 2 * 2 - 1)
 WHERE id IN (SELECT id FROM chosen)
 """
+
+_CHANGE = {which: f"WITH chosen AS ({orders}) {_UPDATE_CHOSEN}" for which, orders in _ORDERS.items()}
 
 
 async def _fill(url: str, orders: int) -> None:
@@ -65,7 +66,7 @@ async def _fill(url: str, orders: int) -> None:
         await connection.execute(
             "INSERT INTO calendar (name) SELECT 'c' || n FROM generate_series(0, 19) AS n"
         )
-        await connection.execute(_FILL.replace("$1", str(orders)))
+        await connection.execute(_FILL, orders)
         await connection.execute("VACUUM ANALYZE")
     finally:
         await connection.close()
@@ -98,38 +99,38 @@ async def _catch_up(at_once: int = 5_000) -> list[float]:
     took = []
     while changes := await changes_after((await cursor_of(FEE_SUMMARIES)).position, at_once):
         batch = batch_of(changes)
-        begun = time.perf_counter()
+        began = time.perf_counter()
         await apply_changes(batch)
-        took.append(time.perf_counter() - begun)
+        took.append(time.perf_counter() - began)
     return took
 
 
 async def _measure(which: str, number: int, rounds: int) -> list[float]:
-    from shared.database.rows import rows
+    from shared.database.statements import execute
 
     took = []
-    for one in range(rounds):
-        await rows(_CHANGE.format(chosen=_CHOSEN[which]), number * 100 + one, BATCH)
+    for index in range(rounds):
+        await execute(_CHANGE[which], number * 100 + index, BATCH)
         took += await _catch_up(BATCH)
     return took
 
 
 async def _report(position: int | None) -> float:
     from api.fee_summaries.reports import ReportQuery
-    from shared.database.rows import rows
+    from shared.database.engine import DB
 
     statement, arguments = ReportQuery(group_by="month", by=frozenset({"calendar"})).statement(
         position, None, 50
     )
-    await rows(statement, *arguments)
-    begun = time.perf_counter()
-    await rows(statement, *arguments)
-    return time.perf_counter() - begun
+    await DB.fetch(statement, *arguments)
+    began = time.perf_counter()
+    await DB.fetch(statement, *arguments)
+    return time.perf_counter() - began
 
 
 async def _large(orders: int) -> None:
     from shared.change_log import FEE_SUMMARIES, cursor_of
-    from shared.database.rows import rows
+    from shared.database.statements import execute
     from worker.fee_summaries.proof import prove
     from worker.fee_summaries.rebuild import rebuild
 
@@ -138,7 +139,7 @@ async def _large(orders: int) -> None:
         position = (await cursor_of(FEE_SUMMARIES)).position
         if position >= orders + 50_000 + 2 * 3 * ROUNDS * BATCH:
             break
-        await rows(_CHANGE.format(chosen=_CHOSEN["spread"]), position, 10_000)
+        await execute(_CHANGE["spread"], position, 10_000)
         await _catch_up()
     for back in (100, 5_000, 49_500):
         print(f"the same {back:,} changes back: {await _report(position - back) * 1e3:.0f} ms")
@@ -165,7 +166,7 @@ def main() -> None:
             _migrate(urls[name])
             asyncio.run(_fill(urls[name], size))
             _run(urls[name], _catch_up)
-        for which in _CHOSEN:
+        for which in _ORDERS:
             _compare(which, urls)
         _run(urls["large"], lambda: _large(orders))
 

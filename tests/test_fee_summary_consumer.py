@@ -22,7 +22,7 @@ from tests.builders import later
 from tests.model import fee_shares
 from tests.steps import applied, apply_every_change, assign_all, place, whole_log
 from worker.batches import BatchAheadError, ForeignBatchError
-from worker.fee_summaries.consumer import _sum_up, apply_changes
+from worker.fee_summaries.consumer import _add_batch, apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -263,7 +263,7 @@ def test_a_batch_reads_only_the_summary_rows_that_it_changes(run: Run, database:
     async def sum_up_and_count() -> int:
         async with transaction():
             before = await rows_read_in_passing()
-            await _sum_up(batch_of(await whole_log()), 0)
+            await _add_batch(batch_of(await whole_log()), 0)
             return await rows_read_in_passing() - before
 
     try:

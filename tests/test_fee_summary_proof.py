@@ -26,9 +26,9 @@ from tests.processes import ServiceProcess, call_command, run_command
 from tests.random_rounds import seeds
 from tests.steps import applied, apply_every_change, assign_all, place
 from worker.fee_summaries.consumer import apply_changes
+from worker.fee_summaries.progress import ProgressLine
 from worker.fee_summaries.proof import CursorBeyondLog, Difference, prove
 from worker.fee_summaries.rebuild import rebuild
-from worker.fee_summaries.recount import Progress
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database, Pipeline
@@ -177,7 +177,7 @@ def test_progress_is_shown_with_an_estimate_however_orders_are_distributed_over_
 ) -> None:
     """One in 1970, then 6,000 within a few months: they are never read all at once."""
     many_orders(database, 6_000)
-    run(work(Progress("proof", pause=0)))
+    run(work(ProgressLine("proof", pause=0)))
     lines = capsys.readouterr().err.splitlines()
     matches = [re.fullmatch(r"proof: ([\d,]+) of 6,001 orders, about (\d+) s left", line) for line in lines]
     counted = [int(one[1].replace(",", "")) for one in matches if one]

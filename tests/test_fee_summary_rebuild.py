@@ -17,7 +17,7 @@ from tests.fee_summary_steps import differences
 from tests.processes import call_command
 from tests.steps import apply_every_change, place
 from worker.fee_summaries.consumer import ChangesForgottenError, Generation, add_logged_changes
-from worker.fee_summaries.rebuild import RebuildSupersededError, _begin, _swap_if_close, rebuild
+from worker.fee_summaries.rebuild import RebuildSupersededError, _begin_generation, _swap_if_close, rebuild
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -77,14 +77,14 @@ def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Databas
     for day in range(3):
         run(place(later(days=day)))
     position = run(apply_every_change())
-    earlier = run(_begin())
-    # It has written some rows when the other one begins and removes them.
+    earlier = run(_begin_generation())
+    # Some of its rows are written when the other begins, which removes them.
     partial = """
         INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
         SELECT $1, day, calendar_id, service_id, share, orders FROM fee_summary LIMIT 2
     """
     database.rows(partial, earlier.number)
-    assert run(_begin()).number == earlier.number + 1
+    assert run(_begin_generation()).number == earlier.number + 1
     assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
     database.rows(partial, earlier.number)
     with pytest.raises(RebuildSupersededError):
@@ -105,7 +105,7 @@ def test_a_rebuild_whose_remaining_changes_were_removed_changes_nothing(run: Run
     run(apply_every_change())
 
     async def rebuild_slowly() -> None:
-        new = await _begin()
+        new = await _begin_generation()
         await place(later(days=1))
         await apply_every_change()
         await age_and_trim()

@@ -12,7 +12,7 @@ from tests.processes import free_port
 from tests.webhook_receiver import OK, Answer, Receiver
 from tests.webhook_steps import client, deliver, deliveries, fan_out, make_due, missed, subscribe
 from worker.webhooks.attempts import attempt_due
-from worker.webhooks.schedule import STEPS_SECONDS
+from worker.webhooks.schedule import RETRY_SCHEDULE_SECONDS
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
@@ -26,16 +26,20 @@ def test_a_failed_delivery_is_retried_on_schedule_with_the_same_id_until_exhaust
     receiver.answer = lambda _: Answer(500, body=b"no room")
     webhook = subscribe(api, receiver.url)
     api.placed_order()
-    for number in range(1, len(STEPS_SECONDS) + 1):
+    for number in range(1, len(RETRY_SCHEDULE_SECONDS) + 1):
         before = datetime.now(UTC)
         assert run(deliver()) == 1
         assert run(deliver()) == 0, "nothing is due before its time"
         (delivery,) = deliveries(api, webhook)
         assert len(delivery["attempts"]) == number
-        if number < len(STEPS_SECONDS):
+        if number < len(RETRY_SCHEDULE_SECONDS):
             assert delivery["status"] == "retrying"
             pause = datetime.fromisoformat(delivery["next_attempt_at"]) - before
-            assert STEPS_SECONDS[number] <= pause.total_seconds() <= STEPS_SECONDS[number] * 1.1 + 5
+            assert (
+                RETRY_SCHEDULE_SECONDS[number]
+                <= pause.total_seconds()
+                <= RETRY_SCHEDULE_SECONDS[number] * 1.1 + 5
+            )
             make_due(database)
     (delivery,) = deliveries(api, webhook)
     assert (delivery["status"], delivery["next_attempt_at"]) == ("exhausted", None)

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from worker.webhooks.schedule import (
-    GIVEN_UP_AFTER,
+    DISABLED_AFTER,
+    RETRY_SCHEDULE_SECONDS,
     SERIES_BREAKS_AFTER,
-    STEPS_SECONDS,
-    is_given_up,
+    failing_since_when,
+    must_be_disabled,
     pause_before_next,
     read_retry_after,
-    series_begins,
 )
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -28,9 +28,9 @@ def test_the_retry_schedule_is_the_documented_one() -> None:
         5 * minute,
         30 * minute,
         *(hours * hour for hours in (2, 5, 10, 14, 20, 24)),
-    ) == STEPS_SECONDS
-    pauses = [pause_before_next(failed, jitter=0) for failed in range(1, len(STEPS_SECONDS) + 1)]
-    assert pauses == [*STEPS_SECONDS[1:], None]
+    ) == RETRY_SCHEDULE_SECONDS
+    pauses = [pause_before_next(failed, jitter=0) for failed in range(1, len(RETRY_SCHEDULE_SECONDS) + 1)]
+    assert pauses == [*RETRY_SCHEDULE_SECONDS[1:], None]
 
 
 def test_jitter_lengthens_a_delay_by_a_tenth_at_most() -> None:
@@ -49,7 +49,7 @@ def test_retry_after_counts_between_the_scheduled_delay_and_twice_that(asked: fl
 
 def test_the_last_attempt_stays_the_last_whatever_retry_after_says() -> None:
     """Retry-After does not lengthen the schedule."""
-    assert pause_before_next(len(STEPS_SECONDS), jitter=0, retry_after=10) is None
+    assert pause_before_next(len(RETRY_SCHEDULE_SECONDS), jitter=0, retry_after=10) is None
 
 
 @pytest.mark.parametrize(
@@ -76,17 +76,17 @@ def test_retry_after_is_read_as_seconds_or_a_date(header: str | None, seconds: f
     assert read_retry_after(header, NOW) == seconds
 
 
-def test_a_webhook_is_given_up_after_exactly_five_days_of_failures() -> None:
+def test_a_webhook_is_disabled_after_exactly_five_days_of_failures() -> None:
     """And not a moment before."""
-    assert timedelta(days=5) == GIVEN_UP_AFTER
-    assert is_given_up(NOW - timedelta(days=5), NOW)
-    assert not is_given_up(NOW - timedelta(days=5, microseconds=-1), NOW)
+    assert timedelta(days=5) == DISABLED_AFTER
+    assert must_be_disabled(NOW - timedelta(days=5), NOW)
+    assert not must_be_disabled(NOW - timedelta(days=5, microseconds=-1), NOW)
 
 
 def test_a_long_pause_begins_a_new_series_of_failures() -> None:
     """Two attempts of one delivery are never that far apart, so nothing was sent meanwhile."""
-    assert 2 * STEPS_SECONDS[-1] <= SERIES_BREAKS_AFTER.total_seconds()
+    assert 2 * RETRY_SCHEDULE_SECONDS[-1] <= SERIES_BREAKS_AFTER.total_seconds()
     since = NOW - timedelta(days=9)
-    assert series_begins(since, NOW - timedelta(days=2), NOW) == since
-    assert series_begins(since, NOW - timedelta(days=2, seconds=1), NOW) == NOW
-    assert series_begins(None, NOW, NOW) == NOW
+    assert failing_since_when(since, NOW - timedelta(days=2), NOW) == since
+    assert failing_since_when(since, NOW - timedelta(days=2, seconds=1), NOW) == NOW
+    assert failing_since_when(None, NOW, NOW) == NOW

@@ -44,7 +44,7 @@ async def deliver(seconds: float = 5) -> int:
     """Do all work of relay and worker that is due now; return the number of attempts."""
     await fan_out()
     async with client(seconds) as sender:
-        return await attempt_due(sender, take_seconds=min(seconds, 2))
+        return await attempt_due(sender, leasing_seconds=min(seconds, 2))
 
 
 def make_due(database: Database) -> None:

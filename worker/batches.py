@@ -2,7 +2,7 @@
 
 A batch is applied if it continues the cursor. One wholly behind it is a repeat and is dropped; one that
 overlaps is applied from the cursor on; one that is ahead is dropped too, and the relay, which sees the
-cursor stand still, publishes from there again. What a batch does and the cursor move in one transaction.
+cursor has not moved, publishes from there again. A batch is applied and the cursor moved in one transaction.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ async def apply_once(consumer: str, batch: Batch, apply: Callable[[Batch, int], 
     Args:
         consumer: whose cursor.
         batch: consecutive changes.
-        apply: does it, in this transaction: called with the batch and the position behind which its changes
-            were not applied yet. The cursor has moved by then; nobody else sees that before the commit.
+        apply: applies it, in this transaction: called with the batch and the position after which its changes
+            were not applied yet. The cursor has moved by then, visible to others after the commit.
 
     Raises:
         BatchAheadError: the batch does not continue the cursor; nothing was applied.
@@ -46,8 +46,8 @@ async def apply_once(consumer: str, batch: Batch, apply: Callable[[Batch, int], 
             return 0
         if batch.first > position + 1:
             raise BatchAheadError
-        # Positions begin again in a database that was restored: without this look, what the queue still
-        # holds from before would be counted in place of the changes that have these positions now.
+        # Positions begin again in a database that was restored: without this check, what the queue still
+        # holds from before would be applied in place of the changes that have these positions now.
         if not await is_change_at(batch.last, batch.last_event_id):
             raise ForeignBatchError
         await move_cursor(consumer, batch.last)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LEAVING_SECONDS = 1.0
-"""What a task that ran out of time may take to roll back; after that its connection is cut."""
+ROLLBACK_SECONDS = 1.0
+"""How long a task that ran out of time may take to roll back; after that its connection is closed."""
 
 
 class ChildLoop:
@@ -28,7 +28,7 @@ class ChildLoop:
         """Run a coroutine to its end.
 
         Raises:
-            SoftTimeLimitExceeded: the task's time is over; nothing of the coroutine is left at work.
+            SoftTimeLimitExceeded: the task's time is over; the coroutine is cancelled.
 
         """
         if self._runner is None:
@@ -37,24 +37,24 @@ class ChildLoop:
         try:
             return self._runner.run(coroutine)
         except SoftTimeLimitExceeded:
-            # Raised by a signal, wherever the loop was: the coroutine was only left behind, and would go on
+            # Raised by a signal, wherever the loop was: the coroutine is only suspended, and would go on
             # within the next task, holding the child's one connection meanwhile.
-            self._runner.run(_leave())
+            self._runner.run(_cancel_tasks())
             self.close()
             raise
 
     def close(self) -> None:
         """End the loop; the next ``run`` makes another."""
         if self._runner is not None:
-            # Briefly: a batch that the soft shutdown had no patience for is rolled back, and comes again.
+            # Briefly: a batch that did not end within the soft shutdown is rolled back, and published again.
             self._runner.run(DB.stop(grace=0.2))
             self._runner.close()
             self._runner = None
 
 
-async def _leave() -> None:
-    left_behind = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left_behind:
+async def _cancel_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
         task.cancel()
-    if left_behind:
-        await asyncio.wait(left_behind, timeout=LEAVING_SECONDS)
+    if tasks:
+        await asyncio.wait(tasks, timeout=ROLLBACK_SECONDS)

@@ -25,7 +25,7 @@ BEAT_SECONDS = 2.0
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """Beats from the event loop that hands tasks out: a worker that hangs, or has no queue, is silent."""
+    """Beats from the event loop that hands tasks out, so not while the worker hangs or has no queue."""
 
     requires = ("celery.worker.components:Timer",)
 
@@ -35,23 +35,23 @@ class Heartbeat(bootsteps.StartStopStep):
 
 
 @worker_init.connect
-def _keep_what_is_imported(**_: object) -> None:
-    """Leave what children share out of garbage collection: Celery does one before each of them is made."""
+def _freeze_imported_objects(**_: object) -> None:
+    """Leave objects that children share out of garbage collection, which Celery runs before each fork."""
     gc.freeze()
 
 
 def main() -> None:
-    """Run the worker until it is told to stop.
+    """Run the worker until a signal stops it.
 
     Raises:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
 
     """
     configure_logs()
-    # While PostgreSQL is away nothing can be said; the worker then counts in the zone that is stored.
+    # While PostgreSQL is unavailable this can't be checked; the worker counts in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
-    # Celery's advice on pickle under root says nothing here: accept_content is JSON alone.
+    # Celery warns of pickle when run by root, which does not apply: accept_content is JSON alone.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app.steps["worker"].add(Heartbeat)
     app.worker_main(
@@ -59,8 +59,8 @@ def main() -> None:
             "--quiet",
             "worker",
             "--pool=prefork",
-            # Two more for the tasks that attempt deliveries, one that takes on more and one that finishes:
-            # they wait for others' endpoints, which must keep no consumer waiting. And one for the daily
+            # Two more for the tasks that attempt deliveries, one that leases webhooks and one that finishes:
+            # they wait for subscribers' endpoints, which must not delay consumers. And one for the daily
             # proof of the fee summaries, which may take minutes.
             f"--concurrency={settings().worker_processes + 3}",
             f"--queues={CONSUMER_QUEUE},{ATTEMPTS_QUEUE}",

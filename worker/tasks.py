@@ -1,4 +1,4 @@
-"""Thin Celery shells around the consumers: one event loop and one database connection per child process."""
+"""The Celery tasks, thin shells around the consumers: one event loop and one connection per child process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared.task_queue import (
 from worker.batches import BatchAheadError, ForeignBatchError
 from worker.child_loop import ChildLoop
 from worker.fee_summaries import consumer as fee_summaries
-from worker.fee_summaries.proof import prove_if_asked
+from worker.fee_summaries.proof import prove_if_requested
 from worker.webhooks import fan_out
 from worker.webhooks.attempts import attempt_due
 from worker.webhooks.client import WebhookClient
@@ -50,14 +50,14 @@ def _end_child(**_: object) -> None:
     _loop.close()
 
 
-def _apply_in_order(apply: Callable[[], int]) -> int | None:
-    """Apply a batch, giving the one before it a moment to arrive; None when it did not."""
-    give_up = time.monotonic() + BATCH_AHEAD_TIMEOUT_SECONDS
+def _retry_while_ahead(apply: Callable[[], int]) -> int | None:
+    """Apply a batch, again while it is ahead of the cursor; None: it still was when the time was over."""
+    deadline = time.monotonic() + BATCH_AHEAD_TIMEOUT_SECONDS
     while True:
         try:
             return apply()
         except BatchAheadError:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 return None
             time.sleep(0.02)
 
@@ -88,12 +88,12 @@ def attempt_due_deliveries() -> None:
 
 
 async def _attempt_due() -> int:
-    found = settings()
+    current = settings()
     async with WebhookClient(
-        found.webhook_addresses,
-        seconds=found.webhook_timeout,
-        at_once=found.webhook_endpoints_at_once,
-        ca_file=found.webhook_ca_file,
+        current.webhook_addresses,
+        seconds=current.webhook_timeout,
+        at_once=current.webhook_endpoints_at_once,
+        ca_file=current.webhook_ca_file,
     ) as client:
         return await attempt_due(client)
 
@@ -101,7 +101,7 @@ async def _attempt_due() -> int:
 def _apply(apply_changes: Callable[[Batch], Coroutine[Any, Any, int]], batch: Batch) -> None:
     first, last = batch.first, batch.last
     try:
-        applied = _apply_in_order(lambda: _loop.run(apply_changes(batch)))
+        applied = _retry_while_ahead(lambda: _loop.run(apply_changes(batch)))
     except DatabaseUnavailableError as error:
         # Not an error of the task: the relay publishes again from the cursor when PostgreSQL is back.
         log.warning("database_unavailable", reason=str(error))
@@ -115,26 +115,28 @@ def _apply(apply_changes: Callable[[Batch], Coroutine[Any, Any, int]], batch: Ba
         log.debug("changes_applied", first=first, last=last, applied=applied)
 
 
-LONGEST_PROOF_SECONDS = 3_600
+PROOF_TIMEOUT_SECONDS = 3_600
 
 
 @app.task(
     name=PROVE_FEE_SUMMARIES,
-    # Acknowledged when it begins: it may outlive the time after which Redis would hand it out again.
+    # Acknowledged when it begins: it may run longer than the visibility timeout and would be sent again.
     acks_late=False,
-    soft_time_limit=LONGEST_PROOF_SECONDS,
-    time_limit=LONGEST_PROOF_SECONDS + 10,
+    soft_time_limit=PROOF_TIMEOUT_SECONDS,
+    time_limit=PROOF_TIMEOUT_SECONDS + 10,
 )
 def prove_fee_summaries() -> None:
-    """Compare every fee summary with the orders: the relay asks for it once a day."""
+    """Compare every fee summary with the orders; the relay requests it once a day."""
     try:
-        proof = _loop.run(prove_if_asked(lambda one: log.error("fee_summary_differs", row=str(one))))
+        proof = _loop.run(
+            prove_if_requested(lambda difference: log.error("fee_summary_differs", row=str(difference)))
+        )
     except DatabaseUnavailableError as error:
-        # The relay asks again within the hour.
+        # The relay requests it again within the hour.
         log.warning("database_unavailable", reason=str(error))
         return
     if proof is None:
         log.info("proof_not_needed")
         return
-    tell = log.error if proof.differing else log.info
-    tell("fee_summaries_proved", **asdict(proof))
+    log_result = log.error if proof.differing else log.info
+    log_result("fee_summaries_proved", **asdict(proof))

@@ -1,4 +1,4 @@
-"""Fee summaries: apply batches of changes, each exactly once, behind a cursor of their own.
+"""The consumer of fee summaries: applies batches of changes, each exactly once, behind a cursor of its own.
 
 Rows and cursor move in one transaction, see ``worker/batches.py``.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.change_log import FEE_SUMMARIES
-from shared.database.rows import row, rows
+from shared.database.statements import execute, fetch_one, fetch_value
 from shared.fee_summaries import FURTHEST_BACK
 from shared.settings import settings
 from worker.batches import apply_once
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 # Subtract what each order was, add what it is: one statement for the whole batch, whose cost depends on
 # the batch alone. An order counts under service 0 as a whole, and under each of its services by its share.
-_APPLY = """
-WITH change AS ({changes}), effect AS (
+# $1 is the generation's time zone, $2 its number.
+_MERGE_CHANGES = """
+effect AS (
     SELECT order_state AS state, 1 AS sign FROM change WHERE order_state IS NOT NULL
     UNION ALL
     SELECT previous_state, -1 FROM change WHERE previous_state IS NOT NULL
@@ -40,15 +41,42 @@ WHEN MATCHED THEN UPDATE SET orders = kept.orders + delta.orders
 WHEN NOT MATCHED THEN INSERT (generation, day, calendar_id, service_id, share, orders)
     VALUES ($2, delta.day, delta.calendar_id, delta.service_id, delta.share, delta.orders)
 """
-_APPLY_NOTIFICATIONS = _APPLY.format(
-    changes="""
-    SELECT (n #>> '{data,order}')::json AS order_state, (n #>> '{data,previous}')::json AS previous_state
+
+_ADD_NOTIFICATIONS = f"""
+WITH change AS (
+    SELECT (n #>> '{{data,order}}')::json AS order_state, (n #>> '{{data,previous}}')::json AS previous_state
     FROM json_array_elements($3::json) AS n WHERE (n ->> 'sequence')::bigint > $4
-    """
+), {_MERGE_CHANGES}
+"""
+
+_ADD_LOGGED_CHANGES = f"""
+WITH change AS (
+    SELECT order_state, previous_state FROM order_change WHERE position > $3 AND position <= $4
+), {_MERGE_CHANGES}
+"""
+
+_COUNT_LOGGED_CHANGES = "SELECT count(*) FROM order_change WHERE position > $1 AND position <= $2"
+
+_CURRENT_GENERATION = "SELECT generation AS number, time_zone FROM fee_summary_state WHERE id = 1"
+
+_SET_TIME_ZONE_IF_EMPTY = """
+UPDATE fee_summary_state SET time_zone = $1
+WHERE NOT EXISTS (SELECT FROM fee_summary AS f WHERE f.generation = fee_summary_state.generation)
+"""
+
+_DISABLE_HASH_AND_MERGE_JOINS = """
+SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
+"""
+
+_RECORD_STEP = """
+WITH step AS (
+    INSERT INTO fee_summary_step (position, moved_at)
+    SELECT position, moved_at FROM consumer_cursor WHERE consumer = $1
+    ON CONFLICT (position) DO UPDATE SET moved_at = excluded.moved_at
+    RETURNING position
 )
-_APPLY_LOGGED = _APPLY.format(
-    changes="SELECT order_state, previous_state FROM order_change WHERE position > $3 AND position <= $4"
-)
+DELETE FROM fee_summary_step AS old USING step WHERE old.position < step.position - $2::bigint
+"""
 
 
 class ChangesForgottenError(Exception):
@@ -60,22 +88,18 @@ class ChangesForgottenError(Exception):
 
 @dataclass(frozen=True)
 class Generation:
-    """Rows of one making: all of one time zone's days, with a number of their own."""
+    """Fee summaries that were built together: all in the days of one time zone, under one number."""
 
     number: int
     time_zone: str
 
 
 async def current_generation() -> Generation:
-    """Give the generation that is read and kept up to date.
+    """Return the generation that is read and kept up to date.
 
-    With the cursor held it can't change before the transaction ends.
+    While the cursor is locked it can't change before the transaction ends.
     """
-    found = await row("SELECT generation, time_zone FROM fee_summary_state WHERE id = 1")
-    if found is None:
-        message = "fee_summary_state has no row"
-        raise LookupError(message)
-    return Generation(found["generation"], found["time_zone"])
+    return await fetch_one(Generation, _CURRENT_GENERATION)
 
 
 async def apply_changes(batch: Batch) -> int:
@@ -86,58 +110,39 @@ async def apply_changes(batch: Batch) -> int:
         ForeignBatchError: its changes are not those of this database; nothing was applied.
 
     """
-    return await apply_once(FEE_SUMMARIES, batch, _sum_up)
+    return await apply_once(FEE_SUMMARIES, batch, _add_batch)
 
 
-async def _sum_up(batch: Batch, position: int) -> None:
+async def _add_batch(batch: Batch, position: int) -> None:
     generation = await _generation_to_add_to()
-    await _look_rows_up()
-    await rows(_APPLY_NOTIFICATIONS, generation.time_zone, generation.number, batch.notifications, position)
-    await _remember_step()
+    await _disable_hash_and_merge_joins()
+    await execute(_ADD_NOTIFICATIONS, generation.time_zone, generation.number, batch.notifications, position)
+    await _record_step()
 
 
 async def _generation_to_add_to() -> Generation:
-    """Give the current generation, its zone taken from the settings if there is no row to contradict it."""
+    """Return the current generation, in the zone of the settings if it has no rows yet."""
     current = await current_generation()
     if current.time_zone == settings().time_zone:
         return current
-    # With rows there, the stored zone stays: theirs are its days. Who is told another one refuses to start.
-    await rows(
-        """
-        UPDATE fee_summary_state SET time_zone = $1
-        WHERE NOT EXISTS (SELECT FROM fee_summary AS f WHERE f.generation = fee_summary_state.generation)
-        """,
-        settings().time_zone,
-    )
+    # With rows there, the stored zone stays: they count in its days. A process that is configured with
+    # another zone refuses to start.
+    await execute(_SET_TIME_ZONE_IF_EMPTY, settings().time_zone)
     return await current_generation()
 
 
-async def _look_rows_up() -> None:
-    """Have the rest of this transaction find rows by the index, one by one, whatever the planner thinks.
+async def _disable_hash_and_merge_joins() -> None:
+    """Make the rest of this transaction find rows by the index, one by one, whatever the planner expects.
 
-    It takes a batch for forty times what it is and would rather read the whole table once: the cost of a
-    change would grow with the history (2.3 times from 4,000 to 160,000 rows, measured).
+    It overestimates a batch forty times and would rather read the whole table once: the cost of a change
+    would grow with the history (2.3 times from 4,000 to 160,000 rows, measured).
     """
-    await rows(
-        "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
-    )
+    await execute(_DISABLE_HASH_AND_MERGE_JOINS)
 
 
-async def _remember_step() -> None:
-    """Keep when the cursor got where it is, and forget what is too far back to be asked for."""
-    await rows(
-        """
-        WITH step AS (
-            INSERT INTO fee_summary_step (position, moved_at)
-            SELECT position, moved_at FROM consumer_cursor WHERE consumer = $1
-            ON CONFLICT (position) DO UPDATE SET moved_at = excluded.moved_at
-            RETURNING position
-        )
-        DELETE FROM fee_summary_step AS old USING step WHERE old.position < step.position - $2::bigint
-        """,
-        FEE_SUMMARIES,
-        FURTHEST_BACK,
-    )
+async def _record_step() -> None:
+    """Store when the cursor reached its position; delete steps too far back for a report to name them."""
+    await execute(_RECORD_STEP, FEE_SUMMARIES, FURTHEST_BACK)
 
 
 async def add_logged_changes(generation: Generation, after: int, last: int) -> None:
@@ -147,11 +152,8 @@ async def add_logged_changes(generation: Generation, after: int, last: int) -> N
         ChangesForgottenError: some of them are no longer retained.
 
     """
-    await _look_rows_up()
-    await rows(_APPLY_LOGGED, generation.time_zone, generation.number, after, last)
-    # Asked afterwards: the retention only removes, so what is there now was there to be added.
-    found = await row(
-        "SELECT count(*) AS there FROM order_change WHERE position > $1 AND position <= $2", after, last
-    )
-    if found is None or found["there"] < last - after:
+    await _disable_hash_and_merge_joins()
+    await execute(_ADD_LOGGED_CHANGES, generation.time_zone, generation.number, after, last)
+    # Counted afterwards: the retention only removes, so what is there now was there to be added.
+    if await fetch_value(int, _COUNT_LOGGED_CHANGES, after, last) < last - after:
         raise ChangesForgottenError(after + 1)

@@ -1,8 +1,8 @@
 """Prove that fee summaries equal the orders: ``python -m worker.fee_summaries.proof``, ``make verify``.
 
 Every summary is computed again from the orders, at the summaries' own position, and compared to the cent,
-while orders are written and summed. Exit status 0: all are equal; 1: some differ, and each is named with the
-orders behind it; 2: it could not be done. The result is kept, for ``GET /fee-summaries/proof`` and metrics.
+while orders are written and summed. Exit status 0: all are equal; 1: some differ, and each is named with its
+orders; 2: it could not be done. The result is stored, for ``GET /fee-summaries/proof`` and metrics.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,24 +18,24 @@ import asyncpg
 
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.locks import PROOF_LOCK, only_one
-from shared.database.rows import row, rows
-from worker.fee_summaries.recount import PARTS, Progress, Strides, one_snapshot
+from shared.database.statements import execute, fetch_value
+from worker.fee_summaries.progress import ProgressLine, ReportProgress, no_progress
+from worker.fee_summaries.recount import COUNTED, ORDER_SHARES, CountedRow, OrderChunks, open_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import date
     from decimal import Decimal
 
 
 SHOWN_ORDERS = 100
-"""Orders that are named behind one row."""
+"""Orders that are named for one difference."""
 
-_DIFFERING = f"""
-WITH {PARTS}, expected AS (
+_COMPARE = f"""
+WITH {ORDER_SHARES}, expected AS (
     SELECT
         day, calendar_id, service_id, share, count(*)::int AS orders,
         (array_agg(order_id ORDER BY order_id))[:{SHOWN_ORDERS}] AS order_ids
-    FROM part GROUP BY 1, 2, 3, 4
+    FROM order_share GROUP BY 1, 2, 3, 4
 ), kept AS (
     SELECT day, calendar_id, service_id, share, orders FROM fee_summary
     WHERE generation = $4 AND day >= $2 AND day < $3
@@ -45,16 +46,27 @@ WITH {PARTS}, expected AS (
     FROM expected FULL JOIN kept USING (day, calendar_id, service_id, share)
     WHERE expected.orders IS DISTINCT FROM kept.orders
 )
-SELECT counted.counted, differing.*, coalesce(calendar.name, calendar_id::text) AS calendar
-FROM (SELECT sum(orders) AS counted FROM expected WHERE service_id = 0) AS counted
+SELECT
+    counted, day, coalesce(calendar.name, calendar_id::text) AS calendar, service_id, share, kept, expected,
+    order_ids
+FROM ({COUNTED}) AS counted
 LEFT JOIN differing ON true LEFT JOIN calendar ON calendar.id = differing.calendar_id
 ORDER BY day, calendar, service_id, share
+"""
+
+_IS_REQUESTED = """
+SELECT EXISTS (SELECT FROM fee_summary_proof WHERE finished_at IS NULL OR finished_at < asked_at)
+"""
+
+_STORE_PROOF = """
+UPDATE fee_summary_proof
+SET finished_at = now(), position = $1, orders = $2, differing = $3, seconds = $4 WHERE id = 1
 """
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A row that is not what the orders say."""
+    """A fee summary that does not match the orders."""
 
     day: date
     calendar: str
@@ -62,13 +74,13 @@ class Difference:
     """0: whole orders."""
     share: Decimal
     kept: int
-    """How many orders the row says; 0: it is missing."""
+    """How many orders the summary counts; 0: it is missing."""
     expected: int
-    """How many orders there are; 0: the row should not be there."""
+    """How many orders there are; 0: there should be no such summary."""
     order_ids: tuple[int, ...]
 
     def __str__(self) -> str:
-        """Name the row and the orders behind it, on one line."""
+        """Name the summary and its orders, on one line."""
         what = f"service {self.service_id}" if self.service_id else "whole orders"
         more = (
             f" and {self.expected - len(self.order_ids)} more" if self.expected > len(self.order_ids) else ""
@@ -83,79 +95,89 @@ class Difference:
 
 @dataclass(frozen=True)
 class CursorBeyondLog:
-    """The summaries claim changes that nobody made; the next ones would be taken for repeats."""
+    """The cursor is past the end of the change log: the next changes would be taken for repeats."""
 
     cursor: int
     last: int
 
     def __str__(self) -> str:
-        """Say it on one line."""
+        """Describe it on one line."""
         return f"the summaries' cursor is at position {self.cursor}, and the change log ends at {self.last}"
+
+
+Report = Callable[[Difference | CursorBeyondLog], None]
+"""Called with each thing that is wrong."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What a proof found."""
+    """The result of a proof."""
 
     position: int
     """The position that the summaries were exact for, or should have been."""
     orders: int
     """How many orders were counted again."""
     differing: int
-    """How many rows are not what the orders say; a cursor that can't be right counts as one."""
+    """How many summaries do not match the orders; a cursor that can't be right counts as one."""
     seconds: float
 
 
-async def prove(
-    progress: Callable[[int, int], None] = lambda _counted, _total: None,
-    report: Callable[[Difference | CursorBeyondLog], None] = lambda _difference: None,
-) -> Proof:
-    """Compare every fee summary with the orders, in one snapshot, and keep the result."""
-    begun = time.monotonic()
+class _ComparedRow(CountedRow, frozen=True):
+    """A difference; or the only row of days that have none: then ``day`` and all that follows are null."""
+
+    day: date | None
+    calendar: str
+    service_id: int
+    share: Decimal
+    kept: int
+    expected: int
+    order_ids: list[int]
+
+    def difference(self) -> Difference | None:
+        if self.day is None:
+            return None
+        return Difference(
+            self.day,
+            self.calendar,
+            self.service_id,
+            self.share,
+            self.kept,
+            self.expected,
+            tuple(self.order_ids),
+        )
+
+
+def _ignore(_difference: Difference | CursorBeyondLog) -> None:
+    pass
+
+
+async def prove(progress: ReportProgress = no_progress, report: Report = _ignore) -> Proof:
+    """Compare every fee summary with the orders, in one snapshot, and store the result."""
+    began = time.monotonic()
     differing = 0
-    async with one_snapshot() as snapshot:
+    async with open_snapshot() as snapshot:
         if snapshot.cursor > snapshot.position:
             differing += 1
             report(CursorBeyondLog(snapshot.cursor, snapshot.position))
-        strides = Strides(snapshot, progress)
-        async for found in strides.each(_DIFFERING, snapshot.generation.number):
-            for one in found:
-                if one["day"] is None:
-                    continue
-                differing += 1
-                report(
-                    Difference(
-                        one["day"],
-                        one["calendar"],
-                        one["service_id"],
-                        one["share"],
-                        one["kept"],
-                        one["expected"],
-                        tuple(one["order_ids"]),
-                    )
-                )
-    proof = Proof(snapshot.position, strides.counted, differing, time.monotonic() - begun)
-    await rows(
-        """
-        UPDATE fee_summary_proof
-        SET finished_at = now(), position = $1, orders = $2, differing = $3, seconds = $4 WHERE id = 1
-        """,
-        proof.position,
-        proof.orders,
-        proof.differing,
-        proof.seconds,
-    )
+        chunks = OrderChunks(snapshot, progress)
+        async for compared in chunks.fetch(_ComparedRow, _COMPARE, snapshot.generation.number):
+            for row in compared:
+                if (difference := row.difference()) is not None:
+                    differing += 1
+                    report(difference)
+    proof = Proof(snapshot.position, chunks.counted, differing, time.monotonic() - began)
+    await execute(_STORE_PROOF, proof.position, proof.orders, proof.differing, proof.seconds)
     return proof
 
 
-async def prove_if_asked(report: Callable[[Difference | CursorBeyondLog], None]) -> Proof | None:
-    """Prove, unless that is being done, or was done since it was last asked for; then give None.
+async def prove_if_requested(report: Report) -> Proof | None:
+    """Prove, unless a proof is running or was finished since the last request; then return None.
 
-    Requests pile up while the worker is away. All at once, their proofs would keep every child from summing.
+    Requests pile up while the worker is down. Run all at once, their proofs would take every child process
+    from the consumers.
     """
     async with only_one(PROOF_LOCK) as alone:
-        asked = "SELECT FROM fee_summary_proof WHERE finished_at IS NULL OR finished_at < asked_at"
-        if alone and await row(asked) is not None:
+        if alone and await fetch_value(bool, _IS_REQUESTED):
             return await prove(report=report)
     return None
 
@@ -164,7 +186,7 @@ async def _run() -> Proof:
     await DB.start(size=1)
     try:
         return await prove(
-            Progress("verify"),
+            ProgressLine("verify"),
             lambda difference: print(difference, flush=True),  # noqa: T201 (a command prints)
         )
     finally:
@@ -178,14 +200,14 @@ def main() -> int:
     except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         sys.stderr.write(f"verify: nothing was proved: {error}\n")
         return 2
-    found = f"{proof.orders:,} orders at position {proof.position:,}, in {proof.seconds:.1f} s"
+    extent = f"{proof.orders:,} orders at position {proof.position:,}, in {proof.seconds:.1f} s"
     if proof.differing:
         sys.stderr.write(
-            f"verify: {proof.differing:,} fee summaries are not what the orders say ({found}); "
+            f"verify: {proof.differing:,} fee summaries are not what the orders say ({extent}); "
             "`make rebuild` makes them anew\n"
         )
         return 1
-    print(f"every fee summary is what the orders say, to the cent: {found}")  # noqa: T201 (a command prints)
+    print(f"every fee summary is what the orders say, to the cent: {extent}")  # noqa: T201 (a command prints)
     return 0
 
 

@@ -1,11 +1,11 @@
-"""Make the fee summaries anew: ``python -m worker.fee_summaries.rebuild``, ``make rebuild``.
+"""Rebuild the fee summaries: ``python -m worker.fee_summaries.rebuild``, ``make rebuild``.
 
 Rows of a new generation are counted from one snapshot of the orders, then the changes since are added until
-few are missing; the rest, and the step from the old generation to the new one, are one short transaction that
-holds the consumer's cursor. Readers read the old rows until then and the new ones from then on, each whole;
-writers and the consumer go on all the while. The new rows are of OMS_TIME_ZONE's days.
+few are missing; one short transaction, which locks the consumer's cursor, adds the rest and makes the new
+generation the current one. Readers see the old rows until it commits and the new ones afterwards, never some
+of each; writers and the consumer are not interrupted. The new rows count in days of OMS_TIME_ZONE.
 
-Exit status 0: done; 1: another rebuild began meanwhile, and this one gave way; 2: it could not be done.
+Exit status 0: done; 1: another rebuild began meanwhile, and this one ended; 2: it could not be done.
 """
 
 from __future__ import annotations
@@ -17,30 +17,46 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import asyncpg
+import msgspec
 
 from shared.change_log import FEE_SUMMARIES, cursor_of, last_position, lock_cursor, move_cursor
 from shared.database.engine import DB, DatabaseUnavailableError
-from shared.database.rows import row, rows
+from shared.database.statements import execute, fetch_one
 from shared.database.transaction import transaction
 from shared.settings import settings
 from worker.fee_summaries.consumer import ChangesForgottenError, Generation, add_logged_changes
-from worker.fee_summaries.recount import EXPECTED, Progress, Strides, one_snapshot
+from worker.fee_summaries.progress import ProgressLine, ReportProgress, no_progress
+from worker.fee_summaries.recount import COUNTED, EXPECTED_SUMMARIES, CountedRow, OrderChunks, open_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 FEW_CHANGES = 500
-"""Changes that may be added while the cursor is held: a batch of the consumer's, so not felt."""
+"""Changes that may be added while the cursor is locked: one batch, so the consumer hardly waits."""
 
 ADDED_AT_ONCE = 5_000
 REMOVED_AT_ONCE = 20_000
 
 _COUNT = f"""
-WITH {EXPECTED}, added AS (
+WITH {EXPECTED_SUMMARIES}, added AS (
     INSERT INTO fee_summary (generation, day, calendar_id, service_id, share, orders)
     SELECT $4, day, calendar_id, service_id, share, orders FROM expected
 )
-SELECT sum(orders) AS counted FROM expected WHERE service_id = 0
+{COUNTED}
+"""
+
+_BEGIN_GENERATION = """
+UPDATE fee_summary_state SET building = building + 1 WHERE id = 1 RETURNING building, generation AS current
+"""
+
+_MAKE_CURRENT = """
+UPDATE fee_summary_state SET generation = building, time_zone = $2 WHERE building = $1
+"""
+
+_REMOVE_SOME = """
+DELETE FROM fee_summary WHERE id = ANY (ARRAY(
+    SELECT id FROM fee_summary WHERE generation >= $1 AND generation < $2 LIMIT $3
+))
 """
 
 
@@ -50,10 +66,10 @@ class RebuildSupersededError(Exception):
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What a rebuild did."""
+    """The result of a rebuild."""
 
     position: int
-    """The position at which the new rows took over."""
+    """The position at which the new rows became the current ones."""
     orders: int
     """How many orders were counted."""
     time_zone: str
@@ -61,57 +77,59 @@ class Rebuilt:
 
 
 async def rebuild(
-    progress: Callable[[int, int], None] = lambda _counted, _total: None,
-    taken_over: Callable[[int], None] = lambda _position: None,
+    progress: ReportProgress = no_progress,
+    on_swap: Callable[[int], None] = lambda _position: None,
 ) -> Rebuilt:
-    """Make the fee summaries anew while they are read and kept up to date.
+    """Rebuild the fee summaries while they are read and kept up to date.
 
     Args:
-        progress: told how many of how many orders are counted.
-        taken_over: told the position at which the new rows took over; removing the old ones takes about as
-            long again.
+        progress: called with how many of how many orders are counted.
+        on_swap: called with the position at which the new rows became the current ones; removing the old
+            ones takes about as long again.
 
     Raises:
-        RebuildSupersededError: another one was begun; nothing has changed.
+        RebuildSupersededError: another one began; nothing has changed.
         ChangesForgottenError: it took longer than changes are retained; nothing has changed.
 
     """
-    begun = time.monotonic()
-    new = await _begin()
-    async with one_snapshot(new.time_zone) as snapshot:
-        strides = Strides(snapshot, progress)
-        async for _ in strides.each(_COUNT, new.number):
+    began = time.monotonic()
+    new = await _begin_generation()
+    async with open_snapshot(new.time_zone) as snapshot:
+        chunks = OrderChunks(snapshot, progress)
+        async for _ in chunks.fetch(CountedRow, _COUNT, new.number):
             pass
     try:
-        swapped = await _catch_up_and_swap(new, snapshot.position)
+        swapped_at = await _catch_up_and_swap(new, snapshot.position)
     except (RebuildSupersededError, ChangesForgottenError):
-        # Whoever superseded it saw none of these rows before the snapshot's transaction ended.
-        await _remove("generation = $1", new.number)
+        # A rebuild that superseded this one saw none of these rows before the snapshot's transaction ended.
+        await _remove_generations(new.number, new.number + 1)
         raise
-    taken_over(swapped)
-    await _remove_older_than(new.number)
-    return Rebuilt(swapped, strides.counted, new.time_zone, time.monotonic() - begun)
+    on_swap(swapped_at)
+    # Readers that began before the swap still see these rows, in their snapshots.
+    await _remove_generations(0, new.number)
+    return Rebuilt(swapped_at, chunks.counted, new.time_zone, time.monotonic() - began)
 
 
 async def _catch_up_and_swap(new: Generation, position: int) -> int:
-    while (swapped := await _swap_if_close(new, position)) is None:
+    while (swapped_at := await _swap_if_close(new, position)) is None:
         last = min(*await cursor_of(FEE_SUMMARIES), position + ADDED_AT_ONCE)
         async with transaction():
             await add_logged_changes(new, position, last)
         position = last
-    return swapped
+    return swapped_at
 
 
-async def _begin() -> Generation:
-    """Take the next number, which ends an earlier rebuild's claim, and remove what such a one left."""
-    found = await row(
-        "UPDATE fee_summary_state SET building = building + 1 WHERE id = 1 RETURNING building, generation"
-    )
-    if found is None:
-        message = "fee_summary_state has no row"
-        raise LookupError(message)
-    await _remove("generation <> $1 AND generation < $2", found["generation"], found["building"])
-    return Generation(found["building"], settings().time_zone)
+class _GenerationNumbers(msgspec.Struct, frozen=True):
+    building: int
+    current: int
+
+
+async def _begin_generation() -> Generation:
+    """Take the next number, which supersedes a rebuild that is running, and remove what earlier ones left."""
+    numbers = await fetch_one(_GenerationNumbers, _BEGIN_GENERATION)
+    await _remove_generations(0, numbers.current)
+    await _remove_generations(numbers.current + 1, numbers.building)
+    return Generation(numbers.building, settings().time_zone)
 
 
 async def _swap_if_close(new: Generation, position: int) -> int | None:
@@ -131,42 +149,21 @@ async def _swap_if_close(new: Generation, position: int) -> int | None:
         if applied - position > FEW_CHANGES:
             return None
         await add_logged_changes(new, position, applied)
-        swapped = await row(
-            """
-            UPDATE fee_summary_state SET generation = building, time_zone = $2
-            WHERE building = $1 RETURNING id
-            """,
-            new.number,
-            new.time_zone,
-        )
-        if swapped is None:
+        if await execute(_MAKE_CURRENT, new.number, new.time_zone) == 0:
             raise RebuildSupersededError
         return applied
 
 
-async def _remove_older_than(generation: int) -> None:
-    # Readers that began before still see these rows, in their snapshots.
-    await _remove("generation < $1", generation)
-
-
-async def _remove(condition: str, *numbers: int) -> None:
-    """Remove rows that nobody reads, some at a time."""
-    statement = f"""
-        WITH removed AS (
-            DELETE FROM fee_summary WHERE id = ANY (ARRAY(
-                SELECT id FROM fee_summary WHERE {condition} LIMIT {REMOVED_AT_ONCE}
-            )) RETURNING id
-        )
-        SELECT count(*) AS removed FROM removed
-    """
-    while (await rows(statement, *numbers))[0]["removed"] == REMOVED_AT_ONCE:
+async def _remove_generations(first: int, end: int) -> None:
+    """Remove the rows of generations ``first`` … ``end - 1``, which nobody reads, some at a time."""
+    while await execute(_REMOVE_SOME, first, end, REMOVED_AT_ONCE) == REMOVED_AT_ONCE:
         pass
 
 
 async def _run() -> Rebuilt:
     await DB.start(size=1)
     try:
-        progress = Progress("rebuild")
+        progress = ProgressLine("rebuild")
         return await rebuild(
             progress, lambda position: progress.note(f"in use since position {position:,}; removing old rows")
         )

@@ -1,9 +1,9 @@
 """Sign and POST: the only outbound HTTP.
 
 A URL is somebody else's choice, so the connection is made to an address that was checked, and to no other:
-the name is looked up once, every address that it has is checked, and the socket is opened to one of them;
-the Host header and the name that TLS verifies stay the URL's. Nothing is asked of the environment (proxies),
-no redirect is followed, and no more of an answer is read than is kept.
+the name is resolved once, every address that it has is checked, and the socket is opened to one of them;
+the Host header and the name that TLS verifies stay the URL's. Proxies in the environment are ignored, no
+redirect is followed, and no more of an answer is read than is stored.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 ANSWER_BYTES = 2_048
-"""What is read and kept of an answer."""
+"""How much of an answer is read and stored."""
 
 CONNECT_SECONDS = 5.0
-"""What one of several addresses of a name may take, so that a dead one does not use up all the time."""
+"""Limit of each connection attempt, so that a dead address of a name does not use up all the time."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 
@@ -45,7 +45,7 @@ class Message:
 
     url: str
     webhook_id: str
-    """The notification's id: the same at every attempt, so a receiver tells repeats by it."""
+    """The notification's id: the same at every attempt, so that a receiver recognizes repeats."""
     body: str
     secrets: Sequence[str]
     """``whsec_…``: each of them signs."""
@@ -71,7 +71,7 @@ class Outcome:
 
 
 def signed_headers(message: Message, at: datetime) -> dict[str, str]:
-    """Give the headers of Standard Webhooks, with a signature for each secret that is valid."""
+    """Return the headers of Standard Webhooks, with a signature for each valid secret."""
     signatures = [
         Webhook(secret).sign(msg_id=message.webhook_id, timestamp=at, data=message.body)
         for secret in message.secrets
@@ -100,13 +100,13 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        found = await self._resolve(host, port)
+        addresses = await self._resolve(host, port)
         # All of them before the first connection: a name that has one bad address is refused as a whole.
-        checked = [self._policy.check(address, self._scheme) for address in found]
+        checked = [self._policy.check(address, self._scheme) for address in addresses]
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in checked:
             try:
-                # An address in digits: what is below here has no name that it could look up again.
+                # A numeric address: there is no name below here that could be resolved again.
                 return await self._sockets.connect_tcp(
                     str(address), port, timeout, local_address, socket_options
                 )
@@ -120,7 +120,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
 
 @cache
 def _tls(ca_file: str) -> ssl.SSLContext:
-    """Read the trusted certificates, once per process: it takes longer than many an attempt."""
+    """Read the trusted certificates, once per process: it often takes longer than an attempt."""
     context = ssl.create_default_context()
     if ca_file:
         context.load_verify_locations(ca_file)
@@ -143,11 +143,11 @@ class WebhookClient:
 
         Args:
             policy: where it may connect to.
-            seconds: what one attempt may take in all.
-            at_once: attempts that may run at the same time. Each may wait for a name that nobody resolves,
-                which blocks a thread: with fewer threads, such names would hold up everybody else.
+            seconds: total time limit of one attempt.
+            at_once: attempts that may run at the same time. Each may wait for a name server that does not
+                answer, which blocks a thread: with fewer threads, such names would delay all others.
             ca_file: certificates (PEM) that are trusted beside the system's.
-            resolve: looks a name up, instead of the system's resolver.
+            resolve: resolves a name, in place of the system's resolver.
 
         """
         self._policy = policy
@@ -158,7 +158,7 @@ class WebhookClient:
                 ssl_context=_tls(ca_file),
                 max_connections=None,
                 keepalive_expiry=5,
-                network_backend=_PinnedBackend(scheme, policy, resolve or self._look_up),
+                network_backend=_PinnedBackend(scheme, policy, resolve or self._resolve_with_system),
             )
             for scheme in ("http", "https")
         }
@@ -174,36 +174,36 @@ class WebhookClient:
     ) -> None:
         for pool in self._pools.values():
             await pool.aclose()
-        # Not waited for: a look-up that hangs ends when the resolver gives up.
+        # Not waited for: a query that hangs ends when the resolver times out.
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def attempt(self, message: Message) -> Outcome:
-        """Send a notification once, and say how that ended. Raises nothing that an endpoint could cause."""
+        """Send a notification once and return how that ended. Raises nothing that an endpoint could cause."""
         started_at, began = datetime.now(UTC), time.monotonic()
-        seen = _Seen()
+        received = _PartialResponse()
         try:
             async with asyncio.timeout(self._seconds):
-                await self._post(message, started_at, seen)
+                await self._post(message, started_at, received)
         except TimeoutError:
-            seen.error = f"no answer within {self._seconds:g} s"
+            received.error = f"no answer within {self._seconds:g} s"
         except RefusedAddressError as error:
-            seen.error = f"not sent: {error}"
+            received.error = f"not sent: {error}"
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
-            seen.error = f"{type(error).__name__}: {error}".removesuffix(": ")
+            received.error = f"{type(error).__name__}: {error}".removesuffix(": ")
         except (OSError, UnicodeError) as error:
             # A name that can't be resolved, or TLS that fails while it is set up.
-            seen.error = f"{type(error).__name__}: {error}"
-        # Once there is a status it decides, whatever became of the rest of the answer.
-        objection = seen.error if seen.status is None else _objection_to(seen.status)
+            received.error = f"{type(error).__name__}: {error}"
+        # Once there is a status it decides, even if the rest of the answer never came.
+        failure = received.error if received.status is None else _error_of_status(received.status)
         return Outcome(
             round((time.monotonic() - began) * 1_000),
-            seen.status,
-            seen.text,
-            objection[:500] if objection else None,
-            read_retry_after(seen.retry_after, datetime.now(UTC)),
+            received.status,
+            received.text,
+            failure[:500] if failure else None,
+            read_retry_after(received.retry_after, datetime.now(UTC)),
         )
 
-    async def _post(self, message: Message, at: datetime, seen: _Seen) -> None:
+    async def _post(self, message: Message, at: datetime, received: _PartialResponse) -> None:
         target = self._policy.read_url(message.url)
         request = httpcore.Request(
             "POST",
@@ -229,28 +229,28 @@ class WebhookClient:
         )
         response = await self._pools[target.scheme].handle_async_request(request)
         try:
-            seen.status = response.status
+            received.status = response.status
             headers = {name.lower(): value for name, value in response.headers}
-            seen.retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
+            received.retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
             async for chunk in response.aiter_stream():
-                seen.answer += chunk[: ANSWER_BYTES - len(seen.answer)]
-                if len(seen.answer) >= ANSWER_BYTES:
+                received.answer += chunk[: ANSWER_BYTES - len(received.answer)]
+                if len(received.answer) >= ANSWER_BYTES:
                     break
         finally:
             # With more of the answer to come, this closes the connection.
             await response.aclose()
 
-    async def _look_up(self, host: str, port: int) -> Sequence[Address]:
+    async def _resolve_with_system(self, host: str, port: int) -> Sequence[Address]:
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
+        answers = await loop.run_in_executor(
             self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         )
-        return [ip_address(address[0]) for *_, address in found]
+        return [ip_address(address[0]) for *_, address in answers]
 
 
 @dataclass
-class _Seen:
-    """What was seen of an answer so far, which stays when the rest of it never comes."""
+class _PartialResponse:
+    """What was received of an answer so far, which stays when the rest of it never comes."""
 
     status: int | None = None
     retry_after: str | None = None
@@ -263,7 +263,7 @@ class _Seen:
         return self.answer.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
-def _objection_to(status: int) -> str | None:
+def _error_of_status(status: int) -> str | None:
     if 200 <= status < 300:  # a class of status codes
         return None
     if 300 <= status < 400:

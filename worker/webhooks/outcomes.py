@@ -1,4 +1,9 @@
-"""What becomes of a delivery, and of its webhook, when an attempt has ended."""
+"""What happens to a delivery, and to its webhook, when an attempt has ended.
+
+The delivery becomes ``delivered`` (answered 2xx), ``retrying`` (another attempt follows, see
+``worker/webhooks/schedule.py``), ``exhausted`` (the retry schedule is over) or ``disabled`` (the webhook was
+disabled or deleted during the attempt). A webhook that answers 410, or has only failed for days, is disabled.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,16 @@ import json
 import random
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import msgspec
 import structlog
 
-from shared.database.rows import Row, row, rows
+from shared.database.statements import execute, fetch_one, fetch_optional
 from shared.database.transaction import transaction
-from worker.webhooks.schedule import is_given_up, pause_before_next, series_begins
+from worker.webhooks.schedule import failing_since_when, must_be_disabled, pause_before_next
 
 if TYPE_CHECKING:
     from worker.webhooks.client import Message, Outcome
@@ -25,10 +31,54 @@ GONE = 410
 TEST = "webhook.test"
 DISABLED = "webhook.disabled"
 
+DisabledReason = Literal["gone", "failing"]
+"""``gone``: it answered 410; ``failing``: it has only failed, for ``schedule.DISABLED_AFTER``."""
+
+_LOCK_WEBHOOK = """
+SELECT id, url, disabled_at, deleted_at, failing_since, last_failure_at, clock_timestamp() AS now
+FROM webhook WHERE id = $1 FOR NO KEY UPDATE
+"""
+
+_LOCK_DELIVERY = "SELECT type, round, attempts FROM webhook_delivery WHERE id = $1 FOR UPDATE"
+
+_END_ATTEMPT = """
+UPDATE webhook_attempt SET latency_ms = $2, status = $3, answer = $4, error = $5 WHERE id = $1
+"""
+
+_UPDATE_DELIVERY = """
+UPDATE webhook_delivery SET
+    state = $2, attempts = $3, next_attempt_at = clock_timestamp() + $4 * interval '1 second',
+    acknowledged_at = CASE WHEN $2 = 'delivered' THEN clock_timestamp() END
+WHERE id = $1
+"""
+
+_CLEAR_FAILURES = "UPDATE webhook SET failing_since = NULL WHERE id = $1"
+
+_RECORD_FAILURE = "UPDATE webhook SET failing_since = $2, last_failure_at = $3 WHERE id = $1"
+
+_DISABLE_WEBHOOK = """
+UPDATE webhook
+SET disabled_at = clock_timestamp(), disabled_reason = $2, updated_at = clock_timestamp()
+WHERE id = $1
+"""
+
+_DISABLE_DELIVERIES = """
+UPDATE webhook_delivery SET state = 'disabled', next_attempt_at = NULL
+WHERE webhook_id = $1 AND next_attempt_at IS NOT NULL
+"""
+
+_NEW_EVENT = "SELECT uuidv7() AS id, utc_text(clock_timestamp()) AS time"
+
+_INSERT_ANNOUNCEMENTS = """
+INSERT INTO webhook_delivery (webhook_id, event_id, type, payload, state, next_attempt_at)
+SELECT id, $1, $2, $3, 'pending', now() FROM webhook
+WHERE $2 = ANY (types) AND disabled_at IS NULL AND deleted_at IS NULL AND id <> $4
+"""
+
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt at a delivery, under way."""
+    """An attempt at a delivery that has begun."""
 
     id: int
     webhook_id: int
@@ -37,140 +87,117 @@ class Attempt:
     message: Message
 
 
+class _Webhook(msgspec.Struct, frozen=True):
+    id: int
+    url: str
+    disabled_at: datetime | None
+    deleted_at: datetime | None
+    failing_since: datetime | None
+    last_failure_at: datetime | None
+    now: datetime
+
+    @property
+    def is_active(self) -> bool:
+        return self.disabled_at is None and self.deleted_at is None
+
+
+class _Delivery(msgspec.Struct, frozen=True):
+    type: str
+    round: int
+    attempts: int
+
+    @property
+    def is_of_change(self) -> bool:
+        return self.type.startswith("order.")
+
+
+class _Event(msgspec.Struct, frozen=True):
+    id: UUID
+    time: str
+
+
 async def record_attempt(attempt: Attempt, outcome: Outcome) -> None:
-    """Keep how an attempt ended and say what follows: all in one transaction.
+    """Store how an attempt ended and what follows from it: all in one transaction.
 
     The webhook's row is locked first, so what a caller does to it meanwhile comes wholly before or after.
     """
     async with transaction():
-        webhook = await row(
-            "SELECT *, clock_timestamp() AS now FROM webhook WHERE id = $1 FOR NO KEY UPDATE",
-            attempt.webhook_id,
-        )
-        delivery = await row(
-            "SELECT type, round, attempts FROM webhook_delivery WHERE id = $1 FOR UPDATE", attempt.delivery_id
-        )
+        webhook = await fetch_optional(_Webhook, _LOCK_WEBHOOK, attempt.webhook_id)
+        delivery = await fetch_optional(_Delivery, _LOCK_DELIVERY, attempt.delivery_id)
         if webhook is None or delivery is None:
-            return  # forgotten meanwhile
-        await _end_attempt(attempt, outcome)
-        if delivery["round"] == attempt.round:
-            # Otherwise a replay asked for it again while this attempt was under way.
-            await _move_delivery(attempt, outcome, webhook, delivery)
-        if webhook["disabled_at"] is None and webhook["deleted_at"] is None:
-            await _judge(webhook, outcome, of_change=delivery["type"].startswith("order."))
+            return  # deleted meanwhile
+        await execute(
+            _END_ATTEMPT, attempt.id, outcome.latency_ms, outcome.status, outcome.answer, outcome.error
+        )
+        if delivery.round == attempt.round:
+            # Otherwise a replay began a new round while this attempt was under way.
+            await _update_delivery(attempt, outcome, webhook, delivery)
+        if webhook.is_active:
+            await _update_webhook_health(webhook, delivery, outcome)
 
 
-async def _end_attempt(attempt: Attempt, outcome: Outcome) -> None:
-    await rows(
-        "UPDATE webhook_attempt SET latency_ms = $2, status = $3, answer = $4, error = $5 WHERE id = $1",
-        attempt.id,
-        outcome.latency_ms,
-        outcome.status,
-        outcome.answer,
-        outcome.error,
-    )
-
-
-async def _move_delivery(attempt: Attempt, outcome: Outcome, webhook: Row, delivery: Row) -> None:
-    made = delivery["attempts"] + 1
+async def _update_delivery(
+    attempt: Attempt, outcome: Outcome, webhook: _Webhook, delivery: _Delivery
+) -> None:
+    attempts = delivery.attempts + 1
     pause = None
     if outcome.delivered:
         state = "delivered"
-    elif webhook["disabled_at"] is not None or webhook["deleted_at"] is not None:
+    elif not webhook.is_active:
         state = "disabled"
     else:
-        # A test is attempted once: whoever asked for it is waiting to see how it goes.
-        if delivery["type"] != TEST:
-            pause = pause_before_next(made, random.random(), outcome.retry_after)  # noqa: S311 (spreads load)
+        # A test is attempted once: the caller that asked for it is waiting for the result.
+        if delivery.type != TEST:
+            pause = pause_before_next(attempts, random.random(), outcome.retry_after)  # noqa: S311 (spreads load)
         state = "exhausted" if pause is None else "retrying"
-    await rows(
-        """
-        UPDATE webhook_delivery SET
-            state = $2, attempts = $3, next_attempt_at = clock_timestamp() + $4 * interval '1 second',
-            acknowledged_at = CASE WHEN $2 = 'delivered' THEN clock_timestamp() END
-        WHERE id = $1
-        """,
-        attempt.delivery_id,
-        state,
-        made,
-        pause,
-    )
+    await execute(_UPDATE_DELIVERY, attempt.delivery_id, state, attempts, pause)
 
 
-async def _judge(webhook: Row, outcome: Outcome, *, of_change: bool) -> None:
-    """Say what an attempt tells about the webhook itself."""
+async def _update_webhook_health(webhook: _Webhook, delivery: _Delivery, outcome: Outcome) -> None:
+    """Record since when the webhook has only failed, and disable it if that is too long or it is gone."""
     if outcome.status == GONE:
-        await disable(webhook, "gone")
+        await _disable(webhook, "gone")
     elif outcome.delivered:
-        if webhook["failing_since"] is not None:
-            await rows("UPDATE webhook SET failing_since = NULL WHERE id = $1", webhook["id"])
-    elif of_change:
-        now: datetime = webhook["now"]
-        since = series_begins(webhook["failing_since"], webhook["last_failure_at"], now)
-        await rows(
-            "UPDATE webhook SET failing_since = $2, last_failure_at = $3 WHERE id = $1",
-            webhook["id"],
-            since,
-            now,
-        )
-        if is_given_up(since, now):
-            await disable(webhook, "failing")
+        if webhook.failing_since is not None:
+            await execute(_CLEAR_FAILURES, webhook.id)
+    elif delivery.is_of_change:
+        since = failing_since_when(webhook.failing_since, webhook.last_failure_at, webhook.now)
+        await execute(_RECORD_FAILURE, webhook.id, since, webhook.now)
+        if must_be_disabled(since, webhook.now):
+            await _disable(webhook, "failing")
 
 
-async def disable(webhook: Row, reason: str) -> None:
-    """Send nothing more to a webhook; what is under way is kept as ``disabled``, to be replayed.
+async def _disable(webhook: _Webhook, reason: DisabledReason) -> None:
+    """Disable a webhook; deliveries that are due or will be become ``disabled``, and can be replayed.
 
-    Who can be told is told: the webhooks that ask for ``webhook.disabled`` by name.
+    Webhooks that ask for ``webhook.disabled`` by name are notified.
     """
-    await rows(
-        """
-        UPDATE webhook
-        SET disabled_at = clock_timestamp(), disabled_reason = $2, updated_at = clock_timestamp()
-        WHERE id = $1
-        """,
-        webhook["id"],
-        reason,
-    )
-    await rows(
-        """
-        UPDATE webhook_delivery SET state = 'disabled', next_attempt_at = NULL
-        WHERE webhook_id = $1 AND next_attempt_at IS NOT NULL
-        """,
-        webhook["id"],
-    )
-    log.warning("webhook_disabled", webhook=webhook["id"], reason=reason)
-    event = await row("SELECT uuidv7() AS id, utc_text(clock_timestamp()) AS time")
-    assert event is not None  # noqa: S101 (a row without FROM)
-    await rows(
-        """
-        INSERT INTO webhook_delivery (webhook_id, event_id, type, payload, state, next_attempt_at)
-        SELECT id, $1, $2, $3, 'pending', now() FROM webhook
-        WHERE $2 = ANY (types) AND disabled_at IS NULL AND deleted_at IS NULL AND id <> $4
-        """,
-        event["id"],
-        DISABLED,
-        _announcement(event["id"], event["time"], webhook, reason),
-        webhook["id"],
+    await execute(_DISABLE_WEBHOOK, webhook.id, reason)
+    await execute(_DISABLE_DELIVERIES, webhook.id)
+    log.warning("webhook_disabled", webhook=webhook.id, reason=reason)
+    event = await fetch_one(_Event, _NEW_EVENT)
+    await execute(
+        _INSERT_ANNOUNCEMENTS, event.id, DISABLED, _announcement(event, webhook, reason), webhook.id
     )
 
 
 def _origin(url: str) -> str:
-    # The rest of an address often is what lets a sender in, and this goes to other subscribers.
+    # The rest of a URL is often a credential, and this goes to other subscribers.
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}/"
 
 
-def _announcement(event_id: UUID, time: str, webhook: Row, reason: str) -> str:
+def _announcement(event: _Event, webhook: _Webhook, reason: DisabledReason) -> str:
     return json.dumps(
         {
             "specversion": "1.0",
-            "id": str(event_id),
+            "id": str(event.id),
             "source": "/webhooks",
             "type": DISABLED,
-            "subject": str(webhook["id"]),
-            "time": time,
+            "subject": str(webhook.id),
+            "time": event.time,
             "datacontenttype": "application/json",
-            "data": {"webhook": str(webhook["id"]), "url": _origin(webhook["url"]), "reason": reason},
+            "data": {"webhook": str(webhook.id), "url": _origin(webhook.url), "reason": reason},
         },
         ensure_ascii=False,
         separators=(",", ":"),

@@ -1,47 +1,46 @@
-"""When a delivery is attempted again, and when a webhook is given up. Pure."""
+"""The retry schedule: when a delivery is attempted again, and when a failing webhook is disabled. Pure."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-STEPS_SECONDS = (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+RETRY_SCHEDULE_SECONDS = (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """The pause before each attempt: 0, 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h; 75 h 35 min in all.
 
-The schedule of Standard Webhooks' reference implementation, with one step more before the last.
+The schedule of Standard Webhooks' reference implementation, with one pause more before the last.
 """
 
 JITTER = 0.1
-"""A step is prolonged by up to this part of it, so that what failed together is not attempted together."""
+"""A pause is prolonged by up to this part of it, so that what failed together is not attempted together."""
 
-GIVEN_UP_AFTER = timedelta(days=5)
+DISABLED_AFTER = timedelta(days=5)
 """A webhook with nothing but failures for that long is disabled."""
 
 SERIES_BREAKS_AFTER = timedelta(days=2)
 """A failure that long after the one before begins a new series. Two attempts of one delivery are never
-further apart (the longest step, doubled), so there was nothing to send in between, and nothing was learnt."""
+further apart (the longest pause, doubled), so nothing was sent in between, and its health is unknown."""
 
 
 def pause_before_next(failed: int, jitter: float, retry_after: float | None = None) -> float | None:
-    """Give the seconds from a failed attempt to the next; None if it was the last.
+    """Return the seconds from a failed attempt to the next; None if it was the last.
 
     Args:
         failed: attempts that failed so far, 1 or more.
         jitter: 0 to 1, drawn by the caller.
-        retry_after: the seconds that the endpoint asked for. It is given what it asks for from the step of
-            the schedule to twice that, so that no endpoint can bring attempts together or put them off
-            for ever.
+        retry_after: the seconds that the endpoint asked for. They count from the pause of the schedule up to
+            twice that, so that no endpoint can bring attempts together or postpone them indefinitely.
 
     """
-    if failed >= len(STEPS_SECONDS):
+    if failed >= len(RETRY_SCHEDULE_SECONDS):
         return None
-    step = STEPS_SECONDS[failed]
-    planned = step * (1 + JITTER * jitter)
-    return planned if retry_after is None else min(max(planned, retry_after), 2.0 * step)
+    pause = RETRY_SCHEDULE_SECONDS[failed]
+    planned = pause * (1 + JITTER * jitter)
+    return planned if retry_after is None else min(max(planned, retry_after), 2.0 * pause)
 
 
 def read_retry_after(value: str | None, now: datetime) -> float | None:
-    """Read a Retry-After header (RFC 9110, section 10.2.3) as seconds from now; None if it says nothing."""
+    """Read a Retry-After header (RFC 9110, section 10.2.3) as seconds from now; None: missing or invalid."""
     if value is None:
         return None
     text = value.strip()
@@ -55,15 +54,15 @@ def read_retry_after(value: str | None, now: datetime) -> float | None:
     return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
 
 
-def series_begins(
+def failing_since_when(
     failing_since: datetime | None, last_failure_at: datetime | None, now: datetime
 ) -> datetime:
-    """Say since when a webhook that fails now has had nothing but failures."""
+    """Return since when a webhook that fails now has had nothing but failures."""
     if failing_since is None or last_failure_at is None or now - last_failure_at > SERIES_BREAKS_AFTER:
         return now
     return failing_since
 
 
-def is_given_up(failing_since: datetime, now: datetime) -> bool:
-    """Tell whether a webhook that fails now, and has since then, is disabled."""
-    return now - failing_since >= GIVEN_UP_AFTER
+def must_be_disabled(failing_since: datetime, now: datetime) -> bool:
+    """Return whether a webhook that fails now, and has done so since then, is to be disabled."""
+    return now - failing_since >= DISABLED_AFTER
