@@ -78,11 +78,11 @@ def test_a_folder_that_cannot_be_made_elsewhere_is_said_in_one_line(state: Path,
     """With what would be right."""
     elsewhere.parent.mkdir(parents=True)
     elsewhere.touch()
-    with pytest.raises(StackError, match=r"File exists.*choose a STATE_DIR that .* may enter"):
+    with pytest.raises(StackError, match=r"File exists.*choose a STATE_DIR that .* can enter"):
         claim_folder(state / "postgres")
     elsewhere.unlink()
     elsewhere.parent.chmod(0o700)
-    with pytest.raises(StackError, match=r"may not enter .*choose a STATE_DIR"):
+    with pytest.raises(StackError, match=r"cannot enter .*choose a STATE_DIR"):
         claim_folder(state / "postgres")
     assert list(state.iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_made_elsewhere_is_said_in_one_line(state: Path,
 def test_data_that_its_user_could_once_get_at_is_not_hidden(state: Path, elsewhere: Path) -> None:
     """A state folder that was closed afterwards is refused and not replaced by an empty database."""
     (state / "postgres").mkdir()
-    with pytest.raises(StackError, match=r"may not enter .* any more"):
+    with pytest.raises(StackError, match=r"can no longer enter"):
         claim_folder(state / "postgres")
     assert list(elsewhere.iterdir()) == []
 
