@@ -1,10 +1,10 @@
-# One image for every process; docker-compose.yml says which command each runs.
+# One image for every process; docker-compose.yml has the command of each.
 FROM python:3.13-slim
 
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 
-# First what changes seldom: a change of code installs nothing again.
+# Dependencies first: a change of code does not install them again.
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 
@@ -15,7 +15,7 @@ COPY worker/ worker/
 COPY contract/ contract/
 COPY sample-data/ sample-data/
 
-# By number, so that a platform can tell that it is not root.
+# A numeric user, so that a platform can check that it is not root.
 USER 10001:10001
 EXPOSE 8000
 CMD ["python", "-m", "api.server"]

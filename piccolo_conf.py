@@ -1,4 +1,4 @@
-"""Piccolo's configuration, under the name and in the place where it looks for it."""
+"""Piccolo's configuration. Piccolo requires this file name, and this place."""
 
 from piccolo.conf.apps import AppRegistry
 

@@ -1,1 +1,1 @@
-"""The HTTP promise (``openapi.yaml``) and the tools that hold others, and ourselves, to it."""
+"""The contract (``openapi.yaml``, ``asyncapi.yaml``), and the tools that check implementation and callers."""

@@ -1,1 +1,1 @@
-"""What both services import, and nothing else."""
+"""Code that both services import."""

@@ -1,10 +1,9 @@
-"""The change log: giving committed changes their positions, reading them in order, and cursors.
+"""The change log: assigning positions to committed changes, reading changes in order, and cursors.
 
 Changes are recorded by the database in the order's own transaction (trigger ``orders_record_change``),
 without a position: a number taken from a sequence inside a transaction becomes visible out of order, and a
 reader that had passed it would miss the change. Positions are assigned afterwards, to committed changes, by
-one assigner at a time. They are dense and final, and each order's changes have them in the sequence of its
-versions.
+one assigner at a time. They are dense and final, and ascend with the versions of each order.
 """
 
 from __future__ import annotations
@@ -35,9 +34,10 @@ _FIRST_WAITING = "SELECT id FROM order_change WHERE position IS NULL ORDER BY id
 _WAITING = "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT $1"
 _LAST_POSITION = "SELECT last_position FROM change_log WHERE id = 1"
 
-# No join: if the table was analyzed while most of these changes were not committed yet, PostgreSQL takes it
-# for empty, and would search all waiting changes for each change. This finds each position by binary search,
-# and each change by a hash, if not by the index, as long as the planner knows the ids.
+# No join: if the table was analyzed while most of these changes were not committed yet, PostgreSQL plans as
+# if it were empty, and would search all waiting changes for each change. This statement computes each
+# position by binary search. It reads each change by the index or by a hash, as long as the planner knows the
+# ids.
 _ASSIGN = "UPDATE order_change SET position = $1::bigint + width_bucket(id, $2::bigint[]) WHERE id = ANY($2)"
 
 _CURSOR = """
@@ -51,9 +51,10 @@ async def assign_positions(most: int = 5_000) -> int:
 
     These are several statements on purpose: their snapshots begin when the lock is held, so they see all that
     another assigner did. In the order of ``id`` a change comes after every change it depends on: it was
-    recorded after those had committed (the same order's earlier versions; the deletion that made room).
+    recorded after those had committed (earlier versions of the same order; the deletion of an order whose
+    time it takes).
     """
-    # Most calls find nothing: they take no transaction and no lock.
+    # Most calls have nothing to do: they take no transaction and no lock.
     if not await fetch_values(int, _FIRST_WAITING):
         return 0
     async with transaction():
@@ -75,7 +76,7 @@ class Bounds:
 
 
 async def log_bounds() -> Bounds:
-    """Read the log's bounds at this moment."""
+    """Read the current bounds of the log."""
     return await fetch_one(
         Bounds, "SELECT first_position AS first, last_position AS last FROM change_log WHERE id = 1"
     )
@@ -87,7 +88,7 @@ async def last_position() -> int:
 
 
 def read_change(row: Mapping[str, Any]) -> Change:
-    """Read a change out of a row that has the columns of ``CHANGE``, and others."""
+    """Read a change from a row that has the columns of ``CHANGE``; other columns are ignored."""
     return Change(**{name: row[name] for name in _FIELDS})
 
 
@@ -112,12 +113,12 @@ async def is_change_at(position: int, event_id: str) -> bool:
 
 
 class Cursor(NamedTuple):
-    """How far a consumer has got."""
+    """The position of a consumer in the change log."""
 
     position: int
-    """It has applied all changes up to this one."""
+    """The consumer has applied all changes up to this one."""
     last_position: int
-    """The last position that was assigned."""
+    """The newest position in the log."""
 
 
 async def cursor_of(consumer: str) -> Cursor:
@@ -133,7 +134,7 @@ async def cursor_of(consumer: str) -> Cursor:
 async def lock_cursor(consumer: str) -> int:
     """Lock a consumer's cursor until the transaction ends, and return its position.
 
-    Two batches that arrive at once are applied one after the other.
+    The lock makes two batches that arrive at the same time be applied one after the other.
 
     Raises:
         RowMissingError: there is no such consumer.

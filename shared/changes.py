@@ -1,7 +1,7 @@
 """The change notification: its shape, encoding and decoding. Pure.
 
 A CloudEvents 1.0 event in JSON. The order's states are carried as PostgreSQL rendered them when they were
-recorded, so a notification is the same bytes whenever and wherever it is encoded.
+recorded, so a notification always has the same bytes, whenever and wherever it is encoded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Change:
     type: str
     order_id: int
     order_version: int
-    """The order's version after the change. A deletion counts as one: it is the version that never was."""
+    """The order's version after the change. A deletion has a version of its own, one above the last."""
     time: str
     """When it was recorded, RFC 3339 in UTC."""
     order: str | None
@@ -36,9 +36,9 @@ class Change:
     def notification(self) -> str:
         """Encode the change as its notification.
 
-        ``sequence`` is the position, as a string of 19 digits: the CloudEvents extension of that name asks
-        for one that sorts as text. ``orderversion`` is an extension of our own: 1, 2, 3, … without a gap for
-        each order, a deletion included, which has no order any more that could carry it.
+        ``sequence`` is the position, as a string of 19 digits: the CloudEvents extension of that name
+        requires a string that sorts as text. ``orderversion`` is our own extension: 1, 2, 3, … without a gap
+        for each order. It is not read from the order's state, since a deletion has none.
         """
         return (
             f'{{"specversion":"1.0","id":"{self.event_id}","source":"{SOURCE}","type":"{self.type}",'
@@ -50,14 +50,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive changes on their way to a consumer: positions ``first`` … ``last``, none missing."""
+    """Consecutive changes for a consumer: positions ``first`` to ``last``, none missing."""
 
     first: int
     last: int
     last_event_id: str
-    """The last change's id: it tells whether the batch is of this log, or of one that was replaced since."""
+    """The id of the last change: it shows whether the batch is of this log, or of one replaced since."""
     notifications: str
-    """A JSON array of the notifications, in order; an empty one for a consumer that reads them in the log."""
+    """A JSON array of the notifications, in order; empty for a consumer that reads them from the log."""
 
 
 def batch_of(changes: Sequence[Change], *, carried: bool = True) -> Batch:
@@ -65,16 +65,15 @@ def batch_of(changes: Sequence[Change], *, carried: bool = True) -> Batch:
 
     Args:
         changes: in order.
-        carried: whether the batch carries the notifications, or says only which changes it is about.
+        carried: whether the batch carries the notifications, or only the bounds of the changes.
 
     Raises:
-        ValueError: there are none, or a position is missing between them.
+        ValueError: there are no changes, or a position is missing between them.
 
     """
     positions = [change.position for change in changes]
     if not positions or positions != list(range(positions[0], positions[0] + len(positions))):
-        message = f"not consecutive changes: {positions}"
-        raise ValueError(message)
+        raise ValueError(f"not consecutive changes: {positions}")
     return Batch(
         positions[0],
         positions[-1],

@@ -1,19 +1,25 @@
-"""What the API and the worker must agree on about fee summaries: how far back, and in which days.
+"""What the API and the worker share about fee summaries: the oldest readable position, and the time zone.
 
-Rows made in the days of one zone can't take changes in those of another. So the zone is stored beside them;
-it is what the worker and the API count in. ``OMS_TIME_ZONE`` is taken over while there is nothing to
-contradict it, or by a rebuild, and a process that is told another zone refuses to start.
+Summaries that count days of one zone can't take changes that count days of another. So the zone is stored
+with them, and the API and the worker count in the stored zone. ``OMS_TIME_ZONE`` becomes the stored zone
+while there are no summaries, or by a rebuild. A process whose ``OMS_TIME_ZONE`` is another zone refuses to
+start.
 """
 
 from __future__ import annotations
 
 import asyncpg
 
-from shared.database.rows import row
+from shared.database.statements import fetch_values
 from shared.settings import settings
 
 FURTHEST_BACK = 50_000
-"""Changes behind the present position for which figures can still be given."""
+"""The number of changes behind the present position for which figures can still be read."""
+
+_OTHER_ZONE = """
+SELECT time_zone FROM fee_summary_state AS s WHERE time_zone <> $1
+AND EXISTS (SELECT FROM fee_summary AS f WHERE f.generation = s.generation)
+"""
 
 
 class OtherTimeZoneError(SystemExit):
@@ -24,29 +30,23 @@ class OtherTimeZoneError(SystemExit):
 
 
 async def check_time_zone() -> None:
-    """See that OMS_TIME_ZONE is the zone of the fee summaries, or that there are none yet.
+    """Check that OMS_TIME_ZONE is the zone of the fee summaries, unless there are none yet.
 
-    A database without tables passes: there is nothing in it to be wrong.
+    A database without tables passes.
 
     Raises:
-        OtherTimeZoneError: it is another.
-        DatabaseUnavailableError: nothing can be said.
+        OtherTimeZoneError: the summaries use another zone.
+        DatabaseUnavailableError: the zone can't be read.
 
     """
+    requested = settings().time_zone
     try:
-        found = await row(
-            """
-            SELECT time_zone FROM fee_summary_state AS s WHERE time_zone <> $1
-            AND EXISTS (SELECT FROM fee_summary AS f WHERE f.generation = s.generation)
-            """,
-            settings().time_zone,
-        )
+        other_zones = await fetch_values(str, _OTHER_ZONE, requested)
     except asyncpg.UndefinedTableError:
         return
-    if found is not None:
-        asked = settings().time_zone
+    if other_zones:
         raise OtherTimeZoneError(
-            f"OMS_TIME_ZONE is {asked}, and the fee summaries count in days of {found['time_zone']}: set it "
-            f"back, or, with everything running as before, rebuild them with `OMS_TIME_ZONE={asked} make "
+            f"OMS_TIME_ZONE is {requested}, and the fee summaries count in days of {other_zones[0]}: set it "
+            f"back, or, with everything running as before, rebuild them with `OMS_TIME_ZONE={requested} make "
             "rebuild` (python -m worker.fee_summaries.rebuild) and start again"
         )

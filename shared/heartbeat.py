@@ -1,7 +1,7 @@
-"""The sign of life of a process that listens nowhere: a file, touched at each round of its loop.
+"""The heartbeat of a process that listens on no port: a file that each run of its main loop touches.
 
-``python -m shared.heartbeat`` is its health check: exit status 0 if the file was touched lately. A process
-that hangs, in a call or stopped by a signal, stops touching it.
+``python -m shared.heartbeat`` is the health check: exit status 0 if the file was touched recently. A process
+that hangs in a call, or is stopped by a signal, no longer touches it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 
 LONGEST_SILENCE_SECONDS = 30.0
-"""Above what a round may take: a statement's time limit, and a Redis that hangs."""
+"""Longer than one run of the loop may take: a statement's time limit, and a Redis that hangs."""
 
 
 def beat() -> None:
-    """Show that the loop goes round; nothing if no file is named. The loop goes on if it can't be shown."""
+    """Touch the heartbeat file, if one is set. A failure is logged and does not end the loop."""
     from shared.settings import settings
 
     file = settings().heartbeat_file
@@ -25,32 +25,32 @@ def beat() -> None:
         try:
             Path(file).touch()
         except OSError as error:
-            _say_once(file, error.strerror or str(error))
+            _log_once(file, error.strerror or str(error))
 
 
 @cache
-def _say_once(file: str, reason: str) -> None:
+def _log_once(file: str, reason: str) -> None:
     import structlog
 
     structlog.get_logger("heartbeat").error("heartbeat_failed", file=file, reason=reason)
 
 
 def main() -> int:
-    """Run from the command line; 0 when the process beside it goes round.
+    """Run from the command line; 0 when the process has touched its file recently.
 
-    It starts every few seconds: reading all settings for one of them would take seven times as long.
+    The check starts every few seconds, and reads its one variable itself: reading all settings takes longer.
     """
     file = os.environ.get("OMS_HEARTBEAT_FILE", "")
     if not file:
-        sys.stderr.write("heartbeat: OMS_HEARTBEAT_FILE names no file\n")
+        sys.stderr.write("heartbeat: OMS_HEARTBEAT_FILE is not set\n")
         return 1
     try:
-        silent = time.time() - Path(file).stat().st_mtime
+        age_seconds = time.time() - Path(file).stat().st_mtime
     except OSError as error:
         sys.stderr.write(f"heartbeat: {file}: {error.strerror}\n")
         return 1
-    if silent > LONGEST_SILENCE_SECONDS:
-        sys.stderr.write(f"heartbeat: {file}: nothing for {silent:.0f} s\n")
+    if age_seconds > LONGEST_SILENCE_SECONDS:
+        sys.stderr.write(f"heartbeat: {file}: not touched for {age_seconds:.0f} s\n")
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""How every process logs: one line per event on standard output, as text or as JSON."""
+"""Logging for every process: one line per event on standard output, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.settings import settings
 
 
 def configure_logs() -> None:
-    """Route structlog and the standard library's loggers to one handler. Once, at the start of a process."""
+    """Route structlog and the standard library's loggers to one handler, once, at the start of a process."""
     before_rendering: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -24,7 +24,8 @@ def configure_logs() -> None:
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
         else [
-            # Plain: where rich is installed, it would print every frame's local variables, secrets included.
+            # The plain formatter: rich, if installed, would print every frame's local variables, with
+            # secrets.
             structlog.dev.ConsoleRenderer(
                 colors=False, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
             )

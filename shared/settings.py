@@ -1,7 +1,7 @@
 """Every setting of every process, read once from the environment. A wrong value stops the process.
 
-A setting's name is ``OMS_`` and the field in upper case. An ``OMS_`` variable that is no setting is refused
-too: otherwise a misspelt one would be silently ignored. The docstrings below are the text of
+A setting's variable is ``OMS_`` and the field's name in upper case. An unknown ``OMS_`` variable is refused
+too: otherwise a misspelt one would be ignored silently. The docstrings below become the table of
 ``docs/configuration.md``; ``make docs`` writes it.
 """
 
@@ -22,7 +22,7 @@ from shared.webhook_addresses import AddressPolicy, Network, read_networks, read
 
 PREFIX = "OMS_"
 
-_TELLS = "the environment can't be used:\n  "
+_ERROR_HEADING = "the environment can't be used:\n  "
 
 
 class SettingsError(SystemExit):
@@ -32,17 +32,15 @@ class SettingsError(SystemExit):
     """
 
 
-def _zone_name(name: str) -> str:
+def _check_zone_name(name: str) -> str:
     if name not in available_timezones():
-        message = "is not the name of a time zone; use an IANA name such as UTC or Europe/Rome"
-        raise ValueError(message)
+        raise ValueError("is not the name of a time zone; use an IANA name such as UTC or Europe/Rome")
     return name
 
 
-def _yes_or_no(value: object) -> object:
+def _parse_yes_or_no(value: object) -> object:
     if isinstance(value, str) and value not in ("yes", "no"):
-        message = "must be yes or no"
-        raise ValueError(message)
+        raise ValueError("must be yes or no")
     return value == "yes" if isinstance(value, str) else value
 
 
@@ -58,26 +56,25 @@ class ApiKey:
 _API_KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<role>read|write):(?P<sha256>[0-9a-f]{64})")
 
 
-def _api_keys(value: object) -> object:
+def _parse_api_keys(value: object) -> object:
     if not isinstance(value, str):
         return value
-    found = [_API_KEY.fullmatch(entry.strip()) for entry in value.split(",") if entry.strip()]
+    entries = [entry.strip() for entry in value.split(",") if entry.strip()]
     keys = [
-        ApiKey(entry["name"], "write" if entry["role"] == "write" else "read", entry["sha256"])
-        for entry in found
-        if entry
+        ApiKey(match["name"], "write" if match["role"] == "write" else "read", match["sha256"])
+        for match in map(_API_KEY.fullmatch, entries)
+        if match
     ]
-    if len(keys) < len(found) or len({key.name for key in keys}) < len(keys):
-        message = "must be name:read:sha256 or name:write:sha256, separated by commas, each name once"
-        raise ValueError(message)
+    if len(keys) < len(entries) or len({key.name for key in keys}) < len(keys):
+        raise ValueError("must be name:read:sha256 or name:write:sha256, separated by commas, each name once")
     return keys
 
 
-def _networks(value: object) -> object:
+def _parse_networks(value: object) -> object:
     return read_networks(value) if isinstance(value, str) else value
 
 
-def _ports(value: object) -> object:
+def _parse_ports(value: object) -> object:
     return read_ports(value) if isinstance(value, str) else value
 
 
@@ -85,17 +82,18 @@ _DURATION = re.compile(r"([1-9][0-9]{0,8})(d|h|m|s)")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
 
-def _duration(value: object) -> object:
+def _parse_duration(value: object) -> object:
     if not isinstance(value, str):
         return value
-    found = _DURATION.fullmatch(value)
-    if not found:
-        message = "must be a whole number and a unit, d, h, m or s: 90d, 12h"
-        raise ValueError(message)
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    match = _DURATION.fullmatch(value)
+    if not match:
+        raise ValueError("must be a whole number and a unit, d, h, m or s: 90d, 12h")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))]
+Duration = Annotated[
+    timedelta, BeforeValidator(_parse_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))
+]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -120,7 +118,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """The port that the API listens on. ``make run`` takes ``PORT`` instead."""
 
-    time_zone: Annotated[str, AfterValidator(_zone_name)] = "UTC"
+    time_zone: Annotated[str, AfterValidator(_check_zone_name)] = "UTC"
     """The time zone in which fee summaries count days: an IANA name such as ``Europe/Rome``.
 
     A process refuses to start if the existing summaries use another zone; ``make rebuild`` changes it.
@@ -184,10 +182,10 @@ class Settings(BaseSettings):
     redis_stream_length: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """How many changes the Redis stream holds, approximately: Redis trims the stream in blocks."""
 
-    require_if_match: Annotated[bool, BeforeValidator(_yes_or_no)] = Field("no", validate_default=True)
+    require_if_match: Annotated[bool, BeforeValidator(_parse_yes_or_no)] = Field("no", validate_default=True)
     """``yes``: PUT, PATCH and DELETE of an order require ``If-Match``; without it they are answered 428."""
 
-    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = Field(
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_parse_api_keys)] = Field(
         "", validate_default=True
     )
     """Who may call the API: ``name:role:sha256``, separated by commas. Empty means that everyone may.
@@ -201,7 +199,7 @@ class Settings(BaseSettings):
     Three more are always started: two to deliver webhooks, one to prove the fee summaries.
     """
 
-    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)] = Field(
         "", validate_default=True
     )
     """Private and loopback networks that webhooks may be sent to: ``10.0.0.0/8,127.0.0.0/8``.
@@ -209,7 +207,7 @@ class Settings(BaseSettings):
     Public addresses need no entry. Link-local, metadata and multicast addresses are always refused.
     """
 
-    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_ports)] = Field(
+    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_parse_ports)] = Field(
         "80,443,1024-65535", validate_default=True
     )
     """Ports that webhooks may be sent to: numbers and ranges, separated by commas."""
@@ -248,20 +246,20 @@ def settings() -> Settings:
     """Read and check the environment, once per process.
 
     Raises:
-        SettingsError: a variable is missing, unknown or out of its bounds; all of them are named.
+        SettingsError: variables are missing, unknown or invalid; the message names all of them.
 
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     faults = [
-        f"{name}: no such setting"
+        f"{name}: unknown setting"
         for name in sorted(os.environ)
         if name.startswith(PREFIX) and name not in known
     ]
     try:
-        found = Settings()
+        valid_settings = Settings()
     except ValidationError as error:
         faults += [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
-        raise SettingsError(_TELLS + "\n  ".join(faults)) from None
+        raise SettingsError(_ERROR_HEADING + "\n  ".join(faults)) from None
     if faults:
-        raise SettingsError(_TELLS + "\n  ".join(faults))
-    return found
+        raise SettingsError(_ERROR_HEADING + "\n  ".join(faults))
+    return valid_settings

@@ -37,7 +37,7 @@ def docstrings() -> dict[str, str]:
 
 
 def accepted(field: FieldInfo) -> str:
-    """Say which values a setting accepts; empty if only its docstring does."""
+    """Describe which values a setting accepts; empty if only its docstring does."""
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(field.annotation))
     if field.annotation is bool:
@@ -65,21 +65,21 @@ def table() -> str:
 
 
 def with_table(document: str) -> str:
-    """Return a document with the table between its two marks replaced.
+    """Return the document with the table between its two markers replaced.
 
     Raises:
-        ValueError: the marks are missing.
+        ValueError: a marker is missing.
 
     """
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError("the document does not have the two marks between which the table belongs")
+        raise ValueError("the document lacks one of the two markers around the table")
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
 def main() -> None:
-    """Run from the command line, with the path of the document."""
+    """Run from the command line; the argument is the path of the document."""
     path = Path(sys.argv[1])
     path.write_text(with_table(path.read_text()))
 

@@ -1,7 +1,7 @@
-"""The task queue between the relay and the worker: Celery over Redis, and why each setting is as it is.
+"""The task queue between the relay and the worker: Celery over Redis, with the reason for each setting.
 
-Nothing depends on the queue but speed. A message may be lost, repeated or late; the consumers' cursors and
-the relay, which publishes again from a cursor that stands still, make the effect exactly-once.
+Only speed depends on the queue. A message may be lost, repeated or late: the relay publishes again from a
+cursor that does not move, and the cursors of the consumers make the effect exactly-once.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import socket
 
-# A worker told to stop finishes the task at hand within its soft shutdown; without this it would wait for
-# it without limit. Celery reads it when it is imported.
+# On SIGTERM, the worker gives its running tasks until the end of the soft shutdown; without this it would
+# wait for them without limit. Celery reads the variable when it is imported.
 os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 from celery import Celery
@@ -22,32 +22,32 @@ from redis import RedisError
 from shared.settings import settings
 
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
-"""Task: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
 
 APPLY_TO_WEBHOOK_DELIVERIES = "webhook_deliveries.apply_changes"
-"""Task: as above."""
+"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
 
 ATTEMPT_DUE_DELIVERIES = "webhook_deliveries.attempt_due"
-"""Task, without arguments: attempt the deliveries that are due. What and when stands in PostgreSQL."""
+"""Task, without arguments: attempt the deliveries that are due, as PostgreSQL has them stored."""
 
 CONSUMER_QUEUE = "order-change-batches"
-"""The key of the queue in Redis. Not ``order-changes``: that is the stream that subscribers read."""
+"""The queue's key in Redis. Not ``order-changes``: that is the stream that subscribers read."""
 
 PROVE_FEE_SUMMARIES = "fee_summaries.prove"
-"""Task, without arguments: compare every fee summary with the orders, and keep the result."""
+"""Task, without arguments: compare every fee summary with the orders, and store the result."""
 
 ATTEMPTS_QUEUE = "webhook-attempts"
-"""Of its own, so that one request to look waits at most, however many batches do."""
-
+"""A queue of its own: at most one request to attempt deliveries waits in it, however many batches wait."""
 
 TASK_LIMIT_SECONDS = 50
 
 
 class _Acknowledgements(over_redis.QoS):
-    """Kombu's, without its leak: an acknowledgement that fails gives its place in the prefetch window back.
+    """Kombu's acknowledgements without their leak: one that fails frees its place in the prefetch window.
 
-    Otherwise a worker whose Redis goes away while all of its children are at work is deaf for ever: it asks
-    for no further message, so it does not even notice that its connection is gone.
+    Otherwise a worker whose Redis goes away while all of its children are busy never receives a message
+    again: its prefetch window stays full, so it does not read, and does not notice that its connection is
+    gone.
     """
 
     def ack(self, delivery_tag: str) -> None:
@@ -63,7 +63,7 @@ class _Channel(over_redis.Channel):
 
 
 class Transport(over_redis.Transport):
-    """Celery over Redis, as kombu has it but for ``_Acknowledgements``."""
+    """Kombu's transport over Redis, with ``_Acknowledgements``."""
 
     Channel = _Channel
 
@@ -75,13 +75,14 @@ app.conf.update(
     task_routes={ATTEMPT_DUE_DELIVERIES: {"queue": ATTEMPTS_QUEUE}},
     task_serializer="json",
     accept_content=["json"],
-    # Nobody reads results: the cursor says what was done.
+    # Nobody reads results: the cursor records what was done.
     task_ignore_result=True,
     task_store_errors_even_if_ignored=False,
-    # Acknowledged when done, and redelivered when a worker is lost; never relied upon.
+    # Acknowledged when done, and redelivered when a worker is lost. Correctness does not depend on it.
     task_acks_late=True,
     task_reject_on_worker_lost=False,
-    # A task that fails is not kept: the relay publishes its changes again while the cursor stands still.
+    # A task that fails is acknowledged too: the relay publishes its changes again while the cursor does not
+    # move.
     task_acks_on_failure_or_timeout=True,
     worker_prefetch_multiplier=1,
     task_soft_time_limit=TASK_LIMIT_SECONDS,
@@ -89,10 +90,11 @@ app.conf.update(
     worker_max_tasks_per_child=1_000,
     worker_soft_shutdown_timeout=2.5,
     worker_hijack_root_logger=False,
-    # What a child says goes to its standard output, see shared/logs.py. Redirected, that would be a logger
-    # whose handler writes to that logger: every line of a child's would be lost.
+    # A child logs to its standard output, see shared/logs.py. Redirected, standard output would be a logger
+    # whose handler writes to that same logger, and every line of the child would be lost.
     worker_redirect_stdouts=False,
-    # Redis may be away at the start and for any time later: keep trying, for ever, every few seconds.
+    # Redis may be unreachable at the start, and later for any time: keep trying every few seconds, without
+    # limit.
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_connection_retry=True,
@@ -100,17 +102,18 @@ app.conf.update(
     worker_send_task_events=False,
     worker_enable_remote_control=False,
     broker_transport_options={
-        # Longer than any task may run: a task that outlives it would run twice at once.
+        # Longer than any task may run: a task that runs longer would be redelivered, and run twice at once.
         "visibility_timeout": 120,
         "unacked_restore_interval": 5,
-        # Without these a Redis that hangs blocks a publisher for ever, and a refused one for 3.6 s.
+        # Without these limits a Redis that hangs blocks a publisher without limit.
         "socket_timeout": 5,
         "socket_connect_timeout": 1,
         "socket_keepalive": True,
         "socket_keepalive_options": {socket.TCP_KEEPIDLE: 30} if hasattr(socket, "TCP_KEEPIDLE") else {},
         "health_check_interval": 10,
         "max_retries": 1,
-        # A publisher's pause before that one retry; 2 s unless told, in which the relay assigns nothing.
+        # A publisher's pause before that one retry. The default is 2 s, in which the relay would assign
+        # nothing.
         "interval_start": 0.1,
     },
 )
@@ -119,12 +122,12 @@ app.conf.update(
 def send_unless_full(
     task: str, arguments: tuple[object, ...], most_waiting: int, queue: str = CONSUMER_QUEUE
 ) -> bool:
-    """Send a task to the worker unless that many messages wait already; tell whether it was sent.
+    """Send a task to the worker unless that many messages wait already; return whether it was sent.
 
-    It blocks, up to the socket's time limit when Redis hangs.
+    The call blocks, up to the socket's timeout when Redis hangs.
 
     Raises:
-        OperationalError: Redis can't be reached, or doesn't store.
+        OperationalError: Redis can't be reached, or refuses to store the message.
 
     """
     with app.producer_or_acquire() as producer:

@@ -1,7 +1,7 @@
-"""Where webhooks may lead: which URLs a caller may give, and which addresses they may resolve to. Pure.
+"""Which URLs webhooks may have, and which addresses those may resolve to. Pure.
 
-The API refuses what can be refused when a webhook is written; the worker checks again at every connection,
-the address that it really connects to (a name may resolve to another one by then).
+The API checks a URL when a webhook is written. The worker checks at every connection the address that it
+connects to, since a name may resolve to another address by then.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ PlainHttp = Literal["never", "internal", "always"]
 
 LONGEST_URL = 2_000
 
-# Never, whatever OMS_WEBHOOK_NETWORKS says: a machine's own credentials are served there to whoever asks, or
-# nobody is there at all.
+# Refused whatever OMS_WEBHOOK_NETWORKS allows: clouds serve a machine's credentials there to every caller, or
+# the address belongs to no host.
 _NEVER = tuple(
     ip_network(network)
     for network in (
@@ -41,8 +41,8 @@ _NEVER = tuple(
         "224.0.0.0/4",  # multicast
         "240.0.0.0/4",  # reserved, broadcast
         "::/128",  # unspecified
-        "::/96",  # IPv4-compatible, obsolete (the loopback address ::1 is looked at before)
-        "64:ff9b:1::/48",  # translation into some IPv4 network that can't be told
+        "::/96",  # IPv4-compatible, obsolete (the loopback address ::1 is checked before)
+        "64:ff9b:1::/48",  # translation into an unknown IPv4 network
         "100::/64",  # discard
         "2001::/32",  # Teredo: carries an IPv4 address, and a port
         "2002::/16",  # 6to4: carries an IPv4 address
@@ -54,23 +54,23 @@ _NEVER = tuple(
     )
 )
 _TRANSLATED = IPv6Network("64:ff9b::/96")
-"""NAT64: the last 32 bits are the IPv4 address that it leads to."""
+"""NAT64: the last 32 bits are the IPv4 address that packets reach."""
 _SITE_LOCAL = IPv6Network("fec0::/10")
-"""Private, though the standard library no longer counts it as such."""
+"""Private, though the standard library does not count it as private."""
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}", re.ASCII)
-# What a resolver may take for an IPv4 address, written in whatever way: 127.1, 0x7f000001, 017700000001.
+# A resolver may read such a name as an IPv4 address in another notation: 127.1, 0x7f000001, 017700000001.
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)", re.ASCII)
 _VISIBLE = re.compile(r"[!-~]+", re.ASCII)
 
 
 class RefusedAddressError(Exception):
-    """A webhook may not lead there; the text says why."""
+    """A webhook may not use this URL or address; the text says why."""
 
 
-def embedded(address: Address) -> Address:
-    """Give the address that is really meant: an IPv4 address may be written as an IPv6 one."""
+def effective_address(address: Address) -> Address:
+    """Return the address that packets reach: the IPv4 address inside an IPv6 one, if there is one."""
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped
@@ -81,17 +81,17 @@ def embedded(address: Address) -> Address:
 
 @dataclass(frozen=True)
 class Target:
-    """A URL that a webhook may have, taken apart once, so that nobody reads it differently later."""
+    """The parts of a URL that a webhook may have: parsed once, so that no two places parse it differently."""
 
     scheme: str
     host: str
     port: int
     target: str
-    """Path and query, as they are sent."""
+    """Path and query, as they are sent in the request line."""
 
     @property
     def address(self) -> Address | None:
-        """The address, if the host is one."""
+        """The host as an address; None if it is a name."""
         try:
             return ip_address(self.host)
         except ValueError:
@@ -106,18 +106,18 @@ class Target:
 
 @dataclass(frozen=True)
 class AddressPolicy:
-    """Where webhooks may lead, as the deployment's settings say."""
+    """Where webhooks may be sent, by the settings of the deployment."""
 
     networks: Sequence[Network] = ()
-    """Private and loopback ranges that are allowed; what is reachable from anywhere always is."""
+    """Private and loopback networks that are allowed; public addresses always are."""
     ports: Sequence[tuple[int, int]] = ((1, 65_535),)
     plain_http: PlainHttp = "internal"
 
     def read_url(self, url: str) -> Target:
-        """Take a URL apart.
+        """Check and parse a URL.
 
         Raises:
-            RefusedAddressError: it is none, or one that no webhook may have.
+            RefusedAddressError: it is not a URL, or one that no webhook may have.
 
         """
         if len(url) > LONGEST_URL or not _VISIBLE.fullmatch(url) or "\\" in url:
@@ -140,28 +140,28 @@ class AddressPolicy:
         port = port if port is not None else {"http": 80, "https": 443}[parts.scheme]
         if not any(first <= port <= last for first, last in self.ports):
             raise RefusedAddressError(f"must not name port {port}, which this deployment does not allow")
-        found = Target(parts.scheme, _host(parts), port, _path_and_query(parts))
-        if found.address is not None:
-            self.check(found.address, found.scheme)
-        return found
+        target = Target(parts.scheme, _host(parts), port, _path_and_query(parts))
+        if target.address is not None:
+            self.check(target.address, target.scheme)
+        return target
 
     def check(self, address: Address, scheme: str) -> Address:
-        """See whether a connection may lead to an address; give the address to connect to.
+        """Check that a connection to an address is allowed; return the address to connect to.
 
         Raises:
-            RefusedAddressError: it may not.
+            RefusedAddressError: it is not allowed.
 
         """
-        meant = embedded(address)
-        if isinstance(meant, IPv6Address) and meant.scope_id is not None:
+        effective = effective_address(address)
+        if isinstance(effective, IPv6Address) and effective.scope_id is not None:
             raise RefusedAddressError(f"{address} names an interface of this machine")
-        loopback = meant == IPv6Address("::1")
-        if not loopback and any(meant in network for network in _NEVER):
+        loopback = effective == IPv6Address("::1")
+        if not loopback and any(effective in network for network in _NEVER):
             raise RefusedAddressError(
                 f"{address} is never allowed: it is link-local, of metadata, multicast or reserved"
             )
-        internal = any(meant in network for network in self.networks)
-        if not internal and (not meant.is_global or meant in _SITE_LOCAL):
+        internal = any(effective in network for network in self.networks)
+        if not internal and (not effective.is_global or effective in _SITE_LOCAL):
             raise RefusedAddressError(
                 f"{address} is not a public address, and not in OMS_WEBHOOK_NETWORKS of this deployment"
             )
@@ -169,7 +169,7 @@ class AddressPolicy:
             raise RefusedAddressError(
                 f"{address} is not in OMS_WEBHOOK_NETWORKS of this deployment: only https may lead there"
             )
-        return address if address in _TRANSLATED else meant
+        return address if address in _TRANSLATED else effective
 
 
 def _host(parts: SplitResult) -> str:
@@ -194,31 +194,29 @@ def _path_and_query(parts: SplitResult) -> str:
 
 
 def read_networks(text: str) -> tuple[Network, ...]:
-    """Read networks in CIDR notation, separated by commas.
+    """Parse networks in CIDR notation, separated by commas.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: an entry is not a network.
 
     """
     return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def read_ports(text: str) -> tuple[tuple[int, int], ...]:
-    """Read ports and ranges of ports, separated by commas: ``80,443,1024-65535``.
+    """Parse ports and ranges of ports, separated by commas: ``80,443,1024-65535``.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: an entry is not a port or an ascending range.
 
     """
-    found = []
+    ranges = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if not (first.isascii() and first.isdigit() and (not last or (last.isascii() and last.isdigit()))):
-            message = "must be ports and ranges such as 443,8000-8999"
-            raise ValueError(message)
+            raise ValueError("must be ports and ranges such as 443,8000-8999")
         bounds = int(first), int(last or first)
         if not 1 <= bounds[0] <= bounds[1] <= 65_535:  # the last port
-            message = "must be ports from 1 to 65535, each range ascending"
-            raise ValueError(message)
-        found.append(bounds)
-    return tuple(found)
+            raise ValueError("must be ports from 1 to 65535, each range ascending")
+        ranges.append(bounds)
+    return tuple(ranges)

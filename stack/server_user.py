@@ -1,8 +1,8 @@
-"""Who the database server runs as, and the folder that belongs to that user.
+"""The user that PostgreSQL runs as, and the folder that this user owns.
 
-PostgreSQL refuses to run as root. An ordinary user runs it as themselves; root runs it as an unprivileged
-user that the system has already, and changes nobody's permissions: where that user can't reach the
-checkout, the server's folder lies elsewhere.
+PostgreSQL refuses to run as root. An ordinary user runs it as themselves. Root runs it as an unprivileged
+user that exists already, and changes no other permissions: if that user can't enter the checkout, the
+server's folder is under /var/lib.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from stack.child_processes import StackError
 _ROOT = 0
 _UNPRIVILEGED = ("postgres", "nobody", "daemon")
 _ROOTS_FOLDERS = Path("/var/lib/order-management")
-"""Where root keeps the data of a checkout that lies where the unprivileged user can't go."""
+"""The folder for the data of checkouts that the unprivileged user can't enter."""
 
 
 def claim_folder(folder: Path) -> tuple[pwd.struct_passwd | None, Path]:
-    """Make the server's folder. Return the user to run as (None: ourselves) and where the folder really is.
+    """Create the server's folder; return the user to run as (None: the current one) and the real folder.
 
-    For root, if the unprivileged user can't get there, ``folder`` becomes a link to a new one under /var/lib.
-    An old one is taken up only by the link that names it: without the link its data count as deleted.
+    As root, if the unprivileged user can't enter it, ``folder`` becomes a link to a new folder under
+    /var/lib. An existing folder there is used only through the link to it: without the link its data counts
+    as deleted.
 
     Raises:
-        StackError: the folder is somebody else's or can't be made, or there is nobody to run as.
+        StackError: the folder belongs to another user or can't be created, or there is no user to run as.
 
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def claim_folder(folder: Path) -> tuple[pwd.struct_passwd | None, Path]:
         owner = _user(folder.stat().st_uid)
     else:
         owner = _user(*_UNPRIVILEGED)
-    elsewhere = folder.is_symlink() or not may_enter(owner, folder.parent)
+    elsewhere = folder.is_symlink() or not can_enter(owner, folder.parent)
     home = _folder_elsewhere(folder, owner) if elsewhere else folder
     home.mkdir(mode=0o700, exist_ok=True)
     os.chown(home, owner.pw_uid, owner.pw_gid)
@@ -51,20 +52,21 @@ def claim_folder(folder: Path) -> tuple[pwd.struct_passwd | None, Path]:
 
 
 def _folder_elsewhere(folder: Path, owner: pwd.struct_passwd) -> Path:
-    """Return the folder that the link names, and make the link if there is none."""
-    advice = f"choose a STATE_DIR that {owner.pw_name} may enter: PostgreSQL doesn't run as root"
+    """Return the folder that the link names, and create the link if there is none."""
+    advice = f"choose a STATE_DIR that {owner.pw_name} can enter: PostgreSQL doesn't run as root"
     try:
         _ROOTS_FOLDERS.mkdir(parents=True, exist_ok=True)
         _ROOTS_FOLDERS.chmod(0o755)  # whatever the umask is
     except OSError as error:
-        raise StackError(f"{_ROOTS_FOLDERS} can't be made ({error.strerror}); {advice}") from None
-    if not may_enter(owner, _ROOTS_FOLDERS):
-        raise StackError(f"{owner.pw_name} may not enter {_ROOTS_FOLDERS} either; {advice}")
+        raise StackError(f"{_ROOTS_FOLDERS} can't be created ({error.strerror}); {advice}") from None
+    if not can_enter(owner, _ROOTS_FOLDERS):
+        raise StackError(f"{owner.pw_name} cannot enter {_ROOTS_FOLDERS} either; {advice}")
     place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     if not folder.is_symlink():
         if folder.exists():
-            raise StackError(f"{owner.pw_name} may not enter {folder.parent} any more; {advice}")
-        # Before the folder: a kill between the two leaves a link to make it by, and no folder without a link.
+            raise StackError(f"{owner.pw_name} can no longer enter {folder.parent}; {advice}")
+        # The link comes first: a kill in between leaves a link whose folder the next run creates, and never a
+        # folder without a link.
         folder.symlink_to(_ROOTS_FOLDERS / f"{place}-{secrets.token_hex(8)}")
     home = folder.readlink()
     if home.parent != _ROOTS_FOLDERS or home.name.partition("-")[0] != place:
@@ -85,8 +87,8 @@ def _user(*candidates: int | str) -> pwd.struct_passwd:
     )
 
 
-def may_enter(user: pwd.struct_passwd, folder: Path) -> bool:
-    """Tell whether a user may go to a folder, by the permission bits of everything above it."""
+def can_enter(user: pwd.struct_passwd, folder: Path) -> bool:
+    """Return whether a user can enter a folder, by the permission bits of it and of all its parents."""
     for part in (folder.resolve(), *folder.resolve().parents):
         status = part.stat()
         if status.st_uid == user.pw_uid:

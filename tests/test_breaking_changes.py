@@ -413,4 +413,4 @@ def test_a_contract_is_compatible_with_a_revision_that_had_none(
 def test_an_unknown_revision_fails_the_comparison(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A typing error in CI must not look like a yes."""
     assert main(["--contract", str(clone), "--base", "v9"]) == 2
-    assert "git knows no revision v9" in capsys.readouterr().err
+    assert "git has no revision v9" in capsys.readouterr().err

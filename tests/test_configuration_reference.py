@@ -53,7 +53,7 @@ def test_the_reference_says_what_a_setting_accepts(line: str, accepts: str) -> N
 
 def test_a_document_without_a_place_for_the_table_is_refused() -> None:
     """Nothing is written to a file that is not the reference."""
-    with pytest.raises(ValueError, match="two marks"):
+    with pytest.raises(ValueError, match="two markers"):
         with_table("# Something else\n")
 
 

@@ -128,9 +128,9 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
         exchange("GET /health/live?x=1", 400),
         "the query parameter x is unknown",
     ),
-    "a query parameter stands twice": (
+    "a query parameter appears twice": (
         exchange("GET /orders?limit=1&limit=2", 400),
-        "the query parameter limit stands twice",
+        "the query parameter limit appears twice",
     ),
     "a query parameter is out of its bounds": (
         exchange("GET /orders?limit=101", 400),
@@ -170,7 +170,7 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
         exchange("POST /orders", 422, body=PLACED | {"datetime": "2023-02-29T00:00:00Z"}),
         "#/datetime",
     ),
-    "a service stands twice": (
+    "a service appears twice": (
         exchange("POST /orders", 422, body=PLACED | {"services": [{"id": "1"}, {"id": "1"}]}),
         "#/services",
     ),
@@ -213,9 +213,9 @@ RESPONSES: dict[str, tuple[Callable[[Entry], None], str]] = {
         "the media type text/html is not in the contract; application/json are",
     ),
     "the body is not JSON": (edit("response", "content", "text", to="{"), "the body is not JSON"),
-    "a member stands twice": (
+    "a member appears twice": (
         edit("response", "content", "text", to='{"id":"1","id":"1"}'),
-        "a member stands twice",
+        "a member appears twice",
     ),
     "an id is a number": (
         edit("response", "content", "text", to=json.dumps(ORDER | {"id": 223})),

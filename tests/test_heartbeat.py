@@ -13,4 +13,4 @@ def test_a_health_check_without_a_file_to_look_at_fails(
     """An empty path would mean the working directory, which others may have changed a moment ago."""
     monkeypatch.delenv("OMS_HEARTBEAT_FILE", raising=False)
     assert main() == 1
-    assert capsys.readouterr().err == "heartbeat: OMS_HEARTBEAT_FILE names no file\n"
+    assert capsys.readouterr().err == "heartbeat: OMS_HEARTBEAT_FILE is not set\n"

@@ -76,11 +76,11 @@ def test_a_data_folder_that_cannot_be_created_is_reported_in_one_line(state: Pat
     """With what would be right."""
     elsewhere.parent.mkdir(parents=True)
     elsewhere.touch()
-    with pytest.raises(StackError, match=r"File exists.*choose a STATE_DIR that .* may enter"):
+    with pytest.raises(StackError, match=r"File exists.*choose a STATE_DIR that .* can enter"):
         claim_folder(state / "postgres")
     elsewhere.unlink()
     elsewhere.parent.chmod(0o700)
-    with pytest.raises(StackError, match=r"may not enter .*choose a STATE_DIR"):
+    with pytest.raises(StackError, match=r"cannot enter .*choose a STATE_DIR"):
         claim_folder(state / "postgres")
     assert list(state.iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_data_in_a_state_folder_that_the_servers_user_can_no_longer_enter_is_ref
 ) -> None:
     """It is not replaced by an empty database."""
     (state / "postgres").mkdir()
-    with pytest.raises(StackError, match=r"may not enter .* any more"):
+    with pytest.raises(StackError, match=r"can no longer enter"):
         claim_folder(state / "postgres")
     assert list(elsewhere.iterdir()) == []
 

@@ -233,7 +233,7 @@ def test_a_postgresql_whose_data_was_deleted_is_not_replaced_by_an_empty_one(tmp
         postgres.process.kill()
         postgres.process.wait()
         shutil.rmtree(postgres.home / "data")
-        with pytest.raises(StackError, match="are gone"):
+        with pytest.raises(StackError, match="is missing"):
             postgres.start()
 
 
@@ -279,12 +279,12 @@ def test_the_stack_gives_up_on_a_valkey_that_keeps_ending(state: Path) -> None:
             url = stack._valkey.url
             os.kill(_pid_of(stack), signal.SIGKILL)
             os.waitid(os.P_PID, _pid_of(stack), os.WEXITED | os.WNOWAIT)
-            stack._go_on()
+            stack._supervise_once()
             assert stack._valkey.url == url
         os.kill(_pid_of(stack), signal.SIGKILL)
         os.waitid(os.P_PID, _pid_of(stack), os.WEXITED | os.WNOWAIT)
         with pytest.raises(StackError, match=r"Valkey ended 6 times within a minute"):
-            stack._go_on()
+            stack._supervise_once()
     finally:
         stack._valkey.stop()
 

@@ -1,1 +1,1 @@
-"""Tools that hold everybody to the contract: linters, breaking changes, recorded traffic."""
+"""Tools that check the contract, its changes, and recorded traffic against it."""

@@ -1,9 +1,9 @@
-"""Say whether the contract of the working tree breaks callers of the contract at a git revision.
+"""Check whether the contract in the working tree breaks callers of the contract at a git revision.
 
     python -m contract.checks.breaking_changes [--base REVISION]
 
 Each breaking change is printed with a JSON Pointer. The exit status is 1 when there is one, unless the major
-number of ``info.version`` was raised; 2 when the question can't be answered.
+number of ``info.version`` was raised; 2 when the contracts can't be compared.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from contract.checks.schema_changes import Change, Direction, SchemaComparison
 
 PROBLEM = "application/problem+json"
 USUAL_BASES = ("main", "origin/main", "HEAD")
-"""Where to look for the main branch: here, in a clone with another branch, in a detached checkout."""
+"""Revisions to try: a local main branch, a clone that has checked out another branch, a detached checkout."""
 
 
 class NoRevisionError(Exception):
-    """git has no such revision, or there is no git."""
+    """The revision does not exist, or git is not installed."""
 
 
 def breaking_changes(old: Place, new: Place) -> list[Change]:
-    """List what callers of the old contract can't rely on any more, each thing once."""
+    """List the changes that break callers of the old contract, each once."""
     return list(dict.fromkeys(_of_contracts(old, new)))
 
 
 SECTIONS: tuple[tuple[str, Direction, Direction], ...] = (
-    ("paths", "request", "answer"),
-    ("webhooks", "answer", "request"),
+    ("paths", "request", "response"),
+    ("webhooks", "response", "request"),
 )
-"""Where operations stand, and from which side our callers see the body and the responses of one."""
+"""The sections with operations. Callers send bodies and receive responses; with webhooks, they receive bodies
+and send responses."""
 
 
 def _of_contracts(old: Place, new: Place) -> Iterator[Change]:
     for section, body, response in SECTIONS:
         now = {(_template(path), method): (path, each) for path, method, each in operations(new, section)}
         for path, method, before in operations(old, section):
-            found = now.get((_template(path), method))
-            if found is None:
+            if (_template(path), method) not in now:
                 yield Change(before.pointer, f"the operation {method.upper()} {path} was removed")
                 continue
-            new_path, after = found
+            new_path, after = now[_template(path), method]
             yield from _of_operations(before, after)
             yield from _of_parameters(
                 parameters(old, path, before, section),
@@ -69,19 +69,19 @@ def _of_operations(old: Place, new: Place) -> Iterator[Change]:
         yield Change(
             new.pointer, f"the operationId changed from {old.get('operationId')} to {new.get('operationId')}"
         )
-    if _open_to_all(old) and not _open_to_all(new):
+    if _allows_anonymous(old) and not _allows_anonymous(new):
         yield Change(new.pointer, "access without credentials is no longer possible")
 
 
-def _open_to_all(operation: Place) -> bool:
-    demands = operation.get("security", operation.root.get("security", []))
-    return not demands or {} in demands
+def _allows_anonymous(operation: Place) -> bool:
+    requirements = operation.get("security", operation.root.get("security", []))
+    return not requirements or {} in requirements
 
 
 def _of_parameters(
     old: dict[tuple[str, str], Place], new: dict[tuple[str, str], Place], old_path: str, new_path: str
 ) -> Iterator[Change]:
-    # A path's parameters are known by their place: callers never send their names.
+    # Path parameters are matched by their position in the path: callers never send their names.
     renamed = dict(
         zip(re.findall(r"\{([^}]*)\}", old_path), re.findall(r"\{([^}]*)\}", new_path), strict=True)
     )
@@ -93,19 +93,21 @@ def _of_parameters(
             continue
         if after.get("required") and not before.get("required"):
             yield Change(after.pointer, f"the {where} parameter {name} is newly required")
-        yield from SchemaComparison().changes(before.child("schema"), _for_one(before, after), "request")
+        yield from SchemaComparison().changes(
+            before.child("schema"), _single_value_schema(before, after), "request"
+        )
     for (where, name), added in remaining.items():
         if added.get("required"):
             yield Change(added.pointer, f"the {where} parameter {name} is new and required")
 
 
-def _for_one(before: Place, after: Place) -> Place | None:
-    """Give the schema for a parameter's value; one value of a parameter that may now be repeated."""
-    then, now = before.child("schema"), after.child("schema")
+def _single_value_schema(before: Place, after: Place) -> Place | None:
+    """Return the new schema of a parameter; of one of its values, if the parameter can now be repeated."""
+    old, now = before.child("schema"), after.child("schema")
     if (
-        then
+        old
         and now
-        and then.get("type") != "array"
+        and old.get("type") != "array"
         and now.get("type") == "array"
         and after.get("explode", True)
     ):
@@ -121,7 +123,7 @@ def _of_bodies(
             yield Change(new.pointer, "a body is newly required")
         return
     if new is None:
-        yield Change(old.pointer, f"{operation.pointer} takes no body any more")
+        yield Change(old.pointer, f"{operation.pointer} no longer takes a body")
         return
     if new.get("required") and not old.get("required"):
         yield Change(new.pointer, "a body is newly required")
@@ -135,7 +137,7 @@ def _of_content(old: Place, new: Place, direction: Direction) -> Iterator[Change
             yield Change(before.pointer, f"the media type {media_type} was removed")
         else:
             after = now[media_type]
-            if media_type == PROBLEM and direction == "answer":
+            if media_type == PROBLEM and direction == "response":
                 yield from SchemaComparison().changes_of_problems(
                     before.child("schema"), after.child("schema")
                 )
@@ -158,33 +160,37 @@ def _of_responses(old: Place, new: Place, direction: Direction) -> Iterator[Chan
                 continue
             present = headers[name.lower()]
             if header.get("required") and not present.get("required"):
-                yield Change(present.pointer, f"the header {name} is no longer always there")
+                yield Change(present.pointer, f"the header {name} is no longer always present")
             yield from SchemaComparison().changes(header.child("schema"), present.child("schema"), direction)
 
 
 def major(contract: Place) -> int:
-    """Give the major number of a contract's version."""
+    """Return the major number of a contract's version."""
     return int(str(contract.root["info"]["version"]).partition(".")[0])
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Ask git about the repository that a folder is in; None if it says no."""
+    """Run git in a folder; return its output, or None if it failed.
+
+    Raises:
+        NoRevisionError: git is not installed.
+
+    """
     git = shutil.which("git")
     if git is None:
-        message = "git is needed to find the earlier contract, and is not installed"
-        raise NoRevisionError(message)
+        raise NoRevisionError("git is needed to read the earlier contract, and is not installed")
     done = subprocess.run([git, *arguments], cwd=folder, capture_output=True, check=False)
     return done.stdout.decode() if done.returncode == 0 else None
 
 
 def contract_at(base: str | None, path: Path) -> tuple[str, str | None]:
-    """Find the contract's text at a revision, by default the last commit of the main branch.
+    """Return the contract's text at a revision, by default the last commit of the main branch.
 
     Returns:
-        What the revision is called, and the text, None if it has no contract yet.
+        The name of the revision, and the text; None if the revision has no contract yet.
 
     Raises:
-        NoRevisionError: there is no such revision.
+        NoRevisionError: the revision does not exist.
 
     """
     for revision in (base,) if base else USUAL_BASES:
@@ -192,14 +198,11 @@ def contract_at(base: str | None, path: Path) -> tuple[str, str | None]:
             return revision, _git(path.parent, "show", f"{revision}:./{path.name}")
     if base is None and _git(path.parent, "rev-parse", "--git-dir") is not None:
         return "no commit", None
-    message = (
-        f"git knows no revision {base}" if base else "this is no git repository; name a clone's revision"
-    )
-    raise NoRevisionError(message)
+    raise NoRevisionError(f"git has no revision {base}" if base else "this is not a git repository")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is the answer."""
+    """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m contract.checks.breaking_changes", description=__doc__.splitlines()[0]
     )
@@ -217,22 +220,22 @@ def main(arguments: list[str] | None = None) -> int:
     except (NoRevisionError, ContractError, OSError) as error:
         sys.stderr.write(f"breaking_changes: {error}\n")
         return 2
-    found = breaking_changes(old, new)
-    for change in found:
+    changes = breaking_changes(old, new)
+    for change in changes:
         sys.stdout.write(f"breaking  {change}\n")
-    if not found:
-        sys.stdout.write(f"Nothing that callers of the contract at {revision} rely on has changed.\n")
+    if not changes:
+        sys.stdout.write(f"No breaking changes since {revision}.\n")
     elif major(new) > major(old):
         sys.stdout.write(
-            f"{len(found)} breaking change(s) since {revision}; the major version was raised for them.\n"
+            f"{len(changes)} breaking change(s) since {revision}; the major version was raised for them.\n"
         )
         return 0
     else:
         sys.stdout.write(
-            f"{len(found)} breaking change(s) since {revision}. Take them back, or raise the major number of "
+            f"{len(changes)} breaking change(s) since {revision}. Revert them, or raise the major number of "
             f"info.version ({new.root['info']['version']}).\n"
         )
-    return 1 if found else 0
+    return 1 if changes else 0
 
 
 if __name__ == "__main__":

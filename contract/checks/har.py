@@ -1,11 +1,11 @@
-"""Check recorded traffic against the contract, and name each deviation.
+"""Check recorded traffic against the contract, and list every deviation.
 
     python -m contract.checks.har FILE.har [--server http://host:port/prefix] [--allow-refused]
 
-A recording (HAR 1.2, as browsers, proxies, test clients and schemathesis write it) is checked on both sides:
-what was sent (path, method, parameters, body) and what was answered (status, headers, media type, body). The
-exit status is 0 if everything is as promised, 1 if something is not, 2 if the file is no recording or holds
-no request to this API.
+A recording is a HAR 1.2 file, as browsers, proxies, test clients and schemathesis write it. Both sides are
+checked: requests (path, method, parameters, body) and responses (status, headers, media type, body). The exit
+status is 0 if there is no deviation, 1 if there is one, 2 if the file is not a recording or has no request to
+this API.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from contract.checks.recording import Exchange, Message, NotARecordingError, rea
 from contract.checks.validation import Schemas, read_json, read_text
 
 OUTSIDE_OPERATIONS = "x-responses-outside-operations"
-"""Where the contract says what is answered to requests that reach no operation."""
+"""The member of the contract with the responses to requests that reach no operation."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """Something in a recording that is not as the contract says."""
+    """A difference between a recording and the contract."""
 
     exchange: Exchange
     side: str
@@ -36,7 +36,7 @@ class Deviation:
     text: str
 
     def __str__(self) -> str:
-        """Write it as a line of a report."""
+        """Return a line for the report."""
         return f"{self.exchange}  {self.side}: {self.text}"
 
 
@@ -47,24 +47,24 @@ class TrafficCheck:
         self._contract = contract
         self._schemas = Schemas(contract)
         self._allow_refused = allow_refused
-        # Paths without parameters first: /orders/batch is no order.
+        # Paths without parameters first: /orders/batch is not an order.
         self._paths = {
             re.compile(re.sub(r"\\\{([^}]+)\\\}", r"(?P<\1>[^/]+)", re.escape(path))): path
             for path in sorted(contract.members("paths"), key=lambda path: path.count("{"))
         }
 
     def deviations(self, exchange: Exchange) -> list[Deviation]:
-        """List what is not as promised, in what was sent and in what was answered."""
-        found = []
+        """List the deviations of an exchange, of the request and of the response."""
+        deviations = []
         refused = 400 <= exchange.status < 500  # the faults of requests
         if not (refused and self._allow_refused):
-            found = [Deviation(exchange, "request", text) for text in self._in_request(exchange)]
+            deviations = [Deviation(exchange, "request", text) for text in self._in_request(exchange)]
         if exchange.status:
-            found += [Deviation(exchange, "response", text) for text in self._in_response(exchange)]
-        return found
+            deviations += [Deviation(exchange, "response", text) for text in self._in_response(exchange)]
+        return deviations
 
-    def _find(self, exchange: Exchange) -> tuple[str | None, Place | None, dict[str, str]]:
-        """Find the path and the operation that were called, and the path's parameters."""
+    def _match(self, exchange: Exchange) -> tuple[str | None, Place | None, dict[str, str]]:
+        """Return the path and the operation that were called, and the values of the path's parameters."""
         for pattern, path in self._paths.items():
             match = pattern.fullmatch(exchange.path)
             if match:
@@ -76,7 +76,7 @@ class TrafficCheck:
         return None, None, {}
 
     def _in_request(self, exchange: Exchange) -> Iterator[str]:
-        path, operation, in_path = self._find(exchange)
+        path, operation, in_path = self._match(exchange)
         if path is None:
             yield "the contract has no such path"
             return
@@ -92,7 +92,7 @@ class TrafficCheck:
             if ("query", name) not in known:
                 yield f"the query parameter {name} is unknown"
             elif ("query", name) in given and not _is_list(known["query", name]):
-                yield f"the query parameter {name} stands twice"
+                yield f"the query parameter {name} appears twice"
             given.setdefault(("query", name), []).append(value)
         given |= {("header", name): [value] for name, value in exchange.request.headers.items()}
         for (where, name), parameter in known.items():
@@ -103,34 +103,34 @@ class TrafficCheck:
                 yield f"the {where} parameter {name} is missing"
         yield from self._in_body(operation.child("requestBody"), exchange.request)
 
-    def _in_body(self, promised: Place | None, message: Message) -> Iterator[str]:
-        if promised is None:
+    def _in_body(self, expected: Place | None, message: Message) -> Iterator[str]:
+        if expected is None:
             if message.text:
                 yield "there is a body, and this operation takes none"
         elif message.media_type or message.text:
-            yield from self._in_content(promised, message)
-        elif promised.get("required"):
+            yield from self._in_content(expected, message)
+        elif expected.get("required"):
             yield "the body is missing"
 
     def _in_response(self, exchange: Exchange) -> Iterator[str]:
-        path, operation, _ = self._find(exchange)
+        path, operation, _ = self._match(exchange)
         if path and operation is None and (exchange.method, exchange.status) == ("OPTIONS", 204):
             return
         responses = (
             operation.members("responses") if operation else self._contract.members(OUTSIDE_OPERATIONS)
         )
-        promised = responses.get(str(exchange.status))
-        if promised is None:
+        expected = responses.get(str(exchange.status))
+        if expected is None:
             yield f"the status {exchange.status} is not in the contract; {', '.join(responses)} are"
             return
-        for name, header in promised.members("headers").items():
+        for name, header in expected.members("headers").items():
             value = exchange.response.headers.get(name.lower())
             if value is not None:
                 yield from self._in_text(f"the header {name}", header, value)
             elif header.get("required"):
                 yield f"the header {name} is missing"
-        if promised.child("content") is not None and exchange.method != "HEAD":
-            yield from self._in_content(promised, exchange.response)
+        if expected.child("content") is not None and exchange.method != "HEAD":
+            yield from self._in_content(expected, exchange.response)
         elif exchange.response.text:
             yield "there is a body where the contract has none"
 
@@ -140,7 +140,7 @@ class TrafficCheck:
         if schema is None or items is None:
             yield from self._in_text(what, parameter, texts[-1])
             return
-        # A list is given by repeating its parameter (style form, exploded).
+        # A list is sent by repeating its parameter (style form, exploded).
         for fault in self._schemas.faults(schema, [read_text(items, text) for text in texts]):
             yield f"{what}: {fault.removeprefix('# ')}"
 
@@ -150,8 +150,8 @@ class TrafficCheck:
             for fault in self._schemas.faults(schema, read_text(schema, text)):
                 yield f"{what}: {fault.removeprefix('# ')}"
 
-    def _in_content(self, promised: Place, message: Message) -> Iterator[str]:
-        content = promised.members("content")
+    def _in_content(self, expected: Place, message: Message) -> Iterator[str]:
+        content = expected.members("content")
         if message.media_type not in content:
             given = message.media_type or "(none)"
             yield f"the media type {given} is not in the contract; {', '.join(content)} are"
@@ -174,34 +174,34 @@ def _is_list(parameter: Place) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is the answer."""
+    """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m contract.checks.har", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("file", type=Path, help="the recording")
     parser.add_argument(
-        "--server", default="", help="only requests to this address; what follows it is the path"
+        "--server", default="", help="check only requests to this address; the rest of the URL is the path"
     )
     parser.add_argument(
         "--allow-refused",
         action="store_true",
-        help="requests answered 4xx may be wrong: they were meant to be",
+        help="do not check requests that were answered 4xx: they may be wrong on purpose",
     )
     options = parser.parse_args(arguments)
     try:
         exchanges = read_recording(options.file.read_text(encoding="utf-8-sig"), options.server)
         check = TrafficCheck(load(), allow_refused=options.allow_refused)
-        found = [deviation for exchange in exchanges for deviation in check.deviations(exchange)]
+        deviations = [deviation for exchange in exchanges for deviation in check.deviations(exchange)]
     except (NotARecordingError, ContractError, OSError, UnicodeDecodeError) as error:
         sys.stderr.write(f"har: {options.file}: {error}\n")
         return 2
-    for line in found:
-        sys.stdout.write(f"{line}\n")
-    sys.stdout.write(f"{len(exchanges)} exchange(s) checked, {len(found)} deviation(s).\n")
+    for deviation in deviations:
+        sys.stdout.write(f"{deviation}\n")
+    sys.stdout.write(f"{len(exchanges)} exchange(s) checked, {len(deviations)} deviation(s).\n")
     if not exchanges:
-        sys.stderr.write("har: nothing was checked; does --server name the address that was recorded?\n")
+        sys.stderr.write("har: no request was checked; is --server the address that was recorded?\n")
         return 2
-    return 1 if found else 0
+    return 1 if deviations else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Lint the contract: HTTP by the rules of spectral and redocly and our own, events by AsyncAPI's parser.
+"""Lint the contract: HTTP with spectral, redocly and our own rules, events with AsyncAPI's parser.
 
     python -m contract.checks.lint
 
-All need node. They are installed from ``contract/checks/package-lock.json`` when they are missing or not the
-ones it names; after that nothing leaves the machine. The exit status is 0 if the contract is clean, 1 if it
-is not, 2 if the linters can't be run.
+All need node. They are installed from ``contract/checks/package-lock.json`` when they are missing or of other
+versions; after that they use no network. The exit status is 0 if the contract is clean, 1 if it is not, 2 if
+the linters can't be run.
 """
 
 from __future__ import annotations
@@ -49,24 +49,23 @@ class NoLinterError(Exception):
 
 
 def tool(name: str) -> str:
-    """Find a program of node's.
+    """Return the path of one of node's programs.
 
     Raises:
         NoLinterError: it is not installed.
 
     """
-    found = shutil.which(name)
-    if found is None:
-        message = (
-            f"linting the contract needs node 20 or newer with npm, and there is no `{name}` here. "
-            "Install node and try again; running the service and its tests needs no node."
+    path = shutil.which(name)
+    if path is None:
+        raise NoLinterError(
+            f"linting the contract needs node 20 or newer with npm, and `{name}` is not installed. "
+            "Install node and try again; the service and its tests do not need it."
         )
-        raise NoLinterError(message)
-    return found
+    return path
 
 
 def install() -> None:
-    """Install the linters exactly as the lock names them, unless they are already.
+    """Install the linters in the versions of the lock file, unless they are installed already.
 
     Raises:
         NoLinterError: npm is missing or fails.
@@ -79,15 +78,14 @@ def install() -> None:
     sys.stdout.flush()
     done = subprocess.run([tool("npm"), "ci", "--silent"], cwd=FOLDER, check=False)
     if done.returncode:
-        message = (
+        raise NoLinterError(
             f"npm could not install the linters from {LOCK.relative_to(ROOT)} (exit status {done.returncode})"
         )
-        raise NoLinterError(message)
     INSTALLED.write_bytes(lock)
 
 
 def main() -> int:
-    """Run the command; the exit status is the answer."""
+    """Run the command; return the exit status."""
     try:
         node = tool("node")
         install()

@@ -1,4 +1,4 @@
-"""Recordings of HTTP traffic: HAR 1.2 files, read into exchanges. Pure."""
+"""Read recordings of HTTP traffic (HAR 1.2) into exchanges. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 
 class NotARecordingError(Exception):
-    """The file is no HAR, or an entry of it is none."""
+    """The file is not a HAR file, or an entry of it is invalid."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Message:
 
     headers: Mapping[str, str]
     media_type: str
-    """In lower case and without parameters; empty if none was declared."""
+    """In lower case and without parameters; empty if it was not declared."""
     text: str | None
-    """The body; None where there is none or the recorder did not keep it."""
+    """The body; None if there is none, it is not text, or the recorder did not keep it."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and its answer."""
+    """A request and its response."""
 
     number: int
     """The place of the entry in the recording, from 1."""
@@ -38,18 +38,22 @@ class Exchange:
     request: Message
     response: Message
     status: int
-    """0 where there was no answer."""
+    """0 if there was no response."""
 
     def __str__(self) -> str:
-        """Name the exchange in a report."""
+        """Return the name of the exchange in a report."""
         return f"entry {self.number}  {self.method} {self.path} -> {self.status or 'no answer'}"
 
 
 def read_recording(text: str, server: str = "") -> list[Exchange]:
-    """Read the exchanges with a server (with all, if none is named); what follows its address is the path.
+    """Read the exchanges of a recording.
+
+    Args:
+        text: the HAR file.
+        server: read only exchanges with this address, and remove it from the paths; all, if empty.
 
     Raises:
-        NotARecordingError: the text is no HAR.
+        NotARecordingError: the text is not a HAR file.
 
     """
     try:
@@ -57,17 +61,17 @@ def read_recording(text: str, server: str = "") -> list[Exchange]:
     except (ValueError, KeyError, TypeError, RecursionError):
         entries = None
     if not isinstance(entries, list):
-        message = "this is no HAR file: it has no log.entries"
-        raise NotARecordingError(message)
-    found = []
+        raise NotARecordingError("this is not a HAR file: it has no log.entries")
+    exchanges = []
     for number, entry in enumerate(entries, start=1):
         try:
             if not server or (entry["request"]["url"] + "/").startswith(server.rstrip("/") + "/"):
-                found.append(_exchange(number, entry, server.rstrip("/")))
+                exchanges.append(_exchange(number, entry, server.rstrip("/")))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            message = f"entry {number} is no HAR entry: {type(error).__name__} {error}"
-            raise NotARecordingError(message) from None
-    return found
+            raise NotARecordingError(
+                f"entry {number} is not a HAR entry: {type(error).__name__} {error}"
+            ) from None
+    return exchanges
 
 
 def _exchange(number: int, entry: Any, server: str) -> Exchange:
@@ -94,7 +98,7 @@ def _message(pairs: Any, content: Any) -> Message:
     )
     text = content.get("text")
     if text is not None and content.get("encoding") == "base64":
-        # What is no base64 is no entry either; what is no text, an image for instance, can't be judged.
+        # Invalid base64 makes the entry invalid. A body that is not text, such as an image, is not checked.
         with suppress(UnicodeDecodeError):
             return Message(headers, declared, base64.b64decode(text, validate=True).decode())
         text = None

@@ -1,8 +1,9 @@
-"""Whether a schema still keeps the promise that an earlier one made. Pure.
+"""Find the changes of a schema that break callers. Pure.
 
-What a caller sends must stay acceptable: a schema of a *request* may only grow wider. What a caller receives
-must stay what it was told: a schema of an *answer* may only grow narrower, except for new members of objects,
-which every caller is told to ignore. What can't be compared (two different patterns) counts as breaking.
+A schema of a *request* may only become wider, so that what a caller sends stays valid. A schema of a
+*response* may only become narrower, so that a caller receives nothing unexpected; new members of objects are
+the exception, since callers must ignore unknown members. Keywords that can't be compared (two different
+patterns) count as breaking.
 """
 
 from __future__ import annotations
@@ -13,29 +14,29 @@ from typing import Any, Literal
 
 from contract.checks.document import Place
 
-Direction = Literal["request", "answer"]
+Direction = Literal["request", "response"]
 
 LOWER_BOUNDS = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 UPPER_BOUNDS = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 OPAQUE = ("pattern", "multipleOf", "format", "not", "propertyNames", "dependentRequired", "patternProperties")
-"""Keywords that say no more than equal or different; without them everything is allowed."""
+"""Keywords whose values can only be equal or different; without them everything is allowed."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something that breaks callers: where, and what happened there."""
+    """A breaking change: where it is, and what changed."""
 
     pointer: str
     text: str
 
     def __str__(self) -> str:
-        """Write it as a line of a report."""
+        """Return a line for the report."""
         return f"{self.pointer}: {self.text}"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One way a value may look: a schema of at most one type, its references and ``allOf`` worked in."""
+    """One alternative of a schema: at most one type, with references and ``allOf`` merged."""
 
     pointer: str
     type: str | None = None
@@ -47,14 +48,14 @@ class Shape:
 
     @property
     def values(self) -> list[Any] | None:
-        """The only values it allows, None if it does not enumerate them."""
+        """The only values it allows; None if it does not enumerate them."""
         if "const" in self.keywords:
             return [self.keywords["const"]]
         enum = self.keywords.get("enum")
         return list(enum) if enum is not None else None
 
     def and_also(self, other: Shape) -> Shape:
-        """Allow only what both allow, as ``allOf`` does; the tighter of two bounds holds."""
+        """Return what both allow, as ``allOf`` does; of two bounds, the tighter one holds."""
         keywords = {**self.keywords, **other.keywords}
         for names, tighter in ((LOWER_BOUNDS, max), (UPPER_BOUNDS, min)):
             for name in names:
@@ -72,7 +73,7 @@ class Shape:
 
 
 def shapes(schema: Place | None) -> list[Shape]:
-    """Take a schema apart into the ways a value may look; none at all for ``false``."""
+    """Return the alternatives of a schema; none for ``false``."""
     if schema is None or schema.value is True:
         return [Shape(schema.pointer if schema else "#")]
     if schema.value is False:
@@ -87,34 +88,38 @@ def shapes(schema: Place | None) -> list[Shape]:
         items=schema.child("items"),
         closed=additional is False,
     )
-    found = [own]
+    alternatives = [own]
     if "$ref" in schema.value:
         target = shapes(schema.target(schema.value["$ref"]).followed())
-        found = [replace(each.and_also(own), pointer=schema.pointer) for each in target]
+        alternatives = [replace(each.and_also(own), pointer=schema.pointer) for each in target]
     for _, part in (schema.child("allOf") or Place({}, "", [])).children():
-        found = [replace(one.and_also(each), pointer=own.pointer) for each in found for one in shapes(part)]
+        alternatives = [
+            replace(one.and_also(each), pointer=own.pointer) for each in alternatives for one in shapes(part)
+        ]
     for keyword in ("oneOf", "anyOf"):
         if keyword in schema.value:
             parts = [shape for _, part in schema.members(keyword).items() for shape in shapes(part)]
-            found = [replace(each.and_also(part), pointer=part.pointer) for each in found for part in parts]
+            alternatives = [
+                replace(each.and_also(part), pointer=part.pointer) for each in alternatives for part in parts
+            ]
     types = schema.get("type")
     if types is not None:
-        found = [
+        alternatives = [
             replace(each, type=kind)
-            for each in found
+            for each in alternatives
             for kind in ([types] if isinstance(types, str) else types)
         ]
-    return found
+    return alternatives
 
 
 class SchemaComparison:
-    """Compares schemas of two contracts; remembers the pairs under comparison, as schemas may recur."""
+    """Compares schemas of two contracts; keeps the pairs under comparison, since schemas may be recursive."""
 
     def __init__(self) -> None:
         self._open: set[tuple[str, str, Direction]] = set()
 
     def changes(self, old: Place | None, new: Place | None, direction: Direction) -> list[Change]:
-        """List what breaks callers between two versions of one schema."""
+        """List the breaking changes between two versions of a schema."""
         pair = (old.pointer if old else "", new.pointer if new else "", direction)
         if pair in self._open:
             return []
@@ -125,42 +130,42 @@ class SchemaComparison:
             self._open.remove(pair)
 
     def changes_of_problems(self, old: Place | None, new: Place | None) -> list[Change]:
-        """List what breaks callers in the problems of one status, matched by their ``type``.
+        """List the breaking changes of the problems of one status, matched by their ``type``.
 
-        A kind of problem may be added: RFC 9457 has callers treat one they do not know by its status.
+        A kind of problem may be added: by RFC 9457, callers treat an unknown one by its status.
         """
         now = {_kind(shape): shape for shape in shapes(new)}
-        found: list[Change] = []
+        changes: list[Change] = []
         for shape in shapes(old):
             if _kind(shape) in now:
-                found += self._of_pair(shape, now[_kind(shape)], "answer")
+                changes += self._of_pair(shape, now[_kind(shape)], "response")
             else:
-                found.append(Change(shape.pointer, f"the problem {_kind(shape)} is no longer answered"))
-        return found
+                changes.append(Change(shape.pointer, f"the problem {_kind(shape)} is no longer returned"))
+        return changes
 
     def _of_shapes(self, old: list[Shape], new: list[Shape], direction: Direction) -> list[Change]:
-        """Every way that was acceptable must still be; every way that is answered must have been foreseen."""
+        """Compare alternatives: a request still accepts each old one, a response returns no new one."""
         if len(old) == len(new) == 1:
             return list(self._of_pair(old[0], new[0], direction))
-        found: list[Change] = []
-        demanding, offering = (old, new) if direction == "request" else (new, old)
-        for index, each in enumerate(demanding):
+        changes: list[Change] = []
+        required, available = (old, new) if direction == "request" else (new, old)
+        for index, each in enumerate(required):
             attempts = [
                 list(self._of_pair(*((each, other) if direction == "request" else (other, each)), direction))
-                for other in offering
+                for other in available
             ]
             if any(not attempt for attempt in attempts):
                 continue
-            alike = [a for a, other in zip(attempts, offering, strict=True) if other.type == each.type]
-            if len(old) == len(new) and index < len(attempts) and offering[index].type == each.type:
-                found += attempts[index]
-            elif len(alike) == 1:
-                found += alike[0]
+            same_type = [a for a, other in zip(attempts, available, strict=True) if other.type == each.type]
+            if len(old) == len(new) and index < len(attempts) and available[index].type == each.type:
+                changes += attempts[index]
+            elif len(same_type) == 1:
+                changes += same_type[0]
             elif direction == "request":
-                found.append(Change(each.pointer, f"{_named(each)} is no longer accepted"))
+                changes.append(Change(each.pointer, f"{_describe(each)} is no longer accepted"))
             else:
-                found.append(Change(each.pointer, f"{_named(each)} may now be answered"))
-        return found
+                changes.append(Change(each.pointer, f"{_describe(each)} may now be returned"))
+        return changes
 
     def _of_pair(self, old: Shape, new: Shape, direction: Direction) -> Iterator[Change]:
         wide, narrow = (new, old) if direction == "request" else (old, new)
@@ -179,7 +184,7 @@ class SchemaComparison:
 
     def _of_members(self, old: Shape, new: Shape, direction: Direction) -> Iterator[Change]:
         for name in sorted(set(old.properties) - set(new.properties)):
-            if direction == "answer" or new.closed:
+            if direction == "response" or new.closed:
                 yield Change(old.properties[name].pointer, f"the member {name} was removed")
         for name in sorted(set(old.properties) & set(new.properties)):
             yield from self.changes(old.properties[name], new.properties[name], direction)
@@ -190,7 +195,7 @@ class SchemaComparison:
                 yield Change(new.pointer, "unknown members are no longer accepted")
         else:
             for name in sorted((old.required - new.required) & set(new.properties)):
-                yield Change(new.pointer, f"the member {name} is no longer always there")
+                yield Change(new.pointer, f"the member {name} is no longer always present")
 
 
 def _kind(problem: Shape) -> Any:
@@ -205,12 +210,12 @@ def _of_values(old: Shape, new: Shape, direction: Direction) -> Iterator[Change]
             yield Change(new.pointer, f"only {_listed(now)} are accepted now")
         elif lost:
             yield Change(new.pointer, f"the values {_listed(lost)} are no longer accepted")
-    if direction == "answer" and before is not None:
+    if direction == "response" and before is not None:
         added = [value for value in now if value not in before] if now is not None else None
         if added is None:
-            yield Change(new.pointer, f"values other than {_listed(before)} may now be answered")
+            yield Change(new.pointer, f"values other than {_listed(before)} may now be returned")
         elif added:
-            yield Change(new.pointer, f"the values {_listed(added)} may now be answered")
+            yield Change(new.pointer, f"the values {_listed(added)} may now be returned")
 
 
 def _of_bounds(old: Shape, new: Shape, direction: Direction) -> Iterator[Change]:
@@ -245,7 +250,7 @@ def _listed(values: list[Any]) -> str:
     return ", ".join(str(value) for value in values)
 
 
-def _named(shape: Shape) -> str:
+def _describe(shape: Shape) -> str:
     if shape.values is not None:
         return f"the value {_listed(shape.values)}"
     return f"the type {shape.type}" if shape.type else "another alternative"

@@ -1,8 +1,8 @@
-"""Checks values against schemas of the contract, numbers exactly. Pure.
+"""Check values against schemas of the contract, with exact numbers. Pure.
 
-What is different from ``jsonschema`` as it comes: ``multipleOf`` is computed exactly (binary floats misjudge
-14% of all amounts at 0.01), ``$`` in a pattern means the end as in ECMA 262 (Python lets a line feed follow),
-numbers may be ``Decimal``, and dates must exist.
+Differences from plain ``jsonschema``: ``multipleOf`` is computed exactly (binary floats misjudge 14% of all
+amounts at 0.01), ``$`` in a pattern is the end as in ECMA 262 (Python allows a line feed after it), numbers
+may be ``Decimal``, and dates must exist.
 """
 
 from __future__ import annotations
@@ -91,24 +91,24 @@ class Schemas:
         )
 
     def faults(self, schema: Place, value: object) -> list[str]:
-        """Say what about a JSON value is not as its schema says, each with a pointer into the value."""
+        """Return how a JSON value differs from its schema; each text begins with a pointer into the value."""
         validator = _Validator(
             {"$ref": URI + schema.pointer}, registry=self._registry, format_checker=_FORMATS
         )
-        return sorted(_in_words(_deepest(error)) for error in _causes(validator.iter_errors(value)))
+        return sorted(_describe(_most_specific(error)) for error in _causes(validator.iter_errors(value)))
 
 
 def _causes(errors: Iterable[jsonschema.ValidationError]) -> list[jsonschema.ValidationError]:
-    """Leave out what only follows: where ``allOf`` fails, each member that it names counts as unevaluated."""
-    found = list(errors)
-    others = [error for error in found if error.validator != "unevaluatedProperties"]
-    return others or found
+    """Drop consequential errors: if ``allOf`` fails, each member that it names counts as unevaluated."""
+    all_errors = list(errors)
+    others = [error for error in all_errors if error.validator != "unevaluatedProperties"]
+    return others or all_errors
 
 
-def _deepest(error: jsonschema.ValidationError) -> jsonschema.ValidationError:
-    """Of alternatives that all failed, take the one that came closest, and its first fault.
+def _most_specific(error: jsonschema.ValidationError) -> jsonschema.ValidationError:
+    """If all alternatives failed, return the first error of the closest one.
 
-    One whose constants fit (a problem of the right type) is closer than any other.
+    An alternative whose constants match (a problem of the right type) is closer than any other.
     """
     while error.validator in {"oneOf", "anyOf"} and error.context:
         alternatives: dict[Any, list[jsonschema.ValidationError]] = {}
@@ -122,45 +122,44 @@ def _deepest(error: jsonschema.ValidationError) -> jsonschema.ValidationError:
     return error
 
 
-def _in_words(error: jsonschema.ValidationError) -> str:
+def _describe(error: jsonschema.ValidationError) -> str:
     pointer = "#" + "".join(f"/{part}" for part in error.absolute_path)
     message = re.sub(r"Decimal\('([^']*)'\)", r"\1", error.message)
     return f"{pointer} {message if len(message) < 300 else message[:300] + ' …'}"
 
 
-def _members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        message = "a member stands twice in one object"
-        raise ValueError(message)
+        raise ValueError("a member appears twice in one object")
     return members
 
 
-def _no_constant(name: str) -> None:
-    message = f"{name} is not JSON"
-    raise ValueError(message)
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _exact(literal: str) -> Decimal:
     number = Decimal(literal)
-    if not -400 <= number.adjusted() <= 400:  # beyond any double; keeps the arithmetic small
-        message = f"the number {literal[:40]} is out of all bounds"
-        raise ValueError(message)
+    if not -400 <= number.adjusted() <= 400:  # beyond any double; bounds the cost of arithmetic
+        raise ValueError(f"the number {literal[:40]} is out of range")
     return number
 
 
 def read_json(text: str) -> Any:
-    """Read a JSON text, its fractions as ``Decimal``.
+    """Parse a JSON text, with fractions as ``Decimal``.
 
     Raises:
-        ValueError: it is none, or no number or member of it can be relied on.
+        ValueError: it is not JSON, a number is out of range, or a member appears twice in one object.
 
     """
-    return json.loads(text, parse_float=_exact, parse_constant=_no_constant, object_pairs_hook=_members_once)
+    return json.loads(
+        text, parse_float=_exact, parse_constant=_refuse_constant, object_pairs_hook=_unique_members
+    )
 
 
 def read_text(schema: Place, text: str) -> object:
-    """Read a parameter or a header as the type that its schema asks for, as text if it can't be."""
+    """Convert a parameter or a header to the type of its schema; return the text itself if that fails."""
     while "$ref" in schema.value:
         schema = schema.target(schema.value["$ref"]).followed()
     kind = schema.get("type")

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class DatabaseUnavailableError(Exception):
-    """PostgreSQL can't be reached, is starting or stopping, or has no connection free. Try again soon."""
+    """PostgreSQL can't be reached, is starting or stopping, or no connection is free. Try again soon."""
 
 
 class LockTimeoutError(DatabaseUnavailableError):
@@ -47,7 +47,7 @@ CONNECTION_ERRORS = (
     OSError,
     TimeoutError,
 )
-"""What asyncpg raises when the fault is the server's or the connection's, never the statement's."""
+"""What asyncpg raises when the server or the connection fails, never because of the statement."""
 
 
 @asynccontextmanager
@@ -55,24 +55,24 @@ async def translate_connection_errors() -> AsyncIterator[None]:
     """Run a block that talks to PostgreSQL.
 
     Raises:
-        DatabaseUnavailableError: in place of what asyncpg raises when the server or the connection failed.
+        DatabaseUnavailableError: the server or the connection failed; raised in place of asyncpg's error.
 
     """
     try:
         yield
     except CONNECTION_ERRORS as error:
         if isinstance(error, ValueError):
-            # An argument that asyncpg can't encode is an InterfaceError too: a hole in our validation.
+            # An argument that asyncpg can't encode is an InterfaceError too: a gap in our validation.
             raise
         raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
 
 
 async def _keep_session_state(_connection: object) -> None:
-    """Replace asyncpg's RESET on every release, which is a round trip of its own: we set no session state."""
+    """Skip asyncpg's RESET on release: it costs a round trip, and no statement here sets session state."""
 
 
 CONNECTIONS_FOR_READERS = 2
-"""Connections of a pool that serves requests which transactions that write may not take."""
+"""Connections that writing transactions leave free, in the pool of a process that serves requests."""
 
 
 class Engine(PostgresEngine):
@@ -82,7 +82,7 @@ class Engine(PostgresEngine):
     _retry_slot: asyncio.Semaphore | None = None
 
     async def check_version(self) -> None:
-        """Leave out Piccolo's look at the server's version: it connects while this module is imported."""
+        """Skip Piccolo's check of the server's version: it would connect while this module is imported."""
 
     async def start(self, size: int, *, serving: bool = False) -> None:
         """Open the pool. One per process and event loop.
@@ -90,7 +90,7 @@ class Engine(PostgresEngine):
         Args:
             size: connections at most.
             serving: the process serves requests. Then no statement waits long for a lock
-                (``shared/database/lock_retry.py``), and writers always leave a connection to read with.
+                (``shared/database/lock_retry.py``), and writers always leave connections for readers.
 
         """
         session = dict(self.config["server_settings"])
@@ -100,7 +100,7 @@ class Engine(PostgresEngine):
         self._retry_slot = asyncio.Semaphore(1) if serving else None
         await self.start_connection_pool(
             server_settings=session,
-            # It connects when first asked: a process may start while the server is away.
+            # It connects at first use: a process may start while the server is unreachable.
             min_size=0,
             max_size=size,
             reset=_keep_session_state,
@@ -108,7 +108,7 @@ class Engine(PostgresEngine):
         )
 
     async def stop(self, grace: float = 5) -> None:
-        """Close the pool, ending what is still running after ``grace`` seconds."""
+        """Close the pool; terminate connections that are still in use after ``grace`` seconds."""
         pool = self.pool
         if pool is None:
             return
@@ -122,7 +122,7 @@ class Engine(PostgresEngine):
         """Take a connection, waiting ``OMS_POOL_WAIT`` at most.
 
         Raises:
-            DatabaseUnavailableError: none was free in time, or the server can't be reached.
+            DatabaseUnavailableError: no connection was free in time, or the server can't be reached.
 
         """
         async with translate_connection_errors():
@@ -134,7 +134,7 @@ class Engine(PostgresEngine):
     async def write_slot(self) -> AsyncIterator[None]:
         """Hold one of the slots for transactions that write, waiting ``OMS_POOL_WAIT`` at most.
 
-        Only a pool that serves requests has such slots; others need not wait.
+        Only the pool of a process that serves requests has such slots; with others there is no wait.
         """
         if self._write_slots is None:
             yield
@@ -147,13 +147,13 @@ class Engine(PostgresEngine):
             self._write_slots.release()
 
     async def retry_while_locked(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run one statement, or one transaction, again as long as a lock that it needs is held.
+        """Run one statement or one transaction, and run it again as long as a lock that it needs is held.
 
         Raises:
-            LockTimeoutError: it was held all the time.
+            LockTimeoutError: the lock was held until ``OMS_STATEMENT_TIMEOUT`` was over.
 
         """
-        if self._retry_slot is None:  # the process serves no requests, and waits inside PostgreSQL
+        if self._retry_slot is None:  # the process serves no requests; its statements wait inside PostgreSQL
             return await work()
         try:
             return await retry_while_locked(work, self._retry_slot, settings().statement_timeout)
@@ -161,7 +161,7 @@ class Engine(PostgresEngine):
             raise LockTimeoutError(str(error)) from error
 
     async def connect(self) -> Any:
-        """Open a connection outside of the pool; the caller closes it.
+        """Open a connection outside the pool; the caller closes it.
 
         Raises:
             DatabaseUnavailableError: the server can't be reached.
@@ -173,8 +173,8 @@ class Engine(PostgresEngine):
     async def release(self, connection: Any) -> None:
         """Return a connection to its pool, which closes one that can't be used again."""
         if isinstance(connection, asyncpg.pool.PoolConnectionProxy):
-            # If the server ends the connection at this moment, asyncpg frees its place and raises. That must
-            # not reach a caller whose transaction has committed.
+            # If the server ends the connection at this moment, asyncpg frees its place in the pool and
+            # raises. That must not reach a caller whose transaction has committed.
             with suppress(asyncpg.InternalClientError):
                 await connection._holder._pool.release(connection)  # noqa: SLF001 (its pool, even if stopped since)
         else:
@@ -182,7 +182,7 @@ class Engine(PostgresEngine):
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
-        """Lend the current transaction's connection, or one from the pool."""
+        """Use the current transaction's connection, or one from the pool for the length of the block."""
         transaction = self.current_transaction.get()
         if transaction is not None:
             yield transaction.connection
@@ -198,13 +198,13 @@ class Engine(PostgresEngine):
 
     async def fetch(self, sql: str, *args: object) -> list[Any]:
         """Run one statement, prepared once per connection, and return its rows."""
-        return await self._run_alone_or_within(lambda connection: connection.fetch(sql, *args))
+        return await self._run_statement(lambda connection: connection.fetch(sql, *args))
 
     async def fetch_with_custom_plan(self, sql: str, *args: object) -> list[Any]:
-        """Run one statement, planned for these very arguments; one round trip more than ``fetch``.
+        """Run one statement with a custom plan for these arguments; one round trip more than ``fetch``.
 
         For statements whose best plan depends on their arguments. A prepared statement may get a generic plan
-        after its fifth use, which suits common values and is ruinous for rare ones.
+        after its fifth execution, which suits common values and can be very slow for rare ones.
         """
 
         async def fetch(connection: Any) -> list[Any]:
@@ -212,7 +212,7 @@ class Engine(PostgresEngine):
             rows: list[Any] = await statement.fetch(*args)
             return rows
 
-        return await self._run_alone_or_within(fetch)
+        return await self._run_statement(fetch)
 
     async def execute(self, sql: str, *args: object) -> int:
         """Run one statement; return how many rows it inserted, updated, deleted or selected."""
@@ -222,18 +222,18 @@ class Engine(PostgresEngine):
             count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1", "SET"
             return int(count) if count.isdigit() else 0
 
-        return await self._run_alone_or_within(execute)
+        return await self._run_statement(execute)
 
-    async def _run_alone_or_within(self, run: Callable[[Any], Awaitable[T]]) -> T:
+    async def _run_statement(self, run: Callable[[Any], Awaitable[T]]) -> T:
         async def once() -> T:
             async with translate_connection_errors(), self.connection() as connection:
                 return await run(connection)
 
-        # Within a transaction, all of that transaction has to start over.
+        # Within a transaction there is no retry here: the whole transaction has to start over.
         return await (self.retry_while_locked(once) if self.current_transaction.get() is None else once())
 
 
-def _engine() -> Engine:
+def _create_engine() -> Engine:
     settings_ = settings()
     return Engine(
         # No extensions: with any, Piccolo connects while this module is imported.
@@ -253,4 +253,4 @@ def _engine() -> Engine:
     )
 
 
-DB = _engine()
+DB = _create_engine()

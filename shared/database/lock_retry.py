@@ -1,9 +1,9 @@
-"""Waiting for a lock without holding a connection meanwhile.
+"""Wait for a lock without holding a connection meanwhile.
 
-An import is one transaction. Until it ends, any request that wants a place that the import has taken, or that
-moves an order on one of its calendars, has to wait. If requests waited inside PostgreSQL, each would hold a
+An import is one transaction. Until it ends, a request that needs a time that the import has taken, or that
+moves an order in one of its calendars, has to wait. If requests waited inside PostgreSQL, each would hold a
 connection, and soon no other request could be served. So a statement of a request waits ``OMS_LOCK_WAIT`` at
-most. Then its transaction is rolled back, and after a pause all of it is tried again. Pure but for the clock.
+most. Then its transaction is rolled back, and after a pause the whole transaction runs again.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ async def retry_while_locked(
         work: one statement, or one transaction, that can start over after it was rolled back.
         retry_slot: held during each retry, so that retries run one at a time: however many requests wait for
             a lock, they take no more than one connection from requests that need no lock.
-        timeout_seconds: after which it gives up.
+        timeout_seconds: no retry starts later than this.
 
     Raises:
-        asyncpg.LockNotAvailableError: the lock was held all the time.
+        asyncpg.LockNotAvailableError: the lock was still held when the time was over.
 
     """
     deadline = time.monotonic() + timeout_seconds

@@ -1,4 +1,4 @@
-"""The advisory locks in PostgreSQL, all in one place, since no two may have the same number."""
+"""The advisory locks, all in one place: no two may have the same number."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 MIGRATOR_LOCK = 7_316_001
-"""One migrator at a time: Piccolo takes none."""
+"""Session lock: one migrator at a time. Piccolo takes no lock."""
 
 CALENDAR_LOCK = 7_316_002
-"""The first key of the locks that stand for calendars; the second is the calendar's id."""
+"""The first key of the lock of a calendar; the second key is the calendar's id."""
 
 RELAY_LOCK = 7_316_003
-"""The session lock of the relay that is at work; others stand by for it."""
+"""Session lock: one relay works, and the others stand by."""
 
 ATTEMPTS_LOCK = 7_316_004
-"""The session lock of the task that takes on deliveries to webhooks."""
+"""Session lock: one task at a time begins webhook deliveries; others only finish what they began."""
 
 CATALOGUE_LOCK = 7_316_005
-"""Whoever writes services."""
+"""One writer of services at a time."""
 
 PROOF_LOCK = 7_316_006
-"""The session lock of the proof that is under way."""
+"""Session lock: one proof of the fee summaries at a time."""
 
 
 @asynccontextmanager
 async def only_one(lock: int) -> AsyncIterator[bool]:
-    """Hold a session lock while the block runs, if it is free; yield whether it was. Never waits for it.
+    """Take a session lock for the length of the block, if it is free; yield whether it was. It never waits.
 
-    The lock ends with the process, also when it is killed.
+    The lock ends with the process, also when the process is killed.
     """
     # On a connection of its own: the lock lives as long as the connection.
     connection = await DB.connect()
     try:
         async with translate_connection_errors():
-            alone: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock)
-        yield alone
+            is_locked: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock)
+        yield is_locked
     finally:
         connection.terminate()

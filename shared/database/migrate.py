@@ -1,4 +1,7 @@
-"""Bring the schema up to date: ``python -m shared.database.migrate``; any number at once, at every start."""
+"""Apply pending migrations: ``python -m shared.database.migrate``.
+
+It may run at every start, and any number of times at once: one migrator works, and the others wait for it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import asyncpg
 
 from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
 from shared.database.locks import MIGRATOR_LOCK
-from shared.database.rows import row, rows
+from shared.database.statements import fetch_value, fetch_values
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,12 +29,12 @@ _MIGRATION_ID = re.compile('^ID = "(.+)"$', re.MULTILINE)
 
 
 class MigrationFailedError(Exception):
-    """A migration could not be applied; what it had begun is rolled back."""
+    """A migration could not be applied; its changes are rolled back."""
 
 
 @asynccontextmanager
 async def _only_migrator() -> AsyncIterator[None]:
-    # On a connection of its own: Piccolo runs each migration in a transaction elsewhere.
+    # On a connection of its own: Piccolo runs each migration in a transaction on another one.
     connection = await DB.connect()
     try:
         async with translate_connection_errors():
@@ -43,26 +46,27 @@ async def _only_migrator() -> AsyncIterator[None]:
 
 
 async def migrate() -> int:
-    """Apply the migrations that were not applied yet, and count them.
+    """Apply the pending migrations; return how many there were.
 
     Raises:
-        MigrationFailedError: one of them could not be applied.
+        MigrationFailedError: a migration could not be applied.
 
     """
     async with _only_migrator():
         pending = await pending_migrations()
         if pending == 0:
             return 0
-        # Here, as most starts find nothing to do: Piccolo's commands bring a code formatter along.
+        # Imported only when there is work: Piccolo's commands import a code formatter, and most starts have
+        # none.
         from piccolo.apps.migrations.commands.forwards import run_forwards
 
-        # Piccolo calls those complete that it has found. Which one it was at is of use when it fails.
-        said = io.StringIO()
+        # Piccolo's output is not for the user, but its last line names the migration that failed.
+        piccolo_output = io.StringIO()
         try:
-            with redirect_stdout(said):
+            with redirect_stdout(piccolo_output):
                 result = await run_forwards("shared")
         except BaseException:
-            print(*said.getvalue().splitlines()[-1:], file=sys.stderr)  # noqa: T201 (a command's own output)
+            print(*piccolo_output.getvalue().splitlines()[-1:], file=sys.stderr)  # noqa: T201 (a command's own output)
             raise
     if not result.success:
         raise MigrationFailedError(result.message or "a migration failed")
@@ -71,25 +75,24 @@ async def migrate() -> int:
 
 async def pending_migrations() -> int:
     """Count the migrations that the code has and the database does not."""
-    if not await row("SELECT 1 WHERE to_regclass('migration') IS NOT NULL"):
-        return len(_known())
-    applied = await rows("SELECT name FROM migration WHERE app_name = 'shared'")
-    return len(_known() - {migration["name"] for migration in applied})
+    if not await fetch_value(bool, "SELECT to_regclass('migration') IS NOT NULL"):
+        return len(_migrations_in_code())
+    applied = await fetch_values(str, "SELECT name FROM migration WHERE app_name = 'shared'")
+    return len(_migrations_in_code().difference(applied))
 
 
 @cache
-def _known() -> frozenset[str]:
-    found = (
-        _MIGRATION_ID.search(path.read_text(encoding="utf-8")) for path in _MIGRATIONS.glob("shared_*.py")
-    )
-    return frozenset(migration[1] for migration in found if migration)
+def _migrations_in_code() -> frozenset[str]:
+    sources = (path.read_text(encoding="utf-8") for path in _MIGRATIONS.glob("shared_*.py"))
+    return frozenset(match[1] for match in map(_MIGRATION_ID.search, sources) if match)
 
 
 def main() -> int:
     """Run from the command line; 0 when the schema is up to date."""
     try:
         applied = asyncio.run(migrate())
-    # Of asyncpg: what no wait mends, such as a database that does not exist or a role that may not.
+    # asyncpg's errors are those that no retry helps: a database that does not exist, a role without
+    # privileges.
     except (
         DatabaseUnavailableError,
         MigrationFailedError,
@@ -97,7 +100,7 @@ def main() -> int:
         asyncpg.InterfaceError,
         OSError,
     ) as error:
-        # PostgreSQL may add lines of detail and advice.
+        # PostgreSQL may add lines of detail and hints; print one line.
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"migrate: {reason}", file=sys.stderr)  # noqa: T201 (a command's own output)
         return 1

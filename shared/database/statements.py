@@ -1,7 +1,7 @@
-"""Running SQL statements, in the current transaction if there is one; arguments stand as ``$1``, ``$2``, ….
+"""Run SQL statements, in the current transaction if there is one; arguments are ``$1``, ``$2``, ….
 
-For hot paths and for what Piccolo's query builder can't say. Rows are read into a type that names their
-columns, so that a column too many or too few fails where the row is read.
+For hot paths, and for what Piccolo's query builder can't express. Rows are read into a type that names their
+columns: a missing or an unexpected column fails where the row is read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class RowMissingError(LookupError):
-    """A statement that must return a row returned none: a fault of ours, or a database without migrations."""
+    """A statement that must return a row returned none: a bug, or a database without its migrations."""
 
 
 async def execute(sql: str, *args: object) -> int:

@@ -1,7 +1,7 @@
-"""The one edge at which a transaction commits.
+"""Transactions: the only place where anything commits.
 
-Piccolo's own transaction skips the release of its connection when COMMIT or ROLLBACK raises (a deferred
-constraint, a cancelled request, a killed backend). The pool then drains, and every later request hangs.
+Piccolo's own transaction does not release its connection when COMMIT or ROLLBACK raises (a deferred
+constraint, a cancelled request, a killed backend). The pool would run empty, and every later request hang.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Isolation = Literal["read_committed", "repeatable_read"]
 
 
 class Transaction(PostgresTransaction):
-    """Piccolo's transaction, which gives its connection back whatever COMMIT or ROLLBACK do."""
+    """Piccolo's transaction, which releases its connection also when COMMIT or ROLLBACK raises."""
 
     engine: Engine
 
@@ -41,13 +41,13 @@ class Transaction(PostgresTransaction):
         self.readonly = readonly
 
     async def __aenter__(self) -> Self:
-        # Not get_connection(): Piccolo's waits for one without limit.
+        # Not get_connection(): Piccolo's waits for a connection without limit.
         self.connection = await self.engine.acquire()
         try:
             self.transaction = self.connection.transaction(isolation=self.isolation, readonly=self.readonly)
             await self.begin()
         except BaseException:
-            await self._give_back()
+            await self._release()
             raise
         self.context = self.engine.current_transaction.set(self)
         return self
@@ -65,7 +65,7 @@ class Transaction(PostgresTransaction):
                 await self.rollback()
         finally:
             self.engine.current_transaction.reset(self.context)
-            await self._give_back()
+            await self._release()
         return False
 
     async def _commit(self) -> None:
@@ -74,10 +74,10 @@ class Transaction(PostgresTransaction):
         except CONNECTION_ERRORS as error:
             if self.readonly:
                 raise
-            # The server may have carried it out before it could say so.
+            # The server may have committed, and the connection broken before its answer came.
             raise OutcomeUnknownError(str(error) or type(error).__name__) from error
 
-    async def _give_back(self) -> None:
+    async def _release(self) -> None:
         # Shielded: a request cancelled right here would otherwise keep its connection permanently.
         await asyncio.shield(self.engine.release(self.connection))
 
@@ -88,12 +88,10 @@ async def transaction(
 ) -> AsyncIterator[Transaction]:
     """Run a block in one transaction: committed at its end, rolled back when it raises.
 
-    The only place where anything commits. Never nest it, and start no task inside it: a child task would
-    inherit the connection.
+    Do not nest it, and start no task inside it: a child task would inherit the connection.
 
     Raises:
-        OutcomeUnknownError: the connection broke during the COMMIT: whether it took effect is unknown, as it
-            is with any database.
+        OutcomeUnknownError: the connection broke during the COMMIT, so it may have taken effect or not.
         DatabaseUnavailableError: no connection, or the server went away before the COMMIT: nothing is stored.
 
     """
@@ -108,10 +106,10 @@ async def transaction(
 def retry_on_lock_timeout(
     command: Callable[P, Coroutine[object, object, T]],
 ) -> Callable[P, Coroutine[object, object, T]]:
-    """Let a command, which is one transaction, be tried again while a lock that it needs is held.
+    """Make a command, which is one transaction, run again while a lock that it needs is held.
 
     Raises:
-        LockTimeoutError: it was held all the time.
+        LockTimeoutError: the lock was held until ``OMS_STATEMENT_TIMEOUT`` was over.
 
     """
 
