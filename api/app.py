@@ -1,4 +1,4 @@
-"""The API, put together: routes, error handling, limits, and what starts and stops with the process."""
+"""The assembled API: routes, error handling, limits, and what starts and stops with the process."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def _streams(_app: Litestar) -> AsyncIterator[None]:
 
 
 async def check_request(connection: AnyConnection, handler: BaseRouteHandler) -> None:
-    """Refuse what no route should see: the one guard of all routes.
+    """Refuse a request before its route runs: the one guard of all routes.
 
     It is a coroutine because Litestar runs each synchronous guard in a thread, for every request.
     """
@@ -88,13 +88,13 @@ def create_app() -> ASGIApp:
     configure_logs()
     application = Litestar.from_config(
         AppConfig(
-            # OPTIONS first: Litestar adds its own to a path that has none yet.
+            # OPTIONS first: Litestar adds its own OPTIONS route to a path that has none yet.
             route_handlers=[*options_routes(ROUTES), *ROUTES],
             guards=[check_request],
             exception_handlers={Exception: answer},
             lifespan=[_database_pool, _streams],
             request_max_body_size=LARGEST_BODY_BYTES,
-            # The contract is written by hand and this is tested against it; a generated one would differ.
+            # The contract is written by hand, and the routes are tested against it.
             openapi_config=None,
         )
     )

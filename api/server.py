@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Serve until told to stop.
+    """Serve until SIGTERM or SIGINT.
 
     Raises:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
 
     """
-    # If PostgreSQL is away this can't be checked; figures are then given in the stored zone.
+    # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
     Granian(
@@ -47,7 +47,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def on_shutdown_signal(end: Callable[[], None]) -> Iterator[None]:
-    """Call ``end`` in the event loop as soon as SIGTERM or SIGINT arrives, beside what the server does.
+    """Call ``end`` in the event loop as soon as SIGTERM or SIGINT arrives; the server handles it too.
 
     granian waits for all requests to end before it tells the application, so a stream that ends only then
     would block the shutdown.

@@ -12,7 +12,7 @@ import pytest
 
 from api.http.idempotency_keys import IdempotencyKey
 from api.webhooks.bodies import SecretRotation
-from api.webhooks.commands import delete_webhook, rotate_secret, rotation_of
+from api.webhooks.commands import delete_webhook, rotate_secret, rotation_operation
 from api.webhooks.errors import WebhookNotFoundError
 from contract.checks.validation import read_json
 from shared.database.rows import rows
@@ -239,7 +239,7 @@ def test_deleting_a_webhook_and_repeating_a_rotation_never_deadlock(
     webhook_id = int(subscribe(api, URL)["id"])
 
     def key() -> IdempotencyKey:
-        return IdempotencyKey("anyone", rotation_of(webhook_id), "k1", b"1" * 32)
+        return IdempotencyKey("anyone", rotation_operation(webhook_id), "k1", b"1" * 32)
 
     async def queue() -> list[Any]:
         await rotate_secret(webhook_id, SecretRotation(), key())

@@ -1,4 +1,4 @@
-"""Why changes can't be given."""
+"""Why changes can't be returned."""
 
 from __future__ import annotations
 

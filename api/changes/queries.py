@@ -60,9 +60,11 @@ class ChangeFilters:
             "type = {0}": self.type,
             f"({calendar} IN (calendar_id, previous_calendar_id))": self.calendar,
         }
-        given = [(sql, value) for sql, value in filters.items() if value is not None]
-        sql = "".join(f" AND {one.format(f'${argument_number + n}')}" for n, (one, _) in enumerate(given))
-        return sql, [value for _, value in given]
+        used = {condition: value for condition, value in filters.items() if value is not None}
+        sql = "".join(
+            f" AND {condition.format(f'${argument_number + n}')}" for n, condition in enumerate(used)
+        )
+        return sql, list(used.values())
 
 
 @dataclass(frozen=True)

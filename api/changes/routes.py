@@ -49,12 +49,12 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
     if wait and not page.changes:
         TAIL.check_capacity()
         with TAIL.follow():
-            # A client that disconnects frees its place at once; the answer then goes nowhere.
+            # A client that disconnects frees its place at once; its answer is then discarded.
             waiting = _wait_for_changes(filters, page, limit, wait)
             page = await until_disconnect(request.receive, waiting) or page
-    # There is always a next page: the feed never ends, it only ends at present.
-    given = {name: request.query_params[name] for name in request.query_params}
-    next_address = f"{request.url.path}?{urlencode({**given, 'after': str(page.through)})}"
+    # There is always a next page: later changes will be on it.
+    parameters = {name: request.query_params[name] for name in request.query_params}
+    next_address = f"{request.url.path}?{urlencode({**parameters, 'after': str(page.through)})}"
     items = ",".join(change.notification() for change in page.changes)
     return Response(
         f'{{"items":[{items}],"next":{json.dumps(next_address)}}}'.encode(),
@@ -72,7 +72,7 @@ async def _wait_for_changes(filters: ChangeFilters, page: FeedPage, limit: int, 
     while (left := deadline - time.monotonic()) > 0 and not TAIL.ended:
         generation = TAIL.generation
         await TAIL.wait_beyond(seen, left)
-        # PostgreSQL is asked again only if something matches: unrelated changes cause no queries.
+        # PostgreSQL is queried again only if a change matches: unrelated changes cause no queries.
         if TAIL.last is None or (
             TAIL.reaches(seen) and TAIL.generation == generation and not TAIL.any_matches(filters, seen)
         ):

@@ -1,6 +1,6 @@
 """The live stream of order changes: server-sent events, resumed at any position of the retained log.
 
-Every stream is a position and the chunk that is being sent, nothing else. A client that does not read its
+A stream keeps only its position and the chunk that is being sent. A client that does not read its
 chunk in time is disconnected; it reconnects with ``Last-Event-ID`` and misses nothing.
 """
 
@@ -56,7 +56,7 @@ async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     """Stream changes after a position: ``Last-Event-ID``, else ``after``, else the latest."""
     bounds = await log_bounds()
     after: int = query_of(request).get("after", bounds.last)
-    # A client that reconnects sends the header by itself; it is newer than the address it connects to.
+    # A client that reconnects sends the header by itself; it is newer than ``after`` in the address.
     last_event_ids = request.headers.getall("last-event-id", [])
     if len(last_event_ids) > 1:
         raise malformed(Fault("exactly one is required", header="Last-Event-ID"))
@@ -97,7 +97,7 @@ class _Stream:
 
     async def _send_events(self, send: Send) -> None:
         # Reconnect after 1 to 3 s, so that not all clients of a lost process return at once. The id alone is
-        # no event, but makes the client's Last-Event-ID right even if it is cut off before the first event.
+        # no event, but sets the client's Last-Event-ID, in case it is cut off before the first event.
         greeting = f"retry: {random.randrange(1_000, 3_000)}\nid: {self.position}\n\n"  # noqa: S311 (no secret)
         await send_chunk(send, greeting.encode())
         await TAIL.wait_for_poll()
@@ -125,8 +125,8 @@ class _Stream:
             await asyncio.sleep(1)
             return
         if not changes or changes[0].position != self.position + 1:
-            # The next change has just been deleted by the retention: the client gets 410 when it reconnects.
-            # Ending is the only way to say so in the middle of a stream.
+            # The retention has just deleted the next change: the client gets 410 when it reconnects. In the
+            # middle of a stream, ending it is the only way to say so.
             raise SlowClientError
         await send_chunk(send, b"".join(map(encode_event, changes)))
         self.position = changes[-1].position

@@ -1,9 +1,8 @@
 """The tail of the change log: one reader for all streams and long polls of this process.
 
 It polls PostgreSQL ten times a second while there are followers, encodes each change once, and keeps the
-latest in a ring. A follower is nothing but a position. Within the ring all followers share the same chunks;
-one that is behind it reads PostgreSQL in pages until it has caught up. So no follower has a queue that could
-grow.
+latest ones in a ring buffer, *the ring*. A follower has a position and no queue that could grow. Followers
+within the ring share the same chunks; one that is behind it reads PostgreSQL in pages until it has caught up.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ if TYPE_CHECKING:
 log = structlog.get_logger("order_change_tail")
 
 POLL_SECONDS = 0.1
-PAUSE_WHEN_AWAY_SECONDS = 1.0
+PAUSE_WHEN_UNAVAILABLE_SECONDS = 1.0
 CHANGES_AT_ONCE = 1_000
 
 RING_CHANGES = 5_000
 RING_BYTES = 8 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024
 CHUNKS_KEPT = 32
-"""Followers at different positions need different chunks: 8 MiB of them are kept."""
+"""Followers at different positions need different chunks: at most 8 MiB of them are kept."""
 
 MOST_FOLLOWERS = 1_500
 """Streams and waiting requests of one process: fewer than the connections that it accepts, so that orders can
 still be placed while all of them follow."""
 
-# The changes from a position on, with the calendars that each is of; one row at least, with the log's bounds.
-_FROM = f"""
+# The changes from a position on, each with the names of its calendars and the log's bounds. At least one row.
+_CHANGES_FROM = f"""
 SELECT {CHANGE}, l.first_position AS log_first, l.last_position AS log_last,
     ARRAY(SELECT name FROM calendar WHERE id IN (c.calendar_id, c.previous_calendar_id)) AS calendars
 FROM change_log AS l LEFT JOIN order_change AS c ON c.position >= $1 WHERE l.id = 1
@@ -59,7 +58,7 @@ def encode_event(change: Change) -> bytes:
 
 @dataclass(frozen=True)
 class Entry:
-    """A change in the ring: its event, and what filters look at."""
+    """A change in the ring: its event, and what filters compare."""
 
     event_id: object
     event: bytes
@@ -68,7 +67,7 @@ class Entry:
     calendars: frozenset[str]
 
     def matches(self, filters: ChangeFilters) -> bool:
-        """Return whether filters match it, as the database would."""
+        """Return whether filters match it; the same answer as from ``ChangeFilters.conditions``."""
         return (
             filters.order in (None, self.order_id)
             and filters.type in (None, self.type)
@@ -77,17 +76,17 @@ class Entry:
 
 
 class Tail:
-    """The latest changes, and a way to wait for more."""
+    """The latest changes, and methods to wait for more."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Begin, in the event loop that runs the application from now on."""
+        """Start empty, in the event loop that runs the application from now on."""
         self.ended = False
         """The process is stopping: followers end their answers."""
         self.generation = 0
-        """Grows when the log turns out to be another one (a restored database): streams begin again."""
+        """Grows when the log was replaced (by a restored database): streams end, and clients reconnect."""
         self.followers = 0
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
@@ -143,16 +142,16 @@ class Tail:
         moved.set()
 
     async def wait_for_poll(self) -> None:
-        """Wait for a poll that begins after this call: it notices if the log was replaced.
+        """Wait for a poll that begins after this call, and so notices whether the log was replaced.
 
-        The ring may hold changes of a log that was replaced a moment ago.
+        Before it, the ring may hold changes of a log that was replaced a moment ago.
         """
         begun = self._polls_begun
         while self._polls_done <= begun and not self.ended:
             await self._polled.wait()
 
     async def wait_beyond(self, after: int, seconds: float) -> None:
-        """Wait until there is something after a position, the tail ends or begins again, or time is up."""
+        """Wait for changes after a position, the end of the tail, a replaced log, or until time is up."""
         generation = self.generation
         deadline = time.monotonic() + seconds
         while (
@@ -188,23 +187,23 @@ class Tail:
         return chunk
 
     async def _poll_until_unused(self) -> None:
-        is_away = False
+        is_unavailable = False
         while self.followers and not self.ended:
             pause = POLL_SECONDS
             try:
                 if await self.poll_once() == CHANGES_AT_ONCE:
                     pause = 0
-                if is_away:
+                if is_unavailable:
                     log.info("database_available_again")
-                is_away = False
+                is_unavailable = False
             except DatabaseUnavailableError as error:
                 # Streams stay open meanwhile, and get what they missed when PostgreSQL is back.
-                if not is_away:
+                if not is_unavailable:
                     log.warning("database_unavailable", reason=str(error))
-                is_away, pause = True, PAUSE_WHEN_AWAY_SECONDS
+                is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
             except Exception as error:
                 log.exception("tail_failed", exc_info=error)
-                pause = PAUSE_WHEN_AWAY_SECONDS
+                pause = PAUSE_WHEN_UNAVAILABLE_SECONDS
             await asyncio.sleep(pause)
 
     async def poll_once(self) -> int:
@@ -220,11 +219,12 @@ class Tail:
         if self._last is None:
             self._last = (await log_bounds()).last
             self._wake()
-        # From the last one on and not after it: if that is no longer the same change, the log is another.
+        # Read from the last known change on, not after it: if it is no longer the same change, the log was
+        # replaced.
         last, known = self._last, self._ring.get(self._last)
-        rows = await DB.fetch(_FROM, last, CHANGES_AT_ONCE + 1)
+        rows = await DB.fetch(_CHANGES_FROM, last, CHANGES_AT_ONCE + 1)
         log_last = rows[0]["log_last"] if rows else 0
-        # A change that was deleted since can't be compared any more.
+        # If that change was deleted by the retention, it can't be compared any more.
         comparable = known if rows and rows[0]["log_first"] <= last else None
         if log_last < last or (comparable and rows[0]["event_id"] != comparable.event_id):
             log.warning("log_replaced", known=last, latest=log_last)

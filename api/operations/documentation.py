@@ -1,7 +1,7 @@
-"""The contract and what explains it: ``/openapi.yaml``, ``/docs``, ``/problems/…``.
+"""The contract and its explanations: ``/openapi.yaml``, ``/docs``, ``/problems/…``.
 
-``contract/openapi.yaml`` is written by hand and is the truth. It is served byte for byte; as JSON it is the
-same document. The viewer comes from a package, so a browser asks nobody but this service.
+``contract/openapi.yaml`` is written by hand and is authoritative. It is served byte for byte; as JSON it is
+the same document. The viewer comes from a package, so a browser loads nothing from other hosts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _VIEWER_FILES = {
     "favicon-32x32.png": "image/png",
 }
 
-# Everything from here, nothing inline but what the viewer itself needs for its styles.
+# Everything is loaded from this service. Nothing is inline except the styles that the viewer needs.
 _VIEWER_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -57,17 +57,17 @@ _START = """SwaggerUIBundle({url: "/openapi.yaml", dom_id: "#viewer", deepLinkin
 
 @cache
 def contract_bytes() -> bytes:
-    """Give the contract as it was written."""
+    """Return the contract as it was written."""
     return CONTRACT.read_bytes()
 
 
 def _as_json(value: Any) -> Any:
-    # YAML reads what looks like a date as one, where JSON has only its text.
+    # YAML reads a text that looks like a date as a date; JSON has no dates.
     match value:
         case dict():
-            return {str(key): _as_json(one) for key, one in value.items()}
+            return {str(key): _as_json(item) for key, item in value.items()}
         case list():
-            return [_as_json(one) for one in value]
+            return [_as_json(item) for item in value]
         case datetime() | date():
             return value.isoformat()
         case _:
@@ -76,8 +76,8 @@ def _as_json(value: Any) -> Any:
 
 @cache
 def contract_json() -> bytes:
-    """Give the contract as JSON."""
-    # The loader in C, where there is one: the other takes a second, in which nobody else is answered.
+    """Return the contract as JSON."""
+    # The loader in C, where there is one: the one in Python blocks all requests for about a second.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return encode(_as_json(yaml.load(contract_bytes(), Loader=loader)))  # noqa: S506 (both are safe)
 
@@ -116,13 +116,13 @@ def _page(title: str, body: str) -> Response[bytes]:
 
 @route("/docs", http_method=READ, opt={"produces": (HTML,)})
 async def show_docs() -> Response[bytes]:
-    """Show the contract to people."""
+    """Show the contract in the viewer."""
     return _page("Order management: the contract", _VIEWER)
 
 
 @cache
 def _viewer_folder() -> Path:
-    # Found and not imported: the package also carries adapters for other frameworks.
+    # Not imported: the package also contains adapters for other frameworks.
     package = find_spec("swagger_ui")
     if package is None or package.origin is None:
         raise RuntimeError("swagger-ui-py is not installed")
@@ -131,7 +131,7 @@ def _viewer_folder() -> Path:
 
 @route("/docs/{name:str}", http_method=READ, opt={"produces": (*_VIEWER_FILES.values(),)})
 async def show_viewer_file(request: AnyRequest) -> Response[bytes]:
-    """Give a file of the viewer."""
+    """Return a file of the viewer."""
     name = path_value(request, "name", str)
     headers = {"Cache-Control": "max-age=86400"}
     if name == "start.js":

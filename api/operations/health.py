@@ -1,4 +1,4 @@
-"""Whether this process lives, and whether it can do its work."""
+"""Liveness and readiness."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NotReadyError(Exception):
 
 @route("/health/live", http_method=READ)
 async def live() -> dict[str, str]:
-    """Answer at all."""
+    """Answer, which shows that the process is alive."""
     return {"status": "live"}
 
 
@@ -53,7 +53,7 @@ async def _database() -> dict[str, str]:
 
 
 async def _queue() -> str:
-    # The only thing in the API that speaks to Redis; no order waits for it.
+    # The only code in the API that connects to Redis; no order waits for it.
     client = redis_client.from_url(
         settings().redis_url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, read from the database when they are asked for: every process gives the same."""
+"""Figures for Prometheus: those of the database, the same from every process, and those of this process."""
 
 from __future__ import annotations
 

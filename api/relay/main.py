@@ -1,7 +1,7 @@
-"""The relay: ``python -m api.relay.main``. Only one works at a time, the others stand by.
+"""The relay: ``python -m api.relay.main``. Only one works at a time; others wait to take over.
 
-It assigns committed changes their positions and publishes them to the consumers and to the Redis stream, asks
-the worker for what is due, and deletes what is old enough.
+It assigns committed changes their positions and publishes them to the consumers and to the Redis stream,
+requests from the worker what is due, and deletes what is old enough.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from shared.settings import settings
 log = structlog.get_logger("relay")
 
 RETENTION_SECONDS = 60.0
-"""Pause between two looks for what may be deleted, and for a proof that is due."""
+"""Pause between two deletions of what is old enough, and between two checks whether a proof is due."""
 
 
 class Relay:
-    """One round after another: assign, publish, ask."""
+    """Runs in rounds: assign positions, publish changes, request what is due."""
 
     def __init__(self) -> None:
-        """Know nothing yet; the cursors say where to begin."""
+        """Begin without knowing what was published: the first round reads the cursors."""
         self._sender = Sender()
         self._publisher = Publisher(self._sender)
         self._scheduler = Scheduler(self._sender)
 
     async def relay_once(self) -> int:
-        """Assign and publish what there is, within the window; return how many changes were moved on.
+        """Assign and publish what there is, within the window; return the sum of both.
 
         Raises:
-            DatabaseUnavailableError: PostgreSQL is away. Redis being away is logged, and tried again later.
+            DatabaseUnavailableError: without PostgreSQL. Without Redis, it logs that and tries again later.
 
         """
         assigned = await assign_positions()
@@ -60,7 +60,7 @@ class Relay:
 
 
 async def relay_until(stop: asyncio.Event) -> None:
-    """Relay until told to stop: standing by while another relay is at work, trying again after faults.
+    """Relay until ``stop`` is set: wait while another relay works, and start over after faults.
 
     Raises:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
@@ -70,8 +70,8 @@ async def relay_until(stop: asyncio.Event) -> None:
     while not stop.is_set():
         beat()
         try:
-            # Once, when PostgreSQL is first there: the relay counts nothing, so a zone that a rebuild adopts
-            # later is not its concern.
+            # Checked once, when PostgreSQL is first available: the relay counts nothing, so a zone that a
+            # rebuild adopts later does not concern it.
             if not zone_checked:
                 await check_time_zone()
                 zone_checked = True
@@ -82,8 +82,8 @@ async def relay_until(stop: asyncio.Event) -> None:
 
 
 async def _relay_while_leading(stop: asyncio.Event) -> None:
-    # The lock lives as long as this connection. If the connection is lost while this relay works on, another
-    # may begin: positions stay right (assigning has a lock of its own), and consumers drop repeats.
+    # The lock lives as long as this connection. If the connection is lost while this relay still works,
+    # another may begin: positions stay right (assigning has a lock of its own), and consumers drop repeats.
     connection = await DB.connect()
     publishing: asyncio.Task[None] | None = None
     try:
@@ -93,7 +93,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
         log.info("leading")
         relay = Relay()
         deleted_at = 0.0
-        # In a task of its own: a Redis that hangs delays the stream and nothing else.
+        # In a task of its own: if Redis hangs, only the stream is delayed.
         publishing = asyncio.create_task(RedisStream().publish_until(stop))
         while not stop.is_set() and not connection.is_closed():
             beat()
@@ -104,8 +104,8 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
                 await _pause(stop, settings().relay_interval)
     finally:
         if publishing is not None:
-            # More than once: if releasing the task's connection fails too, that error replaces the
-            # cancellation. The task would go on, and this relay would wait for it and not lead.
+            # Cancelled until it ends: if releasing the task's connection fails, that error replaces the
+            # cancellation. The task would continue, and this relay would wait for it instead of leading.
             while not publishing.done():
                 publishing.cancel()
                 await asyncio.wait({publishing}, timeout=1)

@@ -1,8 +1,8 @@
 """Publishing changes to the consumers: in order, a bounded window ahead of what they have applied.
 
-For each consumer: assigned ≥ published ≥ applied. The publisher publishes what is assigned, and publishes
-again from the cursor when that stands still. Where it has published to is only remembered, not stored: after
-a restart it begins at the cursor, and the consumer drops what arrives twice.
+For each consumer: assigned ≥ published ≥ applied. The publisher publishes what is assigned, and
+publishes again from the cursor when the cursor does not move. How far it has published is kept in memory
+only: after a restart it begins at the cursor, and the consumer drops what arrives twice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Publication:
     """-1: not known yet, begin at the cursor."""
     applied: int = -1
     still_since: float = field(default_factory=time.monotonic)
-    """When the cursor last moved, or had nothing left to do (monotonic seconds)."""
+    """When the cursor last moved, or the consumer had nothing left to apply (monotonic seconds)."""
 
 
 class Publisher:
@@ -55,7 +55,7 @@ class Publisher:
         """Publish what there is, within the window; return how many changes were published.
 
         Raises:
-            DatabaseUnavailableError: PostgreSQL is away. Redis being away is logged, and tried again later.
+            DatabaseUnavailableError: without PostgreSQL. Without Redis, it logs that and tries again later.
 
         """
         published = 0
@@ -75,7 +75,7 @@ class Publisher:
             changes = await changes_after(publication.published, min(settings().relay_batch, room))
             if not changes:
                 break
-            # The fan-out reads its changes in the log: Redis need not carry them twice.
+            # The fan-out reads its changes from the log, so Redis need not carry them twice.
             batch = batch_of(changes, carried=publication.consumer != WEBHOOK_DELIVERIES)
             if not await self._send(publication.task, batch):
                 break
@@ -92,8 +92,8 @@ class Publisher:
         went_back = cursor.position < publication.applied
         publication.applied = cursor.position
         if publication.published < cursor.position or went_back:
-            # This is the first round, or another relay published meanwhile; or the database was restored or
-            # the summaries rebuilt, and everything after the cursor has to be published again.
+            # The first round, or another relay published meanwhile. Or the database was restored, or the
+            # summaries are rebuilt: then everything after the cursor has to be published again.
             publication.published = cursor.position
         elif now - publication.still_since > settings().republish_after:
             log.warning(
@@ -108,16 +108,16 @@ class Publisher:
 
     async def _send(self, task: str, batch: Batch) -> bool:
         sent = await self._sender.send(task, astuple(batch), most_waiting())
-        if not sent and not self._sender.is_away and not self._queue_is_full:
+        if not sent and not self._sender.is_unavailable and not self._queue_is_full:
             log.warning("queue_full", most_waiting=most_waiting())
-        self._queue_is_full = not sent and not self._sender.is_away
+        self._queue_is_full = not sent and not self._sender.is_unavailable
         return sent
 
 
 def most_waiting() -> int:
     """Return how many messages may wait in the queue: twice what all consumers' windows need.
 
-    The window alone would not bound the queue: while the worker is stopped, the cursors stand still, so each
+    The window alone would not bound the queue: while the worker is stopped, the cursors do not move, so each
     window is published again and again, also by every relay that takes over.
     """
     return 2 * len(CONSUMERS) * max(1, settings().relay_window // settings().relay_batch)

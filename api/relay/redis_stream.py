@@ -1,8 +1,8 @@
 """The Redis stream ``order-changes``, for services that live next to Redis.
 
-An entry's id is ``<position>-0`` and its one field, ``notification``, the change's notification. What the
-stream holds is asked from Redis each time and never remembered: after a wipe, a failover or a restore from
-an old file it is filled again from where it then stands, and publishing twice changes nothing.
+An entry's id is ``<position>-0`` and its one field, ``notification``, the change's notification. Where
+the stream ends is read from Redis each time and never remembered. So after a wipe, a failover or a restore
+from an old file, publishing continues from its actual end; publishing a change twice adds nothing.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ BATCH = 500
 """Changes in one transaction of Redis."""
 
 TIMEOUT_SECONDS = 1.0
-"""How long Redis may take to answer. Nothing else waits meanwhile: the stream has a task of its own."""
+"""How long Redis may take to answer. Nothing else waits for it: the stream has a task of its own."""
 
-PAUSE_WHEN_AWAY_SECONDS = 1.0
+PAUSE_WHEN_UNAVAILABLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class _StreamEnd:
-    """Where the stream ends: its greatest id ever, and the change that is its last entry."""
+    """Where the stream ends: the position of its greatest id ever, and the change in its last entry."""
 
     position: int
     event_id: str | None
@@ -60,14 +60,14 @@ class RedisStream:
             retry=None,
             health_check_interval=10,
         )
-        self._is_away = False
+        self._is_unavailable = False
 
     async def close(self) -> None:
         """Close the connection."""
         await self._client.aclose()
 
     async def publish_until(self, stop: asyncio.Event) -> None:
-        """Publish until told to stop, through whatever happens to Redis or PostgreSQL."""
+        """Publish until ``stop`` is set, whatever happens to Redis or PostgreSQL."""
         try:
             while not stop.is_set():
                 pause = settings().relay_interval
@@ -75,19 +75,19 @@ class RedisStream:
                     if await self.publish_once() == BATCH:
                         pause = 0
                 except DatabaseUnavailableError:
-                    pause = PAUSE_WHEN_AWAY_SECONDS  # the relay says so in the log
+                    pause = PAUSE_WHEN_UNAVAILABLE_SECONDS  # the relay logs it
                 except (RedisError, OSError) as error:
-                    if not self._is_away:
+                    if not self._is_unavailable:
                         log.warning("redis_unavailable", reason=str(error) or type(error).__name__)
-                    self._is_away, pause = True, PAUSE_WHEN_AWAY_SECONDS
+                    self._is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
                 except Exception as error:
-                    # Nobody waits for this task: ended, it would be missed by the stream's readers alone.
+                    # Nothing waits for this task: if it ended, only the stream's readers would notice.
                     log.exception("publishing_failed", exc_info=error)
-                    pause = PAUSE_WHEN_AWAY_SECONDS
+                    pause = PAUSE_WHEN_UNAVAILABLE_SECONDS
                 else:
-                    if self._is_away:
+                    if self._is_unavailable:
                         log.info("redis_available_again")
-                    self._is_away = False
+                    self._is_unavailable = False
                 await asyncio.sleep(pause)
         finally:
             await self.close()
@@ -96,19 +96,19 @@ class RedisStream:
         """Publish a batch of what the stream has not yet; return how many changes that were.
 
         Raises:
-            RedisError: Redis is away, full, or does not answer in time.
-            DatabaseUnavailableError: PostgreSQL is away.
+            RedisError: Redis is unavailable, full, or does not answer in time.
+            DatabaseUnavailableError: PostgreSQL is unavailable.
 
         """
         async with self._client.pipeline(transaction=True) as pipeline:
-            # Watched: if anything writes to the stream or wipes it from here on, nothing is added. Otherwise
-            # a wipe between asking and adding would leave a stream that begins in the middle.
+            # WATCH: if anything writes to the stream or deletes it from here on, nothing is added. Otherwise
+            # a deletion between the read and the write would leave a stream that begins in the middle.
             await pipeline.watch(STREAM)
             end = await _read_end(pipeline)
             bounds = await log_bounds()
             is_foreign = end is not None and not await _is_of_this_log(end, bounds)
             length = settings().redis_stream_length
-            # No further back than the stream may hold, nor than the log does.
+            # Begin no further back than the stream's length allows, or than the log goes.
             begin = max(bounds.first - 1, bounds.last - length)
             if end and not is_foreign:
                 begin = max(begin, end.position)
@@ -116,7 +116,7 @@ class RedisStream:
                 return 0
             changes = await changes_after(begin, BATCH)
             if changes and changes[0].position != begin + 1:
-                return 0  # trimmed in between: look again
+                return 0  # the log was trimmed in between: try again
             if not changes and not is_foreign:
                 return 0
             pipeline.multi()
@@ -131,13 +131,13 @@ class RedisStream:
             except ResponseError as error:
                 if "equal or smaller" not in str(error):
                     raise
-                return 0  # another relay was faster: the entry is there
+                return 0  # another relay got there first: the entry exists
         return len(changes)
 
 
 async def _read_end(pipeline: Pipeline) -> _StreamEnd | None:
     """Read where the stream ends; None if there is no stream."""
-    # In this mode, between WATCH and MULTI, commands are run at once.
+    # Between WATCH and MULTI, the pipeline runs each command at once.
     kind = await pipeline.type(STREAM)
     if kind in (b"none", "none"):
         return None
@@ -165,10 +165,10 @@ async def _is_of_this_log(end: _StreamEnd, bounds: Bounds) -> bool:
     if end.event_id is None or end.position > bounds.last:
         return False
     if end.position < bounds.first:
-        return True  # trimmed since: nothing left to compare it with
+        return True  # the log was trimmed: nothing left to compare it with
     if await is_change_at(end.position, end.event_id):
         return True
-    # Or trimmed between the two looks: what is no longer retained is no reason to delete anything.
+    # The log may have been trimmed between the two reads: then there is nothing left to compare it with.
     return end.position < (await log_bounds()).first
 
 

@@ -9,7 +9,7 @@ from shared.database.transaction import transaction
 from shared.settings import settings
 
 BATCH = 1_000
-"""Rows deleted in one transaction: whoever assigns positions waits for it."""
+"""Rows deleted in one transaction. Assigning positions waits for it."""
 
 TESTS_KEPT = "30 days"
 """How long tests and announcements are kept, which belong to no change."""
@@ -68,7 +68,7 @@ async def trim_log(most: int = BATCH) -> int:
     """Delete the oldest changes if they are older than OMS_CHANGE_RETENTION; return how many.
 
     Only the oldest changes that all consumers have processed are deleted, so the log has no hole, and a
-    worker that is away for longer than the retention misses nothing.
+    worker that is stopped for longer than the retention misses nothing.
     """
     async with transaction():
         bounds = await fetch_optional(

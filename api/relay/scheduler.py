@@ -1,7 +1,7 @@
-"""Asking the worker for what PostgreSQL says is due: attempts at deliveries, and the daily proof.
+"""Requesting from the worker what is due: attempts at deliveries, and the daily proof.
 
-The schedule is in PostgreSQL alone; a message only says "look". So one message that waits is enough, and one
-that is lost is sent again.
+The schedule is only in PostgreSQL; a message tells the worker to read it. So one waiting message is enough,
+and a lost one is sent again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Scheduler:
         self._sender = sender
 
     async def request_attempts_once(self) -> bool:
-        """Wake the worker if deliveries to webhooks are due; return whether it was asked."""
+        """Request attempts if deliveries to webhooks are due; return whether the request was sent."""
         return (
             not self._sender.failed_this_round
             and await attempts_are_due()

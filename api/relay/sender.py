@@ -1,4 +1,4 @@
-"""Sending tasks to the worker, without ever stopping for Redis."""
+"""Sending tasks to the worker, without ever blocking the relay on Redis."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ log = structlog.get_logger("relay")
 
 
 class Sender:
-    """Sends tasks through the queue, and logs once when Redis goes away and once when it is back."""
+    """Sends tasks through the queue, and logs when Redis becomes unavailable and when it is back."""
 
     def __init__(self) -> None:
-        self.is_away = False
-        """Whether the last task could not be sent because Redis is away."""
+        self.is_unavailable = False
+        """Whether the last task could not be sent because Redis was unavailable."""
         self.failed_this_round = False
-        """Whether Redis failed since ``begin_round``: if it hangs, a round waits for one timeout only."""
+        """Whether Redis failed since ``begin_round``: if it hangs, a round waits for only one timeout."""
 
     def begin_round(self) -> None:
         """Try again to reach Redis."""
@@ -32,8 +32,8 @@ class Sender:
     ) -> bool:
         """Send a task unless that many messages wait in the queue already; return whether it was sent."""
         try:
-            # In a thread: publishing blocks, up to the socket's timeout when Redis hangs. Subscribers that do
-            # not need Redis must not notice, so positions are assigned meanwhile.
+            # In a thread, because publishing blocks: if Redis hangs, up to the socket's timeout. Meanwhile
+            # positions are assigned, so that subscribers that do not need Redis are not delayed.
             sending = asyncio.ensure_future(
                 asyncio.to_thread(send_unless_full, task, arguments, most_waiting, queue)
             )
@@ -41,11 +41,11 @@ class Sender:
                 await assign_positions()
             sent = sending.result()
         except (OperationalError, OSError) as error:
-            if not self.is_away:
+            if not self.is_unavailable:
                 log.warning("queue_unavailable", reason=str(error))
-            self.is_away = self.failed_this_round = True
+            self.is_unavailable = self.failed_this_round = True
             return False
-        if self.is_away:
+        if self.is_unavailable:
             log.info("queue_available_again")
-        self.is_away = False
+        self.is_unavailable = False
         return sent

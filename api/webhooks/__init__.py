@@ -1,1 +1,1 @@
-"""Webhooks: who is told of changes by HTTP, what was delivered, what was missed, and replays."""
+"""Webhooks: their settings, what was delivered to them, what they missed, and replays."""

@@ -1,4 +1,4 @@
-"""What callers may send about webhooks."""
+"""The bodies of requests about webhooks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ OLD_SECRET_SECONDS = 24 * 3_600
 LONGEST_OLD_SECRET_SECONDS = 7 * 24 * 3_600
 
 
-def _url(value: object) -> str:
+def _read_url(value: object) -> str:
     if not isinstance(value, str):
-        message = "must be a string such as https://orders.example/changes"
-        raise ValueError(message)  # noqa: TRY004 (one kind of error for every fault)
+        raise ValueError(  # noqa: TRY004 (one kind of error for every fault)
+            "must be a string such as https://orders.example/changes"
+        )
     try:
         settings().webhook_addresses.read_url(value)
     except RefusedAddressError as error:
@@ -32,66 +33,60 @@ def _url(value: object) -> str:
     return value
 
 
-def _each_once(value: object, what: str, most: int) -> list[str]:
+def _read_distinct_texts(value: object, what: str, most: int) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        message = f"must be an array of {what}"
-        raise ValueError(message)
+        raise ValueError(f"must be an array of {what}")
     if len(value) > most or len(set(value)) < len(value):
-        message = f"must have at most {most} elements, each once"
-        raise ValueError(message)
+        raise ValueError(f"must have at most {most} elements, each once")
     return value
 
 
-def _types(value: object) -> list[str]:
-    found = _each_once(value, "types of notifications", len(TYPES))
-    if unknown := [item for item in found if item not in TYPES]:
-        message = f"must hold none but {', '.join(TYPES)}; not {unknown[0][:40]!r}"
-        raise ValueError(message)
-    return found
+def _read_types(value: object) -> list[str]:
+    types = _read_distinct_texts(value, "types of notifications", len(TYPES))
+    if unknown := [name for name in types if name not in TYPES]:
+        raise ValueError(f"must hold none but {', '.join(TYPES)}; not {unknown[0][:40]!r}")
+    return types
 
 
-def _calendars(value: object) -> list[str]:
-    return [fields.read_calendar(name) for name in _each_once(value, "names of calendars", MOST_CALENDARS)]
+def _read_calendars(value: object) -> list[str]:
+    names = _read_distinct_texts(value, "names of calendars", MOST_CALENDARS)
+    return [fields.read_calendar(name) for name in names]
 
 
-def _description(value: object) -> str:
+def _read_description(value: object) -> str:
     if (
         not isinstance(value, str)
         or len(value) > LONGEST_DESCRIPTION
         or fields.CONTROL_CHARACTERS.search(value)
     ):
-        message = (
+        raise ValueError(
             f"must be a string of at most {LONGEST_DESCRIPTION} characters, none of them a control character"
         )
-        raise ValueError(message)
     return value
 
 
-def _yes_no(value: object) -> bool:
+def _read_boolean(value: object) -> bool:
     if not isinstance(value, bool):
-        message = "must be true or false"
-        raise ValueError(message)  # noqa: TRY004 (one kind of error for every fault)
+        raise ValueError("must be true or false")  # noqa: TRY004 (one kind of error for every fault)
     return value
 
 
-def _whole_number(greatest: int) -> Any:
-    def read(value: object) -> int:
-        # A decimal with nothing behind the point is a whole number too (1.0), in JSON.
+def _whole_number_up_to(greatest: int) -> Any:
+    def read_whole_number(value: object) -> int:
+        # 1.0 is a whole number too, in JSON.
         if isinstance(value, bool) or not isinstance(value, int | Decimal) or not 0 <= value <= greatest:
-            message = f"must be a whole number from 0 to {greatest}"
-            raise ValueError(message)
+            raise ValueError(f"must be a whole number from 0 to {greatest}")
         if value != int(value):
-            message = "must be a whole number"
-            raise ValueError(message)
+            raise ValueError("must be a whole number")
         return int(value)
 
-    return PlainValidator(read)
+    return PlainValidator(read_whole_number)
 
 
-Url = Annotated[str, PlainValidator(_url)]
-Types = Annotated[list[str], PlainValidator(_types)]
-Calendars = Annotated[list[str], PlainValidator(_calendars)]
-Description = Annotated[str, PlainValidator(_description)]
+Url = Annotated[str, PlainValidator(_read_url)]
+Types = Annotated[list[str], PlainValidator(_read_types)]
+Calendars = Annotated[list[str], PlainValidator(_read_calendars)]
+Description = Annotated[str, PlainValidator(_read_description)]
 
 
 class NewWebhook(Body):
@@ -104,30 +99,29 @@ class NewWebhook(Body):
 
 
 class WebhookPatch(Body):
-    """The body of a PATCH (JSON Merge Patch, RFC 7396): what is not there stays."""
+    """The body of a PATCH (JSON Merge Patch, RFC 7396): members that are absent stay as they are."""
 
     url: Url = ""
     types: Types = Field(default_factory=list)
     calendars: Calendars = Field(default_factory=list)
     description: Description = ""
-    enabled: Annotated[bool, PlainValidator(_yes_no)] = True
+    enabled: Annotated[bool, PlainValidator(_read_boolean)] = True
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _require_a_member(self) -> Self:
         if not self.model_fields_set:
-            message = "must name at least one field: url, types, calendars, description or enabled"
-            raise ValueError(message)
+            raise ValueError("must name at least one field: url, types, calendars, description or enabled")
         return self
 
 
 class SecretRotation(Body):
     """The body of a rotation."""
 
-    old_valid_for: Annotated[int, _whole_number(LONGEST_OLD_SECRET_SECONDS)] = OLD_SECRET_SECONDS
-    """Seconds for which the secret of now signs beside the new one."""
+    old_valid_for: Annotated[int, _whole_number_up_to(LONGEST_OLD_SECRET_SECONDS)] = OLD_SECRET_SECONDS
+    """Seconds for which the present secret signs beside the new one."""
 
 
 class Replay(Body):
-    """The body of a replay: everything after a position, or all that was missed."""
+    """The body of a replay: everything after a position; without one, all that was missed."""
 
-    after: Annotated[int | None, _whole_number(fields.GREATEST_ID)] = None
+    after: Annotated[int | None, _whole_number_up_to(fields.GREATEST_ID)] = None

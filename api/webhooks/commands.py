@@ -1,7 +1,9 @@
 """Commands about webhooks: each is one transaction, committed here.
 
-Locks are taken in one order, everywhere: Idempotency-Keys, the consumer's cursor, the webhook, its
-deliveries.
+Locks are always taken in this order, so that no two commands can deadlock: Idempotency-Keys, the consumer's
+cursor, the webhook, its deliveries.
+
+Times that deliveries are scheduled by, or compared with, are the database's, so they are set in SQL.
 """
 
 from __future__ import annotations
@@ -9,16 +11,21 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from datetime import datetime
 from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
 
 from api.changes.queries import check_position
 from api.http.idempotency_keys import Answer, IdempotencyKey, idempotent
 from api.http.json_text import encode_text
 from api.http.times import utc_text
 from api.webhooks.errors import TooMuchToReplayError, WebhookDisabledError, WebhookNotFoundError
-from api.webhooks.queries import delivery_of, shown_webhook
+from api.webhooks.queries import WEBHOOK_COLUMNS, StoredDelivery, StoredWebhook, find_delivery
 from shared.change_log import WEBHOOK_DELIVERIES, Bounds, last_position, lock_cursor, log_bounds
-from shared.database.rows import Row, row, rows
+from shared.database.statements import execute, fetch_one, fetch_optional, fetch_value, fetch_values
+from shared.database.tables import WebhookSecret
 from shared.database.transaction import retry_on_lock_timeout, transaction
 
 if TYPE_CHECKING:
@@ -34,12 +41,82 @@ REPLAYED_AT_ONCE = 100_000
 MOST_SECRETS = 8
 """Each of them adds a signature to the header of every delivery; older ones end early."""
 
+_INSERT = f"""
+INSERT INTO webhook (url, types, calendars, description, starts_after)
+VALUES ($1, $2, $3, $4, $5) RETURNING {WEBHOOK_COLUMNS}
+"""
 
-_SHOWED_SECRETS = "operation = $1 OR operation = $2 AND answer::json ->> 'id' = $3"
+_LOCK = f"SELECT {WEBHOOK_COLUMNS} FROM webhook WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE"
+
+_UPDATE = f"""
+UPDATE webhook SET
+    url = $2, types = $3, calendars = $4, description = $5, updated_at = clock_timestamp(),
+    disabled_at = CASE WHEN NOT $6::boolean THEN coalesce(disabled_at, clock_timestamp()) END,
+    disabled_reason = CASE WHEN NOT $6 THEN coalesce(disabled_reason, 'caller') END,
+    failing_since = CASE WHEN $6 AND disabled_at IS NOT NULL THEN NULL ELSE failing_since END
+WHERE id = $1 RETURNING {WEBHOOK_COLUMNS}
+"""
+
+_DISABLE_DELIVERIES = """
+UPDATE webhook_delivery SET state = 'disabled', next_attempt_at = NULL
+WHERE webhook_id = $1 AND next_attempt_at IS NOT NULL
+"""
+
+_LOCK_ANSWERS_WITH_SECRETS = """
+SELECT FROM idempotency_key
+WHERE operation = $1 OR operation = $2 AND answer::json ->> 'id' = $3
+ORDER BY caller, operation, key FOR UPDATE
+"""
+
+_DELETE_ANSWERS_WITH_SECRETS = """
+DELETE FROM idempotency_key WHERE operation = $1 OR operation = $2 AND answer::json ->> 'id' = $3
+"""
+
+_END_CURRENT = """
+UPDATE webhook_secret SET valid_until = now() + $2 * interval '1 second'
+WHERE webhook_id = $1 AND valid_until IS NULL RETURNING valid_until
+"""
+
+_DELETE_OLD_SECRETS = """
+DELETE FROM webhook_secret WHERE webhook_id = $1 AND (valid_until <= now() OR id NOT IN (
+    SELECT id FROM webhook_secret WHERE webhook_id = $1 ORDER BY id DESC LIMIT $2
+))
+"""
+
+_INSERT_TEST = """
+INSERT INTO webhook_delivery (webhook_id, event_id, type, payload, state, next_attempt_at)
+VALUES ($1, $2, 'webhook.test', $3, 'pending', now()) RETURNING id
+"""
+
+_REPLAY_MISSED = """
+UPDATE webhook_delivery SET
+    state = 'pending', round = round + 1, attempts = 0, next_attempt_at = now()
+WHERE id IN (
+    SELECT id FROM webhook_delivery
+    WHERE webhook_id = $1 AND position IS NOT NULL AND state <> 'delivered' AND state <> 'pending'
+    ORDER BY position LIMIT $2
+)
+"""
+
+_REPLAY_AFTER = """
+WITH due AS (
+    INSERT INTO webhook_delivery AS d
+        (webhook_id, position, event_id, type, order_id, state, next_attempt_at)
+    SELECT w.id, c.position, c.event_id, c.type, c.order_id, 'pending', now()
+    FROM order_change AS c JOIN webhook AS w ON w.id = $1 AND webhook_wants(w, c)
+    WHERE c.position > $2 AND c.position <= $3
+    ORDER BY c.position
+    ON CONFLICT (webhook_id, position) DO UPDATE SET
+        state = 'pending', round = d.round + 1, attempts = 0, next_attempt_at = now(), acknowledged_at = NULL
+    RETURNING 1
+)
+SELECT count(*) AS deliveries, first_position AS first, last_position AS last
+FROM due RIGHT JOIN change_log ON true GROUP BY first_position, last_position
+"""
 
 
-def rotation_of(webhook_id: int) -> str:
-    """Name the operation of an Idempotency-Key: each webhook's rotations are one of their own."""
+def rotation_operation(webhook_id: int) -> str:
+    """Return the operation of an Idempotency-Key for rotations: another one for each webhook."""
     return f"rotateWebhookSecret/{webhook_id}"
 
 
@@ -47,8 +124,12 @@ def rotation_of(webhook_id: int) -> str:
 async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> Answer:
     """Store a webhook, or return the answer that an earlier try with the same key got; with its secret.
 
-    It gets every change whose position is given from now on. With the consumer's cursor held, none of them
-    can be passed before this is committed.
+    It gets every change whose position is assigned from now on. The consumer's cursor is locked, so the
+    consumer can't pass any of them before this is committed.
+
+    Raises:
+        IdempotencyKeyReusedError: the key was used for other content.
+
     """
     async with transaction():
         return await _create(key, new)
@@ -57,113 +138,90 @@ async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> Answer:
 @idempotent
 async def _create(new: NewWebhook) -> str:
     await lock_cursor(WEBHOOK_DELIVERIES)
-    stored = await row(
-        """
-        INSERT INTO webhook (url, types, calendars, description, starts_after)
-        VALUES ($1, $2, $3, $4, $5) RETURNING *
-        """,
-        new.url,
-        new.types,
-        new.calendars,
-        new.description,
-        await last_position(),
+    webhook = await fetch_one(
+        StoredWebhook, _INSERT, new.url, new.types, new.calendars, new.description, await last_position()
     )
-    assert stored is not None  # noqa: S101 (an INSERT returns what it inserted)
-    secret = await _add_secret(stored["id"])
-    return encode_text({**shown_webhook(stored), "secret": secret})
+    secret = await _add_secret(webhook.id)
+    return encode_text({**webhook.members(), "secret": secret})
 
 
 async def _add_secret(webhook_id: int) -> str:
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
-    await rows("INSERT INTO webhook_secret (webhook_id, secret) VALUES ($1, $2)", webhook_id, secret)
+    await WebhookSecret.insert(
+        WebhookSecret({WebhookSecret.webhook_id: webhook_id, WebhookSecret.secret: secret})
+    )
     return secret
 
 
-async def _hold(webhook_id: int) -> Row:
+async def _lock_webhook(webhook_id: int) -> StoredWebhook:
     """Lock a webhook until the transaction ends.
 
     Raises:
-        WebhookNotFoundError: there is none.
+        WebhookNotFoundError: there is none with this id.
 
     """
-    found = await row(
-        "SELECT * FROM webhook WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE", webhook_id
-    )
-    if found is None:
+    webhook = await fetch_optional(StoredWebhook, _LOCK, webhook_id)
+    if webhook is None:
         raise WebhookNotFoundError(webhook_id)
-    return found
+    return webhook
+
+
+async def _lock_enabled_webhook(webhook_id: int) -> None:
+    webhook = await _lock_webhook(webhook_id)
+    if webhook.disabled_reason is not None:
+        raise WebhookDisabledError(webhook_id, webhook.disabled_reason)
 
 
 @retry_on_lock_timeout
-async def change_webhook(webhook_id: int, patch: WebhookPatch) -> Row:
-    """Change parts of a webhook. Enabling begins anew: its failures are forgotten.
+async def change_webhook(webhook_id: int, patch: WebhookPatch) -> StoredWebhook:
+    """Change parts of a webhook. If this enables it, its earlier failures no longer count.
 
-    What was disabled stays so, listed as missed: whether it is still wanted is the caller's to say (replay).
+    Deliveries that were disabled stay so, and are listed as missed; callers that still want them replay them.
 
     Raises:
-        WebhookNotFoundError: there is none.
+        WebhookNotFoundError: there is none with this id.
 
     """
     async with transaction():
-        before = await _hold(webhook_id)
-        given = {name: getattr(patch, name) for name in patch.model_fields_set}
-        enabled = given.pop("enabled", before["disabled_at"] is None)
-        after = {**before, **given}
-        changed = await row(
-            """
-            UPDATE webhook SET
-                url = $2, types = $3, calendars = $4, description = $5, updated_at = clock_timestamp(),
-                disabled_at = CASE WHEN NOT $6::boolean THEN coalesce(disabled_at, clock_timestamp()) END,
-                disabled_reason = CASE WHEN NOT $6 THEN coalesce(disabled_reason, 'caller') END,
-                failing_since = CASE WHEN $6 AND disabled_at IS NOT NULL THEN NULL ELSE failing_since END
-            WHERE id = $1 RETURNING *
-            """,
+        webhook = await _lock_webhook(webhook_id)
+        members = patch.model_dump(exclude_unset=True)
+        enabled = members.pop("enabled", webhook.disabled_at is None)
+        wanted = msgspec.structs.replace(webhook, **members)
+        changed = await fetch_one(
+            StoredWebhook,
+            _UPDATE,
             webhook_id,
-            after["url"],
-            after["types"],
-            after["calendars"],
-            after["description"],
+            wanted.url,
+            wanted.types,
+            wanted.calendars,
+            wanted.description,
             enabled,
         )
-        assert changed is not None  # noqa: S101 (the row is locked)
         if not enabled:
-            await _end_deliveries(webhook_id)
+            await execute(_DISABLE_DELIVERIES, webhook_id)
         return changed
-
-
-async def _end_deliveries(webhook_id: int) -> None:
-    await rows(
-        """
-        UPDATE webhook_delivery SET state = 'disabled', next_attempt_at = NULL
-        WHERE webhook_id = $1 AND next_attempt_at IS NOT NULL
-        """,
-        webhook_id,
-    )
 
 
 @retry_on_lock_timeout
 async def delete_webhook(webhook_id: int) -> None:
-    """Delete a webhook: nothing more is sent to it, its secrets are gone, its rows follow later.
+    """Delete a webhook and its secrets: nothing more is sent to it. The relay deletes its rows later.
 
-    The answers that showed its secrets were kept for repeated requests: they go too, and with them the keys.
+    Answers that showed its secrets were kept for repeated requests: they are deleted too, with their keys.
 
     Raises:
-        WebhookNotFoundError: there is none.
+        WebhookNotFoundError: there is none with this id.
 
     """
-    showed_secrets = (rotation_of(webhook_id), CREATION, str(webhook_id))
+    secrets_shown_in = (rotation_operation(webhook_id), CREATION, str(webhook_id))
     async with transaction():
-        # Before the webhook, as whoever repeats a request locks its key before that.
-        await rows(
-            f"SELECT FROM idempotency_key WHERE {_SHOWED_SECRETS} ORDER BY caller, operation, key FOR UPDATE",
-            *showed_secrets,
-        )
-        await _hold(webhook_id)
-        await rows("UPDATE webhook SET deleted_at = clock_timestamp() WHERE id = $1", webhook_id)
-        await rows("DELETE FROM webhook_secret WHERE webhook_id = $1", webhook_id)
-        # Once more: a rotation may have added one until the webhook was locked.
-        await rows(f"DELETE FROM idempotency_key WHERE {_SHOWED_SECRETS}", *showed_secrets)
-        await _end_deliveries(webhook_id)
+        # Before the webhook: a repeated request also locks its key first.
+        await execute(_LOCK_ANSWERS_WITH_SECRETS, *secrets_shown_in)
+        await _lock_webhook(webhook_id)
+        await execute("UPDATE webhook SET deleted_at = clock_timestamp() WHERE id = $1", webhook_id)
+        await WebhookSecret.delete().where(WebhookSecret.webhook_id == webhook_id)
+        # Searched again: until the webhook was locked, a rotation may have added an answer.
+        await execute(_DELETE_ANSWERS_WITH_SECRETS, *secrets_shown_in)
+        await execute(_DISABLE_DELIVERIES, webhook_id)
 
 
 @retry_on_lock_timeout
@@ -173,7 +231,8 @@ async def rotate_secret(webhook_id: int, rotation: SecretRotation, key: Idempote
     Returns the answer, or that of an earlier try with the same key.
 
     Raises:
-        WebhookNotFoundError: there is none.
+        IdempotencyKeyReusedError: the key was used for other content.
+        WebhookNotFoundError: there is none with this id.
 
     """
     async with transaction():
@@ -182,137 +241,84 @@ async def rotate_secret(webhook_id: int, rotation: SecretRotation, key: Idempote
 
 @idempotent
 async def _rotate(webhook_id: int, rotation: SecretRotation) -> str:
-    await _hold(webhook_id)
-    old = await row(
-        """
-        UPDATE webhook_secret SET valid_until = now() + $2 * interval '1 second'
-        WHERE webhook_id = $1 AND valid_until IS NULL RETURNING valid_until
-        """,
-        webhook_id,
-        rotation.old_valid_for,
-    )
+    await _lock_webhook(webhook_id)
+    ends = await fetch_values(datetime, _END_CURRENT, webhook_id, rotation.old_valid_for)
     secret = await _add_secret(webhook_id)
-    await rows(
-        """
-        DELETE FROM webhook_secret WHERE webhook_id = $1 AND (valid_until <= now() OR id NOT IN (
-            SELECT id FROM webhook_secret WHERE webhook_id = $1 ORDER BY id DESC LIMIT $2
-        ))
-        """,
-        webhook_id,
-        MOST_SECRETS,
-    )
-    signs = rotation.old_valid_for > 0 and old is not None
-    return encode_text(
-        {"secret": secret, "old_valid_until": utc_text(old["valid_until"]) if old and signs else None}
-    )
+    await execute(_DELETE_OLD_SECRETS, webhook_id, MOST_SECRETS)
+    old_valid_until = utc_text(ends[0]) if ends and rotation.old_valid_for > 0 else None
+    return encode_text({"secret": secret, "old_valid_until": old_valid_until})
+
+
+class _TestEvent(msgspec.Struct, frozen=True):
+    id: UUID
+    time: str
 
 
 @retry_on_lock_timeout
-async def send_test(webhook_id: int) -> str:
-    """Make a test delivery, attempted once; give it as it is shown.
+async def send_test(webhook_id: int) -> StoredDelivery:
+    """Make a test delivery, to be attempted once, and return it.
 
     Raises:
-        WebhookNotFoundError: there is none.
+        WebhookNotFoundError: there is none with this id.
         WebhookDisabledError: nothing is sent to it.
 
     """
     async with transaction():
-        await _hold_enabled(webhook_id)
-        event = await row("SELECT uuidv7() AS id, utc_text(now()) AS time")
-        assert event is not None  # noqa: S101 (a row without FROM)
+        await _lock_enabled_webhook(webhook_id)
+        event = await fetch_one(_TestEvent, "SELECT uuidv7() AS id, utc_text(now()) AS time")
         payload = {
             "specversion": "1.0",
-            "id": str(event["id"]),
+            "id": str(event.id),
             "source": "/webhooks",
             "type": "webhook.test",
             "subject": str(webhook_id),
-            "time": event["time"],
+            "time": event.time,
             "datacontenttype": "application/json",
             "data": {"webhook": str(webhook_id)},
         }
-        made = await row(
-            """
-            INSERT INTO webhook_delivery (webhook_id, event_id, type, payload, state, next_attempt_at)
-            VALUES ($1, $2, 'webhook.test', $3, 'pending', now()) RETURNING id
-            """,
-            webhook_id,
-            event["id"],
-            json.dumps(payload, separators=(",", ":")),
-        )
-        assert made is not None  # noqa: S101 (an INSERT returns what it inserted)
-        return await delivery_of(webhook_id, made["id"])
-
-
-async def _hold_enabled(webhook_id: int) -> Row:
-    found = await _hold(webhook_id)
-    if found["disabled_reason"] is not None:
-        raise WebhookDisabledError(webhook_id, found["disabled_reason"])
-    return found
+        text = json.dumps(payload, separators=(",", ":"))
+        delivery_id = await fetch_value(int, _INSERT_TEST, webhook_id, event.id, text)
+        return await find_delivery(webhook_id, delivery_id)
 
 
 @retry_on_lock_timeout
-async def replay(webhook_id: int, wanted: Replay) -> int:
+async def replay(webhook_id: int, requested: Replay) -> int:
     """Make what was missed, or everything after a position, due again; return how many deliveries that is.
 
-    With a position it is everything that the webhook asks for now, delivered before or not, from before it
-    was made too. What the consumer has not reached yet comes anyway.
+    With a position, it is everything that the webhook asks for now: delivered before or not, and also from
+    before the webhook was created. Changes that the consumer has not reached yet follow anyway.
 
     Raises:
-        WebhookNotFoundError: there is none.
+        WebhookNotFoundError: there is none with this id.
         WebhookDisabledError: nothing is sent to it.
-        PositionNotInLogError: the log has not everything after the position, or does not reach it.
-        TooMuchToReplayError: too many changes follow it.
+        PositionNotInLogError: the log does not have everything after the position, or does not reach it.
+        TooMuchToReplayError: more changes follow the position than one replay covers.
 
     """
     async with transaction():
-        reached = await lock_cursor(WEBHOOK_DELIVERIES)
-        await _hold_enabled(webhook_id)
-        if wanted.after is None:
-            due = await rows(
-                """
-                UPDATE webhook_delivery SET
-                    state = 'pending', round = round + 1, attempts = 0, next_attempt_at = now()
-                WHERE id IN (
-                    SELECT id FROM webhook_delivery
-                    WHERE webhook_id = $1 AND position IS NOT NULL
-                        AND state <> 'delivered' AND state <> 'pending'
-                    ORDER BY position LIMIT $2
-                ) RETURNING 1
-                """,
-                webhook_id,
-                REPLAYED_AT_ONCE,
-            )
-            return len(due)
-        check_position(wanted.after, await log_bounds())
-        if wanted.after < reached - REPLAYED_AT_ONCE:
-            raise TooMuchToReplayError(reached - REPLAYED_AT_ONCE)
-        await rows(
-            "UPDATE webhook SET starts_after = least(starts_after, $2) WHERE id = $1",
-            webhook_id,
-            wanted.after,
-        )
-        found = await row(
-            """
-            WITH due AS (
-                INSERT INTO webhook_delivery AS d
-                    (webhook_id, position, event_id, type, order_id, state, next_attempt_at)
-                SELECT w.id, c.position, c.event_id, c.type, c.order_id, 'pending', now()
-                FROM order_change AS c JOIN webhook AS w ON w.id = $1 AND webhook_wants(w, c)
-                WHERE c.position > $2 AND c.position <= $3
-                ORDER BY c.position
-                ON CONFLICT (webhook_id, position) DO UPDATE SET
-                    state = 'pending', round = d.round + 1, attempts = 0, next_attempt_at = now(),
-                    acknowledged_at = NULL
-                RETURNING 1
-            )
-            SELECT count(*) AS deliveries, first_position AS first, last_position AS last
-            FROM due RIGHT JOIN change_log ON true GROUP BY first_position, last_position
-            """,
-            webhook_id,
-            wanted.after,
-            reached,
-        )
-        assert found is not None  # noqa: S101 (the log's one row)
-        # Once more, of the snapshot that was read: the log may have been trimmed since the first look.
-        check_position(wanted.after, Bounds(found["first"], found["last"]))
-        return int(found["deliveries"])
+        applied = await lock_cursor(WEBHOOK_DELIVERIES)
+        await _lock_enabled_webhook(webhook_id)
+        if requested.after is None:
+            return await execute(_REPLAY_MISSED, webhook_id, REPLAYED_AT_ONCE)
+        return await _replay_after(webhook_id, requested.after, applied)
+
+
+class _Replayed(msgspec.Struct, frozen=True):
+    """How many deliveries are due, and the log's bounds in the same snapshot."""
+
+    deliveries: int
+    first: int
+    last: int
+
+
+async def _replay_after(webhook_id: int, after: int, applied: int) -> int:
+    check_position(after, await log_bounds())
+    if after < applied - REPLAYED_AT_ONCE:
+        raise TooMuchToReplayError(applied - REPLAYED_AT_ONCE)
+    await execute(
+        "UPDATE webhook SET starts_after = least(starts_after, $2) WHERE id = $1", webhook_id, after
+    )
+    replayed = await fetch_one(_Replayed, _REPLAY_AFTER, webhook_id, after, applied)
+    # Checked again, in the snapshot that was replayed: the log may have been trimmed since the first check.
+    check_position(after, Bounds(replayed.first, replayed.last))
+    return replayed.deliveries

@@ -1,4 +1,4 @@
-"""What can stand in the way of a command about webhooks."""
+"""Why a command about webhooks is refused."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class WebhookNotFoundError(Exception):
 
 @dataclass
 class DeliveryNotFoundError(Exception):
-    """The webhook has no delivery with this id, or it was forgotten with its change."""
+    """The webhook has no delivery with this id, or it was deleted with its change."""
 
     delivery_id: int
 
 
 @dataclass
 class WebhookDisabledError(Exception):
-    """Nothing is sent to the webhook, so nothing can be asked for."""
+    """The webhook is disabled: nothing is sent to it, so no test or replay can be requested."""
 
     webhook_id: int
     reason: str
@@ -29,7 +29,7 @@ class WebhookDisabledError(Exception):
 
 @dataclass
 class TooMuchToReplayError(Exception):
-    """A replay can't begin so far back: more changes follow than one covers."""
+    """A replay can't begin so far back: more changes follow than one replay covers."""
 
     first: int
     """The first position that it can begin after."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
+from piccolo.columns.combination import And
 
 from api.http.json_text import encode_text
 from api.http.pages import Page
 from api.http.times import utc_text
 from api.webhooks.errors import DeliveryNotFoundError, WebhookNotFoundError
 from shared.change_log import WEBHOOK_DELIVERIES
-from shared.database.rows import Row, row, rows
+from shared.database.engine import DB
+from shared.database.statements import fetch_all, fetch_optional
+from shared.database.tables import Webhook
 
 STATUSES = ("pending", "retrying", "delivered", "exhausted", "disabled")
 REASONS = ("pending", "retrying", "exhausted", "disabled", "filtered")
@@ -20,203 +25,279 @@ REASONS = ("pending", "retrying", "exhausted", "disabled", "filtered")
 ATTEMPTS_SHOWN = 20
 """The newest attempts at a delivery; replays may have made more."""
 
-
-def shown_webhook(found: Row) -> dict[str, Any]:
-    """Give a webhook as callers see it, without a secret."""
-    disabled_at, failing_since = found["disabled_at"], found["failing_since"]
-    return {
-        "id": str(found["id"]),
-        "url": found["url"],
-        "types": found["types"],
-        "calendars": found["calendars"],
-        "description": found["description"],
-        "enabled": disabled_at is None,
-        "disabled": {"at": utc_text(disabled_at), "reason": found["disabled_reason"]}
-        if disabled_at
-        else None,
-        "failing_since": utc_text(failing_since) if failing_since else None,
-        "after": found["starts_after"],
-        "created_at": utc_text(found["created_at"]),
-        "updated_at": utc_text(found["updated_at"]),
-    }
-
-
-async def find_webhook(webhook_id: int) -> Row:
-    """Read a webhook.
-
-    Raises:
-        WebhookNotFoundError: there is none.
-
-    """
-    found = await row("SELECT * FROM webhook WHERE id = $1 AND deleted_at IS NULL", webhook_id)
-    if found is None:
-        raise WebhookNotFoundError(webhook_id)
-    return found
-
-
-async def list_webhooks(after: int, limit: int) -> Page:
-    """List webhooks by id."""
-    found = await rows(
-        "SELECT * FROM webhook WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2", after, limit + 1
-    )
-    shown = found[:limit]
-    return Page(
-        [encode_text(shown_webhook(one)) for one in shown],
-        [shown[-1]["id"]] if len(found) > limit else None,
-    )
-
-
-# An attempt without an end is under way if it began under the lease of now: a webhook gets one request at a
-# time. Otherwise whoever made it was killed.
+# A webhook gets one request at a time, under a lease. An attempt without an end is under way if it began
+# under the lease that still runs. Otherwise its worker was killed.
 _DELIVERIES = f"""
-SELECT d.*, coalesce((
-    SELECT json_agg(json_build_object(
-        'at', utc_text(a.started_at), 'latency_ms', a.latency_ms, 'status', a.status,
-        'answer', a.answer, 'error', a.error
-    ) ORDER BY a.id)
-    FROM (
-        SELECT * FROM webhook_attempt WHERE delivery_id = d.id AND latency_ms IS NOT NULL
-        ORDER BY id DESC LIMIT {ATTEMPTS_SHOWN}
-    ) AS a
-), '[]') AS made, coalesce((
-    SELECT json_agg(json_build_object('at', utc_text(a.started_at), 'under_way', a.under_way) ORDER BY a.id)
-    FROM (
-        SELECT a.*, coalesce(w.leased_until > now() AND a.started_at >= w.served_at, false) AS under_way
-        FROM webhook_attempt AS a JOIN webhook AS w ON w.id = d.webhook_id
-        WHERE a.delivery_id = d.id AND a.latency_ms IS NULL
-        ORDER BY a.id DESC LIMIT {ATTEMPTS_SHOWN}
-    ) AS a
-), '[]') AS without_end
+SELECT
+    d.id, d.event_id, d.type, d.position, d.order_id, d.state,
+    d.created_at, d.acknowledged_at, d.next_attempt_at,
+    coalesce((
+        SELECT json_agg(json_build_object(
+            'at', utc_text(a.started_at), 'latency_ms', a.latency_ms, 'status', a.status,
+            'answer', a.answer, 'error', a.error
+        ) ORDER BY a.id)
+        FROM (
+            SELECT * FROM webhook_attempt WHERE delivery_id = d.id AND latency_ms IS NOT NULL
+            ORDER BY id DESC LIMIT {ATTEMPTS_SHOWN}
+        ) AS a
+    ), '[]') AS ended_attempts,
+    coalesce((
+        SELECT json_agg(json_build_object(
+            'at', utc_text(a.started_at), 'under_way', a.under_way
+        ) ORDER BY a.id)
+        FROM (
+            SELECT a.*, coalesce(w.leased_until > now() AND a.started_at >= w.served_at, false) AS under_way
+            FROM webhook_attempt AS a JOIN webhook AS w ON w.id = d.webhook_id
+            WHERE a.delivery_id = d.id AND a.latency_ms IS NULL
+            ORDER BY a.id DESC LIMIT {ATTEMPTS_SHOWN}
+        ) AS a
+    ), '[]') AS unended_attempts
 FROM webhook_delivery AS d
 """
 
+_DELIVERY = f"{_DELIVERIES} WHERE d.webhook_id = $1 AND d.id = $2"
 
-def _shown_delivery(found: Row) -> str:
-    without_end = msgspec.json.decode(found["without_end"])
-    head = {
-        "id": str(found["id"]),
-        "event": str(found["event_id"]),
-        "type": found["type"],
-        "position": found["position"],
-        "order": str(found["order_id"]) if found["order_id"] is not None else None,
-        "status": found["state"],
-        "created_at": utc_text(found["created_at"]),
-        "acknowledged_at": utc_text(found["acknowledged_at"]) if found["acknowledged_at"] else None,
-        "next_attempt_at": utc_text(found["next_attempt_at"]) if found["next_attempt_at"] else None,
-        "attempts": msgspec.json.decode(found["made"]),
-        "under_way_since": next((one["at"] for one in without_end if one["under_way"]), None),
-        "interrupted": [one["at"] for one in without_end if not one["under_way"]],
-    }
-    return encode_text(head)
+_DELIVERIES_BEFORE = f"""
+{_DELIVERIES}
+WHERE d.webhook_id = $1 AND ($2::text IS NULL OR d.state = $2) AND ($3::bigint IS NULL OR d.id < $3)
+ORDER BY d.id DESC LIMIT $4
+"""
+
+# One statement, so one snapshot: every change is either counted as acknowledged or listed, never both. Up to
+# the consumer's cursor, a delivery says what happened to a change, and no delivery means that the webhook did
+# not ask for it. Beyond the cursor, the webhook's present types and calendars say what will happen.
+_MISSED = """
+WITH followed AS (
+    SELECT w.*, log.last_position, cursor.position AS applied,
+        greatest(w.starts_after, log.first_position - 1) AS after
+    FROM webhook AS w, change_log AS log, consumer_cursor AS cursor
+    WHERE w.id = $1 AND w.deleted_at IS NULL AND cursor.consumer = $2
+), missed AS (
+    SELECT c.position, c.event_id, c.type, c.order_id, d.id AS delivery_id, d.next_attempt_at,
+        CASE
+            WHEN d.state IS NOT NULL THEN d.state
+            WHEN c.position <= followed.applied THEN 'filtered'
+            WHEN NOT (SELECT webhook_wants(w, c) FROM webhook AS w WHERE w.id = $1) THEN 'filtered'
+            WHEN followed.disabled_at IS NOT NULL THEN 'disabled'
+            ELSE 'pending'
+        END AS reason
+    FROM followed
+    JOIN order_change AS c
+        ON c.position > greatest(followed.after, $3) AND c.position <= followed.last_position
+    LEFT JOIN webhook_delivery AS d ON d.webhook_id = $1 AND d.position = c.position
+    WHERE d.state IS DISTINCT FROM 'delivered'
+), page AS (
+    SELECT * FROM missed WHERE $4::text IS NULL OR reason = $4 ORDER BY position LIMIT $5
+)
+SELECT
+    followed.after, followed.last_position, page.*,
+    (
+        SELECT count(*) FROM webhook_delivery AS d
+        WHERE d.webhook_id = $1 AND d.state = 'delivered' AND d.position > followed.after
+    ) AS acknowledged
+FROM followed LEFT JOIN page ON true ORDER BY page.position
+"""
 
 
-async def delivery_of(webhook_id: int, delivery_id: int) -> str:
-    """Read a delivery of a webhook, as it is shown.
+class StoredWebhook(msgspec.Struct, frozen=True):
+    """The columns of ``webhook`` that concern callers."""
 
-    Raises:
-        DeliveryNotFoundError: it has none with this id.
+    id: int
+    url: str
+    types: list[str]
+    calendars: list[str]
+    description: str
+    starts_after: int
+    created_at: datetime
+    updated_at: datetime
+    disabled_at: datetime | None
+    disabled_reason: str | None
+    failing_since: datetime | None
 
-    """
-    found = await row(f"{_DELIVERIES} WHERE d.webhook_id = $1 AND d.id = $2", webhook_id, delivery_id)
-    if found is None:
-        raise DeliveryNotFoundError(delivery_id)
-    return _shown_delivery(found)
+    def members(self) -> dict[str, Any]:
+        """Return the members of the webhook as callers see it, without a secret."""
+        disabled = None
+        if self.disabled_at is not None:
+            disabled = {"at": utc_text(self.disabled_at), "reason": self.disabled_reason}
+        return {
+            "id": str(self.id),
+            "url": self.url,
+            "types": self.types,
+            "calendars": self.calendars,
+            "description": self.description,
+            "enabled": self.disabled_at is None,
+            "disabled": disabled,
+            "failing_since": _optional_utc_text(self.failing_since),
+            "after": self.starts_after,
+            "created_at": utc_text(self.created_at),
+            "updated_at": utc_text(self.updated_at),
+        }
+
+    def json(self) -> str:
+        """Write the webhook as callers see it, without a secret."""
+        return encode_text(self.members())
 
 
-async def list_deliveries(webhook_id: int, status: str | None, before: int | None, limit: int) -> Page:
-    """List a webhook's deliveries, newest first."""
-    found = await rows(
-        f"""
-        {_DELIVERIES}
-        WHERE d.webhook_id = $1 AND ($2::text IS NULL OR d.state = $2) AND ($3::bigint IS NULL OR d.id < $3)
-        ORDER BY d.id DESC LIMIT $4
-        """,
-        webhook_id,
-        status,
-        before,
-        limit + 1,
-    )
-    shown = found[:limit]
-    return Page([_shown_delivery(one) for one in shown], [shown[-1]["id"]] if len(found) > limit else None)
+WEBHOOK_COLUMNS = ", ".join(StoredWebhook.__struct_fields__)
+"""The columns that make a ``StoredWebhook``, for SQL."""
+
+
+class _UnendedAttempt(msgspec.Struct, frozen=True):
+    """An attempt without an end: under way, or interrupted when its worker was killed."""
+
+    at: str
+    under_way: bool
+
+
+class StoredDelivery(msgspec.Struct, frozen=True):
+    """A row of ``webhook_delivery`` with its newest attempts."""
+
+    id: int
+    event_id: UUID
+    type: str
+    position: int | None
+    order_id: int | None
+    state: str
+    created_at: datetime
+    acknowledged_at: datetime | None
+    next_attempt_at: datetime | None
+    ended_attempts: str
+    """JSON, as callers see them, oldest first."""
+    unended_attempts: str
+    """JSON of ``_UnendedAttempt``, oldest first."""
+
+    def json(self) -> str:
+        """Write the delivery as callers see it."""
+        unended = msgspec.json.decode(self.unended_attempts, type=list[_UnendedAttempt])
+        return encode_text(
+            {
+                "id": str(self.id),
+                "event": str(self.event_id),
+                "type": self.type,
+                "position": self.position,
+                "order": None if self.order_id is None else str(self.order_id),
+                "status": self.state,
+                "created_at": utc_text(self.created_at),
+                "acknowledged_at": _optional_utc_text(self.acknowledged_at),
+                "next_attempt_at": _optional_utc_text(self.next_attempt_at),
+                "attempts": msgspec.json.decode(self.ended_attempts),
+                "under_way_since": next((attempt.at for attempt in unended if attempt.under_way), None),
+                "interrupted": [attempt.at for attempt in unended if not attempt.under_way],
+            }
+        )
+
+
+class Miss(msgspec.Struct, frozen=True):
+    """A change that a webhook did not acknowledge, and why."""
+
+    position: int
+    event_id: UUID
+    type: str
+    order_id: int
+    reason: str
+    delivery_id: int | None
+    next_attempt_at: datetime | None
+
+    def json(self) -> str:
+        """Write the miss as callers see it."""
+        return encode_text(
+            {
+                "position": self.position,
+                "event": str(self.event_id),
+                "type": self.type,
+                "order": str(self.order_id),
+                "reason": self.reason,
+                "delivery": None if self.delivery_id is None else str(self.delivery_id),
+                "next_attempt_at": _optional_utc_text(self.next_attempt_at),
+            }
+        )
 
 
 @dataclass(frozen=True)
 class Missed:
-    """A page of what a webhook missed, and what it is exact for."""
+    """A page of what a webhook missed, and what the list is exact for."""
 
     page: Page
     after: int
-    """Changes are its concern, and retained, behind this position …"""
+    """The webhook follows the retained changes after this position …"""
     position: int
-    """… up to this one, the last that there was."""
+    """… up to this one, the last in the log."""
     acknowledged: int
-    """How many of them it acknowledged. The others are the list."""
+    """How many of these changes it acknowledged. The list has the others."""
 
 
-# One statement, so one snapshot: what was acknowledged and what is listed is everything, each once. Where the
-# consumer has been, a row says what became of a change, and no row that the webhook did not ask for it;
-# where it has not been yet, the webhook's wishes of now say what will be.
-_MISSED = """
-WITH held AS (
-    SELECT w.*, log.last_position, cursor.position AS reached,
-        greatest(w.starts_after, log.first_position - 1) AS after
-    FROM webhook AS w, change_log AS log, consumer_cursor AS cursor
-    WHERE w.id = $1 AND w.deleted_at IS NULL AND cursor.consumer = $2
-), judged AS (
-    SELECT c.position, c.event_id, c.type, c.order_id, d.id AS delivery_id, d.next_attempt_at,
-        CASE
-            WHEN d.state IS NOT NULL THEN d.state
-            WHEN c.position <= held.reached OR NOT {wants} THEN 'filtered'
-            WHEN held.disabled_at IS NOT NULL THEN 'disabled'
-            ELSE 'pending'
-        END AS reason
-    FROM held
-    JOIN order_change AS c ON c.position > greatest(held.after, $3) AND c.position <= held.last_position
-    LEFT JOIN webhook_delivery AS d ON d.webhook_id = $1 AND d.position = c.position
-    WHERE d.state IS DISTINCT FROM 'delivered'
-), page AS (
-    SELECT * FROM judged WHERE $4::text IS NULL OR reason = $4 ORDER BY position LIMIT $5
-)
-SELECT
-    held.after, held.last_position, page.*,
-    (
-        SELECT count(*) FROM webhook_delivery AS d
-        WHERE d.webhook_id = $1 AND d.state = 'delivered' AND d.position > held.after
-    ) AS acknowledged
-FROM held LEFT JOIN page ON true ORDER BY page.position
-""".format(wants="(SELECT webhook_wants(w, c) FROM webhook AS w WHERE w.id = $1)")
+def _optional_utc_text(at: datetime | None) -> str | None:
+    return None if at is None else utc_text(at)
+
+
+async def find_webhook(webhook_id: int) -> StoredWebhook:
+    """Find a webhook.
+
+    Raises:
+        WebhookNotFoundError: there is none with this id.
+
+    """
+    row = (
+        await Webhook.select(*StoredWebhook.__struct_fields__)
+        .where(And(Webhook.id == webhook_id, Webhook.deleted_at.is_null()))
+        .first()
+    )
+    if row is None:
+        raise WebhookNotFoundError(webhook_id)
+    return StoredWebhook(**row)
+
+
+async def list_webhooks(after: int, limit: int) -> Page:
+    """List webhooks by id, after one."""
+    rows = (
+        await Webhook.select(*StoredWebhook.__struct_fields__)
+        .where(And(Webhook.id > after, Webhook.deleted_at.is_null()))
+        .order_by(Webhook.id)
+        .limit(limit + 1)
+    )
+    return Page.of(
+        [StoredWebhook(**row) for row in rows], limit, StoredWebhook.json, lambda webhook: [webhook.id]
+    )
+
+
+async def find_delivery(webhook_id: int, delivery_id: int) -> StoredDelivery:
+    """Find a delivery of a webhook.
+
+    Raises:
+        DeliveryNotFoundError: the webhook has none with this id.
+
+    """
+    delivery = await fetch_optional(StoredDelivery, _DELIVERY, webhook_id, delivery_id)
+    if delivery is None:
+        raise DeliveryNotFoundError(delivery_id)
+    return delivery
+
+
+async def list_deliveries(webhook_id: int, status: str | None, before: int | None, limit: int) -> Page:
+    """List a webhook's deliveries before one, newest first."""
+    deliveries = await fetch_all(StoredDelivery, _DELIVERIES_BEFORE, webhook_id, status, before, limit + 1)
+    return Page.of(deliveries, limit, StoredDelivery.json, lambda delivery: [delivery.id])
 
 
 async def list_missed(webhook_id: int, reason: str | None, after: int, limit: int) -> Missed:
     """List every change that a webhook did not acknowledge, by position, and why.
 
     Raises:
-        WebhookNotFoundError: there is none.
+        WebhookNotFoundError: there is none with this id.
 
     """
-    found = await rows(_MISSED, webhook_id, WEBHOOK_DELIVERIES, after, reason, limit + 1)
-    if not found:
+    rows = await DB.fetch(_MISSED, webhook_id, WEBHOOK_DELIVERIES, after, reason, limit + 1)
+    if not rows:
         raise WebhookNotFoundError(webhook_id)
-    items = [one for one in found if one["position"] is not None]
-    shown = items[:limit]
+    # If nothing was missed there is one row, with the figures of the whole list and no change.
+    misses = [
+        Miss(**{name: row[name] for name in Miss.__struct_fields__})
+        for row in rows
+        if row["position"] is not None
+    ]
     return Missed(
-        Page([_shown_miss(one) for one in shown], [shown[-1]["position"]] if len(items) > limit else None),
-        found[0]["after"],
-        found[0]["last_position"],
-        found[0]["acknowledged"],
-    )
-
-
-def _shown_miss(found: Row) -> str:
-    next_attempt_at = found["next_attempt_at"]
-    return encode_text(
-        {
-            "position": found["position"],
-            "event": str(found["event_id"]),
-            "type": found["type"],
-            "order": str(found["order_id"]),
-            "reason": found["reason"],
-            "delivery": str(found["delivery_id"]) if found["delivery_id"] is not None else None,
-            "next_attempt_at": utc_text(next_attempt_at) if next_attempt_at else None,
-        }
+        Page.of(misses, limit, Miss.json, lambda miss: [miss.position]),
+        after=rows[0]["after"],
+        position=rows[0]["last_position"],
+        acknowledged=rows[0]["acknowledged"],
     )

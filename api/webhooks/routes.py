@@ -1,4 +1,4 @@
-"""Webhooks over HTTP."""
+"""The HTTP routes of webhooks."""
 
 from __future__ import annotations
 
@@ -15,21 +15,18 @@ from api.http.parameters import PAGING, Query, path_id, query_of
 from api.http.request import READ, AnyRequest
 from api.webhooks import commands, queries
 from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
-from shared.database.rows import Row
+from api.webhooks.queries import StoredDelivery, StoredWebhook
 
 
-def _json(body: str | bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
-    content = body.encode() if isinstance(body, str) else body
-    return Response(content, status_code=status, media_type=JSON, headers=headers or {})
-
-
-def _answer(webhook: Row) -> Response[bytes]:
-    return _json(encode(queries.shown_webhook(webhook)))
+def _answer(
+    resource: StoredWebhook | StoredDelivery, status: int = 200, headers: dict[str, str] | None = None
+) -> Response[bytes]:
+    return Response(resource.json().encode(), status_code=status, media_type=JSON, headers=headers)
 
 
 @post("/webhooks")
 async def create_webhook(request: AnyRequest) -> Response[bytes]:
-    """Make a webhook; its secret is shown here, and never again."""
+    """Create a webhook; its secret is shown here, and never again."""
     new = await read_body(request, NewWebhook)
     answer = await commands.create_webhook(new, read_idempotency_key(request, commands.CREATION, new))
     location = f"/webhooks/{msgspec.json.decode(answer.text)['id']}"
@@ -67,21 +64,20 @@ async def delete_webhook(request: AnyRequest) -> None:
 
 @post("/webhooks/{webhook_id:str}/secret/rotation")
 async def rotate_secret(request: AnyRequest) -> Response[bytes]:
-    """Make a new secret; the old one signs too for a while."""
+    """Make a new secret; the old one also signs for a while."""
     webhook_id = path_id(request, "webhook_id")
     rotation = await read_body(request, SecretRotation)
-    key = read_idempotency_key(request, commands.rotation_of(webhook_id), rotation)
+    key = read_idempotency_key(request, commands.rotation_operation(webhook_id), rotation)
     answer = await commands.rotate_secret(webhook_id, rotation, key)
     return created(answer, {"Cache-Control": "no-store"}, status_code=200)
 
 
 @post("/webhooks/{webhook_id:str}/test")
 async def send_test(request: AnyRequest) -> Response[bytes]:
-    """Send a notification of type webhook.test soon, once."""
+    """Send a notification of type webhook.test soon; it is attempted once."""
     webhook_id = path_id(request, "webhook_id")
     delivery = await commands.send_test(webhook_id)
-    location = f"/webhooks/{webhook_id}/deliveries/{msgspec.json.decode(delivery)['id']}"
-    return _json(delivery, 202, {"Location": location})
+    return _answer(delivery, 202, {"Location": f"/webhooks/{webhook_id}/deliveries/{delivery.id}"})
 
 
 @route(
@@ -103,7 +99,7 @@ async def read_delivery(request: AnyRequest) -> Response[bytes]:
     """Show a delivery with its attempts."""
     webhook_id, delivery_id = path_id(request, "webhook_id"), path_id(request, "delivery_id")
     await queries.find_webhook(webhook_id)
-    return _json(await queries.delivery_of(webhook_id, delivery_id))
+    return _answer(await queries.find_delivery(webhook_id, delivery_id))
 
 
 @route(
@@ -112,7 +108,7 @@ async def read_delivery(request: AnyRequest) -> Response[bytes]:
     opt={"query": Query({"reason": one_of(*queries.REASONS), **PAGING})},
 )
 async def list_missed(request: AnyRequest) -> Response[bytes]:
-    """List every change that was not acknowledged, and why."""
+    """List every change that the webhook did not acknowledge, and why."""
     webhook_id = path_id(request, "webhook_id")
     reason = query_of(request).get("reason")
     after = read_cursor(request, read_position) or 0
@@ -125,8 +121,9 @@ async def list_missed(request: AnyRequest) -> Response[bytes]:
 async def replay(request: AnyRequest) -> Response[bytes]:
     """Send again what was missed, or everything after a position, in order."""
     webhook_id = path_id(request, "webhook_id")
-    wanted = await read_body(request, Replay)
-    return _json(encode({"deliveries": await commands.replay(webhook_id, wanted)}), 202)
+    requested = await read_body(request, Replay)
+    deliveries = await commands.replay(webhook_id, requested)
+    return Response(encode({"deliveries": deliveries}), status_code=202, media_type=JSON)
 
 
 ROUTES = [
