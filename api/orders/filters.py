@@ -1,20 +1,58 @@
-"""Which orders a list has, in which order, and how that is said in SQL."""
+"""Which orders a list has and how it is sorted, and both in SQL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from api.http.fields import read_id
 from api.http.times import read_datetime, utc_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from api.orders.queries import ListedOrder
 
 SORTS = {"datetime": ("datetime", "id"), "id": ("id",)}
+
+
+class Arguments(list[Any]):
+    """The arguments of a statement, in the order in which its text mentions them."""
+
+    def add(self, value: object) -> str:
+        """Append an argument and return its placeholder: ``$1`` for the first."""
+        self.append(value)
+        return f"${len(self)}"
+
+
+class OrderTable(NamedTuple):
+    """A table with a row for each order of a list, and indexes in both of the list's orders."""
+
+    name: str
+    alias: str
+    columns: Mapping[str, str]
+    """Its columns by the keys of ``SORTS``."""
+
+    @property
+    def id(self) -> str:
+        """The column of the order's id."""
+        return self.columns["id"]
+
+    @property
+    def datetime(self) -> str:
+        """The column of the order's datetime."""
+        return self.columns["datetime"]
+
+
+ORDERS = OrderTable("orders", "o", {"datetime": "o.datetime", "id": "o.id"})
+ORDERED_SERVICE = OrderTable("ordered_service", "s", {"datetime": "s.datetime", "id": "s.order_id"})
+"""The orders of each service; a trigger on ``orders`` keeps it."""
+
+
+def where(*conditions: str) -> str:
+    """Write the WHERE clause of conditions that must all hold; an empty string if there are none."""
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
 @dataclass(frozen=True)
@@ -29,73 +67,95 @@ class OrderFilters:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The columns that order the list; the last one makes it total."""
+        """The keys that the list is sorted by; the last one, the id, is unique."""
         return SORTS[self.sort.removeprefix("-")]
 
     @property
     def descending(self) -> bool:
-        """Whether the list runs backwards."""
+        """Whether the list is sorted in descending order."""
         return self.sort.startswith("-")
 
-    def select(self, after: Sequence[Any] | None, limit: int | None) -> tuple[str, list[Any]]:
-        """Write the statement that lists them, behind an item, with its arguments."""
-        arguments: list[Any] = []
+    @property
+    def table(self) -> OrderTable:
+        """The table that the list is read from.
 
-        def argument(value: object) -> str:
-            arguments.append(value)
-            return f"${len(arguments)}"
+        A calendar has few orders: those of a service are filtered out of them, and need no index.
+        """
+        return ORDERED_SERVICE if self.service is not None and self.calendar is None else ORDERS
 
-        # A service's orders stand in the list's order in a table of their own (a trigger keeps it); on a
-        # calendar, which can't hold many, they are picked out of the calendar's.
-        by_service = self.service is not None and self.calendar is None
-        columns = (
-            {"datetime": "s.datetime", "id": "s.order_id"}
-            if by_service
-            else {"datetime": "o.datetime", "id": "o.id"}
-        )
-        keys = [columns[key] for key in self.keys]
-        conditions = []
-        if by_service:
-            conditions.append(f"s.service_id = {argument(self.service)}::bigint")
-        elif self.service is not None:
-            conditions.append(f"o.service_ids @> ARRAY[{argument(self.service)}::bigint]")
-        if self.earliest is not None:
-            conditions.append(f"{columns['datetime']} >= {argument(self.earliest)}")
-        if self.before is not None:
-            conditions.append(f"{columns['datetime']} < {argument(self.before)}")
-        if self.calendar is not None:
-            conditions.append(
-                f"o.calendar_id = (SELECT id FROM calendar WHERE name = {argument(self.calendar)})"
-            )
-        if after is not None:
-            behind = "<" if self.descending else ">"
-            values = ", ".join(argument(value) for value in after)
-            conditions.append(f"({', '.join(keys)}) {behind} ({values})")
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    @property
+    def order_by(self) -> str:
+        """The ORDER BY clause."""
         direction = " DESC" if self.descending else ""
-        order = f" ORDER BY {', '.join(key + direction for key in keys)}"
-        end = f" LIMIT {argument(limit)}" if limit is not None else ""
-        shown = "SELECT o.id, o.datetime, order_json(o) AS json FROM"
-        if by_service:
-            # The page first, then its orders: joined before, they would be merged with all orders in between.
-            page = f"(SELECT s.order_id, s.datetime FROM ordered_service AS s{where}{order}{end}) AS s"
-            return f"{shown} {page} JOIN orders AS o ON o.id = s.order_id{order}", arguments
-        return f"{shown} orders AS o{where}{order}{end}", arguments
+        return f"ORDER BY {', '.join(self.table.columns[key] + direction for key in self.keys)}"
+
+    def scope(self, arguments: Arguments) -> list[str]:
+        """Write the conditions on the columns that the indexes begin with: a calendar or a service."""
+        if self.calendar is not None:
+            name = arguments.add(self.calendar)
+            return [f"o.calendar_id = (SELECT id FROM calendar WHERE name = {name})"]
+        if self.service is not None:
+            return [f"s.service_id = {arguments.add(self.service)}::bigint"]
+        return []
+
+    def window(self, arguments: Arguments) -> list[str]:
+        """Write the conditions on the datetime."""
+        conditions = []
+        if self.earliest is not None:
+            conditions.append(f"{self.table.datetime} >= {arguments.add(self.earliest)}::timestamptz")
+        if self.before is not None:
+            conditions.append(f"{self.table.datetime} < {arguments.add(self.before)}::timestamptz")
+        return conditions
+
+    def unindexed(self, arguments: Arguments) -> list[str]:
+        """Write the condition that no index finds: a service of the orders on a calendar."""
+        if self.service is not None and self.calendar is not None:
+            return [f"o.service_ids @> ARRAY[{arguments.add(self.service)}::bigint]"]
+        return []
+
+    def after(self, place: Sequence[Any] | None, arguments: Arguments) -> list[str]:
+        """Write the condition that an order comes after a place; None is before all orders."""
+        if place is None:
+            return []
+        columns = ", ".join(self.table.columns[key] for key in self.keys)
+        values = ", ".join(arguments.add(value) for value in place)
+        return [f"({columns}) {'<' if self.descending else '>'} ({values})"]
+
+    def select(self, after: Sequence[Any] | None, limit: int | None) -> tuple[str, Arguments]:
+        """Write the statement that lists the orders after a place, up to a limit, and its arguments."""
+        arguments = Arguments()
+        table = self.table
+        rows = where(
+            *self.scope(arguments),
+            *self.window(arguments),
+            *self.unindexed(arguments),
+            *self.after(after, arguments),
+        )
+        end = "" if limit is None else f"LIMIT {arguments.add(limit)}"
+        selected = "SELECT o.id, o.datetime, order_json(o) AS json"
+        if table is ORDERS:
+            return f"{selected} FROM orders AS o {rows} {self.order_by} {end}", arguments
+        # LIMIT inside, JOIN outside: PostgreSQL would otherwise choose a merge join that reads every order
+        # between the first of the page and the last.
+        page = f"SELECT s.order_id, s.datetime FROM ordered_service AS s {rows} {self.order_by} {end}"
+        return (
+            f"{selected} FROM ({page}) AS s JOIN orders AS o ON o.id = s.order_id {self.order_by}",
+            arguments,
+        )
 
     def place_of(self, order: ListedOrder) -> list[object]:
-        """Return an order's place in the list, as a cursor keeps it."""
+        """Return an order's place in the list, as a cursor holds it."""
         return [utc_text(order.datetime) if key == "datetime" else order.id for key in self.keys]
 
     def place(self, *cursor: object) -> list[Any]:
         """Read a place from what a cursor holds.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not a place in this list.
 
         """
         if len(cursor) != len(self.keys):
-            message = "not a place in this list"
-            raise ValueError(message)
+            raise ValueError("not a place in this list")
         return [
             read_datetime(value) if key == "datetime" else read_id(value)
             for key, value in zip(self.keys, cursor, strict=True)

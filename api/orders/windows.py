@@ -1,12 +1,19 @@
-"""Pages of the orders of a window of datetimes, sorted by id: of bounded cost, however many orders there are.
+"""A page of a window, which is the orders between two datetimes, sorted by id.
 
-No index has both orders. A window of few orders is sorted for each page. Through a larger one the ids are
-followed, at most so many for each page: one that ends early says where to go on, as any other does.
+No index serves both: one has a window's orders together, another has the orders sorted by id. Either way
+alone would read every order of some lists, so each page is found in one of two ways:
+
+- A window of no more orders than the scan limit is read whole and sorted.
+- In a larger window the orders are scanned by id, from the previous page on, and those outside of the window
+  are left out. The scan ends after as many orders as the scan limit. The last of them is its edge. A page
+  that the scan did not fill is followed by one that starts after the edge.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from api.orders.filters import Arguments, where
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,112 +21,14 @@ if TYPE_CHECKING:
     from api.orders.filters import OrderFilters
 
 
-MOST_LOOKED_AT = 10_000
-"""Orders that are looked at for one page."""
+SCAN_LIMIT = 10_000
+"""Orders that are read for one page, at most."""
 
-
-class _Statement:
-    """A statement about such a list, and its arguments in the order in which its text asks for them."""
-
-    def __init__(self, filters: OrderFilters) -> None:
-        self.filters = filters
-        self.arguments: list[Any] = []
-        self.behind, direction = ("<", " DESC") if filters.descending else (">", "")
-        self.order = f"ORDER BY id{direction}"
-        # A service's orders have a table of their own; on a calendar they are picked out of the calendar's.
-        self.by_service = filters.service is not None and filters.calendar is None
-        self.orders = (
-            "(SELECT service_id, order_id AS id, datetime FROM ordered_service) AS t"
-            if self.by_service
-            else "orders"
-        )
-
-    def argument(self, value: object) -> str:
-        self.arguments.append(value)
-        return f"${len(self.arguments)}"
-
-    def scope(self) -> str:
-        """Say what an index finds by itself."""
-        if self.by_service:
-            return f"service_id = {self.argument(self.filters.service)}::bigint"
-        if self.filters.calendar is not None:
-            name = self.argument(self.filters.calendar)
-            return f"calendar_id = (SELECT c.id FROM calendar AS c WHERE c.name = {name})"
-        return "true"
-
-    def window(self) -> str:
-        """Say which of those an index by datetime finds."""
-        found = []
-        if self.filters.earliest is not None:
-            found.append(f"datetime >= {self.argument(self.filters.earliest)}::timestamptz")
-        if self.filters.before is not None:
-            found.append(f"datetime < {self.argument(self.filters.before)}::timestamptz")
-        return " AND ".join(found)
-
-    def within(self) -> str:
-        """Say which of those are on the list."""
-        if self.filters.service is None or self.by_service:
-            return self.window()
-        return f"{self.window()} AND service_ids @> ARRAY[{self.argument(self.filters.service)}::bigint]"
-
-    def beyond(self, place: int | None) -> str:
-        return "true" if place is None else f"id {self.behind} {self.argument(place)}::bigint"
-
-    def up_to(self, place: int | None) -> str:
-        return "true" if place is None else f"NOT id {self.behind} {self.argument(place)}::bigint"
-
-
-def _count(filters: OrderFilters, most: int) -> tuple[str, list[Any]]:
-    # What has to be looked at, whatever else it is filtered by.
-    one = _Statement(filters)
-    text = f"""
-        SELECT count(*) AS count FROM (
-            SELECT FROM {one.orders} WHERE {one.scope()} AND {one.window()} LIMIT {one.argument(most)}::int
-        ) AS few
-    """
-    return text, one.arguments
-
-
-def _edge(filters: OrderFilters, after: int | None, most: int) -> tuple[str, list[Any]]:
-    one = _Statement(filters)
-    text = f"""
-        SELECT id FROM {one.orders} WHERE {one.scope()} AND {one.beyond(after)}
-        {one.order} OFFSET {one.argument(most - 1)}::int LIMIT 1
-    """
-    return text, one.arguments
-
-
-_SHOWN = """
-SELECT o.id, o.datetime, order_json(o) AS json FROM ({page}) AS page JOIN orders AS o ON o.id = page.id
-{order}
+_FETCH_PAGE = """
+SELECT o.id, o.datetime, order_json(o) AS json
+FROM ({page}) AS page JOIN orders AS o ON o.id = page.id
+ORDER BY o.id {direction}
 """
-
-# In both, OFFSET 0 keeps what is inside from being planned together with what is outside: PostgreSQL would
-# otherwise choose the other way, and then look at as many orders as there are.
-
-
-def _sorted(filters: OrderFilters, after: int | None, limit: int) -> tuple[str, list[Any]]:
-    one = _Statement(filters)
-    page = f"""
-        SELECT id FROM (SELECT id FROM {one.orders} WHERE {one.scope()} AND {one.within()} OFFSET 0) AS few
-        WHERE {one.beyond(after)} {one.order} LIMIT {one.argument(limit)}::int
-    """
-    return _SHOWN.format(page=page, order=one.order.replace(" id", " o.id")), one.arguments
-
-
-def _followed(
-    filters: OrderFilters, after: int | None, edge: int | None, limit: int
-) -> tuple[str, list[Any]]:
-    one = _Statement(filters)
-    columns = "id, datetime" if one.by_service or filters.service is None else "id, datetime, service_ids"
-    page = f"""
-        SELECT id FROM (
-            SELECT {columns} FROM {one.orders}
-            WHERE {one.scope()} AND {one.beyond(after)} AND {one.up_to(edge)} {one.order} OFFSET 0
-        ) AS looked_at
-        WHERE {one.within()} {one.order} LIMIT {one.argument(limit)}::int
-    """
-    return _SHOWN.format(page=page, order=one.order.replace(" id", " o.id")), one.arguments
 
 
 async def find_in_window(
@@ -127,20 +36,89 @@ async def find_in_window(
     filters: OrderFilters,
     after: int | None,
     limit: int,
-    most: int = MOST_LOOKED_AT,
+    scan_limit: int = SCAN_LIMIT,
 ) -> tuple[list[Any], int | None]:
-    """Find up to ``limit`` orders behind an id; and the id up to which was looked, if not to the end.
+    """Find up to ``limit`` orders after an id, and the edge of the scan; None if it reached the list's end.
 
-    The edge is found first and by itself: whatever is written in between, all up to it are looked at.
+    The edge is found before the page, by a statement of its own. Whatever is written between the two, the scan
+    reads every order up to that edge, so that the next page may start there.
     """
-    (count,) = await fetch(*_flat(_count(filters, most + 1)))
-    if count["count"] <= most:
-        return await fetch(*_flat(_sorted(filters, after, limit))), None
-    found = await fetch(*_flat(_edge(filters, after, most)))
-    edge = found[0]["id"] if found else None
-    return await fetch(*_flat(_followed(filters, after, edge, limit))), edge
+    sql, arguments = _count_window(filters, scan_limit + 1)
+    (row,) = await fetch(sql, *arguments)
+    if row["count"] <= scan_limit:
+        sql, arguments = _sort_window(filters, after, limit)
+        return await fetch(sql, *arguments), None
+    sql, arguments = _find_edge(filters, after, scan_limit)
+    rows = await fetch(sql, *arguments)
+    edge = rows[0]["id"] if rows else None
+    sql, arguments = _scan_to_edge(filters, after, edge, limit)
+    return await fetch(sql, *arguments), edge
 
 
-def _flat(statement: tuple[str, list[Any]]) -> list[Any]:
-    text, arguments = statement
-    return [text, *arguments]
+def _count_window(filters: OrderFilters, most: int) -> tuple[str, Arguments]:
+    """Count the orders that an index finds in the window, up to a number.
+
+    A calendar's orders count whatever their services are: they are read to find out.
+    """
+    arguments = Arguments()
+    table = filters.table
+    in_window = where(*filters.scope(arguments), *filters.window(arguments))
+    window = f"SELECT FROM {table.name} AS {table.alias} {in_window} LIMIT {arguments.add(most)}"
+    return f"SELECT count(*) AS count FROM ({window}) AS window_rows", arguments
+
+
+def _find_edge(filters: OrderFilters, after: int | None, scan_limit: int) -> tuple[str, Arguments]:
+    """Find the id of the last order of a scan that starts after an id; no row if the list ends before."""
+    arguments = Arguments()
+    table = filters.table
+    scanned = where(*filters.scope(arguments), *filters.after(_place(after), arguments))
+    scan = f"SELECT {table.id} AS id FROM {table.name} AS {table.alias} {scanned} {filters.order_by}"
+    return f"{scan} OFFSET {arguments.add(scan_limit - 1)} LIMIT 1", arguments
+
+
+# Both statements below need OFFSET 0. PostgreSQL plans a subquery that has an OFFSET by itself: it neither
+# merges it with the query around it nor moves that query's conditions into it. So the subquery decides which
+# index is read. Without it, PostgreSQL may choose the other index, and read every order.
+#
+# Each subquery is named like the table that it reads, so that the conditions inside and outside are the same.
+
+
+def _sort_window(filters: OrderFilters, after: int | None, limit: int) -> tuple[str, Arguments]:
+    """Read the whole window by the index on datetimes, then sort what comes after an id."""
+    arguments = Arguments()
+    table = filters.table
+    in_window = where(*filters.scope(arguments), *filters.window(arguments), *filters.unindexed(arguments))
+    window = f"SELECT {table.id} FROM {table.name} AS {table.alias} {in_window} OFFSET 0"
+    after_place = where(*filters.after(_place(after), arguments))
+    page = (
+        f"SELECT {table.id} AS id FROM ({window}) AS {table.alias} {after_place} {filters.order_by} "
+        f"LIMIT {arguments.add(limit)}"
+    )
+    return _fetch_page(filters, page), arguments
+
+
+def _scan_to_edge(
+    filters: OrderFilters, after: int | None, edge: int | None, limit: int
+) -> tuple[str, Arguments]:
+    """Read the orders from an id to the edge by the index on ids; leave out those outside of the window."""
+    arguments = Arguments()
+    table = filters.table
+    to_edge = [f"NOT {condition}" for condition in filters.after(_place(edge), arguments)]
+    scanned = where(*filters.scope(arguments), *filters.after(_place(after), arguments), *to_edge)
+    in_window = where(*filters.window(arguments), *(unindexed := filters.unindexed(arguments)))
+    # Where the index has all columns, PostgreSQL need not read the table.
+    columns = f"{table.id}, {table.datetime}" + (", o.service_ids" if unindexed else "")
+    scan = f"SELECT {columns} FROM {table.name} AS {table.alias} {scanned} {filters.order_by} OFFSET 0"
+    page = (
+        f"SELECT {table.id} AS id FROM ({scan}) AS {table.alias} {in_window} {filters.order_by} "
+        f"LIMIT {arguments.add(limit)}"
+    )
+    return _fetch_page(filters, page), arguments
+
+
+def _fetch_page(filters: OrderFilters, page: str) -> str:
+    return _FETCH_PAGE.format(page=page, direction="DESC" if filters.descending else "")
+
+
+def _place(order_id: int | None) -> list[int] | None:
+    return None if order_id is None else [order_id]
