@@ -1,6 +1,6 @@
-"""What the single fields of requests may hold, wherever they stand: bodies, paths, queries. Pure.
+"""Readers of single values of requests, wherever they are: in bodies, paths, queries and files. Pure.
 
-Every reader returns the value or raises ValueError with what would be right.
+Each returns the value, or raises ValueError with a text that says what would be valid.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 GREATEST_ID = 10**18 - 1
-"""Eighteen digits, so that the contract's pattern can say it; below 2**63, as the columns need it."""
+"""Eighteen digits, so that a pattern in the contract can express it; the columns are ``bigint``."""
 
 GREATEST_CALLERS_ID = 999_999_999_999
-"""Ids up to here are the callers' to give; the server's own begin after it, so they never collide."""
+"""The greatest id that callers may choose. The server's own ids are greater, so the two never collide."""
 
 GREATEST_POSITION = 10**18 - 1
 
@@ -32,85 +32,74 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def read_id(value: object) -> int:
     """Read an id: a positive integer of at most 18 digits, as a string or as a JSON number (223.0 is 223)."""
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
-        # In this order: the integer of 1e999999 would fill the memory.
+        # The bounds first: the integer of 1e999999 has a million digits.
         number = int(value) if 1 <= value <= GREATEST_ID and value == int(value) else 0
     elif isinstance(value, str) and _ID.fullmatch(value):
         number = int(value)
     else:
         number = 0
     if not 1 <= number <= GREATEST_ID:
-        message = f"must be an id: a whole number from 1 to {GREATEST_ID}, in plain digits"
-        raise ValueError(message)
+        raise ValueError(f"must be an id: a whole number from 1 to {GREATEST_ID}, in plain digits")
     return number
 
 
 def read_position(value: object) -> int:
-    """Read a position, as digits or as an integer; 0 stands before the first change."""
+    """Read a position, as digits or as an integer; 0 is before the first change."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= GREATEST_POSITION:
         return value
     if not isinstance(value, str) or not _POSITION.fullmatch(value):
-        message = f"must be a position: a whole number from 0 to {GREATEST_POSITION}, in plain digits"
-        raise ValueError(message)
+        raise ValueError(f"must be a position: a whole number from 0 to {GREATEST_POSITION}, in plain digits")
     return int(value)
 
 
 def read_callers_id(value: object) -> int:
-    """Read an id that a caller gives to something new."""
+    """Read the id that a caller chooses for a new order or service."""
     try:
         number = read_id(value)
     except ValueError:
         number = 0
     if not 1 <= number <= GREATEST_CALLERS_ID:
-        message = f"must be a whole number from 1 to {GREATEST_CALLERS_ID}, or be left out to get one"
-        raise ValueError(message)
+        raise ValueError(f"must be a whole number from 1 to {GREATEST_CALLERS_ID}, or be left out to get one")
     return number
 
 
 def read_fee(value: object) -> Decimal:
     """Read a fee: a JSON number, never rounded."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        message = "must be a number such as 100 or 99.95"
-        raise ValueError(message)  # noqa: TRY004 (one kind of error for every fault)
+        raise ValueError("must be a number such as 100 or 99.95")  # noqa: TRY004 (one kind of error for every fault)
     if not 0 <= value <= GREATEST_FEE:
-        message = f"must be from 0 to {GREATEST_FEE}"
-        raise ValueError(message)
+        raise ValueError(f"must be from 0 to {GREATEST_FEE}")
     fee = Decimal(value)
     if fee != fee.quantize(Decimal("0.01")):
-        message = "must have at most two decimals; fees are never rounded"
-        raise ValueError(message)
+        raise ValueError("must have at most two decimals; fees are never rounded")
     return abs(fee.quantize(Decimal("0.01")))
 
 
 def read_calendar(value: object) -> str:
     """Read a calendar's name."""
     if not isinstance(value, str) or not _CALENDAR.fullmatch(value):
-        message = (
+        raise ValueError(
             "must be 1 to 64 letters, digits, dots, underscores and hyphens, the first a letter or a digit"
         )
-        raise ValueError(message)
     return value
 
 
 def read_service_name(value: object) -> str:
     """Read a service's name; space around it is refused rather than removed."""
     if not isinstance(value, str) or not 1 <= len(value) <= 100 or CONTROL_CHARACTERS.search(value):
-        message = "must be a string of 1 to 100 characters, none of them a control character"
-        raise ValueError(message)
+        raise ValueError("must be a string of 1 to 100 characters, none of them a control character")
     if value != value.strip():
-        message = "must not begin or end with space"
-        raise ValueError(message)
+        raise ValueError("must not begin or end with space")
     return value
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Make a reader of one of some words."""
+    """Make a reader that accepts these words only."""
 
     def read(value: str) -> str:
         if value not in words:
-            message = (
-                f"must be {', '.join(words[:-1])} or {words[-1]}" if words[1:] else f"must be {words[0]}"
-            )
-            raise ValueError(message)
+            choice = f"{', '.join(words[:-1])} or {words[-1]}" if words[1:] else words[0]
+            raise ValueError(f"must be {choice}")
         return value
 
     return read

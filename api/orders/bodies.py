@@ -1,4 +1,4 @@
-"""What callers may send about orders. Every field is checked, and every fault of a body is named."""
+"""The bodies of requests about orders. Every member is checked, and every fault of a body is named."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     model_validator,
 )
 
 from api.http import fields
+from api.http.bodies import Body
 from api.http.times import read_datetime
 
 LARGEST_BATCH = 100
@@ -28,31 +27,28 @@ OrderDatetime = PlainValidator(read_datetime)
 CalendarName = PlainValidator(fields.read_calendar)
 
 
-class Body(BaseModel):
-    """A JSON object with exactly these fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class ServiceReference(Body):
-    """A service of an order: ``{"id": "123"}``, or ``{"id": 123}`` as in the catalogue."""
+    """A service of an order: ``{"id": "123"}``; the id may also be a number."""
 
     id: Annotated[int, PlainValidator(fields.read_id)]
 
 
-def _each_once(services: list[ServiceReference]) -> list[ServiceReference]:
+def _require_distinct_services(services: list[ServiceReference]) -> list[ServiceReference]:
     twice = [str(i) for i, times in Counter(service.id for service in services).items() if times > 1]
     if twice:
-        message = f"must name each service once; these stand more than once: {', '.join(sorted(twice))}"
-        raise ValueError(message)
+        raise ValueError(
+            f"must name each service once; these stand more than once: {', '.join(sorted(twice))}"
+        )
     return services
 
 
-Services = Annotated[list[ServiceReference], Field(min_length=1, max_length=50), AfterValidator(_each_once)]
+Services = Annotated[
+    list[ServiceReference], Field(min_length=1, max_length=50), AfterValidator(_require_distinct_services)
+]
 
 
 class NewOrder(Body):
-    """The body of a create. Without a datetime it means now; the sample orders' bodies fit as they are."""
+    """The body of a create. Without a datetime, the order is for now; without an id, the server sets it."""
 
     id: Annotated[int | None, OrderId] = None
     datetime: Annotated[Datetime | None, OrderDatetime] = None
@@ -61,12 +57,11 @@ class NewOrder(Body):
     calendar: Annotated[str, CalendarName] = fields.DEFAULT_CALENDAR
 
 
-def _ids_once(orders: list[NewOrder]) -> list[NewOrder]:
+def _require_distinct_ids(orders: list[NewOrder]) -> list[NewOrder]:
     times = Counter(order.id for order in orders if order.id is not None)
     twice = [str(order_id) for order_id, n in times.items() if n > 1]
     if twice:
-        message = f"must not give an id to two orders: {', '.join(twice)}"
-        raise ValueError(message)
+        raise ValueError(f"must not give an id to two orders: {', '.join(twice)}")
     return orders
 
 
@@ -74,12 +69,12 @@ class NewOrders(Body):
     """The body of a batch."""
 
     orders: Annotated[
-        list[NewOrder], Field(min_length=1, max_length=LARGEST_BATCH), AfterValidator(_ids_once)
+        list[NewOrder], Field(min_length=1, max_length=LARGEST_BATCH), AfterValidator(_require_distinct_ids)
     ]
 
 
 class OrderReplacement(Body):
-    """The body of a PUT: the whole order. Without a calendar it means ``default``, as on create."""
+    """The body of a PUT: the whole order. Without a calendar, it is on ``default``, as on create."""
 
     id: Annotated[int | None, PlainValidator(fields.read_id)] = None
     datetime: Annotated[Datetime, OrderDatetime]
@@ -88,28 +83,26 @@ class OrderReplacement(Body):
     calendar: Annotated[str, CalendarName] = fields.DEFAULT_CALENDAR
 
 
-def _given(value: Any) -> Any:
+def _require_an_array(value: Any) -> Any:
     if value is None:
-        message = "must be a JSON array; leave it out to keep the services"
-        raise ValueError(message)
+        raise ValueError("must be a JSON array; leave it out to keep the services")
     return value
 
 
-def _or_default(value: Any) -> str:
+def _read_calendar_or_null(value: Any) -> str:
     return fields.DEFAULT_CALENDAR if value is None else fields.read_calendar(value)
 
 
 class OrderPatch(Body):
-    """The body of a PATCH (JSON Merge Patch, RFC 7396): what is not there stays; null unsets the calendar."""
+    """The body of a PATCH (JSON Merge Patch, RFC 7396): absent members stay; null moves it to ``default``."""
 
     datetime: Annotated[Datetime | None, OrderDatetime] = None
     totalfee: Annotated[Decimal | None, Fee] = None
-    services: Annotated[Services | None, BeforeValidator(_given)] = None
-    calendar: Annotated[str | None, PlainValidator(_or_default)] = None
+    services: Annotated[Services | None, BeforeValidator(_require_an_array)] = None
+    calendar: Annotated[str | None, PlainValidator(_read_calendar_or_null)] = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _require_a_member(self) -> Self:
         if not self.model_fields_set:
-            message = "must name at least one field: datetime, totalfee, services or calendar"
-            raise ValueError(message)
+            raise ValueError("must name at least one field: datetime, totalfee, services or calendar")
         return self

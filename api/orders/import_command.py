@@ -1,9 +1,15 @@
 """Load a JSON file of orders as one import: ``python -m api.orders.import_command FILE [--services FILE]``.
 
-All or nothing. The orders of a file that was imported before are left alone, services are added all the same.
-Exit status 0: imported, or nothing to do as all of it was imported before or, with ``--only-if-empty``, as
-there is or was something already; 1: refused, with every bad order and service named by its place in the
-file, or the database is away; 2: a file can't be read.
+All or nothing. If the file was imported before, its orders are not stored again; services are added all the
+same.
+
+Exit status:
+
+- 0: imported; or nothing to do, as all of it was imported before or, with ``--only-if-empty``, as the
+  database holds data or did.
+- 1: refused, and every bad order and service is named by its place in its file; or the database is
+  unavailable.
+- 2: a file can't be read.
 """
 # ruff: noqa: T201 (a command prints)
 
@@ -30,20 +36,22 @@ from api.http.times import utc_text
 from api.orders.errors import ContentionError
 from api.orders.imported_services import ImportedService
 from api.orders.imports import (
-    STORED,
     Imported,
     ImportedOrder,
     ImportRefusedError,
     NotEmptyError,
     Progress,
+    ReportProgress,
+    Step,
     import_orders,
+    report_nothing,
 )
 from api.services.bodies import NewService
 from shared.database.engine import DB, DatabaseUnavailableError
 
 
 class UnreadableFileError(Exception):
-    """A file is not there, or is not a JSON array."""
+    """A file does not exist, can't be opened or is not a JSON array."""
 
 
 def _read_list(path: Path) -> tuple[list[Any], bytes]:
@@ -64,13 +72,13 @@ def _place(name: str, index: int, pointer: str | None) -> str:
 
 
 def _check_orders(
-    values: list[Any], faults: list[str], progress: Progress = lambda *_: None
+    values: list[Any], faults: list[str], report: ReportProgress = report_nothing
 ) -> dict[int, ImportedOrder]:
-    """Give the orders that can be read, by their places."""
+    """Return the orders that can be read, by their places; append the faults of the others to ``faults``."""
     orders: dict[int, ImportedOrder] = {}
     first_of_id: dict[int, int] = {}
     for index, value in enumerate(values):
-        progress("checked", index, len(values))
+        report(Progress(Step.CHECKED, index, len(values)))
         try:
             order = ImportedOrder.model_validate(value, strict=True)
         except ValidationError as error:
@@ -85,9 +93,12 @@ def _check_orders(
 
 
 def _check_services(values: list[Any], faults: list[str]) -> tuple[list[ImportedService], set[int]]:
-    """Give the services that can be read, and the ids of the others as far as these can be."""
+    """Return the services that can be read, and the ids of the others where their ids can be read.
+
+    Appends the faults of the others to ``faults``.
+    """
     services = []
-    faulty: set[int] = set()
+    faulty_services: set[int] = set()
     for index, value in enumerate(values):
         try:
             service = NewService.model_validate(value, strict=True)
@@ -95,45 +106,47 @@ def _check_services(values: list[Any], faults: list[str]) -> tuple[list[Imported
             faults += [f"{_place('services', index, f.pointer)}: {f.detail}" for f in faults_of(error)]
             if isinstance(value, dict):
                 with suppress(ValueError):
-                    faulty.add(read_callers_id(value.get("id")))
+                    faulty_services.add(read_callers_id(value.get("id")))
             continue
         if service.id is None:
             faults.append(f"services[{index}].id: is required")
         else:
             services.append(ImportedService(index, service.id, service.name))
-    return services, faulty
+    return services, faulty_services
 
 
-class _Progress:
-    """One line a second at most, so that a long import is seen to move and a short one is silent."""
+class _ProgressPrinter:
+    """Prints a line a second at most: a long import is seen to move, and a short one prints none."""
 
     def __init__(self) -> None:
-        self.begun = self.said = time.monotonic()
+        self.step_began = self.last_printed = time.monotonic()
 
-    def __call__(self, step: str, done: int, total: int) -> None:
+    def print(self, progress: Progress) -> None:
+        """Print how far an import is, unless the last line is less than a second old."""
         now = time.monotonic()
-        if done == 0:  # what went before says nothing about this step
-            self.begun = now
-        elif done < total and now - self.said >= 1:
-            self.said = now
-            rest = (now - self.begun) / done * (total - done)
-            left = f", about {rest:.0f} s left" if step == STORED else ""
-            print(f"{done:,} of {total:,} orders {step}{left}", file=sys.stderr, flush=True)
+        if progress.done == 0:  # the time that earlier steps took says nothing about this one
+            self.step_began = now
+        elif progress.done < progress.total and now - self.last_printed >= 1:
+            self.last_printed = now
+            rest = (now - self.step_began) / progress.done * (progress.total - progress.done)
+            left = f", about {rest:.0f} s left" if progress.step is Step.STORED else ""
+            line = f"{progress.done:,} of {progress.total:,} orders {progress.step}{left}"
+            print(line, file=sys.stderr, flush=True)
 
 
 async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = False) -> Imported:
     """Read, check and import the files.
 
     Raises:
-        UnreadableFileError, ImportRefusedError, ContentionError, DatabaseUnavailableError: nothing was done.
-        NotEmptyError: nothing was to be done.
+        UnreadableFileError, ImportRefusedError, ContentionError, DatabaseUnavailableError: nothing is stored.
+        NotEmptyError: ``only_if_empty``, and the database holds data or did; nothing is stored.
 
     """
-    progress = _Progress()
+    report = _ProgressPrinter().print
     values, content = _read_list(path)
     listed = _read_list(services_path)[0] if services_path else []
     faults: list[str] = []
-    orders = _check_orders(values, faults, progress)
+    orders = _check_orders(values, faults, report)
     services, faulty_services = _check_services(listed, faults)
     await DB.start(size=1)
     try:
@@ -142,7 +155,7 @@ async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = F
             sha256(content).hexdigest(),
             orders,
             services,
-            progress,
+            report,
             faults=faults,
             faulty_services=faulty_services,
             only_if_empty=only_if_empty,
@@ -150,16 +163,15 @@ async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = F
     except (ContentionError, DatabaseUnavailableError) as error:
         if not faults:
             raise
-        unseen = f"not compared with what is stored: {error}"
-        raise ImportRefusedError([*faults, unseen]) from error
+        raise ImportRefusedError([*faults, f"not compared with what is stored: {error}"]) from error
     finally:
         await DB.stop()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is the answer."""
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="order_import", description="Load a JSON file of orders, all or nothing."
+        prog="python -m api.orders.import_command", description="Load a JSON file of orders, all or nothing."
     )
     parser.add_argument("file", type=Path, help="a JSON array of orders, as POST /orders takes them")
     parser.add_argument("--services", type=Path, help='a JSON array of services: {"id": 123, "name": "…"}')
@@ -168,30 +180,32 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="do nothing if there are, or were, orders or changes, or there are services",
     )
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        done = asyncio.run(run(given.file, given.services, only_if_empty=given.only_if_empty))
+        imported = asyncio.run(run(options.file, options.services, only_if_empty=options.only_if_empty))
     except UnreadableFileError as error:
         print(error, file=sys.stderr)
         return 2
     except NotEmptyError:
-        print(f"{given.file} was not imported, as the database is not new: nothing to do")
+        print(f"{options.file} was not imported, as the database is not new: nothing to do")
         return 0
     except ImportRefusedError as error:
-        _say_why_refused(error.reasons)
+        _print_reasons(error.reasons)
         return 1
     except (ContentionError, DatabaseUnavailableError) as error:
         print(f"nothing was imported, try again: {error}", file=sys.stderr)
         return 1
-    services = f"; services added: {done.services_added:,}" if done.services_added else ""
-    if done.before:
-        print(f"{given.file} was imported before, on {utc_text(done.at)}{services or ': nothing to do'}")
+    services = f"; services added: {imported.services_added:,}" if imported.services_added else ""
+    if imported.before:
+        print(
+            f"{options.file} was imported before, on {utc_text(imported.at)}{services or ': nothing to do'}"
+        )
     else:
-        print(f"imported {done.orders:,} orders from {given.file}{services}")
+        print(f"imported {imported.orders:,} orders from {options.file}{services}")
     return 0
 
 
-def _say_why_refused(reasons: Sequence[str]) -> None:
+def _print_reasons(reasons: Sequence[str]) -> None:
     for reason in reasons:
         print(reason, file=sys.stderr)
     bad = Counter(place.partition("[")[0] for place in {reason.partition("]")[0] for reason in reasons})

@@ -5,11 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from api.services.commands import lock_catalogue
-from shared.database.rows import Row, rows
+from shared.database.statements import execute, fetch_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+# Only PostgreSQL compares names, as its unique index does: Python's lower() differs for some letters.
+_COMPARE_SERVICES = """
+WITH given AS (
+    SELECT
+        place, id, name,
+        min(place) OVER (PARTITION BY id) AS first_of_id,
+        min(place) OVER (PARTITION BY lower(name)) AS first_of_name
+    FROM unnest($1::int[], $2::bigint[], $3::text[]) AS s (place, id, name)
+)
+SELECT given.*, known.name AS known_as, namesake.id AS taken_by
+FROM given
+LEFT JOIN service AS known ON known.id = given.id
+LEFT JOIN service AS namesake
+    ON lower(namesake.name) = lower(given.name) AND namesake.archived_at IS NULL
+ORDER BY place
+"""
+
+# No ON CONFLICT: a service that the comparison let through must not be left out silently.
+_INSERT_SERVICES = """
+INSERT INTO service (id, name, created_at, updated_at)
+SELECT id, name, now(), now() FROM unnest($1::bigint[], $2::text[]) AS s (id, name) ORDER BY id
+"""
 
 
 @dataclass(frozen=True)
@@ -17,67 +43,65 @@ class ImportedService:
     """A service in a file."""
 
     place: int
-    """Where it stands in the file, from 0."""
+    """Its index in the file's array, from 0."""
     id: int
     name: str
 
 
-async def add_services(services: Sequence[ImportedService]) -> tuple[int, list[str]]:
-    """Add the services that are not there; tell how many, and what is wrong with those that can't be stored.
+class _ComparedService(msgspec.Struct, frozen=True):
+    """A service in a file, and what the file and the catalogue have of the same id or name."""
 
-    Names are compared by PostgreSQL alone, as its index does: to Python other letters are the same.
+    place: int
+    id: int
+    name: str
+    first_of_id: int
+    """The place of the file's first service with this id."""
+    first_of_name: int
+    """The place of the file's first service with this name."""
+    known_as: str | None
+    """The name of the catalogue's service with this id."""
+    taken_by: int | None
+    """The id of the catalogue's unarchived service with this name."""
+
+
+async def add_services(services: Sequence[ImportedService]) -> tuple[int, list[str]]:
+    """Add the services that the catalogue does not have.
+
+    Returns:
+        How many were added, and the faults of those that can't be stored, each with its place.
+
     """
-    if not services:  # nobody who writes services has to wait for an import without any
+    if not services:  # without services, an import does not lock others out of the catalogue
         return 0, []
     await lock_catalogue()
-    found = await rows(
-        """
-        WITH given AS (
-            SELECT
-                place, id, name,
-                min(place) OVER (PARTITION BY id) AS first_of_id,
-                min(place) OVER (PARTITION BY lower(name)) AS first_of_name
-            FROM unnest($1::int[], $2::bigint[], $3::text[]) AS s (place, id, name)
-        )
-        SELECT given.*, known.name AS known_as, namesake.id AS taken_by
-        FROM given
-        LEFT JOIN service AS known ON known.id = given.id
-        LEFT JOIN service AS namesake
-            ON lower(namesake.name) = lower(given.name) AND namesake.archived_at IS NULL
-        ORDER BY place
-        """,
+    compared = await fetch_all(
+        _ComparedService,
+        _COMPARE_SERVICES,
         [service.place for service in services],
         [service.id for service in services],
         [service.name for service in services],
     )
     faults: list[str] = []
-    missing: list[Row] = []
-    for service in found:
-        wrong = list(_faults_of_service(service))
-        faults += [f"services[{service['place']}].{fault}" for fault in wrong]
-        if not wrong and service["known_as"] is None:
+    missing: list[_ComparedService] = []
+    for service in compared:
+        service_faults = [f"services[{service.place}].{fault}" for fault in _faults_of_service(service)]
+        faults += service_faults
+        if not service_faults and service.known_as is None:
             missing.append(service)
-    # Without ON CONFLICT: one that the look above let through must not be left out silently.
-    await rows(
-        """
-        INSERT INTO service (id, name, created_at, updated_at)
-        SELECT id, name, now(), now() FROM unnest($1::bigint[], $2::text[]) AS s (id, name) ORDER BY id
-        """,
-        [service["id"] for service in missing],
-        [service["name"] for service in missing],
+    await execute(
+        _INSERT_SERVICES, [service.id for service in missing], [service.name for service in missing]
     )
     return len(missing), faults
 
 
-def _faults_of_service(service: Row) -> Iterator[str]:
-    place, service_id, name, known_as = (service[key] for key in ("place", "id", "name", "known_as"))
-    if service["first_of_id"] != place:
-        yield f"id: {service_id} is the id of services[{service['first_of_id']}] too"
-    if known_as == name:
+def _faults_of_service(service: _ComparedService) -> Iterator[str]:
+    if service.first_of_id != service.place:
+        yield f"id: {service.id} is the id of services[{service.first_of_id}] too"
+    if service.known_as == service.name:
         return
-    if service["first_of_name"] != place:
-        yield f"name: {name!r} is the name of services[{service['first_of_name']}] too"
-    if known_as is not None:
-        yield f"name: service {service_id} is called {known_as!r}, not {name!r}"
-    elif service["taken_by"] is not None:
-        yield f"name: {name!r} is the name of service {service['taken_by']}"
+    if service.first_of_name != service.place:
+        yield f"name: {service.name!r} is the name of services[{service.first_of_name}] too"
+    if service.known_as is not None:
+        yield f"name: service {service.id} is called {service.known_as!r}, not {service.name!r}"
+    elif service.taken_by is not None:
+        yield f"name: {service.name!r} is the name of service {service.taken_by}"

@@ -1,8 +1,8 @@
 """Importing orders that have a history of their own: all of a file's orders, or none.
 
-The orders of one import keep the times they came with, also when they are less than three hours apart:
-they share an ``import_id``. Towards all other orders the rule holds as always. Every order is recorded as a
-change, like any other write.
+The orders of one import keep their datetimes, even if they are less than three hours apart: they share an
+``import_id``, and the exclusion constraint compares only orders of different ones. The 3-hour rule holds
+between them and all other orders. Every order is recorded as a change, like any other write.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime as Datetime  # noqa: N812 (a field has its name)
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import asyncpg
@@ -22,45 +23,127 @@ from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendar
 from api.orders.errors import ContentionError
 from api.orders.imported_services import ImportedService, add_services
 from api.orders.spacing import CLEARANCE
-from shared.database.rows import row, rows
+from shared.database.statements import execute, fetch_all, fetch_optional, fetch_value
 from shared.database.transaction import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
 CHUNK = 1_000
+"""Orders that one statement compares or stores."""
 
-STORED = "stored"
-Progress = Callable[[str, int, int], None]
-"""Told a step, and with how many orders of how many it is done; each step begins with none."""
+# Retention deletes old changes, but the log's last position and the claimed ids stay: they show that the
+# database has held orders.
+_EVER_HELD_DATA = """
+SELECT
+    EXISTS (SELECT FROM orders) OR EXISTS (SELECT FROM service)
+    OR EXISTS (SELECT FROM order_change) OR EXISTS (SELECT FROM claimed_order_id)
+    OR EXISTS (SELECT FROM change_log WHERE last_position > 0)
+"""
+
+_INSERT_IMPORT = """
+INSERT INTO order_import (sha256, file_name, orders, imported_at) VALUES ($1, $2, $3, now())
+ON CONFLICT DO NOTHING RETURNING id, orders, imported_at
+"""
+
+_FIND_IMPORT = "SELECT id, orders, imported_at FROM order_import WHERE sha256 = $1"
+
+_FIND_SERVICES = "SELECT id, archived_at IS NULL AS is_orderable FROM service WHERE id = ANY($1::bigint[])"
+
+_INSERT_ORDERS = """
+INSERT INTO orders
+    (id, datetime, totalfee, service_ids, service_names, calendar_id, import_id)
+SELECT
+    coalesce(id, nextval('orders_id_seq')), datetime, totalfee, service_ids,
+    ARRAY(SELECT name FROM service AS s WHERE s.id = ANY (service_ids) ORDER BY s.id),
+    calendar_id, $2
+FROM json_to_recordset($1::json) AS o
+    (id bigint, datetime timestamptz, totalfee numeric, service_ids bigint[], calendar_id int)
+"""
+
+_FIND_TOO_CLOSE = """
+SELECT n.place, o.id, utc_text(o.datetime) AS datetime
+FROM unnest($1::int[], $2::timestamptz[], $3::int[]) AS n (place, at, calendar_id)
+CROSS JOIN LATERAL (
+    SELECT id, datetime FROM orders
+    WHERE orders.calendar_id = n.calendar_id
+      AND datetime > n.at - $4::interval AND datetime < n.at + $4::interval
+    ORDER BY datetime LIMIT 1
+) AS o
+ORDER BY n.place
+"""
+
+
+class Step(StrEnum):
+    """What an import does with each order, one step after the other."""
+
+    CHECKED = "checked"
+    COMPARED = "compared with what is stored"
+    STORED = "stored"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many of the file's orders a step is done with; each step begins with 0."""
+
+    step: Step
+    done: int
+    total: int
+
+
+ReportProgress = Callable[[Progress], None]
+
+
+def report_nothing(_progress: Progress) -> None:
+    """Ignore the progress of an import."""
 
 
 class ImportedOrder(NewOrder):
-    """An order in a file: as in a create, but its datetime must be said."""
+    """An order in a file: as in a create, but with a required datetime."""
 
     datetime: Annotated[Datetime, OrderDatetime]
 
 
 @dataclass
 class ImportRefusedError(Exception):
-    """Nothing was imported; each of ``reasons`` begins with the place of what is bad, in its file."""
+    """Nothing was imported; each of ``reasons`` begins with the place in its file of what it is about."""
 
     reasons: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import brought, or had brought when the same file was imported before."""
+    """What an import stored, or what the same file's earlier import stored."""
 
     orders: int
     at: Datetime
     before: bool
+    """Whether the orders were imported before, and not by this import."""
     services_added: int
-    """How many services were new to the catalogue, now: also if the orders came before."""
+    """How many services this import added to the catalogue, also if its orders were imported before."""
 
 
 class NotEmptyError(Exception):
-    """Only an empty database was to be filled, and this one holds something, or did."""
+    """The import was for an empty database, and this one holds data, or did."""
+
+
+class _ImportRow(msgspec.Struct, frozen=True):
+    id: int
+    orders: int
+    imported_at: Datetime
+
+
+class _OrderedService(msgspec.Struct, frozen=True):
+    id: int
+    is_orderable: bool
+
+
+class _TooCloseOrder(msgspec.Struct, frozen=True):
+    """The place in the file of an order, and a stored order that is too close to it."""
+
+    place: int
+    id: int
+    datetime: str
 
 
 async def import_orders(
@@ -68,65 +151,52 @@ async def import_orders(
     sha256: str,
     orders: Mapping[int, ImportedOrder],
     services: Sequence[ImportedService] = (),
-    progress: Progress = lambda *_: None,
+    report: ReportProgress = report_nothing,
     *,
     faults: Sequence[str] = (),
     faulty_services: Collection[int] = (),
     only_if_empty: bool = False,
 ) -> Imported:
-    """Store a file's orders in one transaction, adding the services that are not there yet.
+    """Store a file's orders, and the services of a file that the catalogue does not have, in one transaction.
 
-    The orders of a file that was imported before are left alone, whatever became of them since; services that
-    come with it are added all the same.
+    If the file was imported before, no order is stored or changed, but the services are added all the same.
 
     Args:
-        file_name: for people.
-        sha256: of the file of orders.
-        orders: by their places in the file, from 0, ascending.
-        services: the catalogue that came with them.
-        progress: told how many orders are compared with what is stored, and then stored, so far.
-        faults: what is wrong with the files themselves. The orders and services given, those that could be
-            read, are checked all the same, so that everything is named at once.
-        faulty_services: ids of services whose faults are among these: no order is to blame for ordering one.
-        only_if_empty: import only if there are no orders, services or changes, and none were deleted.
+        file_name: the name of the file of orders, for people.
+        sha256: the digest of that file, in hexadecimal; a file is imported once.
+        orders: its orders by their places, from 0, ascending.
+        services: the services of the other file.
+        report: is called with the progress of comparing the orders with what is stored, and of storing them.
+        faults: faults found while the files were read. The orders and services that could be read are checked
+            all the same, so that one refusal names everything.
+        faulty_services: ids of services that ``faults`` is about. Orders of them are not refused for that.
+        only_if_empty: import only into a database that never held orders or changes and holds no service.
 
     Raises:
-        ImportRefusedError: there are faults, an id is taken, a service is unknown or archived, or an order
-            outside of the import is too close; or a service of the file is another one in the catalogue.
-        NotEmptyError: only an empty database was to be filled.
-        ContentionError: others kept placing orders in the way meanwhile.
+        ImportRefusedError: there are faults; an id is taken; a service is unknown or archived; an order is
+            too close to one outside of the import; or a service differs from the one in the catalogue.
+        NotEmptyError: ``only_if_empty``, and the database is not.
+        ContentionError: other transactions kept interfering.
 
     """
     for _ in range(ATTEMPTS):
-        # A create needs no calendar lock, so it may take a place between our look and our INSERT.
+        # Creates take no calendar lock, so one may take a place between our comparison and our INSERT. Then
+        # the constraint refuses the INSERT, and the next attempt names the conflict.
         with suppress(asyncpg.ExclusionViolationError):
             async with transaction():
-                await rows("SET LOCAL statement_timeout = 0")
-                if only_if_empty and await _holds_something():
+                await execute("SET LOCAL statement_timeout = 0")
+                if only_if_empty and await fetch_value(bool, _EVER_HELD_DATA):
                     raise NotEmptyError
                 return await _import(
                     file_name,
                     sha256,
                     orders,
                     services,
-                    progress,
+                    report,
                     faults=faults,
                     faulty_services=faulty_services,
                 )
     raise ContentionError
-
-
-async def _holds_something() -> bool:
-    # Of a deleted order that no change tells of any more, the change log has the position still.
-    found = await row(
-        """
-        SELECT
-            EXISTS (SELECT FROM orders) OR EXISTS (SELECT FROM service)
-            OR EXISTS (SELECT FROM order_change) OR EXISTS (SELECT FROM claimed_order_id)
-            OR EXISTS (SELECT FROM change_log WHERE last_position > 0) AS something
-        """
-    )
-    return found is not None and bool(found["something"])
 
 
 async def _import(
@@ -134,34 +204,21 @@ async def _import(
     sha256: str,
     orders: Mapping[int, ImportedOrder],
     services: Sequence[ImportedService],
-    progress: Progress,
+    report: ReportProgress,
     *,
     faults: Sequence[str],
     faulty_services: Collection[int],
 ) -> Imported:
-    begun = await row(
-        """
-        INSERT INTO order_import (sha256, file_name, orders, imported_at) VALUES ($1, $2, $3, now())
-        ON CONFLICT DO NOTHING RETURNING id, orders, imported_at
-        """,
-        sha256,
-        file_name,
-        len(orders),
-    )
-    known = begun or await row("SELECT id, orders, imported_at FROM order_import WHERE sha256 = $1", sha256)
-    if known is None:  # the other transaction that had it was rolled back
-        raise ContentionError
-    added, bad_services = await add_services(services)
-    if begun is None:
-        if faults or bad_services:
-            raise ImportRefusedError([*faults, *bad_services])
-        return Imported(known["orders"], known["imported_at"], before=True, services_added=added)
+    this_import = await fetch_optional(_ImportRow, _INSERT_IMPORT, sha256, file_name, len(orders))
+    if this_import is None:
+        return await _import_services_again(sha256, services, faults)
+    added, service_faults = await add_services(services)
     taken = await claim_ids({order.id for order in orders.values() if order.id is not None})
     calendars = await calendar_ids({order.calendar for order in orders.values()})
     await lock_calendars(calendars.values())
     reasons = [
         *faults,
-        *bad_services,
+        *service_faults,
         *(
             f"orders[{place}].id: {order.id} is, or was, the id of another order"
             for place, order in orders.items()
@@ -169,30 +226,30 @@ async def _import(
         ),
         *await _unorderable(orders, {*faulty_services, *(service.id for service in services)}),
     ]
-    placed = list(orders.items())
-    chunks = [dict(placed[start : start + CHUNK]) for start in range(0, len(placed), CHUNK)]
+    places = list(orders.items())
+    chunks = [dict(places[start : start + CHUNK]) for start in range(0, len(places), CHUNK)]
     for n, chunk in enumerate(chunks):
-        progress("compared with what is stored", n * CHUNK, len(orders))
+        report(Progress(Step.COMPARED, n * CHUNK, len(orders)))
         reasons += await _too_close(chunk, calendars)
     if reasons:
         raise ImportRefusedError(reasons)
     for n, chunk in enumerate(chunks):
-        progress(STORED, n * CHUNK, len(orders))
-        await rows(
-            """
-            INSERT INTO orders
-                (id, datetime, totalfee, service_ids, service_names, calendar_id, import_id)
-            SELECT
-                coalesce(id, nextval('orders_id_seq')), datetime, totalfee, service_ids,
-                ARRAY(SELECT name FROM service AS s WHERE s.id = ANY (service_ids) ORDER BY s.id),
-                calendar_id, $2
-            FROM json_to_recordset($1::json) AS o
-                (id bigint, datetime timestamptz, totalfee numeric, service_ids bigint[], calendar_id int)
-            """,
-            _records(chunk.values(), calendars),
-            begun["id"],
-        )
-    return Imported(len(orders), begun["imported_at"], before=False, services_added=added)
+        report(Progress(Step.STORED, n * CHUNK, len(orders)))
+        await execute(_INSERT_ORDERS, _records(chunk.values(), calendars), this_import.id)
+    return Imported(len(orders), this_import.imported_at, before=False, services_added=added)
+
+
+async def _import_services_again(
+    sha256: str, services: Sequence[ImportedService], faults: Sequence[str]
+) -> Imported:
+    """Import a file that was imported before: only services are added."""
+    earlier_import = await fetch_optional(_ImportRow, _FIND_IMPORT, sha256)
+    if earlier_import is None:  # its transaction has been rolled back since
+        raise ContentionError
+    added, service_faults = await add_services(services)
+    if faults or service_faults:
+        raise ImportRefusedError([*faults, *service_faults])
+    return Imported(earlier_import.orders, earlier_import.imported_at, before=True, services_added=added)
 
 
 def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
@@ -211,12 +268,10 @@ def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
 
 
 async def _unorderable(orders: Mapping[int, ImportedOrder], in_file: Collection[int]) -> list[str]:
-    """Name orders of services that are archived or unknown; those of the file are known, faulty or not."""
-    wanted = {service.id for order in orders.values() for service in order.services}
-    found = await rows(
-        "SELECT id, archived_at IS NULL AS in_use FROM service WHERE id = ANY($1::bigint[])", list(wanted)
-    )
-    orderable = dict.fromkeys(in_file, True) | {service["id"]: service["in_use"] for service in found}
+    """Name orders of services that are archived, or neither in the catalogue nor in the file of services."""
+    ordered = {service.id for order in orders.values() for service in order.services}
+    catalogue = await fetch_all(_OrderedService, _FIND_SERVICES, list(ordered))
+    orderable = dict.fromkeys(in_file, True) | {service.id: service.is_orderable for service in catalogue}
     return [
         f"orders[{place}].services[{i}].id: there is no service {service.id}, or it is archived"
         for place, order in orders.items()
@@ -226,25 +281,16 @@ async def _unorderable(orders: Mapping[int, ImportedOrder], in_file: Collection[
 
 
 async def _too_close(orders: Mapping[int, ImportedOrder], calendars: dict[str, int]) -> list[str]:
-    found = await rows(
-        """
-        SELECT n.place, o.id, utc_text(o.datetime) AS datetime
-        FROM unnest($1::int[], $2::timestamptz[], $3::int[]) AS n (place, at, calendar_id)
-        CROSS JOIN LATERAL (
-            SELECT id, datetime FROM orders
-            WHERE orders.calendar_id = n.calendar_id
-              AND datetime > n.at - $4::interval AND datetime < n.at + $4::interval
-            ORDER BY datetime LIMIT 1
-        ) AS o
-        ORDER BY n.place
-        """,
+    too_close = await fetch_all(
+        _TooCloseOrder,
+        _FIND_TOO_CLOSE,
         list(orders),
         [order.datetime for order in orders.values()],
         [calendars[order.calendar] for order in orders.values()],
         CLEARANCE,
     )
     return [
-        f"orders[{near['place']}].datetime: less than three hours from order {near['id']} at "
-        f"{near['datetime']} on the same calendar"
-        for near in found
+        f"orders[{order.place}].datetime: less than three hours from order {order.id} at "
+        f"{order.datetime} on the same calendar"
+        for order in too_close
     ]

@@ -40,8 +40,8 @@ async def find_in_window(
 ) -> tuple[list[Any], int | None]:
     """Find up to ``limit`` orders after an id, and the edge of the scan; None if it reached the list's end.
 
-    The edge is found before the page, by a statement of its own. Whatever is written between the two, the scan
-    reads every order up to that edge, so that the next page may start there.
+    The edge is found before the page, by a statement of its own. Whatever is written between the two, the
+    scan reads every order up to that edge, so that the next page may start there.
     """
     sql, arguments = _count_window(filters, scan_limit + 1)
     (row,) = await fetch(sql, *arguments)

@@ -72,6 +72,8 @@ _DELETE_ANSWERS_WITH_SECRETS = """
 DELETE FROM idempotency_key WHERE operation = $1 OR operation = $2 AND answer::json ->> 'id' = $3
 """
 
+_INSERT_SECRET = "INSERT INTO webhook_secret (webhook_id, secret) VALUES ($1, $2)"  # noqa: S105 (a statement)
+
 _END_CURRENT = """
 UPDATE webhook_secret SET valid_until = now() + $2 * interval '1 second'
 WHERE webhook_id = $1 AND valid_until IS NULL RETURNING valid_until
@@ -147,9 +149,7 @@ async def _create(new: NewWebhook) -> str:
 
 async def _add_secret(webhook_id: int) -> str:
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
-    await WebhookSecret.insert(
-        WebhookSecret({WebhookSecret.webhook_id: webhook_id, WebhookSecret.secret: secret})
-    )
+    await execute(_INSERT_SECRET, webhook_id, secret)
     return secret
 
 
