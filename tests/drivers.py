@@ -328,9 +328,8 @@ def wait_until(
         AssertionError: it did not in time.
 
     """
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > give_up:
-            message = f"not within {seconds} s: {what}"
-            raise AssertionError(message)
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(pause)

@@ -119,8 +119,7 @@ class ServiceProcess:
     def pid(self) -> int:
         """Its process id, which is also its group's."""
         if self._process is None:
-            message = f"{self.module} is not running"
-            raise RuntimeError(message)
+            raise RuntimeError(f"{self.module} is not running")
         return self._process.pid
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 OURS = ("api.", "shared.")
 
 
-def referenced_code(function: Any) -> set[Any]:
+def referenced_code(function: Any) -> list[Any]:
     """Collect our functions, classes and constants that a function names, and what these name in turn."""
     by_id: dict[int, Any] = {}
     to_do = [function]
@@ -22,7 +22,7 @@ def referenced_code(function: Any) -> set[Any]:
             if id(value) not in by_id:
                 by_id[id(value)] = value
                 to_do.append(value)
-    return {value for value in by_id.values() if getattr(type(value), "__hash__", None)}
+    return list(by_id.values())
 
 
 def _named_by(value: Any) -> Iterator[Any]:

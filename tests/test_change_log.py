@@ -18,7 +18,7 @@ from api.orders.bodies import OrderPatch
 from api.orders.commands import delete_order, update_order
 from api.orders.errors import ContentionError, OrderNotFoundError, OrdersTooCloseError
 from shared.change_log import assign_positions, changes_after, last_position
-from shared.database.rows import row, rows
+from shared.database.statements import execute, fetch_value
 from shared.database.transaction import transaction
 from tests.builders import NOON, later
 from tests.drivers import Database, at_once
@@ -78,7 +78,7 @@ def test_a_reader_never_finds_a_new_change_at_or_below_a_position_it_has_read(
 
     async def scenario() -> None:
         await place(later(days=-1))
-        calendar = (await row("SELECT id FROM calendar") or {})["id"]
+        calendar = await fetch_value(int, "SELECT id FROM calendar")
         slow = await asyncpg.connect(postgres_url)
         try:
             writing = slow.transaction()
@@ -166,8 +166,8 @@ def test_an_order_and_its_change_commit_together_or_not_at_all(run: Run, databas
 
     async def fail_after(statement: str) -> None:
         async with transaction():
-            assert await rows(statement)
-            assert len(await rows("SELECT FROM order_change")) == 2
+            assert await execute(statement) > 0
+            assert await fetch_value(int, "SELECT count(*) FROM order_change") == 2
             raise FailedError
 
     run(place(NOON))
@@ -309,7 +309,7 @@ def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assig
         assert positions(log) == list(range(1, len(log) + 1))
         assert len(log) == done["place"] + done["move"] + done["fee"] + done["delete"]
         assert min(done["place"], done["move"], done["delete"]) > 10
-        stored = await rows("SELECT id, order_json(orders) AS json FROM orders")
+        stored = database.rows("SELECT id, order_json(orders) AS json FROM orders")
         assert fold(log) == {order["id"]: order["json"] for order in stored}
 
     run(scenario())

@@ -134,7 +134,8 @@ def _statuses(key: tuple[str, str]) -> set[int]:
     method, path = key
     code = referenced_code(HANDLERS[key].fn)
     kinds = {value for value in code if isinstance(value, ProblemType)}
-    for error in code & _PROBLEM_OF.keys() - {ProblemError}:
+    errors = {value for value in code if isinstance(value, type)} & _PROBLEM_OF.keys() - {ProblemError}
+    for error in errors:
         kinds |= {value for value in referenced_code(_PROBLEM_OF[error]) if isinstance(value, ProblemType)}
     statuses = {kind.status for kind in kinds} | {400, 500}  # 400: the guard reads Host and the query
     if any(getattr(value, "__module__", "").startswith("shared.database") for value in code):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shared.database.engine import DB, DatabaseUnavailableError
-from shared.database.rows import row
+from shared.database.statements import fetch_value
 from shared.database.transaction import transaction
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def test_waiting_for_a_connection_ends_after_the_pool_wait(
                 await taken.enter_async_context(DB.connection())
             before = time.monotonic()
             with pytest.raises(DatabaseUnavailableError):
-                await row("SELECT 1")
+                await fetch_value(int, "SELECT 1")
             return time.monotonic() - before
 
     assert 0.1 < serve(come_when_all_are_taken()) < 2
-    assert serve(row("SELECT 1 AS n"))["n"] == 1
+    assert serve(fetch_value(int, "SELECT 1")) == 1
 
 
 def test_writers_never_take_all_connections_of_the_pool(
@@ -60,13 +60,12 @@ def test_writers_never_take_all_connections_of_the_pool(
         hold = asyncio.Event()
         writers = [asyncio.create_task(write(hold)) for _ in range(6)]
         await asyncio.sleep(0.4)
-        read = await row("SELECT 1 AS n")
-        assert read
+        number = await fetch_value(int, "SELECT 1")
         async with transaction(readonly=True):
             pass
         hold.set()
         ends = await asyncio.gather(*writers, return_exceptions=True)
-        return read["n"], sum(isinstance(end, DatabaseUnavailableError) for end in ends)
+        return number, sum(isinstance(end, DatabaseUnavailableError) for end in ends)
 
     # Two of the six had a slot; the others waited for one as long as they may.
     assert serve(read_while_many_write()) == (1, 4)

@@ -16,7 +16,7 @@ from api.orders.bodies import OrderPatch
 from api.orders.commands import delete_order, update_order
 from shared.change_log import FEE_SUMMARIES, changes_after, lock_cursor
 from shared.changes import Batch, batch_of
-from shared.database.rows import rows
+from shared.database.statements import fetch_value
 from shared.database.transaction import transaction
 from tests.builders import later
 from tests.model import fee_shares
@@ -255,10 +255,9 @@ def test_a_batch_reads_only_the_summary_rows_that_it_changes(run: Run, database:
 
     async def rows_read_in_passing() -> int:
         # Includes reads of earlier transactions of this connection that PostgreSQL has not reported yet.
-        counters = await rows(
-            "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'fee_summary'"
+        return await fetch_value(
+            int, "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'fee_summary'"
         )
-        return int(counters[0]["seq_tup_read"])
 
     async def sum_up_and_count() -> int:
         async with transaction():

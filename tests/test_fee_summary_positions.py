@@ -17,7 +17,6 @@ from api.fee_summaries.positions import OrderVersion, wait_for
 from api.orders.commands import delete_order
 from api.relay.retention import trim_log
 from shared.database.engine import DB
-from shared.database.rows import Row
 from tests.builders import later
 from tests.drivers import Api, at_once, wait_until
 from tests.processes import NO_REDIS, ServiceProcess, free_port
@@ -288,7 +287,7 @@ def test_a_waiting_report_looks_its_version_up_only_after_new_positions(
     statements: list[str] = []
     fetch = DB.fetch
 
-    async def counted(sql: str, *args: object) -> list[Row]:
+    async def counted(sql: str, *args: object) -> list[dict[str, Any]]:
         statements.append(sql)
         return await fetch(sql, *args)
 

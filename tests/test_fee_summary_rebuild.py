@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.relay.retention import trim_log
-from shared.database.rows import rows
+from shared.database.statements import execute
 from tests.builders import later
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
@@ -112,7 +112,7 @@ def test_a_rebuild_whose_remaining_changes_were_removed_changes_nothing(run: Run
         await _swap_if_close(new, 0)
 
     async def age_and_trim() -> None:
-        await rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
+        await execute("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
         assert await trim_log() == 2
 
     with pytest.raises(ChangesForgottenError):

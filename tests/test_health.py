@@ -56,7 +56,7 @@ def test_health_checks_answer_head_requests(api: Api, path: str) -> None:
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-def test_without_redis_the_api_is_ready_and_says_that_redis_is_away(api: Api, postgres_url: str) -> None:
+def test_without_redis_the_api_is_ready_and_reports_redis_as_unavailable(api: Api, postgres_url: str) -> None:
     """Orders are accepted all the same."""
     with_redis = api.client.get("/health/ready").json()
     with serving(postgres_url, NO_REDIS) as own:

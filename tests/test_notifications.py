@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from shared.changes import batch_of
-from shared.database.rows import rows
+from shared.database.statements import execute
 from shared.database.transaction import transaction
 from tests.builders import later
 from tests.steps import assign_all, place, whole_log
@@ -42,8 +42,8 @@ def test_a_notification_has_the_same_bytes_on_every_read(run: Run, api: Api, dat
 
     async def read_under_other_settings() -> list[Change]:
         async with transaction():
-            await rows("SELECT set_config('timezone', 'Asia/Kolkata', true)")
-            await rows("SELECT set_config('datestyle', 'German', true)")
+            await execute("SELECT set_config('timezone', 'Asia/Kolkata', true)")
+            await execute("SELECT set_config('datestyle', 'German', true)")
             return await whole_log()
 
     again = [run(whole_log(at_once)) for at_once in (1, 3, 100)] + [run(read_under_other_settings())]

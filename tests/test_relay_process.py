@@ -48,7 +48,7 @@ def is_assigned(database: Database, position: int) -> bool:
     return assigned(database) == position
 
 
-def test_positions_are_assigned_while_redis_is_away_and_published_later(
+def test_positions_are_assigned_while_redis_is_unreachable_and_published_later(
     run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
 ) -> None:
     """The log and its readers do not depend on Redis."""

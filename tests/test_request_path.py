@@ -22,8 +22,7 @@ class NoThreads(ThreadPoolExecutor):
 
     def submit(self, function: Any, /, *_: Any, **__: Any) -> Any:
         """Refuse."""
-        message = f"{function} was to run in a thread"
-        raise AssertionError(message)
+        raise AssertionError(f"{function} was to run in a thread")
 
 
 def test_no_request_is_handed_to_a_thread(

@@ -15,7 +15,7 @@ from api.webhooks.bodies import SecretRotation
 from api.webhooks.commands import delete_webhook, rotate_secret, rotation_operation
 from api.webhooks.errors import WebhookNotFoundError
 from contract.checks.validation import read_json
-from shared.database.rows import rows
+from shared.database.statements import execute
 from tests.builders import order_body
 from tests.contract_schemas import CONTRACT, SCHEMAS
 from tests.webhook_steps import subscribe
@@ -243,7 +243,7 @@ def test_deleting_a_webhook_and_repeating_a_rotation_never_deadlock(
 
     async def queue() -> list[Any]:
         await rotate_secret(webhook_id, SecretRotation(), key())
-        await rows("UPDATE idempotency_key SET created_at = now() - interval '25 hours'")
+        await execute("UPDATE idempotency_key SET created_at = now() - interval '25 hours'")
         holder = await asyncpg.connect(database.url)
         try:
             async with holder.transaction():

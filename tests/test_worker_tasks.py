@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from shared.database.rows import row
+from shared.database.statements import execute, fetch_value
 from shared.database.transaction import transaction
 from worker.child_loop import ChildLoop
 
@@ -40,14 +40,13 @@ def test_a_task_that_exceeded_its_time_limit_ends_before_the_next_begins(loop: C
 
     async def too_long() -> None:
         async with transaction():
-            await row("SELECT pg_advisory_xact_lock(1)")
+            await execute("SELECT pg_advisory_xact_lock(1)")
             await asyncio.sleep(0.3)
             went_on.append("after the limit")
 
     async def next_task() -> bool:
         await asyncio.sleep(0.4)
-        lock = await row("SELECT pg_try_advisory_lock(1) AS is_free")
-        return bool(lock and lock["is_free"])
+        return await fetch_value(bool, "SELECT pg_try_advisory_lock(1)")
 
     signal.setitimer(signal.ITIMER_REAL, 0.15)
     with pytest.raises(SoftTimeLimitExceeded):
