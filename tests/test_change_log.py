@@ -294,7 +294,7 @@ def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assig
             await assign_positions(rng.randrange(1, 20))
             await asyncio.sleep(0.005)
 
-    async def scenario() -> None:
+    async def scenario() -> list[Change]:
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as assigning:
             for _ in range(2):
@@ -309,8 +309,9 @@ def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assig
         assert positions(log) == list(range(1, len(log) + 1))
         assert len(log) == done["place"] + done["move"] + done["fee"] + done["delete"]
         assert min(done["place"], done["move"], done["delete"]) > 10
-        stored = database.rows("SELECT id, order_json(orders) AS json FROM orders")
-        assert fold(log) == {order["id"]: order["json"] for order in stored}
+        return log
 
-    run(scenario())
+    log = run(scenario())
+    stored = database.rows("SELECT id, order_json(orders) AS json FROM orders")
+    assert fold(log) == {order["id"]: order["json"] for order in stored}
     assert database.too_close_pairs() == []
