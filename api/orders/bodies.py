@@ -73,14 +73,11 @@ class NewOrders(Body):
     ]
 
 
-class OrderReplacement(Body):
-    """The body of a PUT: the whole order. Without a calendar, it is on ``default``, as on create."""
+class OrderReplacement(NewOrder):
+    """The body of a PUT: the whole order, with a datetime. Without a calendar, it is on ``default``."""
 
     id: Annotated[int | None, PlainValidator(fields.read_id)] = None
     datetime: Annotated[Datetime, OrderDatetime]
-    totalfee: Annotated[Decimal, Fee]
-    services: Services
-    calendar: Annotated[str, CalendarName] = fields.DEFAULT_CALENDAR
 
 
 def _require_an_array(value: Any) -> Any:
@@ -104,5 +101,6 @@ class OrderPatch(Body):
     @model_validator(mode="after")
     def _require_a_member(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("must name at least one field: datetime, totalfee, services or calendar")
+            *names, last = type(self).model_fields
+            raise ValueError(f"must name at least one field: {', '.join(names)} or {last}")
         return self

@@ -33,6 +33,7 @@ from api.orders.errors import (
     ServicesNotOrderableError,
     VersionMismatchError,
 )
+from api.orders.members import COLUMNS, parameters, values_of
 from api.orders.queries import StoredOrder, conflicts_near, nearest_free
 from shared.database.locks import CALENDAR_LOCK
 from shared.database.statements import execute, fetch_all, fetch_optional, fetch_values
@@ -50,32 +51,31 @@ ATTEMPTS = 5
 
 # No row comes back when the place is taken, a service can't be ordered or the calendar does not exist yet.
 # The caller finds out which.
-_INSERT = """
+_INSERT = f"""
 WITH ordered AS (
     SELECT array_agg(id ORDER BY id) AS ids, array_agg(name ORDER BY id) AS names
-    FROM service WHERE id = ANY($4::bigint[]) AND archived_at IS NULL
+    FROM service WHERE id = ANY($2::bigint[]) AND archived_at IS NULL
 )
-INSERT INTO orders (id, datetime, totalfee, service_ids, service_names, calendar_id)
+INSERT INTO orders (id, service_ids, service_names, calendar_id, {COLUMNS})
 SELECT
-    coalesce($1::bigint, nextval('orders_id_seq')),
-    $2::timestamptz, $3::numeric, ordered.ids, ordered.names, calendar.id
+    coalesce($1::bigint, nextval('orders_id_seq')), ordered.ids, ordered.names, calendar.id, {parameters(4)}
 FROM ordered, calendar
-WHERE cardinality(ordered.ids) = cardinality($4::bigint[]) AND calendar.name = $5::text
+WHERE cardinality(ordered.ids) = cardinality($2::bigint[]) AND calendar.name = $3::text
 ON CONFLICT DO NOTHING
 RETURNING id, version, order_json(orders) AS json
 """
 
-_LOCK_ORDER = """
-SELECT
-    o.version, o.datetime, o.totalfee, o.service_ids, o.service_names, o.calendar_id, c.name AS calendar
-FROM orders AS o JOIN calendar AS c ON c.id = o.calendar_id WHERE o.id = $1 FOR UPDATE OF o
+_LOCK_ORDER = f"""
+SELECT version, service_ids, service_names, calendar_id, calendar, {COLUMNS}
+FROM orders JOIN (SELECT id AS calendar_id, name AS calendar FROM calendar) AS c USING (calendar_id)
+WHERE id = $1 FOR UPDATE OF orders
 """
 
 # An order that stays may go on standing near the others of its import; one that moves may not.
-_UPDATE = """
+_UPDATE = f"""
 UPDATE orders SET
-    datetime = $2, totalfee = $3, service_ids = $4, service_names = $5, calendar_id = $6,
-    import_id = CASE WHEN $7 THEN nextval('order_import_id_seq') ELSE import_id END,
+    (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(6)}),
+    import_id = CASE WHEN $5 THEN nextval('order_import_id_seq') ELSE import_id END,
     version = version + 1, updated_at = clock_timestamp()
 WHERE id = $1
 RETURNING id, version, order_json(orders) AS json
@@ -154,21 +154,22 @@ async def preview_order(new: NewOrder) -> dict[str, Any]:
 async def _create(new: NewOrder) -> StoredOrder:
     if new.id is not None and await claim_ids([new.id]):
         raise OrderIdTakenError(new.id)
-    service_ids = [service.id for service in new.services]
     at = new.datetime or datetime.now(UTC)
-    order = await _insert(new, at, service_ids)
+    order = await _insert(new, at)
     if order is None:
-        await _orderable_names(service_ids)
+        await _orderable_names([service.id for service in new.services])
         if await make_calendar(new.calendar):
-            order = await _insert(new, at, service_ids)
+            order = await _insert(new, at)
     if order is None:
         await _refuse_if_too_close(new.calendar, at, None)
         raise _ConflictVanishedError
     return order
 
 
-async def _insert(new: NewOrder, at: datetime, service_ids: list[int]) -> StoredOrder | None:
-    return await fetch_optional(StoredOrder, _INSERT, new.id, at, new.totalfee, service_ids, new.calendar)
+async def _insert(new: NewOrder, at: datetime) -> StoredOrder | None:
+    values = values_of(new.model_copy(update={"datetime": at}))
+    service_ids = [service.id for service in new.services]
+    return await fetch_optional(StoredOrder, _INSERT, new.id, service_ids, new.calendar, *values)
 
 
 @retry_on_lock_timeout
@@ -212,7 +213,7 @@ async def _create_all(batch: Sequence[NewOrder]) -> list[StoredOrder]:
             refusals.append((index, OrderIdTakenError(new.id)))
             continue
         at = new.datetime or now
-        order = await _insert(new, at, [service.id for service in new.services])
+        order = await _insert(new, at)
         if order is not None:
             stored[index] = order
             continue
@@ -292,12 +293,11 @@ async def _update(
         StoredOrder,
         _UPDATE,
         order_id,
-        wanted.datetime,
-        wanted.totalfee,
         wanted.service_ids,
         wanted.service_names,
         wanted.calendar_id,
         moves,
+        *values_of(wanted),
     )
     if order is None:
         raise OrderNotFoundError(order_id)

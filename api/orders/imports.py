@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 import asyncpg
 import msgspec
 
-from api.http.times import utc_text
 from api.orders.bodies import NewOrder, OrderDatetime
 from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendars
 from api.orders.errors import ContentionError
 from api.orders.imported_services import ImportedService, add_services
+from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS, values_of
 from api.orders.spacing import CLEARANCE
 from shared.database.statements import execute, fetch_all, fetch_optional, fetch_value
 from shared.database.transaction import transaction
@@ -50,15 +50,13 @@ _FIND_IMPORT = "SELECT id, orders, imported_at FROM order_import WHERE sha256 = 
 
 _FIND_SERVICES = "SELECT id, archived_at IS NULL AS is_orderable FROM service WHERE id = ANY($1::bigint[])"
 
-_INSERT_ORDERS = """
-INSERT INTO orders
-    (id, datetime, totalfee, service_ids, service_names, calendar_id, import_id)
+_INSERT_ORDERS = f"""
+INSERT INTO orders (id, service_ids, service_names, calendar_id, import_id, {COLUMNS})
 SELECT
-    coalesce(id, nextval('orders_id_seq')), datetime, totalfee, service_ids,
-    ARRAY(SELECT name FROM service AS s WHERE s.id = ANY (service_ids) ORDER BY s.id),
-    calendar_id, $2
-FROM json_to_recordset($1::json) AS o
-    (id bigint, datetime timestamptz, totalfee numeric, service_ids bigint[], calendar_id int)
+    coalesce(id, nextval('orders_id_seq')),
+    service_ids, ARRAY(SELECT name FROM service AS s WHERE s.id = ANY (service_ids) ORDER BY s.id),
+    calendar_id, $2, {COLUMNS}
+FROM json_to_recordset($1::json) AS o (id bigint, service_ids bigint[], calendar_id int, {TYPED_COLUMNS})
 """
 
 _FIND_TOO_CLOSE = """
@@ -257,10 +255,9 @@ def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
         [
             {
                 "id": order.id,
-                "datetime": utc_text(order.datetime),
-                "totalfee": order.totalfee,
                 "service_ids": sorted(service.id for service in order.services),
                 "calendar_id": calendars[order.calendar],
+                **dict(zip(STORED_AS_SENT, values_of(order), strict=True)),
             }
             for order in orders
         ]

@@ -1,0 +1,31 @@
+"""The members of an order: the one list that statements are written from.
+
+Bodies, imports, exports and both contracts are held to it by ``tests/test_order_members.py``. CONTRIBUTING.md
+says what else belongs to a new member.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+STORED_AS_SENT = {"datetime": "timestamptz", "totalfee": "numeric"}
+"""Members with a column of the same name that holds the value itself; with PostgreSQL's type."""
+
+SETTABLE = (*STORED_AS_SENT, "services", "calendar")
+"""Members that callers set, apart from the id, which never changes."""
+
+SHOWN = ("id", "version", *SETTABLE, "created_at", "updated_at")
+"""Members that readers of an order see; ``order_json`` in ``shared/database/schema.sql`` writes them."""
+
+COLUMNS = ", ".join(STORED_AS_SENT)
+TYPED_COLUMNS = ", ".join(f"{name} {type_}" for name, type_ in STORED_AS_SENT.items())
+
+
+def parameters(first: int) -> str:
+    """Write the parameters for ``COLUMNS``, numbered from ``first``: ``$4::timestamptz, $5::numeric``."""
+    return ", ".join(f"${n}::{type_}" for n, type_ in enumerate(STORED_AS_SENT.values(), first))
+
+
+def values_of(order: object) -> list[Any]:
+    """Return the values for ``COLUMNS``, from a body or a row with attributes of these names."""
+    return [getattr(order, name) for name in STORED_AS_SENT]
