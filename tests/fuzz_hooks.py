@@ -32,7 +32,7 @@ REASONS = {
     ("#/id", r"must be \d+, as in the path"),
     ("position", "is exact; leave out min_position and after_version"),
     ("fill", r"zero would make [\d,]+ items"),
-    ("#/orders", "must not give an id to two orders"),
+    ("#/orders", "must not use an id for two orders"),
     (r"#(/orders/\d+)?/services", "must name each service once"),
     (r"#(/orders/\d+)?/services/\d+/id", r"there is no service \d+|service \d+ \(.*\) is archived"),
     (r"#(/orders/\d+)?/datetime|from|to", "must be within 1970"),

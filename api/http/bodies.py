@@ -37,7 +37,7 @@ async def read_body(request: AnyRequest, model: type[Model], media_types: tuple[
     """Read a JSON body as a model.
 
     Raises:
-        ProblemError: 415 for another media type, 400 for what can't be read, 422 with every fault of it.
+        ProblemError: 415 for another media type, 400 for an unreadable body, 422 with every fault.
 
     """
     if not _is_unencoded(request, media_types):
@@ -73,9 +73,9 @@ def _is_unencoded(request: AnyRequest, media_types: tuple[str, ...]) -> bool:
 
 
 def faults_of(error: ValidationError) -> list[Fault]:
-    """Name each fault that a model has found, with a JSON Pointer (RFC 6901) into the value it was given."""
+    """Return the faults that a model found, each with a JSON Pointer (RFC 6901) into the value."""
     return [
-        Fault(_what_would_be_right(details), pointer=_pointer(details["loc"]))
+        Fault(_what_would_be_valid(details), pointer=_pointer(details["loc"]))
         for details in error.errors(include_url=False, include_input=False)
     ]
 
@@ -86,7 +86,7 @@ def _pointer(location: tuple[int | str, ...]) -> str:
     return "#" + "".join("/" + quote(token, safe="!$&'()*+,;=:@?") for token in tokens)
 
 
-def _what_would_be_right(error: ErrorDetails) -> str:
+def _what_would_be_valid(error: ErrorDetails) -> str:
     context = error.get("ctx", {})
     match error["type"]:
         case "value_error":

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOST_KEYS = 10_000
-"""In all objects of a body together; a full batch has half of it. Each may be a fault to be named."""
+"""Limit for all objects of a body together; a full batch has half as many. Each may be a fault to name."""
 
 encode = msgspec.json.Encoder(decimal_format="number").encode
-"""Write a value as JSON, in UTF-8; decimals as numbers, with the digits that they have."""
+"""Write a value as JSON, in UTF-8; decimals as numbers, with all their digits."""
 
 
 def encode_text(value: object) -> str:

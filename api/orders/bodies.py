@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime as Datetime  # noqa: N812 (a field has its name)
+from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
@@ -37,7 +37,7 @@ def _require_distinct_services(services: list[ServiceReference]) -> list[Service
     twice = [str(i) for i, times in Counter(service.id for service in services).items() if times > 1]
     if twice:
         raise ValueError(
-            f"must name each service once; these stand more than once: {', '.join(sorted(twice))}"
+            f"must name each service once; these appear more than once: {', '.join(sorted(twice))}"
         )
     return services
 
@@ -61,7 +61,7 @@ def _require_distinct_ids(orders: list[NewOrder]) -> list[NewOrder]:
     times = Counter(order.id for order in orders if order.id is not None)
     twice = [str(order_id) for order_id, n in times.items() if n > 1]
     if twice:
-        raise ValueError(f"must not give an id to two orders: {', '.join(twice)}")
+        raise ValueError(f"must not use an id for two orders: {', '.join(twice)}")
     return orders
 
 

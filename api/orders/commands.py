@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 
 
 ATTEMPTS = 5
-"""How often a command looks again when a conflict had vanished by the time it looked."""
+"""How often a command tries again when a conflict has vanished before it could be read."""
 
 # No row comes back when the place is taken, a service can't be ordered or the calendar does not exist yet.
-# The caller finds out which.
+# The calling function finds out which.
 _INSERT = f"""
 WITH ordered AS (
     SELECT array_agg(id ORDER BY id) AS ids, array_agg(name ORDER BY id) AS names
@@ -71,7 +71,7 @@ FROM orders JOIN (SELECT id AS calendar_id, name AS calendar FROM calendar) AS c
 WHERE id = $1 FOR UPDATE OF orders
 """
 
-# An order that stays may go on standing near the others of its import; one that moves may not.
+# An order that stays may remain near the others of its import; one that moves may not.
 _UPDATE = f"""
 UPDATE orders SET
     (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(6)}),
@@ -97,16 +97,16 @@ ON CONFLICT DO NOTHING
 
 
 class _ConflictVanishedError(Exception):
-    """A conflict was there a moment ago and is gone: roll back and look again."""
+    """A conflict was there a moment ago and is gone: roll back and try again."""
 
 
 @retry_on_lock_timeout
 async def create_order(new: NewOrder, key: IdempotencyKey | None = None) -> Answer:
-    """Store a new order and its change, or return the answer that an earlier try with the same key got.
+    """Store a new order and its change, or return the stored answer of an earlier request with the same key.
 
     Raises:
         IdempotencyKeyReusedError: the key was used for other content.
-        OrderIdTakenError: the id that the caller gave is, or was, another order's.
+        OrderIdTakenError: the id that the caller chose is, or was, another order's.
         ServicesNotOrderableError: a service is unknown or archived.
         OrdersTooCloseError: the 3-hour rule.
         ContentionError: other transactions kept interfering.
@@ -134,9 +134,9 @@ class _PreviewedError(Exception):
 
 @retry_on_lock_timeout
 async def preview_order(new: NewOrder) -> dict[str, Any]:
-    """Do all that a create does, and roll it back; raises what ``create_order`` raises.
+    """Do all that a create does, and roll it back. Raises what ``create_order`` raises.
 
-    Returns the order as it would be stored, without what only a stored one has.
+    Returns the order as it would be stored, without the members that only a stored order has.
     """
     for _ in range(ATTEMPTS):
         with suppress(_ConflictVanishedError):
@@ -246,8 +246,8 @@ async def update_order(
 
     """
     for _ in range(ATTEMPTS):
-        # A create needs no calendar lock, so one may still take the place between our look and our UPDATE.
-        # Then the constraint refuses the UPDATE, and the next round names the conflict.
+        # A create needs no calendar lock, so one may still take the place between our check and our UPDATE.
+        # Then the constraint refuses the UPDATE, and the next attempt names the conflict.
         with suppress(asyncpg.ExclusionViolationError):
             async with transaction():
                 return await _update(order_id, change, preconditions)
@@ -255,7 +255,7 @@ async def update_order(
 
 
 class _LockedOrder(msgspec.Struct, frozen=True):
-    """What an update needs to know of the order as it is."""
+    """What an update reads of the current order."""
 
     version: int
     datetime: datetime

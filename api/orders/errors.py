@@ -1,4 +1,4 @@
-"""Why a command about orders is refused: nouns of the domain that carry what the caller needs to go on."""
+"""Why a command about orders is refused: each carries what the caller needs to know."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OrderNotFoundError(Exception):
 
 @dataclass
 class OrderIdTakenError(Exception):
-    """The id that a caller gave to a new order is, or was, the id of another order."""
+    """The id that a caller chose for a new order is, or was, the id of another order."""
 
     order_id: int
 
@@ -70,4 +70,4 @@ class VersionMismatchError(Exception):
 
 
 class ContentionError(Exception):
-    """Other transactions changed what this command looked at, several times in a row. Try again."""
+    """Other transactions changed what this command had read, several times in a row. Try again."""

@@ -27,7 +27,7 @@ CSV_HEAD = csv_lines([CSV_COLUMNS])
 
 
 def ndjson_of_orders(orders: Sequence[Any]) -> bytes:
-    """Write orders one per line, as they are shown everywhere else."""
+    """Write orders one per line, with the same bytes as everywhere else."""
     return "".join(f"{order['json']}\n" for order in orders).encode()
 
 
@@ -41,7 +41,7 @@ def _cells(order: str) -> list[object]:
     shown: dict[str, Any] = json.loads(order, parse_float=str)
     services = shown.pop("services")
     shown["service_ids"] = " ".join(service["id"] for service in services)
-    # Each name, as a reader whose separator is a semicolon sees each as a cell.
+    # Each name is escaped: a program whose separator is a semicolon reads each as a cell.
     shown["service_names"] = "; ".join(escape_formula(service["name"]) for service in services)
     return [shown[column] for column in CSV_COLUMNS]
 
@@ -55,9 +55,9 @@ async def export_orders(filters: OrderFilters, media_type: str) -> RowStream:
 
     """
     statement, arguments = filters.select(None, None)
-    # Planned for its first thousandth: the plan that is cheapest for all sorts them all, rendered, before
-    # it gives the first: 5 s for 200,000 orders, and as much on disk. It neither begins at once, nor ends
-    # when the caller goes, nor stays below the statement timeout.
+    # Planned for the first thousandth of the rows. The plan that is cheapest for all rows renders and sorts
+    # all orders before it returns the first: 5 s for 200,000 orders. It would not start at once, not end
+    # when the client disconnects, and not stay below the statement timeout.
     encode, head = {NDJSON: (ndjson_of_orders, b""), CSV: (csv_of_orders, CSV_HEAD)}[media_type]
     chunks = await stream_rows(statement, arguments, encode, head, cursor_tuple_fraction=0.001)
     return RowStream(chunks, media_type)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime as Datetime  # noqa: N812 (a field has its name)
+from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 

@@ -52,7 +52,7 @@ ORDER BY datetime DESC LIMIT 1
 
 
 class StoredOrder(msgspec.Struct, frozen=True):
-    """An order as callers see it, and what HTTP needs to know of it."""
+    """An order as callers see it, with its id and version."""
 
     id: int
     version: int

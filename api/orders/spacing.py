@@ -19,7 +19,7 @@ CLEARANCE = timedelta(hours=3)
 def free_intervals(
     taken: Iterable[datetime], earliest: datetime, latest: datetime
 ) -> Iterator[tuple[datetime, datetime]]:
-    """Give the intervals, both ends included, in which a further order's datetime may fall.
+    """Yield the intervals, both ends included, in which a further order's datetime may fall.
 
     ``taken`` are the calendar's orders' datetimes in ascending order, including those up to three hours
     outside of ``earliest`` … ``latest``. An interval may be a single instant.
