@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from api.http.fields import read_id
 from api.http.times import read_datetime, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from api.orders.queries import ListedOrder
 
 SORTS = {"datetime": ("datetime", "id"), "id": ("id",)}
 
@@ -53,6 +53,14 @@ ORDERED_SERVICE = OrderTable("ordered_service", "s", {"datetime": "s.datetime", 
 def where(*conditions: str) -> str:
     """Write the WHERE clause of conditions that must all hold; an empty string if there are none."""
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+class ListedOrder(msgspec.Struct, frozen=True):
+    """An order in a list: as callers see it, and its place."""
+
+    id: int
+    datetime: datetime
+    json: str
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import msgspec
 from api.http.pages import Page
 from api.http.times import EARLIEST, LATEST
 from api.orders.errors import Conflict, OrderNotFoundError
-from api.orders.filters import OrderFilters
+from api.orders.filters import ListedOrder, OrderFilters
 from api.orders.spacing import CLEARANCE
 from api.orders.windows import find_in_window
 from shared.database.engine import DB
@@ -56,14 +56,6 @@ class StoredOrder(msgspec.Struct, frozen=True):
 
     id: int
     version: int
-    json: str
-
-
-class ListedOrder(msgspec.Struct, frozen=True):
-    """An order in a list: as callers see it, and its place."""
-
-    id: int
-    datetime: datetime
     json: str
 
 
