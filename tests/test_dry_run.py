@@ -25,17 +25,11 @@ def test_a_dry_run_answers_the_order_as_it_would_be_stored(api: Api, database: D
     counts = database.counts()
     answer = rehearsed(api, id=7, services=(456, "123"), fee=99.5, calendar="crew-1")
     assert answer.status_code == 200
-    assert answer.json() == {
-        "id": "7",
-        "datetime": "2030-06-01T12:00:00.000Z",
-        "totalfee": 99.5,
-        "services": [{"id": "123", "name": "Inspection"}, {"id": "456", "name": "Analysis"}],
-        "calendar": "crew-1",
-    }
     assert "location" not in answer.headers
     assert "etag" not in answer.headers
     assert database.counts() == counts
     stored = api.placed_order(id=7, services=(456, "123"), fee=99.5, calendar="crew-1")
+    assert stored.keys() - answer.json().keys() == {"version", "created_at", "updated_at"}
     assert {name: stored[name] for name in answer.json()} == answer.json()
 
 

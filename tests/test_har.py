@@ -13,6 +13,7 @@ import pytest
 from contract.checks.document import Place, load
 from contract.checks.har import TrafficCheck, main
 from contract.checks.recording import NotARecordingError, read_recording
+from tests.contract_schemas import CONTRACT
 
 Entry = dict[str, Any]
 ADDRESS = "http://127.0.0.1:8000"
@@ -73,16 +74,7 @@ def deviations_in(check: TrafficCheck, entry: Entry) -> list[str]:
     ]
 
 
-ORDER = {
-    "id": "223",
-    "datetime": "2022-11-01T11:11:11.111Z",
-    "totalfee": 0.07,
-    "services": [{"id": "123", "name": "Inspection"}],
-    "calendar": "default",
-    "version": 1,
-    "created_at": "2026-11-22T09:30:00.000Z",
-    "updated_at": "2026-11-22T09:30:00.123456Z",
-}
+ORDER = CONTRACT.target("#/components/examples/SampleOrder").get("value") | {"totalfee": 0.07}
 PLACED = {"totalfee": 0.07, "services": [{"id": "123"}, {"id": 456}], "datetime": "2024-02-29T23:59:59+05:30"}
 MADE = {"ETag": '"1"', "Location": "/orders/223"}
 NOT_FOUND = {

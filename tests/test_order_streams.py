@@ -52,16 +52,12 @@ def fill(database: Database, count: int) -> None:
 
 def as_csv(order: dict[str, Any]) -> dict[str, str]:
     """Format an order as its CSV row should be."""
-    return {
-        "id": order["id"],
-        "datetime": order["datetime"],
+    cells = {name: "" if value is None else str(value) for name, value in order.items()}
+    del cells["services"]
+    return cells | {
         "totalfee": f"{order['totalfee']:.2f}",
-        "calendar": order["calendar"],
         "service_ids": " ".join(service["id"] for service in order["services"]),
         "service_names": "; ".join(service["name"] for service in order["services"]),
-        "version": str(order["version"]),
-        "created_at": order["created_at"],
-        "updated_at": order["updated_at"],
     }
 
 

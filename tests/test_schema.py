@@ -48,7 +48,7 @@ def test_a_difference_of_any_kind_between_two_schemas_is_noticed(documented: Dat
     """Each of these statements shows in the catalogue or in the rows, and is rolled back."""
     as_documented = catalogue(documented), stored_rows(documented)
     for change in (
-        "ALTER TABLE orders ADD COLUMN note text",
+        "ALTER TABLE orders ADD COLUMN another text",
         "ALTER TABLE orders ALTER COLUMN created_at DROP DEFAULT",
         "ALTER TABLE orders ALTER COLUMN version DROP NOT NULL",
         "ALTER TABLE fee_summary ALTER COLUMN share TYPE numeric(14, 2)",

@@ -6,13 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from api.http.row_streams import CSV, NDJSON, RowStream, csv_lines, escape_formula, stream_rows
+from api.orders.members import STORED_AS_SENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from api.orders.filters import OrderFilters
 
-CSV_COLUMNS = (
+_FIRST_COLUMNS = (
     "id",
     "datetime",
     "totalfee",
@@ -23,6 +24,8 @@ CSV_COLUMNS = (
     "created_at",
     "updated_at",
 )
+# Newer members come last, so that the columns of existing readers stay in their places.
+CSV_COLUMNS = (*_FIRST_COLUMNS, *(name for name in STORED_AS_SENT if name not in _FIRST_COLUMNS))
 CSV_HEAD = csv_lines([CSV_COLUMNS])
 
 
