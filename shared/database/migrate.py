@@ -91,8 +91,7 @@ def main() -> int:
     """Run from the command line; 0 when the schema is up to date."""
     try:
         applied = asyncio.run(migrate())
-    # asyncpg's errors are those that no retry helps: a database that does not exist, a role without
-    # privileges.
+    # asyncpg's errors that remain are permanent: a database that does not exist, a role without privileges.
     except (
         DatabaseUnavailableError,
         MigrationFailedError,
