@@ -23,7 +23,7 @@ from contract.checks.recording import Exchange, Message, NotARecordingError, rea
 from contract.checks.validation import Schemas, read_json, read_text
 
 OUTSIDE_OPERATIONS = "x-responses-outside-operations"
-"""The member of the contract with the responses to requests that reach no operation."""
+"""The member of the contract with the responses to requests that match no operation."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrafficCheck:
     def deviations(self, exchange: Exchange) -> list[Deviation]:
         """List the deviations of an exchange, of the request and of the response."""
         deviations = []
-        refused = 400 <= exchange.status < 500  # the faults of requests
+        refused = 400 <= exchange.status < 500  # client errors
         if not (refused and self._allow_refused):
             deviations = [Deviation(exchange, "request", text) for text in self._in_request(exchange)]
         if exchange.status:

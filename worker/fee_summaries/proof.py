@@ -174,7 +174,7 @@ async def prove_if_requested(report: Report) -> Proof | None:
     """Prove, unless a proof is running or was finished since the last request; then return None.
 
     Requests pile up while the worker is down. If all of them ran at once, their proofs would occupy every
-    child process, and the consumers would stop.
+    child process, and the consumers would have to wait.
     """
     async with only_one(PROOF_LOCK) as is_locked:
         if is_locked and await fetch_value(bool, _IS_REQUESTED):

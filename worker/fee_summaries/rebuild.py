@@ -61,7 +61,7 @@ DELETE FROM fee_summary WHERE id = ANY (ARRAY(
 
 
 class RebuildSupersededError(Exception):
-    """Another rebuild began after this one, which has ended and changed nothing."""
+    """Another rebuild began after this one, which must stop."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def main() -> int:
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
     ) as error:
-        sys.stderr.write(f"rebuild: {error}; nothing has changed, unless it was already removing old rows\n")
+        sys.stderr.write(f"rebuild: {error}; nothing has changed, unless the new rows were already in use\n")
         return 2
     print(  # noqa: T201 (a command prints)
         f"rebuilt from {done.orders:,} orders, in days of {done.time_zone}, at position {done.position:,}, "

@@ -99,7 +99,7 @@ COUNTED = "SELECT coalesce(sum(orders), 0) AS counted FROM expected WHERE servic
 """How many orders these days have: one ``CountedRow``."""
 
 # Days have very different numbers of orders: none for years, then thousands a week. So a chunk is a number of
-# orders, to the end of the last one's day. An hour more or less at its first midnight does not matter here.
+# orders, to the end of the last one's day. Exactly where its first day begins does not matter here.
 _LAST_DAY_OF_CHUNK = """
 SELECT (datetime AT TIME ZONE $1)::date AS day FROM orders
 WHERE datetime >= $2::date::timestamp AT TIME ZONE $1
