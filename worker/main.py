@@ -1,4 +1,4 @@
-"""The worker: ``python -m worker.main``. Celery, with as many children as OMS_WORKER_PROCESSES says."""
+"""The worker: ``python -m worker.main``. Celery, with OMS_WORKER_PROCESSES child processes and three more."""
 
 from __future__ import annotations
 

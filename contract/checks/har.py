@@ -106,7 +106,7 @@ class TrafficCheck:
     def _in_body(self, expected: Place | None, message: Message) -> Iterator[str]:
         if expected is None:
             if message.text:
-                yield "there is a body, and this operation takes none"
+                yield "there is a body, but this operation takes none"
         elif message.media_type or message.text:
             yield from self._in_content(expected, message)
         elif expected.get("required"):

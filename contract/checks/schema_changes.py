@@ -117,7 +117,7 @@ def shapes(schema: Place | None) -> list[Shape]:
 
 
 class SchemaComparison:
-    """Compares schemas of two contracts; keeps the pairs under comparison, since schemas may be recursive."""
+    """Compares schemas of two contracts, and keeps track of open comparisons: schemas may be recursive."""
 
     def __init__(self) -> None:
         self._open: set[tuple[str, str, Direction]] = set()

@@ -56,8 +56,8 @@ async def migrate() -> int:
         pending = await pending_migrations()
         if pending == 0:
             return 0
-        # Imported only when there is work: Piccolo's commands import a code formatter, and most starts have
-        # none.
+        # Imported only if a migration is pending: Piccolo's commands import a code formatter, which takes
+        # time, and most starts apply nothing.
         from piccolo.apps.migrations.commands.forwards import run_forwards
 
         # Piccolo's output is not for the user, but its last line names the migration that failed.

@@ -12,8 +12,8 @@
 --   5  a fee summary is exact for the position that it states
 --   6  a create that is repeated with its Idempotency-Key stores one order
 --
--- The API checks these bounds too. They are repeated here because asyncpg stores some numbers that it can't hold
--- as 0, and a year beyond 9999 makes a row unreadable.
+-- The bounds of numbers and times are checked here as well as by the API, because asyncpg stores some numbers
+-- that it can't hold as 0, and a year beyond 9999 makes a row unreadable.
 
 CREATE EXTENSION btree_gist;  -- lets an exclusion constraint compare integers (calendar_id, import_id)
 
@@ -383,8 +383,8 @@ SELECT position, moved_at FROM consumer_cursor WHERE consumer = 'fee_summaries';
 -- Written by: api/relay/scheduler.py (asked_at); worker/fee_summaries/proof.py (everything else).
 CREATE TABLE fee_summary_proof (
     id integer PRIMARY KEY CHECK (id = 1),
-    asked_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,  -- when the relay last requested one; before, the time
-                                                              -- of installation: the first is due a day later
+    asked_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,  -- when the relay last requested one; until then,
+                                                              -- installation time: the first is due a day later
     finished_at timestamptz,  -- null: no proof has finished yet
     position bigint,  -- the position that was proved
     orders bigint,  -- how many orders were counted again

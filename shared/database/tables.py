@@ -157,7 +157,7 @@ class FeeSummaryProof(Table, tablename="fee_summary_proof"):
     """One row: the last proof of the fee summaries against the orders."""
 
     id = Integer(primary_key=True, default=None)
-    asked_at = Timestamptz(help_text="when the relay last requested one; before, the time of installation")
+    asked_at = Timestamptz(help_text="when the relay last requested one; until then, installation time")
     finished_at = Timestamptz(null=True, default=None, help_text="null: no proof has finished yet")
     position = BigInt(null=True, default=None, help_text="the position that was proved")
     orders = BigInt(null=True, default=None, help_text="how many orders were counted again")

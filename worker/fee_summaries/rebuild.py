@@ -176,7 +176,7 @@ def main() -> int:
     try:
         done = asyncio.run(_run())
     except RebuildSupersededError:
-        sys.stderr.write("rebuild: another one began meanwhile; this one changed nothing\n")
+        sys.stderr.write("rebuild: another rebuild began meanwhile; this one changed nothing\n")
         return 1
     except (
         ChangesForgottenError,
