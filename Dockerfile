@@ -1,10 +1,10 @@
-# One image for every process; docker-compose.yml has the command of each.
+# One image for every process; docker-compose.yml has the command of each process.
 FROM python:3.13-slim
 
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 
-# Dependencies first: a change of code does not install them again.
+# Dependencies first: a code change does not install them again.
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 

@@ -1,5 +1,5 @@
 # Everything that a developer or CI runs. `make help` lists the targets.
-# Needs Python 3.11+ and make. Tools run as modules (`python -m ruff`), not as scripts: a script holds the path of
+# Needs Python 3.11+ and make. Tools run as modules (`python -m ruff`), not as scripts: a script contains the path of
 # its virtual environment, and would break when the project's folder is moved.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 CODE   := $(wildcard api bench contract shared stack tests worker)
 
-# A test run starts about a hundred processes. They share compiled bytecode, whatever the environment says.
+# Test runs start many Python processes. They share compiled bytecode, even if the environment disables it.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ import: $(VENV)/run.stamp  ## import orders into the running system: FILE=orders
 	@test -n "$(FILE)" || { echo "make import: which file? make import FILE=orders.json [SERVICES=services.json]"; exit 2; }
 	@$(PY) -m stack.attach $(PY) -m api.orders.import_command "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)")
 
-verify: $(VENV)/run.stamp  ## prove that every fee summary equals its orders; names each that does not
+verify: $(VENV)/run.stamp  ## prove that every fee summary equals its orders; list those that do not
 	@$(PY) -m stack.attach $(PY) -m worker.fee_summaries.proof
 
 rebuild: $(VENV)/run.stamp  ## rebuild the fee summaries while they are in use [OMS_TIME_ZONE=Europe/Rome]
@@ -40,7 +40,7 @@ test: $(VENV)/dev.stamp  ## run the tests; they start their own servers [ARGS="-
 	$(PY) -m pytest -n auto --no-loadscope-reorder $(ARGS)
 
 # Each Python gets a separate virtual environment (.venv-3.12), from the same lock. One that is not on this machine
-# is named and does not fail the run; one that the lock cannot be installed for counts as failed.
+# is listed and does not fail the run; one for which the lock cannot be installed counts as failed.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 
 matrix:  ## run the tests with each Python on this machine [PYTHONS="python3.12 python3.13"] [ARGS="-k spacing"]
@@ -90,7 +90,7 @@ lint: $(VENV)/dev.stamp  ## run the linter
 types: $(VENV)/dev.stamp  ## check types
 	$(PY) -m mypy $(CODE)
 
-imports: $(VENV)/dev.stamp  ## check who may import whom
+imports: $(VENV)/dev.stamp  ## check the import rules
 	$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache --no-logo
 
 # --- dependencies ------------------------------------------------------------------------------------
@@ -113,9 +113,9 @@ clean:  ## remove virtual environments and caches; the data under .local stays
 $(shell test -x $(PY) || rm -f $(VENV)/*.stamp)
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; choose one: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
-	  echo "make: $(PYTHON) cannot make a virtual environment, which needs Python's venv and ensurepip; Debian, Ubuntu: apt install python3-venv" >&2; exit 1; }
+	  echo "make: $(PYTHON) cannot create a virtual environment, which needs Python's venv and ensurepip; Debian, Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 # The locks are complete, so pip resolves nothing (--no-deps). The pip of Python 3.11 (23.2) would take the newest
 # `pydantic[email]` that Piccolo allows, and fail on its missing hash once pydantic releases a version.

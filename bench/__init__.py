@@ -1,1 +1,1 @@
-"""Benchmarks against the limit and against peers."""
+"""Benchmarks."""

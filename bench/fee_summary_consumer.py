@@ -2,11 +2,11 @@
 
     python -m bench.fee_summary_consumer [ORDERS]
 
-Two databases of its own, with 1,000 and ORDERS (100,000) orders in the summaries, alternate: each applies
-batches of 500 changes of the same kinds (updates that move an order or change its fee): of orders spread over
-all of the history, and of orders next to each other, as those of the coming weeks are. The medians and their
-ratios are printed. Then, on the large one: how long a page of a report takes at the present position and up
-to 49,500 changes back, and how long a proof and a rebuild take.
+It creates two databases, with 1,000 and ORDERS (100,000) orders in the summaries. They take turns in applying
+batches of 500 changes of the same kinds (updates that move an order or change its fee): first of orders
+spread over the whole history, then of neighbouring orders, such as those of the coming weeks. The medians and
+their ratios are printed. Then, on the large database: how long a page of a report takes at the current
+position and up to 49,500 changes back, and how long a proof and a rebuild take.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ async def _fill(url: str, orders: int) -> None:
 
 
 def _run(url: str, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a step on one of the databases, with an engine and a loop of its own."""
+    """Run a step on one of the databases, with its own connections and event loop."""
     from shared.database import engine as database
 
     database.DB.config["dsn"] = url
@@ -89,7 +89,7 @@ def _run(url: str, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 async def _catch_up(at_once: int = 5_000) -> list[float]:
-    """Apply every change there is; return what each batch took."""
+    """Apply all waiting changes; return the seconds that each batch took."""
     from shared.change_log import FEE_SUMMARIES, assign_positions, changes_after, cursor_of
     from shared.changes import batch_of
     from worker.fee_summaries.consumer import apply_changes
@@ -175,7 +175,7 @@ def _compare(which: str, urls: dict[str, str]) -> None:
     took: dict[str, list[float]] = {name: [] for name in urls}
     for number in range(ROUNDS):
         for name, url in urls.items():
-            # The first batch of a connection prepares its statements: not counted.
+            # The first batch on a connection is not counted: it prepares the statements.
             took[name] += _run(url, partial(_measure, which, number, 3))[1:]
     medians = {name: statistics.median(values) / BATCH * 1e6 for name, values in took.items()}
     for name, value in medians.items():
@@ -192,7 +192,7 @@ async def _create(url: str, name: str) -> None:
 
 
 def _migrate(url: str) -> None:
-    """Run the migrator as a deployment does."""
+    """Run the migrations as a deployment does."""
     subprocess.run(
         [sys.executable, "-m", "shared.database.migrate"],
         check=True,

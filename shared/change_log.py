@@ -49,8 +49,8 @@ FROM consumer_cursor WHERE consumer = $1
 async def assign_positions(most: int = 5_000) -> int:
     """Assign the next positions to committed changes that have none; return how many.
 
-    These are several statements on purpose: their snapshots begin when the lock is held, so they see all that
-    another assigner did. In the order of ``id`` a change comes after every change it depends on: it was
+    Several statements on purpose: each takes its snapshot while the lock is held, so it sees everything that
+    another assigner committed. In the order of ``id`` a change comes after every change it depends on: it was
     recorded after those had committed (earlier versions of the same order; the deletion of an order whose
     time it takes).
     """
@@ -83,7 +83,7 @@ async def log_bounds() -> Bounds:
 
 
 async def last_position() -> int:
-    """Return the position of the newest change that has one; 0 when there is none."""
+    """Return the newest position that is assigned; 0 if no position is yet."""
     return await fetch_value(int, _LAST_POSITION)
 
 
@@ -134,7 +134,7 @@ async def cursor_of(consumer: str) -> Cursor:
 async def lock_cursor(consumer: str) -> int:
     """Lock a consumer's cursor until the transaction ends, and return its position.
 
-    The lock makes two batches that arrive at the same time be applied one after the other.
+    With the lock, two batches that arrive at the same time are applied one after the other.
 
     Raises:
         RowMissingError: there is no such consumer.

@@ -15,7 +15,7 @@ os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 from celery import Celery
 from kombu.exceptions import OperationalError
-from kombu.transport import redis as over_redis
+from kombu.transport import redis as redis_transport
 from kombu.transport import virtual
 from redis import RedisError
 
@@ -42,7 +42,7 @@ ATTEMPTS_QUEUE = "webhook-attempts"
 TASK_LIMIT_SECONDS = 50
 
 
-class _Acknowledgements(over_redis.QoS):
+class _Acknowledgements(redis_transport.QoS):
     """Kombu's acknowledgements without their leak: one that fails frees its place in the prefetch window.
 
     Otherwise a worker whose Redis goes away while all of its children are busy never receives a message
@@ -58,11 +58,11 @@ class _Acknowledgements(over_redis.QoS):
             raise
 
 
-class _Channel(over_redis.Channel):
+class _Channel(redis_transport.Channel):
     QoS = _Acknowledgements
 
 
-class Transport(over_redis.Transport):
+class Transport(redis_transport.Transport):
     """Kombu's transport over Redis, with ``_Acknowledgements``."""
 
     Channel = _Channel
@@ -93,8 +93,8 @@ app.conf.update(
     # A child logs to its standard output, see shared/logs.py. Redirected, standard output would be a logger
     # whose handler writes to that same logger, and every line of the child would be lost.
     worker_redirect_stdouts=False,
-    # Redis may be unreachable at the start, and later for any time: keep trying every few seconds, without
-    # limit.
+    # Redis may be unreachable at the start, and later for any length of time: keep trying every few seconds,
+    # without limit.
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_connection_retry=True,

@@ -132,14 +132,14 @@ class AddressPolicy:
         if parts.scheme not in ("http", "https") or not url[len(parts.scheme) :].startswith("://"):
             raise RefusedAddressError("must begin with https:// or http://")
         if parts.scheme == "http" and self.plain_http == "never":
-            raise RefusedAddressError("must begin with https://: this deployment sends nothing in clear")
+            raise RefusedAddressError("must begin with https://: this deployment does not allow plain HTTP")
         if "@" in parts.netloc:
-            raise RefusedAddressError("must not hold a user or a password")
+            raise RefusedAddressError("must not contain a user name or a password")
         if "#" in url:
             raise RefusedAddressError("must not have a fragment")
         port = port if port is not None else {"http": 80, "https": 443}[parts.scheme]
         if not any(first <= port <= last for first, last in self.ports):
-            raise RefusedAddressError(f"must not name port {port}, which this deployment does not allow")
+            raise RefusedAddressError(f"must not use port {port}: this deployment does not allow it")
         target = Target(parts.scheme, _host(parts), port, _path_and_query(parts))
         if target.address is not None:
             self.check(target.address, target.scheme)
@@ -154,11 +154,11 @@ class AddressPolicy:
         """
         effective = effective_address(address)
         if isinstance(effective, IPv6Address) and effective.scope_id is not None:
-            raise RefusedAddressError(f"{address} names an interface of this machine")
+            raise RefusedAddressError(f"{address} must not contain the zone of a network interface")
         loopback = effective == IPv6Address("::1")
         if not loopback and any(effective in network for network in _NEVER):
             raise RefusedAddressError(
-                f"{address} is never allowed: it is link-local, of metadata, multicast or reserved"
+                f"{address} is never allowed: it is a link-local, metadata, multicast or reserved address"
             )
         internal = any(effective in network for network in self.networks)
         if not internal and (not effective.is_global or effective in _SITE_LOCAL):
@@ -167,7 +167,7 @@ class AddressPolicy:
             )
         if scheme == "http" and self.plain_http != "always" and not internal:
             raise RefusedAddressError(
-                f"{address} is not in OMS_WEBHOOK_NETWORKS of this deployment: only https may lead there"
+                f"{address} is not in OMS_WEBHOOK_NETWORKS of this deployment: only https is allowed"
             )
         return address if address in _TRANSLATED else effective
 

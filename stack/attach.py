@@ -1,6 +1,6 @@
 """Run one command with the settings of the running stack: ``python -m stack.attach COMMAND…``.
 
-Variables that are set already keep their values, so with ``OMS_DATABASE_URL`` set no local stack is needed.
+Variables that are already set keep their values: with ``OMS_DATABASE_URL`` set, no local stack is needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stack.state_folder import DEFAULT_FOLDER, StateFolder
 
 _SERVERS = {"OMS_DATABASE_URL", "OMS_REDIS_URL"}
 _NO_REDIS = "redis://127.0.0.1:1/0"
-"""The settings require a Redis, though the commands run like this (import, verify, rebuild) use none."""
+"""The settings require a Redis URL, although the commands run this way (import, verify, rebuild) use none."""
 
 
 def main(command: list[str]) -> None:

@@ -17,7 +17,7 @@ from typing import IO
 import psutil
 
 _PR_SET_PDEATHSIG = 1
-# Loaded before any fork: between fork and exec no library may be loaded.
+# Loaded here because no library may be loaded between fork and exec.
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -89,9 +89,9 @@ def stop_processes(
     Args:
         processes: started by `start_process`; they may have ended already.
         grace: seconds to end after ``with_signal``; then the process groups are killed.
-        with_signal: asks them to end.
-        meanwhile: called repeatedly while waiting, for example to read the output pipes, on which the
-            processes could block otherwise.
+        with_signal: the signal that asks them to end.
+        meanwhile: called repeatedly while waiting, for example to read the output pipes, which
+            could otherwise fill up and block the processes.
 
     """
     for process in processes:
@@ -143,7 +143,7 @@ def stop_leftovers(
 
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that have not ended; zombies have."""
+    """Return the processes that have not ended; a zombie has ended."""
     alive: list[psutil.Process] = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

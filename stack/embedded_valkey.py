@@ -32,7 +32,7 @@ class EmbeddedValkey:
     """One server with its data in ``folder``: an append-only file synced every second, and no eviction.
 
     It listens on a free TCP port of 127.0.0.1 with a random password. A Unix socket would need two URLs,
-    since Celery's transport and redis-py write its address differently. Port and password stay the same for
+    since Celery's transport and redis-py spell socket URLs differently. Port and password stay the same for
     the life of this object, so that clients reach the server again after `kill` and another `start`.
     """
 
@@ -44,7 +44,7 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """The URL for clients, of database 0. Known once started."""
+        """The URL for clients, of database 0. Known after `start`."""
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
 
     @property
@@ -62,7 +62,7 @@ class EmbeddedValkey:
 
         Args:
             meanwhile: called repeatedly while the server loads its file. An exception that it raises ends the
-                wait, and `stop` then stops the server.
+                wait; then call `stop`.
 
         Raises:
             StackError: the server doesn't start; the text has the last line of its log.

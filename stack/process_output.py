@@ -39,7 +39,7 @@ class ProcessOutput:
 
     def drain(self, seconds: float = 0.0) -> None:
         """Print output until none comes for ``seconds``."""
-        for _ in range(100):  # bounded, as some processes may never pause
+        for _ in range(100):  # limited, because a process may print without a pause
             if not self.pump(seconds):
                 return
 
@@ -59,13 +59,13 @@ class ProcessOutput:
                 lines, rest = [*lines, rest], b""
             self._partial_lines[key.fd] = rest
             for line in lines:
-                self.say(key.data, line.decode(errors="replace").rstrip("\r"))
+                self.print_line(key.data, line.decode(errors="replace").rstrip("\r"))
             if not received:
                 self._selector.unregister(key.fileobj)
         return bool(readable)
 
-    def say(self, name: str, text: str) -> None:
-        """Print one line in the name of a process."""
+    def print_line(self, name: str, text: str) -> None:
+        """Print one line after the name of a process."""
         prefix = f"{name:<{self._width}} |"
         if self._colourful:
             prefix = f"\033[{_COLOURS[self._names.index(name) % len(_COLOURS)]}m{prefix}\033[0m"

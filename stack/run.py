@@ -45,7 +45,7 @@ _MOST_RESTARTS = 5
 _RESTART_WINDOW_SECONDS = 60.0
 """A server that ends more often than this is not restarted."""
 _STACK_VARIABLE = "ORDER_STACK"
-"""Set to STATE_DIR in every process started here, and in its children, so that a later run can find them."""
+"""Set to STATE_DIR for every process started here, and its children, so that a later run can find them."""
 _SAMPLE_ORDER = "/orders/223"
 
 
@@ -54,7 +54,7 @@ class _RefusalError(Exception):
 
 
 class _StopRequestedError(Exception):
-    """Not an error: a signal came, or the pipe behind standard output was closed."""
+    """Not an error: a signal was received, or the pipe behind standard output was closed."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Plan:
         port = given.get("PORT") or given.get("OMS_PORT") or "8000"
         if not (port.isascii() and port.isdigit() and int(port) <= 65535):  # the last port
             raise _RefusalError(f"PORT is {port!r}; it must be a number up to 65535, or 0 for any free port")
-        # A database that the user chose gets sample orders only on request.
+        # A database that the user chose gets the sample orders only on request.
         sample_data = given.get("SAMPLE_DATA", "no" if "OMS_DATABASE_URL" in given else "yes")
         if sample_data not in {"yes", "no"}:
             raise _RefusalError(f"SAMPLE_DATA is {sample_data!r}; it must be yes or no")
@@ -125,16 +125,16 @@ class Stack:
             while True:
                 self._supervise_once()
         except _StopRequestedError:
-            self._output.say("stack", "stopping")
+            self._output.print_line("stack", "stopping")
             return 0
         except StackError as error:
-            self._output.say("stack", f"{error}; stopping")
+            self._output.print_line("stack", f"{error}; stopping")
             return 1
         finally:
             self._stop()
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
-        """Have the main loop stop everything. A second signal changes nothing."""
+        """Make the main loop stop everything. A second signal has no further effect."""
         self._stop_requested = True
 
     def _start_servers(self) -> dict[str, str]:
@@ -143,9 +143,9 @@ class Stack:
         if self._postgres:
             self._postgres.start(self._pump_output)
             urls["OMS_DATABASE_URL"] = self._postgres.url
-            self._output.say("stack", f"PostgreSQL runs; its log is {self._postgres.log}")
+            self._output.print_line("stack", f"PostgreSQL is running; its log is {self._postgres.log}")
             if self._postgres.home.parent != self._state.path:
-                self._output.say(
+                self._output.print_line(
                     "stack",
                     f"its data is in {self._postgres.home}, as its user cannot enter {self._state.path}; "
                     "remove both folders to delete it",
@@ -153,7 +153,7 @@ class Stack:
         if self._valkey:
             self._valkey.start(self._pump_output)
             urls["OMS_REDIS_URL"] = self._valkey.url
-            self._output.say("stack", f"Valkey runs; its log is {self._valkey.log}")
+            self._output.print_line("stack", f"Valkey is running; its log is {self._valkey.log}")
         address = {"OMS_HOST": self._plan.host, "OMS_PORT": str(self._plan.port)}
         return os.environ | urls | address | {_STACK_VARIABLE: str(self._state.path), "PYTHONUNBUFFERED": "1"}
 
@@ -196,14 +196,14 @@ class Stack:
         self._pump_output(0.1)
         for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
             if server and server.process and server.process.poll() is not None:
-                self._start_again(name, server, _describe_exit(server.process.returncode))
+                self._restart(name, server, _describe_exit(server.process.returncode))
         for name, process in self._processes.items():
             if process.poll() is not None:
                 self._output.drain()  # the last lines of the process come first
                 raise StackError(f"{name} ended unexpectedly ({_describe_exit(process.returncode)})")
 
-    def _start_again(self, name: str, server: EmbeddedPostgres | EmbeddedValkey, reason: str) -> None:
-        """Start a server that ended. PostgreSQL recovers all that was committed; Valkey's data may be lost.
+    def _restart(self, name: str, server: EmbeddedPostgres | EmbeddedValkey, reason: str) -> None:
+        """Restart a server that ended. PostgreSQL recovers all that was committed; Valkey's data may be lost.
 
         Raises:
             StackError: it ended too often, or doesn't start.
@@ -217,9 +217,9 @@ class Stack:
                 f"{name} ended {len(self._end_times[name])} times within a minute ({reason}); "
                 f"its log is {server.log}"
             )
-        self._output.say("stack", f"{name} ended unexpectedly ({reason}); starting it again")
+        self._output.print_line("stack", f"{name} ended unexpectedly ({reason}); restarting it")
         server.start(self._pump_output)
-        self._output.say("stack", f"{name} runs again")
+        self._output.print_line("stack", f"{name} is running again")
 
     def _wait_until_ready(self) -> None:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._plan.host, self._plan.host)  # noqa: S104 - no bind
@@ -232,9 +232,9 @@ class Stack:
         # The suggested request must work: the sample order may not exist, and orders may need an API key.
         working = (path for path in (_SAMPLE_ORDER, "/orders") if _answers_ok(host, self._plan.port, path))
         path = next(working, "/health/ready")
-        # The API logs a request after its answer, and the ready line is to be the last.
+        # The API logs a request after responding, and the ready line must be the last.
         self._output.drain(0.1)
-        self._output.say("stack", f"ready on {address}  (Ctrl-C stops)  try: curl -s {address}{path}")
+        self._output.print_line("stack", f"ready on {address}  (Ctrl-C stops)  try: curl -s {address}{path}")
 
     def _stop(self) -> None:
         self._state.mark_stopping()
@@ -247,7 +247,7 @@ class Stack:
             self._output.drain()
         finally:
             self._stop_servers()
-        self._output.say("stack", "everything has stopped")
+        self._output.print_line("stack", "everything has stopped")
 
     def _stop_servers(self) -> None:
         if self._valkey:
@@ -302,7 +302,7 @@ def main(arguments: list[str]) -> int:
         plan = Plan.read(os.environ)
         state = StateFolder(plan.state)
         state.lock()
-        # Only one run has the folder, so processes that carry its path were left by a killed run.
+        # Only one run can lock the folder, so processes that carry its path are from a killed run.
         stop_leftovers(started_with(_STACK_VARIABLE, str(state.path)), grace=3.0)
         port = plan.port or free_port(plan.host)
         _check_port(plan.host, port)
@@ -311,12 +311,12 @@ def main(arguments: list[str]) -> int:
         print(f"make run: {refusal}", file=sys.stderr)
         return 2
     stack = Stack(plan, state)
-    # A terminal that closes stops the stack too, unless it runs under nohup.
+    # Closing the terminal stops the stack too, unless it runs under nohup.
     hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
     for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
         signal.signal(number, stack.request_stop)
     if "--stop-with-parent" in arguments:
-        # Otherwise the stack would outlive a `kill -9` of make, and keep port and folder.
+        # Otherwise the stack would survive a `kill -9` of make, and keep the port and the folder in use.
         die_with_parent(os.getppid(), signal.SIGTERM)
     return stack.run()
 

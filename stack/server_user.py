@@ -1,7 +1,7 @@
 """The user that PostgreSQL runs as, and the folder that this user owns.
 
-PostgreSQL refuses to run as root. An ordinary user runs it as themselves. Root runs it as an unprivileged
-user that exists already, and changes no other permissions: if that user can't enter the checkout, the
+PostgreSQL refuses to run as root. Started by an ordinary user, it runs as that user. Started by root, it runs
+as an existing unprivileged user, and no other permissions change: if that user can't enter the checkout, the
 server's folder is under /var/lib.
 """
 
@@ -27,8 +27,8 @@ def claim_folder(folder: Path) -> tuple[pwd.struct_passwd | None, Path]:
     """Create the server's folder; return the user to run as (None: the current one) and the real folder.
 
     As root, if the unprivileged user can't enter it, ``folder`` becomes a link to a new folder under
-    /var/lib. An existing folder there is used only through the link to it: without the link its data counts
-    as deleted.
+    /var/lib. An existing folder there is used only if the link names it: removing the link means deleting
+    the data.
 
     Raises:
         StackError: the folder belongs to another user or can't be created, or there is no user to run as.
@@ -52,7 +52,7 @@ def claim_folder(folder: Path) -> tuple[pwd.struct_passwd | None, Path]:
 
 
 def _folder_elsewhere(folder: Path, owner: pwd.struct_passwd) -> Path:
-    """Return the folder that the link names, and create the link if there is none."""
+    """Return the folder that the link names; create the link if it is missing."""
     advice = f"choose a STATE_DIR that {owner.pw_name} can enter: PostgreSQL doesn't run as root"
     try:
         _ROOTS_FOLDERS.mkdir(parents=True, exist_ok=True)
@@ -61,15 +61,15 @@ def _folder_elsewhere(folder: Path, owner: pwd.struct_passwd) -> Path:
         raise StackError(f"{_ROOTS_FOLDERS} can't be created ({error.strerror}); {advice}") from None
     if not can_enter(owner, _ROOTS_FOLDERS):
         raise StackError(f"{owner.pw_name} cannot enter {_ROOTS_FOLDERS} either; {advice}")
-    place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    checkout = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     if not folder.is_symlink():
         if folder.exists():
             raise StackError(f"{owner.pw_name} can no longer enter {folder.parent}; {advice}")
-        # The link comes first: a kill in between leaves a link whose folder the next run creates, and never a
-        # folder without a link.
-        folder.symlink_to(_ROOTS_FOLDERS / f"{place}-{secrets.token_hex(8)}")
+        # The link comes first: if the run is killed before the folder is created, the next run creates it.
+        # There is never a folder without a link.
+        folder.symlink_to(_ROOTS_FOLDERS / f"{checkout}-{secrets.token_hex(8)}")
     home = folder.readlink()
-    if home.parent != _ROOTS_FOLDERS or home.name.partition("-")[0] != place:
+    if home.parent != _ROOTS_FOLDERS or home.name.partition("-")[0] != checkout:
         # Two copies of a checkout would run two servers on one data folder.
         raise StackError(
             f"{folder} is the link of another checkout; remove it to start with an empty database"

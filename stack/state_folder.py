@@ -1,4 +1,4 @@
-"""STATE_DIR: its lock, which lets one stack run at a time, and the settings of the stack that runs."""
+"""STATE_DIR: its lock, which lets one stack run at a time, and the settings of the running stack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stack.child_processes import StackError
 
 DEFAULT_FOLDER = Path(".local")
 _UNLOCK_SECONDS = 1.0
-"""How long to wait for a run that has not marked itself as stopping: it may have got the signal just now."""
+"""How long to wait for a run not marked as stopping: it may have received the signal just now."""
 _STOP_SECONDS = 12.0
 """How long to wait for a run that is stopping."""
 
@@ -38,11 +38,11 @@ class StateFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock_file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        begun = time.monotonic()
+        began = time.monotonic()
         while not self._try_lock():
             state, *_, process_id = os.pread(self._lock_file, 100, 0).decode().split() or ("", "unknown")
             timeout_seconds = _STOP_SECONDS if state == "stopping" else _UNLOCK_SECONDS
-            if time.monotonic() - begun > timeout_seconds:
+            if time.monotonic() - began > timeout_seconds:
                 raise StackError(
                     f"{self.path} is in use by another run (process {process_id}); stop that run, "
                     "or start a second one: make run STATE_DIR=.local2 PORT=8001"
@@ -70,7 +70,9 @@ class StateFolder:
         except FileNotFoundError:
             pass
         here = "" if self.path == DEFAULT_FOLDER.resolve() else f" STATE_DIR={shlex.quote(str(self.path))}"
-        raise StackError(f"nothing runs in {self.path}; start it in another terminal: make run{here}")
+        raise StackError(
+            f"no system is running in {self.path}; start one in another terminal: make run{here}"
+        )
 
     def mark_stopping(self) -> None:
         """Record that this run is stopping, so that the next one waits for it."""

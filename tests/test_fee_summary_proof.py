@@ -222,9 +222,9 @@ def test_proof_and_rebuild_report_their_result_and_exit_status(
     shown = call_command("worker.fee_summaries.proof", database=postgres_url)
     assert (shown.returncode, shown.stdout) == (
         1,
-        f"{row} the summary says 2 orders (200.00), there are 1 (100.00): {order_id}\n",
+        f"{row} the summary counts 2 orders (200.00), there are 1 (100.00): {order_id}\n",
     )
-    assert "1 fee summaries are not what the orders say" in shown.stderr
+    assert "1 fee summaries do not match the orders" in shown.stderr
     assert "make rebuild" in shown.stderr
     rebuilt = call_command("worker.fee_summaries.rebuild", database=postgres_url)
     assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
@@ -309,7 +309,7 @@ def test_the_worker_makes_a_proof_when_requested(pipeline: Pipeline) -> None:
     # Differences are in the log: nobody reads what a task prints.
     wait_until(lambda: "error    ] fee_summaries_proved" in pipeline.worker.log, "the result is logged")
     assert "error    ] fee_summary_differs" in pipeline.worker.log
-    assert "whole orders at 100.00: the summary says 2 orders (200.00), there are 1" in pipeline.worker.log
+    assert "whole orders at 100.00: the summary counts 2 orders (200.00), there are 1" in pipeline.worker.log
 
 
 def test_metrics_show_the_summaries_position_and_the_last_proofs_result(

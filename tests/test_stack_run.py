@@ -155,7 +155,7 @@ def test_a_command_on_another_database_needs_neither_a_stack_nor_redis(
     """What `OMS_DATABASE_URL=… make import` does; without that address it needs a stack."""
     call_command("shared.database.migrate", database=new_database_url).check_returncode()
     own = {"OMS_DATABASE_URL": new_database_url}
-    for given, status, said in ((own, 0, "imported 3 orders"), ({}, 2, "nothing runs in")):
+    for given, status, said in ((own, 0, "imported 3 orders"), ({}, 2, "no system is running in")):
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.orders.import_command"),
@@ -178,7 +178,7 @@ def test_a_killed_valkey_is_restarted_while_orders_are_accepted(running: Run, cl
     valkey.kill()
     order = {"id": "9000", "datetime": "2031-01-01T12:00:00Z", "totalfee": 1, "services": [{"id": "123"}]}
     assert client.post("/orders", json=order).status_code == 201
-    running.read_until(re.compile("Valkey runs again"), within=15.0)
+    running.read_until(re.compile("Valkey is running again"), within=15.0)
     assert any("Valkey ended unexpectedly (killed by SIGKILL)" in line for line in running.said)
 
     def queue_is_back() -> bool:
@@ -211,7 +211,7 @@ def test_a_killed_postgresql_is_restarted_with_every_acknowledged_order(running:
             if len(stored) == 5 and not killed:
                 postmaster.kill()
                 killed = True
-        running.read_until(re.compile("PostgreSQL runs again"), within=15.0)
+        running.read_until(re.compile("PostgreSQL is running again"), within=15.0)
         assert any("PostgreSQL ended unexpectedly (killed by SIGKILL)" in line for line in running.said)
         for number in stored:
             assert client.get(f"/orders/{number}").status_code == 200

@@ -165,7 +165,7 @@ def test_an_attempt_ends_at_its_time_limit_however_slowly_it_is_answered(receive
     """The limit is for the whole attempt, not for each read."""
     receiver.answer = lambda _: Answer(after=30)
     (silent,) = attempt(receiver.url, seconds=0.5)
-    assert (silent.status, silent.error) == (None, "no answer within 0.5 s")
+    assert (silent.status, silent.error) == (None, "no response within 0.5 s")
     receiver.answer = lambda _: Answer(200, body=b"x" * 1_000, pauses=0.1)
     began = time.monotonic()
     (trickling,) = attempt(receiver.url, seconds=0.5)
@@ -182,7 +182,7 @@ def test_an_attempt_ends_at_its_time_limit_when_the_resolver_hangs() -> None:
         return []
 
     (outcome,) = attempt("http://receiver.test/", seconds=0.3, resolve=resolve)
-    assert outcome.error == "no answer within 0.3 s"
+    assert outcome.error == "no response within 0.3 s"
 
 
 def test_every_failure_of_an_endpoint_is_an_outcome_and_not_an_exception() -> None:

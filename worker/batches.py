@@ -1,8 +1,9 @@
-"""Applying batches of changes exactly once, behind a consumer's own cursor.
+"""Applying batches of changes exactly once, with a cursor for each consumer.
 
-A batch is applied if it continues the cursor. One wholly behind it is a repeat and is dropped; one that
-overlaps is applied from the cursor on; one that is ahead is dropped too, and the relay, which sees the
-cursor has not moved, publishes from there again. A batch is applied and the cursor moved in one transaction.
+A batch is applied if it continues the cursor. One that ends at or below the cursor is a repeat and is
+dropped; one that overlaps is applied from the cursor on; one that is ahead is dropped too, and the relay,
+which sees that the cursor has not moved, publishes from there again. A batch is applied and the cursor moved
+in one transaction.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ async def apply_once(consumer: str, batch: Batch, apply: Callable[[Batch, int], 
     """Apply what a consumer has not applied yet of a batch; return how many changes that were.
 
     Args:
-        consumer: whose cursor.
+        consumer: the name of its cursor.
         batch: consecutive changes.
-        apply: applies it, in this transaction: called with the batch and the position after which its changes
-            were not applied yet. The cursor has moved by then, visible to others after the commit.
+        apply: called in this transaction with the batch and the position after which its changes are to be
+            applied. The cursor has already moved, which other transactions see after the commit.
 
     Raises:
         BatchAheadError: the batch does not continue the cursor; nothing was applied.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ROLLBACK_SECONDS = 1.0
-"""How long a task that ran out of time may take to roll back; after that its connection is closed."""
+"""How long a task that exceeded its time limit may take to roll back; after that its connection is closed."""
 
 
 class ChildLoop:
@@ -28,7 +28,7 @@ class ChildLoop:
         """Run a coroutine to its end.
 
         Raises:
-            SoftTimeLimitExceeded: the task's time is over; the coroutine is cancelled.
+            SoftTimeLimitExceeded: the task exceeded its time limit; the coroutine is cancelled.
 
         """
         if self._runner is None:
@@ -37,14 +37,14 @@ class ChildLoop:
         try:
             return self._runner.run(coroutine)
         except SoftTimeLimitExceeded:
-            # Raised by a signal, wherever the loop was: the coroutine is only suspended, and would go on
-            # within the next task, holding the child's one connection meanwhile.
+            # A signal raises it wherever the loop is: the coroutine is only suspended, and would continue
+            # during the next task, holding the child's one connection until then.
             self._runner.run(_cancel_tasks())
             self.close()
             raise
 
     def close(self) -> None:
-        """End the loop; the next ``run`` makes another."""
+        """End the loop; the next ``run`` creates another."""
         if self._runner is not None:
             # Briefly: a batch that did not end within the soft shutdown is rolled back, and published again.
             self._runner.run(DB.stop(grace=0.2))

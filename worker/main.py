@@ -1,4 +1,4 @@
-"""The worker: ``python -m worker.main``. Celery, with as many children as OMS_WORKER_PROCESSES says."""
+"""The worker: ``python -m worker.main``. Celery, with OMS_WORKER_PROCESSES child processes and three more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.logs import configure_logs
 from shared.settings import settings
 from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 
-# Behind shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
+# After shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
 from celery import bootsteps  # isort: skip
 from celery.exceptions import SecurityWarning  # isort: skip
 from celery.signals import worker_init  # isort: skip
@@ -25,12 +25,12 @@ BEAT_SECONDS = 2.0
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """Beats from the event loop that hands tasks out, so not while the worker hangs or has no queue."""
+    """Beats from the event loop that dispatches tasks: it stops if the loop hangs or has no queue to read."""
 
     requires = ("celery.worker.components:Timer",)
 
     def start(self, worker: Any) -> None:
-        """Begin with the worker."""
+        """Start beating when the worker starts."""
         worker.timer.call_repeatedly(BEAT_SECONDS, beat)
 
 
@@ -48,10 +48,10 @@ def main() -> None:
 
     """
     configure_logs()
-    # While PostgreSQL is unavailable this can't be checked; the worker counts in the stored zone.
+    # If PostgreSQL is unavailable this can't be checked; the worker then counts in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
-    # Celery warns of pickle when run by root, which does not apply: accept_content is JSON alone.
+    # Run as root, Celery warns about pickle. That does not apply here: accept_content is JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app.steps["worker"].add(Heartbeat)
     app.worker_main(

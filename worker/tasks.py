@@ -1,4 +1,4 @@
-"""The Celery tasks, thin shells around the consumers: one event loop and one connection per child process."""
+"""The Celery tasks, which call the consumers: one event loop and one connection per child process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _end_child(**_: object) -> None:
 
 
 def _retry_while_ahead(apply: Callable[[], int]) -> int | None:
-    """Apply a batch, again while it is ahead of the cursor; None: it still was when the time was over."""
+    """Apply a batch, retrying while it is ahead of the cursor; None: it was still ahead at the deadline."""
     deadline = time.monotonic() + BATCH_AHEAD_TIMEOUT_SECONDS
     while True:
         try:
@@ -72,7 +72,7 @@ def apply_changes_to_fee_summaries(first: int, last: int, last_event_id: str, no
 def apply_changes_to_webhook_deliveries(
     first: int, last: int, last_event_id: str, notifications: str
 ) -> None:
-    """Make the deliveries of a batch of changes."""
+    """Create the webhook deliveries of a batch of changes."""
     _apply(fan_out.apply_changes, Batch(first, last, last_event_id, notifications))
 
 

@@ -6,7 +6,7 @@ const { Parser } = require('@asyncapi/parser')
 
 async function lint(path) {
   const { diagnostics } = await new Parser().parse(readFileSync(path, 'utf8'), { source: path })
-  // That a newer version of AsyncAPI exists is not a fault.
+  // A newer version of AsyncAPI is not a reason to fail.
   const faults = diagnostics.filter(({ code, severity }) => severity <= 1 && code !== 'asyncapi-latest-version')
   for (const { range, code, message, path: place } of faults) {
     console.error(`${path}:${range.start.line + 1} ${code} ${message} (${place.join('.')})`)

@@ -21,7 +21,7 @@ from contract.checks.schema_changes import Change, Direction, SchemaComparison
 
 PROBLEM = "application/problem+json"
 USUAL_BASES = ("main", "origin/main", "HEAD")
-"""Revisions to try: a local main branch, a clone that has checked out another branch, a detached checkout."""
+"""Revisions to try, for a local main branch, a clone on another branch, and a detached checkout."""
 
 
 class NoRevisionError(Exception):
@@ -37,8 +37,8 @@ SECTIONS: tuple[tuple[str, Direction, Direction], ...] = (
     ("paths", "request", "response"),
     ("webhooks", "response", "request"),
 )
-"""The sections with operations. Callers send bodies and receive responses; with webhooks, they receive bodies
-and send responses."""
+"""The sections with operations. In ``paths`` callers send bodies and receive responses; in ``webhooks`` they
+receive bodies and send responses."""
 
 
 def _of_contracts(old: Place, new: Place) -> Iterator[Change]:

@@ -52,7 +52,7 @@ class Place:
     value: Any
 
     def child(self, key: str | int) -> Place | None:
-        """Return the value under a key, with references followed; None if there is none."""
+        """Return the value under a key, with references followed; None if the key is missing."""
         value = self.value
         child = None
         if isinstance(value, Mapping):
@@ -81,7 +81,7 @@ class Place:
         return self.value.get(key, default) if isinstance(self.value, Mapping) else default
 
     def followed(self) -> Place:
-        """Return the target of a bare reference, or else this place; one with siblings is a schema."""
+        """Return the target of a bare reference, else this place: a reference with siblings is a schema."""
         place = self
         for _ in range(50):
             reference = place.get("$ref")

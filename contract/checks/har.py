@@ -23,7 +23,7 @@ from contract.checks.recording import Exchange, Message, NotARecordingError, rea
 from contract.checks.validation import Schemas, read_json, read_text
 
 OUTSIDE_OPERATIONS = "x-responses-outside-operations"
-"""The member of the contract with the responses to requests that reach no operation."""
+"""The member of the contract with the responses to requests that match no operation."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrafficCheck:
     def deviations(self, exchange: Exchange) -> list[Deviation]:
         """List the deviations of an exchange, of the request and of the response."""
         deviations = []
-        refused = 400 <= exchange.status < 500  # the faults of requests
+        refused = 400 <= exchange.status < 500  # client errors
         if not (refused and self._allow_refused):
             deviations = [Deviation(exchange, "request", text) for text in self._in_request(exchange)]
         if exchange.status:
@@ -106,7 +106,7 @@ class TrafficCheck:
     def _in_body(self, expected: Place | None, message: Message) -> Iterator[str]:
         if expected is None:
             if message.text:
-                yield "there is a body, and this operation takes none"
+                yield "there is a body, but this operation takes none"
         elif message.media_type or message.text:
             yield from self._in_content(expected, message)
         elif expected.get("required"):

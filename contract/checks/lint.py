@@ -2,7 +2,7 @@
 
     python -m contract.checks.lint
 
-All need node. They are installed from ``contract/checks/package-lock.json`` when they are missing or of other
+All need node. They are installed from ``contract/checks/package-lock.json`` if they are missing or have other
 versions; after that they use no network. The exit status is 0 if the contract is clean, 1 if it is not, 2 if
 the linters can't be run.
 """
@@ -65,7 +65,7 @@ def tool(name: str) -> str:
 
 
 def install() -> None:
-    """Install the linters in the versions of the lock file, unless they are installed already.
+    """Install the linters in the versions of the lock file, unless they are already installed.
 
     Raises:
         NoLinterError: npm is missing or fails.
@@ -74,7 +74,7 @@ def install() -> None:
     lock = LOCK.read_bytes()
     if INSTALLED.exists() and INSTALLED.read_bytes() == lock:
         return
-    sys.stdout.write("Installing the linters of the contract …\n")
+    sys.stdout.write("Installing the contract's linters …\n")
     sys.stdout.flush()
     done = subprocess.run([tool("npm"), "ci", "--silent"], cwd=FOLDER, check=False)
     if done.returncode:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 
 class NotARecordingError(Exception):
-    """The file is not a HAR file, or an entry of it is invalid."""
+    """The file is not a HAR file, or one of its entries is invalid."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Exchange:
 
     def __str__(self) -> str:
         """Return the name of the exchange in a report."""
-        return f"entry {self.number}  {self.method} {self.path} -> {self.status or 'no answer'}"
+        return f"entry {self.number}  {self.method} {self.path} -> {self.status or 'no response'}"
 
 
 def read_recording(text: str, server: str = "") -> list[Exchange]:
@@ -50,7 +50,7 @@ def read_recording(text: str, server: str = "") -> list[Exchange]:
 
     Args:
         text: the HAR file.
-        server: read only exchanges with this address, and remove it from the paths; all, if empty.
+        server: read only exchanges with this address, and remove it from the paths; empty: read all.
 
     Raises:
         NotARecordingError: the text is not a HAR file.

@@ -19,7 +19,7 @@ Direction = Literal["request", "response"]
 LOWER_BOUNDS = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 UPPER_BOUNDS = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 OPAQUE = ("pattern", "multipleOf", "format", "not", "propertyNames", "dependentRequired", "patternProperties")
-"""Keywords whose values can only be equal or different; without them everything is allowed."""
+"""Keywords whose values can only be compared for equality; without them everything is allowed."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Shape:
         enum = self.keywords.get("enum")
         return list(enum) if enum is not None else None
 
-    def and_also(self, other: Shape) -> Shape:
-        """Return what both allow, as ``allOf`` does; of two bounds, the tighter one holds."""
+    def intersection(self, other: Shape) -> Shape:
+        """Return what both allow, as ``allOf`` does; of two bounds, the tighter one applies."""
         keywords = {**self.keywords, **other.keywords}
         for names, tighter in ((LOWER_BOUNDS, max), (UPPER_BOUNDS, min)):
             for name in names:
@@ -73,7 +73,7 @@ class Shape:
 
 
 def shapes(schema: Place | None) -> list[Shape]:
-    """Return the alternatives of a schema; none for ``false``."""
+    """Return the alternatives of a schema; the schema ``false`` has none."""
     if schema is None or schema.value is True:
         return [Shape(schema.pointer if schema else "#")]
     if schema.value is False:
@@ -91,16 +91,20 @@ def shapes(schema: Place | None) -> list[Shape]:
     alternatives = [own]
     if "$ref" in schema.value:
         target = shapes(schema.target(schema.value["$ref"]).followed())
-        alternatives = [replace(each.and_also(own), pointer=schema.pointer) for each in target]
+        alternatives = [replace(each.intersection(own), pointer=schema.pointer) for each in target]
     for _, part in (schema.child("allOf") or Place({}, "", [])).children():
         alternatives = [
-            replace(one.and_also(each), pointer=own.pointer) for each in alternatives for one in shapes(part)
+            replace(one.intersection(each), pointer=own.pointer)
+            for each in alternatives
+            for one in shapes(part)
         ]
     for keyword in ("oneOf", "anyOf"):
         if keyword in schema.value:
             parts = [shape for _, part in schema.members(keyword).items() for shape in shapes(part)]
             alternatives = [
-                replace(each.and_also(part), pointer=part.pointer) for each in alternatives for part in parts
+                replace(each.intersection(part), pointer=part.pointer)
+                for each in alternatives
+                for part in parts
             ]
     types = schema.get("type")
     if types is not None:
@@ -113,7 +117,7 @@ def shapes(schema: Place | None) -> list[Shape]:
 
 
 class SchemaComparison:
-    """Compares schemas of two contracts; keeps the pairs under comparison, since schemas may be recursive."""
+    """Compares schemas of two contracts, and keeps track of open comparisons: schemas may be recursive."""
 
     def __init__(self) -> None:
         self._open: set[tuple[str, str, Direction]] = set()
@@ -132,15 +136,17 @@ class SchemaComparison:
     def changes_of_problems(self, old: Place | None, new: Place | None) -> list[Change]:
         """List the breaking changes of the problems of one status, matched by their ``type``.
 
-        A kind of problem may be added: by RFC 9457, callers treat an unknown one by its status.
+        A problem type may be added: by RFC 9457, callers handle an unknown type by its status.
         """
-        now = {_kind(shape): shape for shape in shapes(new)}
+        now = {_problem_type(shape): shape for shape in shapes(new)}
         changes: list[Change] = []
         for shape in shapes(old):
-            if _kind(shape) in now:
-                changes += self._of_pair(shape, now[_kind(shape)], "response")
+            if _problem_type(shape) in now:
+                changes += self._of_pair(shape, now[_problem_type(shape)], "response")
             else:
-                changes.append(Change(shape.pointer, f"the problem {_kind(shape)} is no longer returned"))
+                changes.append(
+                    Change(shape.pointer, f"the problem {_problem_type(shape)} is no longer returned")
+                )
         return changes
 
     def _of_shapes(self, old: list[Shape], new: list[Shape], direction: Direction) -> list[Change]:
@@ -198,7 +204,7 @@ class SchemaComparison:
                 yield Change(new.pointer, f"the member {name} is no longer always present")
 
 
-def _kind(problem: Shape) -> Any:
+def _problem_type(problem: Shape) -> Any:
     return problem.properties["type"].get("const") if "type" in problem.properties else None
 
 

@@ -57,17 +57,17 @@ _FORMATS = jsonschema.FormatChecker(formats=())
 
 
 @_FORMATS.checks("date-time", raises=ValueError)
-def _is_moment(value: object) -> bool:
+def _is_date_time(value: object) -> bool:
     return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
 
 
 @_FORMATS.checks("date", raises=ValueError)
-def _is_day(value: object) -> bool:
+def _is_date(value: object) -> bool:
     return not isinstance(value, str) or bool(date.fromisoformat(value))
 
 
 @_FORMATS.checks("uri-reference")
-def _is_reference(value: object) -> bool:
+def _is_uri_reference(value: object) -> bool:
     return not isinstance(value, str) or bool(
         re.fullmatch(r"([!#$&-;=?-Z_a-z~\[\]]|%[0-9A-Fa-f]{2})*", value)
     )
@@ -99,7 +99,7 @@ class Schemas:
 
 
 def _causes(errors: Iterable[jsonschema.ValidationError]) -> list[jsonschema.ValidationError]:
-    """Drop consequential errors: if ``allOf`` fails, each member that it names counts as unevaluated."""
+    """Drop secondary errors: if ``allOf`` fails, its members are reported as unevaluated too."""
     all_errors = list(errors)
     others = [error for error in all_errors if error.validator != "unevaluatedProperties"]
     return others or all_errors

@@ -14,16 +14,16 @@ MIGRATOR_LOCK = 7_316_001
 """Session lock: one migrator at a time. Piccolo takes no lock."""
 
 CALENDAR_LOCK = 7_316_002
-"""The first key of the lock of a calendar; the second key is the calendar's id."""
+"""Transaction lock of a calendar: its first key. The second key is the calendar's id."""
 
 RELAY_LOCK = 7_316_003
-"""Session lock: one relay works, and the others stand by."""
+"""Session lock: one relay works, and the others wait until it ends."""
 
 ATTEMPTS_LOCK = 7_316_004
 """Session lock: one task at a time begins webhook deliveries; others only finish what they began."""
 
 CATALOGUE_LOCK = 7_316_005
-"""One writer of services at a time."""
+"""Transaction lock: one writer of services at a time."""
 
 PROOF_LOCK = 7_316_006
 """Session lock: one proof of the fee summaries at a time."""

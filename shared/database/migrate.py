@@ -56,8 +56,8 @@ async def migrate() -> int:
         pending = await pending_migrations()
         if pending == 0:
             return 0
-        # Imported only when there is work: Piccolo's commands import a code formatter, and most starts have
-        # none.
+        # Imported only if a migration is pending: Piccolo's commands import a code formatter, which takes
+        # time, and most starts apply nothing.
         from piccolo.apps.migrations.commands.forwards import run_forwards
 
         # Piccolo's output is not for the user, but its last line names the migration that failed.
@@ -91,8 +91,7 @@ def main() -> int:
     """Run from the command line; 0 when the schema is up to date."""
     try:
         applied = asyncio.run(migrate())
-    # asyncpg's errors are those that no retry helps: a database that does not exist, a role without
-    # privileges.
+    # asyncpg's errors that remain are permanent: a database that does not exist, a role without privileges.
     except (
         DatabaseUnavailableError,
         MigrationFailedError,

@@ -1,18 +1,19 @@
 -- The whole schema as it is today, in the order in which to read it. This file is documentation that runs: on an
--- empty database it makes what the migrations make, and tests/test_schema.py holds the two equal. Databases are
--- made and upgraded by the migrations alone (python -m shared.database.migrate).
+-- empty database it creates what the migrations create, and tests/test_schema.py checks that both are equal.
+-- Databases are created and upgraded by the migrations alone (python -m shared.database.migrate).
 --
--- "Guarantee 1" to "guarantee 6" are the service's promises. Where the database keeps one, the line says so:
+-- "Guarantee 1" to "guarantee 6" are what the service promises. A comment names each one where the database
+-- enforces it:
 --
 --   1  two orders on a calendar are never less than three hours apart, except orders imported together
 --   2  an order and its change are stored together or not at all
---   3  positions of changes have no gap, and nothing new appears at or below one that was read
---   4  PostgreSQL is all that must survive: everything else catches up from here
---   5  a fee summary is exact for the position that it names
+--   3  positions of changes have no gap, and nothing new appears at or below a position that was read
+--   4  only PostgreSQL's data must survive: everything else is recovered from it
+--   5  a fee summary is exact for the position that it states
 --   6  a create that is repeated with its Idempotency-Key stores one order
 --
--- Bounds are checked here behind the API's own, because asyncpg stores some numbers that it can't hold as 0,
--- and a year beyond 9999 makes a row unreadable.
+-- The bounds of numbers and times are checked here as well as by the API, because asyncpg stores some numbers
+-- that it can't hold as 0, and a year beyond 9999 makes a row unreadable.
 
 CREATE EXTENSION btree_gist;  -- lets an exclusion constraint compare integers (calendar_id, import_id)
 
@@ -26,14 +27,14 @@ CREATE EXTENSION btree_gist;  -- lets an exclusion constraint compare integers (
 --
 -- Written by: api/orders/commands.py (make_calendar).
 CREATE TABLE calendar (
-    id serial PRIMARY KEY,  -- random, not from the sequence: rolled-back creates would use the sequence up
+    id serial PRIMARY KEY,  -- random, not from the sequence: rolled-back creates would exhaust the sequence
     name text NOT NULL DEFAULT '' UNIQUE,  -- as the caller wrote it; names that differ in case are different
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
     CONSTRAINT calendar_name CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND length(name) <= 64)
 );
 
--- What can be ordered. Archived, never deleted: an old order can always say what it was for.
+-- What can be ordered. Archived, never deleted, so that the services of an old order can still be read.
 --
 -- State: in use while archived_at is null; archiving it (api/services/commands.py) is final.
 --
@@ -55,7 +56,7 @@ CREATE UNIQUE INDEX service_name_in_use ON service (lower(name)) WHERE archived_
 -- Orders and the 3-hour rule
 -- =============================================================================================================
 
--- Ids that callers gave to orders, also of orders deleted since: an id names one order for ever.
+-- Ids that callers gave to orders, including orders deleted since: an id is never used again.
 --
 -- Written by: api/orders/commands.py (claim_ids), in the transaction that stores the order.
 CREATE TABLE claimed_order_id (
@@ -74,12 +75,12 @@ CREATE SEQUENCE order_import_id_seq;
 CREATE TABLE order_import (
     id bigint PRIMARY KEY DEFAULT nextval('order_import_id_seq'),  -- the import_id of its orders
     sha256 text NOT NULL DEFAULT '' UNIQUE,  -- of the file: the same file is not imported twice
-    file_name text NOT NULL DEFAULT '',  -- for people
-    orders integer NOT NULL,  -- how many orders it brought
+    file_name text NOT NULL DEFAULT '',  -- for information only
+    orders integer NOT NULL,  -- how many orders it contained
     imported_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP
 );
 
--- Orders as they are now. Deleting an order deletes the row; order_change still tells of it.
+-- Orders as they are now. Deleting an order deletes the row; its history remains in order_change.
 --
 -- Written by: api/orders/commands.py (create, replace, patch, delete, batch); api/orders/imports.py.
 -- Two triggers write the order's change and its entries in ordered_service in the same statement.
@@ -87,15 +88,15 @@ CREATE TABLE order_import (
 -- Guarantees: 1 (orders_spacing) and 2 (orders_record_change).
 CREATE TABLE orders (
     id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
-    datetime timestamptz NOT NULL,  -- when the work is to happen
+    datetime timestamptz NOT NULL,  -- when the work is scheduled
     clear_until timestamptz NOT NULL  -- datetime + 3 hours: from then on the next order may be placed
-        -- The only place in SQL that says three hours (in Python: CLEARANCE in api/orders/spacing.py). By way of
-        -- UTC, as a generated column must be IMMUTABLE: timestamptz + interval is not, because an interval with
-        -- days in it would depend on the session's time zone. Three hours are three hours everywhere.
+        -- The only place in SQL with the three hours (in Python: CLEARANCE in api/orders/spacing.py). Computed in
+        -- UTC, because a generated column must be IMMUTABLE: timestamptz + interval is not, since an interval with
+        -- days depends on the session's time zone. Three hours do not.
         GENERATED ALWAYS AS ((datetime AT TIME ZONE 'UTC' + interval '3 hours') AT TIME ZONE 'UTC') STORED,
     totalfee numeric(12, 2) NOT NULL,
     service_ids bigint[] NOT NULL,  -- ascending
-    service_names text[] NOT NULL,  -- in the order of service_ids; as they were when last written
+    service_names text[] NOT NULL,  -- in the order of service_ids; as of the order's last write
     calendar_id integer NOT NULL REFERENCES calendar ON DELETE CASCADE ON UPDATE CASCADE,
     import_id bigint NOT NULL DEFAULT nextval('order_import_id_seq'),  -- shared only by the orders of one import;
                                                                       -- an order that moves gets a new one
@@ -103,7 +104,7 @@ CREATE TABLE orders (
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
-    -- GUARANTEE 1: no two orders on a calendar are less than three hours apart, whatever writes at the same time.
+    -- GUARANTEE 1: no two orders on a calendar are less than three hours apart, even if written at the same time.
     --
     -- Two orders conflict if they have the same calendar, their ranges overlap, and their import_ids differ.
     -- The ranges are half-open: exactly three hours apart is allowed, a microsecond less is not, either way.
@@ -171,11 +172,11 @@ CREATE TRIGGER orders_forget_ordered_services AFTER TRUNCATE ON orders
 -- How an order is rendered: in one place, so that one version of an order is the same bytes everywhere
 -- =============================================================================================================
 
--- A time as callers see it: UTC, to the millisecond, or to the microsecond if it has any.
+-- A time as callers see it: in UTC, with milliseconds, or with microseconds if it has any.
 CREATE FUNCTION utc_text(at timestamptz) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
 RETURN regexp_replace(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '000$', '') || 'Z';
 
--- An order as callers see it, in answers, lists, exports and notifications.
+-- An order as callers see it, in responses, exports and notifications.
 CREATE FUNCTION order_json(o orders) RETURNS json LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (
     SELECT row_to_json(shown) FROM (
@@ -236,8 +237,8 @@ CREATE TABLE order_change (
 CREATE INDEX order_change_unassigned ON order_change (id) WHERE position IS NULL;
 CREATE UNIQUE INDEX order_change_of_order ON order_change (order_id, order_version);
 
--- GUARANTEE 2: an order and its change are stored together or not at all. They are one statement, by whatever
--- path the order is written, also by hand.
+-- GUARANTEE 2: an order and its change are stored together or not at all. The trigger writes the change in the
+-- statement that writes the order, even one that is typed by hand.
 CREATE FUNCTION record_order_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO order_change (
@@ -262,20 +263,20 @@ CREATE TRIGGER orders_record_change AFTER INSERT OR UPDATE OR DELETE ON orders
 
 -- One row: where the change log begins and ends.
 --
--- GUARANTEE 3: positions have no gap and appear in order. Whoever assigns positions, or deletes old changes,
--- holds this row's lock, so only one transaction at a time does either.
+-- GUARANTEE 3: positions have no gap and appear in order. A transaction that assigns positions or deletes old
+-- changes locks this row first, so only one does either at a time.
 --
 -- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position).
 CREATE TABLE change_log (
     id integer PRIMARY KEY DEFAULT 1,
-    last_position bigint NOT NULL DEFAULT 0,  -- the newest that is assigned; 0: none yet
-    first_position bigint NOT NULL DEFAULT 1,  -- the oldest that is retained; if none is, the next to be assigned
+    last_position bigint NOT NULL DEFAULT 0,  -- the newest that is assigned; 0: no position is yet
+    first_position bigint NOT NULL DEFAULT 1,  -- the oldest that is retained; in an empty log, the next one
 
     CONSTRAINT change_log_one_row CHECK (id = 1)
 );
 INSERT INTO change_log (id, last_position, first_position) VALUES (1, 0, 1);
 
--- How far each consumer of changes has come: everything up to position is applied, nothing after it.
+-- The progress of each consumer of changes: everything up to position is applied, nothing after it.
 --
 -- GUARANTEE 4: each change is applied once, however often Redis delivers it or loses it. A consumer applies a
 -- batch and moves its cursor in one transaction; the relay publishes again from here.
@@ -295,8 +296,8 @@ INSERT INTO consumer_cursor (consumer, position) VALUES ('fee_summaries', 0), ('
 -- Fee summaries
 -- =============================================================================================================
 
--- How an order's fee is divided: equally over its services, to the cent; the first services by id get the odd
--- cents, so that the shares always add up to the fee. Service 0 stands for the order as a whole.
+-- How an order's fee is divided: equally among its services; each cent that is left over goes to another service,
+-- the lowest ids first, so that the shares always add up to the fee. Service 0 stands for the order as a whole.
 CREATE FUNCTION fee_shares(totalfee numeric, service_ids bigint[])
 RETURNS TABLE (service_id bigint, share numeric) LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -311,9 +312,9 @@ BEGIN ATOMIC
     FROM unnest(service_ids) WITH ORDINALITY AS s (id, place);
 END;
 
--- What one state of an order, as a change carries it, counts as: one row for the order and one per service. A
--- change subtracts what its previous_state counts as and adds what its order_state does. One SELECT, so that
--- PostgreSQL can inline it.
+-- What one state of an order adds to the fee summaries: a row for the order and a row per service. A change
+-- subtracts the effects of its previous_state and adds those of its order_state. One SELECT, so that PostgreSQL
+-- can inline it.
 CREATE FUNCTION fee_effects(state json, zone text)
 RETURNS TABLE (day date, calendar text, service_id bigint, share numeric) LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -326,12 +327,12 @@ BEGIN ATOMIC
     ) AS s;
 END;
 
--- How many orders of a day bring a service a certain share of their fee. Kept per share, not as one sum, so that
--- the smallest and the largest stay exact when orders go away. A calendar holds at most eight orders a day, so
--- one sum would save little.
+-- How many orders of a day contribute a given share of their fee to a service. Stored per share, not as one sum,
+-- so that the smallest and the largest stay exact when orders are deleted. A calendar holds at most eight orders a
+-- day, so one sum would save little.
 --
--- GUARANTEE 5: at the position of the cursor 'fee_summaries', the rows of the current generation are exactly
--- what the orders say. They change only in the transaction that moves the cursor, or that swaps generations.
+-- GUARANTEE 5: at the position of the cursor 'fee_summaries', the rows of the current generation match
+-- the orders exactly. They change only in the transaction that moves the cursor, or that swaps generations.
 --
 -- Written by: worker/fee_summaries/consumer.py (the current generation); worker/fee_summaries/rebuild.py (the next
 -- one; it also deletes earlier ones).
@@ -348,7 +349,7 @@ CREATE TABLE fee_summary (
 );
 CREATE UNIQUE INDEX fee_summary_key ON fee_summary (generation, day, calendar_id, service_id, share);
 
--- One row: which generation of fee summaries is read. It changes only while the consumer's cursor is held.
+-- One row: which generation of fee summaries is read. It changes only while the consumer's cursor is locked.
 --
 -- State: a rebuild takes the next number as building, writes that generation beside the current one, and makes
 -- it the current one in one transaction (worker/fee_summaries/rebuild.py).
@@ -358,16 +359,16 @@ CREATE UNIQUE INDEX fee_summary_key ON fee_summary (generation, day, calendar_id
 CREATE TABLE fee_summary_state (
     id integer PRIMARY KEY CHECK (id = 1),
     generation integer NOT NULL,  -- of the rows that are read and kept up to date
-    building integer NOT NULL,  -- the highest that was ever begun: the latest rebuild's
+    building integer NOT NULL,  -- the highest number taken so far: the latest rebuild's
     time_zone text NOT NULL  -- whose days are counted
 );
 -- The migration inserts the time zone of the setting OMS_TIME_ZONE, which is UTC unless set.
 INSERT INTO fee_summary_state (id, generation, building, time_zone) VALUES (1, 1, 1, 'UTC');
 
--- When the fee summaries reached a position, as far back as figures can be requested for
--- (api/fee_summaries/positions.py): the next page of a report still names its own time.
+-- When the fee summaries reached each position, as far back as figures can be requested for
+-- (api/fee_summaries/positions.py): later pages of a report state the same time as the first.
 --
--- Written by: worker/fee_summaries/consumer.py, which also deletes what is too far back.
+-- Written by: worker/fee_summaries/consumer.py, which also deletes rows that are too far back.
 CREATE TABLE fee_summary_step (
     position bigint PRIMARY KEY,
     moved_at timestamptz NOT NULL
@@ -382,12 +383,12 @@ SELECT position, moved_at FROM consumer_cursor WHERE consumer = 'fee_summaries';
 -- Written by: api/relay/scheduler.py (asked_at); worker/fee_summaries/proof.py (everything else).
 CREATE TABLE fee_summary_proof (
     id integer PRIMARY KEY CHECK (id = 1),
-    asked_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,  -- when the relay last requested one, or the
-                                                              -- installation: the first is due a day later
-    finished_at timestamptz,  -- null: there was none yet
-    position bigint,  -- the position it was made at
+    asked_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,  -- when the relay last requested one; until then,
+                                                              -- installation time: the first is due a day later
+    finished_at timestamptz,  -- null: no proof has finished yet
+    position bigint,  -- the position that was proved
     orders bigint,  -- how many orders were counted again
-    differing bigint,  -- rows that were not what the orders say: 0 unless something is broken
+    differing bigint,  -- rows that did not match the orders: 0 unless something is broken
     seconds double precision  -- how long it took
 );
 INSERT INTO fee_summary_proof (id) VALUES (1);
@@ -411,7 +412,7 @@ CREATE TABLE webhook (
     id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
     url text NOT NULL,
     types text[] NOT NULL,  -- of notifications; empty: every change of an order
-    calendars text[] NOT NULL,  -- names; empty: all. Names of calendars that don't exist yet are fine
+    calendars text[] NOT NULL,  -- names; empty: all. Names of calendars that don't exist yet are allowed
     description text NOT NULL,
     starts_after bigint NOT NULL,  -- only changes after this position are sent
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -432,7 +433,7 @@ CREATE TABLE webhook (
     CONSTRAINT webhook_disabled_reason CHECK (disabled_reason IN ('caller', 'gone', 'failing'))
 );
 
--- What signs a webhook's deliveries. Stored in plain text: signing needs the secret itself.
+-- Secrets that sign a webhook's deliveries. Stored in plain text: signing needs the secret itself.
 --
 -- State: current while valid_until is null; a rotation sets it, and until then both secrets sign.
 --
@@ -456,8 +457,8 @@ RETURN c.position > w.starts_after
         WHERE k.id IN (c.calendar_id, c.previous_calendar_id) AND k.name = ANY (w.calendars)
     ));
 
--- A notification for a webhook, and what happened to it. No row for a change that the consumer has passed means
--- that the webhook did not ask for it.
+-- A notification for a webhook, and what happened to it. If a change that the consumer has applied has no row, the
+-- webhook did not ask for it.
 --
 -- Written by: worker/webhooks/fan_out.py (one for each change and webhook that asks for it);
 -- worker/webhooks/outcomes.py (outcomes, announcements); api/webhooks/commands.py (tests, replays). Old ones are
@@ -473,19 +474,19 @@ CREATE TABLE webhook_delivery (
     order_id bigint,
     payload text,  -- the notification, unless it is of a change: then it is encoded from the change log
     state text NOT NULL,
-        -- 'pending'    not attempted yet in this round; made by the consumer, a test or an announcement. Moved on
-        --              by the first attempt
-        -- 'retrying'   an attempt failed, another follows; moved on by that one
+        -- 'pending'    not attempted yet in this round; created by the consumer, a test or an announcement. The
+        --              first attempt changes it
+        -- 'retrying'   an attempt failed, another follows, which changes it
         -- 'delivered'  answered 2xx. Final, unless a replay from a position sends it again
         -- 'exhausted'  every attempt failed. Final, unless replayed
-        -- 'disabled'   its webhook was disabled or deleted before it got through. Final, unless replayed
+        -- 'disabled'   its webhook was disabled or deleted before it was delivered. Final, unless replayed
         --
         -- Attempts: worker/webhooks/outcomes.py. 'disabled': also worker/webhooks/fan_out.py, for a webhook that
-        -- is disabled when the change comes, and api/webhooks/commands.py. A replay (api/webhooks/commands.py)
+        -- is disabled when the change arrives, and api/webhooks/commands.py. A replay (api/webhooks/commands.py)
         -- makes it 'pending' in a new round.
     round integer NOT NULL DEFAULT 1,  -- one more with each replay: attempts of earlier rounds don't count
     attempts integer NOT NULL DEFAULT 0,  -- that ended, in this round
-    next_attempt_at timestamptz,  -- null: none follows
+    next_attempt_at timestamptz,  -- null: no attempt follows
     acknowledged_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
@@ -506,16 +507,16 @@ CREATE INDEX webhook_delivery_by_position ON webhook_delivery (position);
 -- Attempts at deliveries.
 --
 -- States: begun (latency_ms is null), ended. An attempt is stored before anything is sent, so one whose worker
--- was killed stays begun for ever.
+-- was killed stays begun.
 --
 -- Written by: worker/webhooks/attempts.py (begun); worker/webhooks/outcomes.py (ended).
 CREATE TABLE webhook_attempt (
     id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
     delivery_id bigint NOT NULL REFERENCES webhook_delivery ON DELETE CASCADE,
     started_at timestamptz NOT NULL,
-    latency_ms integer,  -- null: it has not ended, or nobody saw how
-    status integer,  -- of the answer; null: there was none
-    answer text NOT NULL,  -- its first 2 KB
+    latency_ms integer,  -- null: it has not ended, or its worker was killed
+    status integer,  -- of the response; null: there was none
+    answer text NOT NULL,  -- the first 2 KB of the response's body
     error text  -- why it does not count as delivered; null: it does
 );
 CREATE INDEX webhook_attempt_of_delivery ON webhook_attempt (delivery_id, id);
@@ -525,20 +526,20 @@ CREATE INDEX webhook_attempt_of_delivery ON webhook_attempt (delivery_id, id);
 -- Idempotency keys
 -- =============================================================================================================
 
--- Keys that callers sent, with the answer to the request that used them first.
+-- Keys that callers sent, each with the response to the request that first used it.
 --
 -- GUARANTEE 6: a create that is repeated with its key stores one order. The key is claimed in the transaction
--- that stores the order: a repeat waits for that transaction at the primary key, and then reads the answer.
+-- that stores the order: a repeat waits for that transaction at the primary key, and then reads the stored response.
 --
--- State: claimed (answer is '') until the transaction keeps its answer and commits; others never see it before.
+-- State: claimed (answer is '') until the transaction stores its response and commits; others see it only then.
 --
 -- Written by: api/http/idempotency_keys.py; deleted after 24 hours by api/relay/retention.py, or with a webhook
--- whose secret the answer shows (api/webhooks/commands.py).
+-- whose secret the response contains (api/webhooks/commands.py).
 CREATE TABLE idempotency_key (
     caller text NOT NULL,  -- the API key's name: each caller has keys of its own
     operation text NOT NULL,  -- each operation too
     key text NOT NULL,
-    fingerprint bytea NOT NULL,  -- of the request's content: the same key with another content is refused
+    fingerprint bytea NOT NULL,  -- of the request's content: the same key with other content is refused
     answer text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (caller, operation, key)

@@ -52,10 +52,10 @@ class Order(Table, tablename="orders"):
     id = BigSerial(
         primary_key=True, help_text="below 10^12 chosen by the caller, from there on by the sequence"
     )
-    datetime = Timestamptz(default=None, help_text="when the work is to happen")
+    datetime = Timestamptz(default=None, help_text="when the work is scheduled")
     totalfee = Numeric(digits=(12, 2), default=None)
     service_ids = Array(base_column=BigInt(), default=None, help_text="ascending")
-    service_names = Array(base_column=Text(), default=None, help_text="as they were when last written")
+    service_names = Array(base_column=Text(), default=None, help_text="as of the order's last write")
     calendar_id = ForeignKey(Calendar, null=False, default=None, index=False)
     import_id = BigInt(
         default=None, help_text="orders that share one may be close to each other; see OrderImport"
@@ -77,7 +77,7 @@ class OrderImport(Table, tablename="order_import"):
     id = BigInt(primary_key=True, default=None)
     sha256 = Text(unique=True, help_text="of the file: the same file is not imported twice")
     file_name = Text()
-    orders = Integer(default=None, help_text="how many orders it brought")
+    orders = Integer(default=None, help_text="how many orders it contained")
     imported_at = Timestamptz(default=TimestamptzNow())
 
 
@@ -102,15 +102,17 @@ class OrderChange(Table, tablename="order_change"):
 
 
 class ChangeLog(Table, tablename="change_log"):
-    """One row: where the change log begins and ends. Whoever assigns positions holds its lock."""
+    """One row: where the change log begins and ends. It is locked while positions are assigned."""
 
     id = Integer(primary_key=True, default=1)
     last_position = BigInt(default=0)
-    first_position = BigInt(default=1, help_text="the oldest retained; if none is, the next to be assigned")
+    first_position = BigInt(
+        default=1, help_text="the oldest retained; in an empty log, the next to be assigned"
+    )
 
 
 class ConsumerCursor(Table, tablename="consumer_cursor"):
-    """How far a consumer of changes has come: everything up to ``position`` is applied, nothing after it."""
+    """The progress of a consumer of changes: everything up to ``position`` is applied, nothing after it."""
 
     consumer = Text(primary_key=True)
     position = BigInt(default=0)
@@ -118,10 +120,10 @@ class ConsumerCursor(Table, tablename="consumer_cursor"):
 
 
 class FeeSummary(Table, tablename="fee_summary"):
-    """How many orders of a day bring a service a certain share of their fee.
+    """How many orders of a day contribute a given share of their fee to a service.
 
-    Kept per share, not as one sum, so that the smallest and the largest stay exact when orders go away. A
-    calendar holds at most eight orders a day, so one sum would save little.
+    Stored per share, not as one sum, so that the smallest and the largest stay exact when orders are deleted.
+    A calendar holds at most eight orders a day, so one sum would save little.
     """
 
     id = BigSerial(primary_key=True)
@@ -136,16 +138,16 @@ class FeeSummary(Table, tablename="fee_summary"):
 
 
 class FeeSummaryState(Table, tablename="fee_summary_state"):
-    """One row: which generation is read. It changes only while the consumer's cursor is held."""
+    """One row: which generation is read. It changes only while the consumer's cursor is locked."""
 
     id = Integer(primary_key=True, default=None)
     generation = Integer(default=None, help_text="of the rows that are read and kept up to date")
-    building = Integer(default=None, help_text="the highest that was ever begun: the latest rebuild's")
+    building = Integer(default=None, help_text="the highest number taken so far: the latest rebuild's")
     time_zone = Text(default=None, help_text="whose days are counted")
 
 
 class FeeSummaryStep(Table, tablename="fee_summary_step"):
-    """When the fee summaries reached a position, as far back as figures can be requested for."""
+    """When the fee summaries reached each position, as far back as figures can be requested for."""
 
     position = BigInt(primary_key=True, default=None)
     moved_at = Timestamptz(default=None)
@@ -155,11 +157,11 @@ class FeeSummaryProof(Table, tablename="fee_summary_proof"):
     """One row: the last proof of the fee summaries against the orders."""
 
     id = Integer(primary_key=True, default=None)
-    asked_at = Timestamptz(help_text="when the relay last requested one, or the installation")
-    finished_at = Timestamptz(null=True, default=None, help_text="null: there was none yet")
-    position = BigInt(null=True, default=None, help_text="the position it was made at")
+    asked_at = Timestamptz(help_text="when the relay last requested one; until then, installation time")
+    finished_at = Timestamptz(null=True, default=None, help_text="null: no proof has finished yet")
+    position = BigInt(null=True, default=None, help_text="the position that was proved")
     orders = BigInt(null=True, default=None, help_text="how many orders were counted again")
-    differing = BigInt(null=True, default=None, help_text="rows that were not what the orders say")
+    differing = BigInt(null=True, default=None, help_text="rows that did not match the orders")
     seconds = DoublePrecision(null=True, default=None, help_text="how long it took")
 
 
@@ -189,7 +191,7 @@ class Webhook(Table, tablename="webhook"):
 
 
 class WebhookSecret(Table, tablename="webhook_secret"):
-    """What signs a webhook's deliveries. Stored in plain text: signing needs the secret itself."""
+    """A secret that signs a webhook's deliveries. Stored in plain text: signing needs the secret itself."""
 
     id = BigInt(primary_key=True, default=None)
     webhook_id = ForeignKey(Webhook, null=False, default=None, index=False, on_update=OnUpdate.no_action)
@@ -203,7 +205,8 @@ class WebhookDelivery(Table, tablename="webhook_delivery"):
 
     States: ``pending`` (not attempted yet in this round), ``retrying`` (an attempt failed, another follows),
     ``delivered`` (answered 2xx), ``exhausted`` (every attempt failed), ``disabled`` (the webhook was disabled
-    before it got through). No row for a change that the consumer has passed: the webhook did not ask for it.
+    before it was delivered). If a change that the consumer has applied has no row, the webhook did not ask
+    for it.
     """
 
     id = BigInt(primary_key=True, default=None)
@@ -218,7 +221,7 @@ class WebhookDelivery(Table, tablename="webhook_delivery"):
     state = Text(default=None)
     round = Integer(default=1, help_text="one more with each replay: attempts of earlier rounds don't count")
     attempts = Integer(default=0, help_text="that ended, in this round")
-    next_attempt_at = Timestamptz(null=True, default=None, help_text="null: none follows")
+    next_attempt_at = Timestamptz(null=True, default=None, help_text="null: no attempt follows")
     acknowledged_at = Timestamptz(null=True, default=None)
     created_at = Timestamptz(default=TimestamptzNow())
 
@@ -231,7 +234,9 @@ class WebhookAttempt(Table, tablename="webhook_attempt"):
         WebhookDelivery, null=False, default=None, index=False, on_update=OnUpdate.no_action
     )
     started_at = Timestamptz(default=None)
-    latency_ms = Integer(null=True, default=None, help_text="null: it has not ended, or nobody saw how")
-    status = Integer(null=True, default=None, help_text="null: no answer")
-    answer = Text(default=None, help_text="its first 2 KB")
+    latency_ms = Integer(
+        null=True, default=None, help_text="null: it has not ended, or its worker was killed"
+    )
+    status = Integer(null=True, default=None, help_text="null: no response")
+    answer = Text(default=None, help_text="the first 2 KB of the response's body")
     error = Text(null=True, default=None, help_text="why it does not count as delivered; null: it does")

@@ -1,7 +1,8 @@
 """Transactions: the only place where anything commits.
 
 Piccolo's own transaction does not release its connection when COMMIT or ROLLBACK raises (a deferred
-constraint, a cancelled request, a killed backend). The pool would run empty, and every later request hang.
+constraint, a cancelled request, a killed backend). The pool would run empty, and every later request
+would hang.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Fee summaries: kept up to date, counted again, proved, and rebuilt."""
+"""Fee summaries: kept up to date, recounted, proved, and rebuilt."""

@@ -1,4 +1,4 @@
-"""The consumer of fee summaries: applies batches of changes, each exactly once, behind a cursor of its own.
+"""The consumer of fee summaries: applies batches of changes, each exactly once.
 
 Rows and cursor move in one transaction, see ``worker/batches.py``.
 """
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from shared.changes import Batch
 
 
-# Subtract what each order was, add what it is: one statement for the whole batch, whose cost depends on
-# the batch alone. An order counts under service 0 as a whole, and under each of its services by its share.
-# $1 is the generation's time zone, $2 its number.
+# Subtract each order's previous state and add its new one: one statement for the whole batch, whose cost
+# depends on the batch alone. An order counts under service 0 as a whole, and under each of its services by
+# its share. $1 is the generation's time zone, $2 its number.
 _MERGE_CHANGES = """
 effect AS (
     SELECT order_state AS state, 1 AS sign FROM change WHERE order_state IS NOT NULL
@@ -80,7 +80,7 @@ DELETE FROM fee_summary_step AS old USING step WHERE old.position < step.positio
 
 
 class ChangesForgottenError(Exception):
-    """Changes that have to be added were removed by the retention meanwhile."""
+    """Changes that have to be added were deleted meanwhile: they are older than ``OMS_CHANGE_RETENTION``."""
 
     def __init__(self, first: int) -> None:
         super().__init__(f"changes from position {first} on are no longer retained (OMS_CHANGE_RETENTION)")
@@ -125,8 +125,8 @@ async def _generation_to_add_to() -> Generation:
     current = await current_generation()
     if current.time_zone == settings().time_zone:
         return current
-    # With rows there, the stored zone stays: they count in its days. A process that is configured with
-    # another zone refuses to start.
+    # If there are rows, the stored zone stays, since they count in its days. A process that is configured
+    # with another zone refuses to start.
     await execute(_SET_TIME_ZONE_IF_EMPTY, settings().time_zone)
     return await current_generation()
 
@@ -134,8 +134,8 @@ async def _generation_to_add_to() -> Generation:
 async def _disable_hash_and_merge_joins() -> None:
     """Make the rest of this transaction find rows by the index, one by one, whatever the planner expects.
 
-    It overestimates a batch forty times and would rather read the whole table once: the cost of a change
-    would grow with the history (2.3 times from 4,000 to 160,000 rows, measured).
+    The planner overestimates the rows of a batch forty-fold and would read the whole table once: the cost of
+    a change would grow with the history (2.3 times from 4,000 to 160,000 rows, measured).
     """
     await execute(_DISABLE_HASH_AND_MERGE_JOINS)
 
@@ -154,6 +154,7 @@ async def add_logged_changes(generation: Generation, after: int, last: int) -> N
     """
     await _disable_hash_and_merge_joins()
     await execute(_ADD_LOGGED_CHANGES, generation.time_zone, generation.number, after, last)
-    # Counted afterwards: the retention only removes, so what is there now was there to be added.
+    # Counted afterwards: retention only deletes, so changes that still exist now existed when they were
+    # added.
     if await fetch_value(int, _COUNT_LOGGED_CHANGES, after, last) < last - after:
         raise ChangesForgottenError(after + 1)

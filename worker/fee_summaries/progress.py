@@ -1,4 +1,4 @@
-"""Progress of a count over all orders: what a count calls, and the line that commands show."""
+"""Progress of a count over all orders: the callback, and the line that commands show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ReportProgress = Callable[[int, int], None]
 
 
 def no_progress(_counted: int, _total: int) -> None:
-    """Show nothing."""
+    """Ignore the progress."""
 
 
 class ProgressLine:

@@ -1,8 +1,8 @@
 """Prove that fee summaries equal the orders: ``python -m worker.fee_summaries.proof``, ``make verify``.
 
-Every summary is computed again from the orders, at the summaries' own position, and compared to the cent,
-while orders are written and summed. Exit status 0: all are equal; 1: some differ, and each is named with its
-orders; 2: it could not be done. The result is stored, for ``GET /fee-summaries/proof`` and metrics.
+Every summary is recomputed from the orders, at the summaries' own position, and compared to the cent, while
+orders are written and summaries updated. Exit status 0: all are equal; 1: some differ, and each is listed
+with its orders; 2: the proof failed. The result is stored, for ``GET /fee-summaries/proof`` and metrics.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 SHOWN_ORDERS = 100
-"""Orders that are named for one difference."""
+"""The most orders that are listed for one difference."""
 
 _COMPARE = f"""
 WITH {ORDER_SHARES}, expected AS (
@@ -87,7 +87,7 @@ class Difference:
         )
         orders = f"{', '.join(map(str, self.order_ids))}{more}" if self.order_ids else "none"
         return (
-            f"{self.day} calendar {self.calendar}, {what} at {self.share}: the summary says "
+            f"{self.day} calendar {self.calendar}, {what} at {self.share}: the summary counts "
             f"{self.kept} orders ({self.kept * self.share}), there are {self.expected} "
             f"({self.expected * self.share}): {orders}"
         )
@@ -95,7 +95,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class CursorBeyondLog:
-    """The cursor is past the end of the change log: the next changes would be taken for repeats."""
+    """The cursor is past the end of the change log: the next changes would be dropped as repeats."""
 
     cursor: int
     last: int
@@ -106,7 +106,7 @@ class CursorBeyondLog:
 
 
 Report = Callable[[Difference | CursorBeyondLog], None]
-"""Called with each thing that is wrong."""
+"""Called with each difference."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,14 @@ class Proof:
     position: int
     """The position that the summaries were exact for, or should have been."""
     orders: int
-    """How many orders were counted again."""
+    """How many orders were recounted."""
     differing: int
-    """How many summaries do not match the orders; a cursor that can't be right counts as one."""
+    """How many summaries do not match the orders; a cursor beyond the log counts as one."""
     seconds: float
 
 
 class _ComparedRow(CountedRow, frozen=True):
-    """A difference; or the only row of days that have none: then ``day`` and all that follows are null."""
+    """A difference; or the only row of days without any: then ``day`` and all fields after it are null."""
 
     day: date | None
     calendar: str
@@ -173,11 +173,11 @@ async def prove(progress: ReportProgress = no_progress, report: Report = _ignore
 async def prove_if_requested(report: Report) -> Proof | None:
     """Prove, unless a proof is running or was finished since the last request; then return None.
 
-    Requests pile up while the worker is down. Run all at once, their proofs would take every child process
-    from the consumers.
+    Requests pile up while the worker is down. If all of them ran at once, their proofs would occupy every
+    child process, and the consumers would have to wait.
     """
-    async with only_one(PROOF_LOCK) as alone:
-        if alone and await fetch_value(bool, _IS_REQUESTED):
+    async with only_one(PROOF_LOCK) as is_locked:
+        if is_locked and await fetch_value(bool, _IS_REQUESTED):
             return await prove(report=report)
     return None
 
@@ -198,13 +198,13 @@ def main() -> int:
     try:
         proof = asyncio.run(_run())
     except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        sys.stderr.write(f"verify: nothing was proved: {error}\n")
+        sys.stderr.write(f"verify: the proof failed: {error}\n")
         return 2
     extent = f"{proof.orders:,} orders at position {proof.position:,}, in {proof.seconds:.1f} s"
     if proof.differing:
         sys.stderr.write(
-            f"verify: {proof.differing:,} fee summaries are not what the orders say ({extent}); "
-            "`make rebuild` makes them anew\n"
+            f"verify: {proof.differing:,} fee summaries do not match the orders ({extent}); "
+            "`make rebuild` rebuilds them\n"
         )
         return 1
     print(f"every fee summary is what the orders say, to the cent: {extent}")  # noqa: T201 (a command prints)

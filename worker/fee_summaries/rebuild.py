@@ -1,11 +1,11 @@
 """Rebuild the fee summaries: ``python -m worker.fee_summaries.rebuild``, ``make rebuild``.
 
-Rows of a new generation are counted from one snapshot of the orders, then the changes since are added until
-few are missing; one short transaction, which locks the consumer's cursor, adds the rest and makes the new
-generation the current one. Readers see the old rows until it commits and the new ones afterwards, never some
-of each; writers and the consumer are not interrupted. The new rows count in days of OMS_TIME_ZONE.
+Rows of a new generation are counted from one snapshot of the orders, then later changes are added until few
+are missing; one short transaction, which locks the consumer's cursor, adds the rest and makes the new
+generation the current one. Readers see the old rows until it commits and the new ones afterwards, never a
+mixture; writers and the consumer are not interrupted. The new rows count in days of OMS_TIME_ZONE.
 
-Exit status 0: done; 1: another rebuild began meanwhile, and this one ended; 2: it could not be done.
+Exit status 0: done; 1: another rebuild began meanwhile, and this one ended; 2: it failed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ DELETE FROM fee_summary WHERE id = ANY (ARRAY(
 
 
 class RebuildSupersededError(Exception):
-    """Another rebuild began after this one, which left everything to it."""
+    """Another rebuild began after this one, which must stop."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ async def rebuild(
     Args:
         progress: called with how many of how many orders are counted.
         on_swap: called with the position at which the new rows became the current ones; removing the old
-            ones takes about as long again.
+            rows then takes about as long as building the new ones.
 
     Raises:
         RebuildSupersededError: another one began; nothing has changed.
@@ -125,7 +125,7 @@ class _GenerationNumbers(msgspec.Struct, frozen=True):
 
 
 async def _begin_generation() -> Generation:
-    """Take the next number, which supersedes a rebuild that is running, and remove what earlier ones left."""
+    """Take the next number, which supersedes a running rebuild; remove the rows that earlier ones left."""
     numbers = await fetch_one(_GenerationNumbers, _BEGIN_GENERATION)
     await _remove_generations(0, numbers.current)
     await _remove_generations(numbers.current + 1, numbers.building)
@@ -144,7 +144,7 @@ async def _swap_if_close(new: Generation, position: int) -> int | None:
         # The consumer waits here, so nothing is added to the old rows that the new ones would miss.
         applied, assigned = await lock_cursor(FEE_SUMMARIES), await last_position()
         if applied > assigned:
-            # Somebody damaged it: the next changes would be taken for repeats.
+            # The cursor is damaged: the next changes would be dropped as repeats.
             await move_cursor(FEE_SUMMARIES, applied := assigned)
         if applied - position > FEW_CHANGES:
             return None
@@ -176,7 +176,7 @@ def main() -> int:
     try:
         done = asyncio.run(_run())
     except RebuildSupersededError:
-        sys.stderr.write("rebuild: another one began meanwhile; this one changed nothing\n")
+        sys.stderr.write("rebuild: another rebuild began meanwhile; this one changed nothing\n")
         return 1
     except (
         ChangesForgottenError,
@@ -184,7 +184,7 @@ def main() -> int:
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
     ) as error:
-        sys.stderr.write(f"rebuild: {error}; unless it was at its end, nothing has changed\n")
+        sys.stderr.write(f"rebuild: {error}; nothing has changed, unless the new rows were already in use\n")
         return 2
     print(  # noqa: T201 (a command prints)
         f"rebuilt from {done.orders:,} orders, in days of {done.time_zone}, at position {done.position:,}, "

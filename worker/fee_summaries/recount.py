@@ -1,8 +1,8 @@
-"""Counting fee summaries again, from the orders: at the state of one position, a few days at a time.
+"""Recounting fee summaries from the orders: as of one position, a few days at a time.
 
-One snapshot shows orders, changes and summaries as they were at one moment. Orders are ahead of the
-summaries there, by the changes that are not applied yet. These changes are undone: an order that one of them
-touched counts as it was before its first such change. The result must equal the summaries, to the cent.
+One snapshot shows orders, changes and summaries at the same moment. The orders are ahead of the summaries by
+the changes that are not applied yet. These changes are undone: an order that one of them changed counts as it
+was before the first of them. The result must equal the summaries, to the cent.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FIRST_CHUNK_ORDERS = 1_000
 """Orders in the first chunk; the later ones are as large as ``CHUNK_SECONDS`` allows."""
 
 CHUNK_SECONDS = 0.5
-"""How long one chunk should take: progress is seen to move, and a statement stays small."""
+"""How long one chunk should take: short, so that progress is shown often and no statement runs long."""
 
-# Changes that the snapshot's summaries don't have. Each order's first one says what the order was.
+# Changes that the snapshot's summaries don't include yet. Each order's first one has its state before them.
 _CREATE_LATER_CHANGES = """
 CREATE TEMP TABLE later_change ON COMMIT DROP AS
 SELECT DISTINCT ON (order_id) order_id, previous_state
@@ -73,8 +73,8 @@ SELECT
     ) AS last
 """
 
-# Local midnight may come twice or never on a day that clocks change. So the index selects orders from one
-# day more on each side, and the day itself decides.
+# Local midnight may occur twice or not at all on a day when clocks change. So the range that uses the index
+# is one day longer on each side, and then the local day itself is compared.
 ORDER_SHARES = """
 order_share AS (
     SELECT o.id AS order_id, (o.datetime AT TIME ZONE $1)::date AS day, o.calendar_id, s.service_id, s.share
@@ -93,13 +93,13 @@ EXPECTED_SUMMARIES = f"""
     SELECT day, calendar_id, service_id, share, count(*)::int AS orders FROM order_share GROUP BY 1, 2, 3, 4
 )
 """
-"""What the summaries of these days must be."""
+"""The summaries that these days must have."""
 
 COUNTED = "SELECT coalesce(sum(orders), 0) AS counted FROM expected WHERE service_id = 0"
 """How many orders these days have: one ``CountedRow``."""
 
-# Orders lie unevenly over days: years of nothing, then thousands a week. So a chunk is so many orders, to
-# the end of the last one's day. Where exactly its first day begins matters little here.
+# Days have very different numbers of orders: none for years, then thousands a week. So a chunk is a number of
+# orders, to the end of the last one's day. Exactly where its first day begins does not matter here.
 _LAST_DAY_OF_CHUNK = """
 SELECT (datetime AT TIME ZONE $1)::date AS day FROM orders
 WHERE datetime >= $2::date::timestamp AT TIME ZONE $1
@@ -109,17 +109,17 @@ ORDER BY datetime, id OFFSET $3::bigint LIMIT 1
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One moment: the position that its summaries are exact for, and what there is to count."""
+    """The database at one moment: the position of its fee summaries, and what there is to count."""
 
     position: int
     cursor: int
-    """The same, unless somebody damaged it: no position behind the end of the change log is one."""
+    """The same as ``position``, unless the cursor is damaged and beyond the end of the change log."""
     generation: Generation
     time_zone: str
     """The zone to count in: the summaries' own, or another that they are rebuilt for."""
     orders: int
     first: date | None
-    """The first day that has an order or a summary; None: there is none."""
+    """The first day that has an order or a summary; None: no day has."""
     last: date | None
 
 
@@ -131,9 +131,9 @@ class _Extent(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def open_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]:
-    """Open a transaction that sees one moment, prepared for ``ORDER_SHARES`` and ``EXPECTED_SUMMARIES``."""
+    """Open a transaction with one snapshot, prepared for ``ORDER_SHARES`` and ``EXPECTED_SUMMARIES``."""
     async with transaction("repeatable_read"):
-        # Each statement is bounded by its chunk, and the whole may take as long as it must.
+        # Each chunk limits its own statement; the transaction as a whole has no time limit.
         await execute("SET LOCAL statement_timeout = 0")
         await execute(_CREATE_LATER_CHANGES)
         cursor = await cursor_of(FEE_SUMMARIES)
@@ -151,7 +151,7 @@ async def open_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]
 
 
 class CountedRow(msgspec.Struct, frozen=True):
-    """A row of a statement that counts the orders of some days again."""
+    """A row of a statement that recounts the orders of some days."""
 
     counted: int
     """How many orders these days have: the same in every row of the statement."""
@@ -175,7 +175,7 @@ class OrderChunks:
 
         Args:
             row_type: the type of the rows.
-            statement: returns one row at least. Its arguments are the zone, the first day of the chunk, the
+            statement: returns at least one row. Its arguments are the zone, the first day of the chunk, the
                 day after its last one, and ``more``.
             more: further arguments.
 

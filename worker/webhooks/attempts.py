@@ -1,4 +1,4 @@
-"""Attempts: send the deliveries that are due, each until it is delivered or its retry schedule is over.
+"""Attempts: send the deliveries that are due, each until it is delivered or its retry schedule ends.
 
 One task at a time (``attempt_due``) leases every webhook that has something due, many at once, each for a
 child task of its own that sends one request after another. So a webhook that is slow, or does not answer,
@@ -6,9 +6,9 @@ delays no other, and notifications are first sent in the order of their position
 each attempt: when a worker is killed, the lease ends and another task attempts the delivery again, with the
 same ``webhook-id``. So a notification is sent at least once.
 
-**Due** are deliveries that are ``pending`` (never attempted since they were made or replayed) or ``retrying``
-(an attempt failed), once their ``next_attempt_at`` has come. ``worker/webhooks/outcomes.py`` decides what a
-delivery becomes after an attempt, ``worker/webhooks/schedule.py`` when the next one is.
+Deliveries are **due** if they are ``pending`` (never attempted since they were created or replayed) or
+``retrying`` (an attempt failed), once their ``next_attempt_at`` has come. ``worker/webhooks/outcomes.py``
+decides what a delivery becomes after an attempt, ``worker/webhooks/schedule.py`` when the next one is.
 
 **Order**: first attempts and replays arrive in the order of positions. A retry comes later, perhaps after
 newer changes: a receiver that needs order compares the ``version`` of the order, or ``sequence``.
@@ -36,7 +36,7 @@ log = structlog.get_logger("worker")
 
 
 LEASING_SECONDS = 15.0
-"""How long a task leases webhooks; it then finishes what is under way, well within its limit of 50 s."""
+"""How long a task leases webhooks; it then finishes its running attempts, well within its limit of 50 s."""
 
 LEASE_MARGIN_SECONDS = 5.0
 """How much longer a lease lasts than an attempt may."""
@@ -48,8 +48,8 @@ SLICE_SECONDS = 5.0
 POLL_SECONDS = 0.05
 """Pause between two polls for webhooks that have something due."""
 
-# Those that waited longest first. Failing ones get $4 of the $3 leases at most. The condition on leased_until
-# is repeated for the locked row, which may have been leased since this statement's snapshot.
+# Webhooks that have waited longest come first. Failing ones get $4 of the $3 leases at most. The condition on
+# leased_until is repeated for the locked row, which may have been leased since this statement's snapshot.
 _LEASE_WEBHOOKS = """
 WITH due AS (
     SELECT w.id, w.failing_since, w.served_at FROM webhook AS w
@@ -83,7 +83,7 @@ WITH held AS (
     SELECT w.url, due.* FROM held AS w CROSS JOIN LATERAL (
         SELECT * FROM webhook_delivery AS due
         WHERE due.webhook_id = w.id AND due.next_attempt_at <= now()
-            -- The retention deletes a change before its deliveries: without it there is nothing to send.
+            -- Retention deletes a change before its deliveries: without the change there is nothing to send.
             AND (due.payload IS NOT NULL OR EXISTS (
                 SELECT FROM order_change AS c WHERE c.position = due.position
             ))
@@ -108,7 +108,7 @@ LEFT JOIN LATERAL (SELECT {CHANGE} FROM order_change WHERE position = d.position
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to send to a webhook until it ends."""
+    """The right to send to a webhook, until the lease ends."""
 
     webhook_id: int
     token: UUID
@@ -140,17 +140,18 @@ class _BegunAttempt(msgspec.Struct, frozen=True):
 
 
 async def attempt_due(client: WebhookClient, leasing_seconds: float = LEASING_SECONDS) -> int:
-    """Attempt what is due, until nothing is or the time is over; return how many attempts ended.
+    """Attempt what is due, until nothing is or the time has run out; return how many attempts ended.
 
-    One call at a time leases webhooks: another one returns 0 at once. When its time is over it lets the next
-    call begin, and only finishes what is under way, which an endpoint that does not answer may prolong.
+    One call at a time leases webhooks: another one returns 0 at once. After ``leasing_seconds`` it lets the
+    next call begin, and only finishes its running attempts, each of which may take an attempt's whole time
+    limit.
     """
     tasks: dict[asyncio.Task[int], Lease] = {}
     attempted = 0
     deadline = time.monotonic() + leasing_seconds
     try:
-        async with only_one(ATTEMPTS_LOCK) as alone:
-            while alone and time.monotonic() < deadline:
+        async with only_one(ATTEMPTS_LOCK) as is_locked:
+            while is_locked and time.monotonic() < deadline:
                 for lease in await _lease_webhooks(list(tasks.values())):
                     # Never inside a transaction: a child task would inherit its connection.
                     tasks[asyncio.create_task(_attempt_deliveries(lease, client, deadline))] = lease
@@ -167,7 +168,7 @@ async def attempt_due(client: WebhookClient, leasing_seconds: float = LEASING_SE
 
 
 async def _wait_for_tasks(tasks: dict[asyncio.Task[int], Lease], seconds: float | None) -> int:
-    """Wait until a task ends, or the time is over; remove those that ended and return their attempts."""
+    """Wait until a task ends, or the time has run out; remove the ended tasks and return their attempts."""
     ended, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     return sum(_attempts_of(task, tasks.pop(task)) for task in ended)
 
@@ -178,13 +179,13 @@ def _attempts_of(task: asyncio.Task[int], lease: Lease) -> int:
         return task.result()
     if isinstance(error, DatabaseUnavailableError):
         raise error
-    # A fault of ours with one webhook must not stop the others: it rests until its lease ends.
+    # A bug that affects one webhook must not stop the others: it is skipped until its lease ends.
     log.error("webhook_not_served", webhook=lease.webhook_id, exc_info=error)
     return 0
 
 
 async def _lease_webhooks(leases: list[Lease]) -> list[Lease]:
-    """Lease webhooks that have something due, beside those that are leased, up to the limit of the settings.
+    """Lease webhooks that have something due, in addition to ``leases``, up to the limit of the settings.
 
     Failing ones get half of the leases at most: endpoints that do not answer, each of which takes the whole
     time limit of an attempt, never delay one that works.
@@ -220,7 +221,7 @@ async def _begin_next_attempt(lease: Lease) -> Attempt | None:
     """Begin an attempt at the next due delivery, by position; None: nothing is due, or the lease is lost.
 
     The attempt is stored before anything is sent, and the lease is renewed: if the worker is killed from here
-    on, the attempt is still on record. The webhook is read again for each attempt, so a new URL, a rotated
+    on, the attempt is still recorded. The webhook is read again for each attempt, so a new URL, a rotated
     secret or its deletion takes effect at once.
     """
     begun = await fetch_optional(

@@ -1,9 +1,9 @@
 """Sign and POST: the only outbound HTTP.
 
-A URL is somebody else's choice, so the connection is made to an address that was checked, and to no other:
+Subscribers choose the URLs, so the connection is made to an address that was checked, and to no other:
 the name is resolved once, every address that it has is checked, and the socket is opened to one of them;
 the Host header and the name that TLS verifies stay the URL's. Proxies in the environment are ignored, no
-redirect is followed, and no more of an answer is read than is stored.
+redirect is followed, and no more of a response is read than is stored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 ANSWER_BYTES = 2_048
-"""How much of an answer is read and stored."""
+"""How much of a response's body is read and stored."""
 
 CONNECT_SECONDS = 5.0
 """Limit of each connection attempt, so that a dead address of a name does not use up all the time."""
@@ -57,7 +57,7 @@ class Outcome:
 
     latency_ms: int
     status: int | None = None
-    """None: there was no answer."""
+    """None: there was no response."""
     answer: str = ""
     error: str | None = None
     """Why it does not count as delivered; None: it does."""
@@ -101,12 +101,12 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         addresses = await self._resolve(host, port)
-        # All of them before the first connection: a name that has one bad address is refused as a whole.
+        # All of them are checked before the first connection: one forbidden address refuses the whole name.
         checked = [self._policy.check(address, self._scheme) for address in addresses]
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in checked:
             try:
-                # A numeric address: there is no name below here that could be resolved again.
+                # A numeric address: nothing below here resolves a name again.
                 return await self._sockets.connect_tcp(
                     str(address), port, timeout, local_address, socket_options
                 )
@@ -139,14 +139,14 @@ class WebhookClient:
         ca_file: str = "",
         resolve: Resolve | None = None,
     ) -> None:
-        """Make a client.
+        """Create a client.
 
         Args:
             policy: where it may connect to.
             seconds: total time limit of one attempt.
             at_once: attempts that may run at the same time. Each may wait for a name server that does not
                 answer, which blocks a thread: with fewer threads, such names would delay all others.
-            ca_file: certificates (PEM) that are trusted beside the system's.
+            ca_file: CA certificates (PEM) to trust besides the system's.
             resolve: resolves a name, in place of the system's resolver.
 
         """
@@ -178,14 +178,14 @@ class WebhookClient:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def attempt(self, message: Message) -> Outcome:
-        """Send a notification once and return how that ended. Raises nothing that an endpoint could cause."""
+        """Send a notification once and return the outcome. Nothing that an endpoint does makes this raise."""
         started_at, began = datetime.now(UTC), time.monotonic()
         received = _PartialResponse()
         try:
             async with asyncio.timeout(self._seconds):
                 await self._post(message, started_at, received)
         except TimeoutError:
-            received.error = f"no answer within {self._seconds:g} s"
+            received.error = f"no response within {self._seconds:g} s"
         except RefusedAddressError as error:
             received.error = f"not sent: {error}"
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
@@ -193,7 +193,7 @@ class WebhookClient:
         except (OSError, UnicodeError) as error:
             # A name that can't be resolved, or TLS that fails while it is set up.
             received.error = f"{type(error).__name__}: {error}"
-        # Once there is a status it decides, even if the rest of the answer never came.
+        # A status decides, even if the rest of the response never came.
         failure = received.error if received.status is None else _error_of_status(received.status)
         return Outcome(
             round((time.monotonic() - began) * 1_000),
@@ -237,7 +237,7 @@ class WebhookClient:
                 if len(received.answer) >= ANSWER_BYTES:
                     break
         finally:
-            # With more of the answer to come, this closes the connection.
+            # If more of the response is to come, this closes the connection.
             await response.aclose()
 
     async def _resolve_with_system(self, host: str, port: int) -> Sequence[Address]:
@@ -250,7 +250,7 @@ class WebhookClient:
 
 @dataclass
 class _PartialResponse:
-    """What was received of an answer so far, which stays when the rest of it never comes."""
+    """What was received of a response so far; kept if the rest never comes."""
 
     status: int | None = None
     retry_after: str | None = None
@@ -259,7 +259,7 @@ class _PartialResponse:
 
     @property
     def text(self) -> str:
-        # PostgreSQL keeps no NUL in a text.
+        # PostgreSQL stores no NUL in text.
         return self.answer.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 

@@ -1,6 +1,6 @@
 """Fan-out: each change becomes a delivery for every webhook that asks for it, exactly once.
 
-This is a consumer of changes with a cursor of its own, see ``worker/batches.py``. A delivery begins as
+This is a consumer of changes with its own cursor, see ``worker/batches.py``. A delivery begins as
 ``pending``, due at once. A disabled webhook gets its deliveries too, as ``disabled``, so every change that it
 asks for has a row. ``worker/webhooks/attempts.py`` sends what is due.
 """
@@ -32,7 +32,7 @@ ON CONFLICT (webhook_id, position) DO NOTHING
 
 
 async def apply_changes(batch: Batch) -> int:
-    """Make the deliveries of a batch of changes; return how many changes were not applied yet.
+    """Create the deliveries of a batch of changes; return how many changes were not applied yet.
 
     Raises:
         BatchAheadError: the batch does not continue the cursor; nothing was applied.

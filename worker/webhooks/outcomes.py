@@ -1,8 +1,9 @@
 """What happens to a delivery, and to its webhook, when an attempt has ended.
 
 The delivery becomes ``delivered`` (answered 2xx), ``retrying`` (another attempt follows, see
-``worker/webhooks/schedule.py``), ``exhausted`` (the retry schedule is over) or ``disabled`` (the webhook was
-disabled or deleted during the attempt). A webhook that answers 410, or has only failed for days, is disabled.
+``worker/webhooks/schedule.py``), ``exhausted`` (the retry schedule has ended) or ``disabled`` (the webhook
+was disabled or deleted during the attempt). A webhook that answers 410, or has only failed for days, is
+disabled.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class _Event(msgspec.Struct, frozen=True):
 async def record_attempt(attempt: Attempt, outcome: Outcome) -> None:
     """Store how an attempt ended and what follows from it: all in one transaction.
 
-    The webhook's row is locked first, so what a caller does to it meanwhile comes wholly before or after.
+    The webhook's row is locked first, so a caller's change to it happens entirely before or entirely after.
     """
     async with transaction():
         webhook = await fetch_optional(_Webhook, _LOCK_WEBHOOK, attempt.webhook_id)
@@ -146,7 +147,7 @@ async def _update_delivery(
     elif not webhook.is_active:
         state = "disabled"
     else:
-        # A test is attempted once: the caller that asked for it is waiting for the result.
+        # A test is attempted once: the caller that requested it is waiting for the result.
         if delivery.type != TEST:
             pause = pause_before_next(attempts, random.random(), outcome.retry_after)  # noqa: S311 (spreads load)
         state = "exhausted" if pause is None else "retrying"
@@ -154,7 +155,7 @@ async def _update_delivery(
 
 
 async def _update_webhook_health(webhook: _Webhook, delivery: _Delivery, outcome: Outcome) -> None:
-    """Record since when the webhook has only failed, and disable it if that is too long or it is gone."""
+    """Record since when the webhook has only failed; disable it if that is too long or it answered 410."""
     if outcome.status == GONE:
         await _disable(webhook, "gone")
     elif outcome.delivered:
@@ -168,7 +169,7 @@ async def _update_webhook_health(webhook: _Webhook, delivery: _Delivery, outcome
 
 
 async def _disable(webhook: _Webhook, reason: DisabledReason) -> None:
-    """Disable a webhook; deliveries that are due or will be become ``disabled``, and can be replayed.
+    """Disable a webhook; its pending and retrying deliveries become ``disabled``, and can be replayed.
 
     Webhooks that ask for ``webhook.disabled`` by name are notified.
     """

@@ -12,14 +12,15 @@ The schedule of Standard Webhooks' reference implementation, with one pause more
 """
 
 JITTER = 0.1
-"""A pause is prolonged by up to this part of it, so that what failed together is not attempted together."""
+"""A pause is prolonged by up to this fraction, so that deliveries that failed together are spread out."""
 
 DISABLED_AFTER = timedelta(days=5)
-"""A webhook with nothing but failures for that long is disabled."""
+"""A webhook that has only failed for this long is disabled."""
 
 SERIES_BREAKS_AFTER = timedelta(days=2)
-"""A failure that long after the one before begins a new series. Two attempts of one delivery are never
-further apart (the longest pause, doubled), so nothing was sent in between, and its health is unknown."""
+"""A failure this long after the previous one starts a new series. Two attempts of one delivery are never
+further apart (twice the longest pause), so nothing was sent in between, and the webhook's health is
+unknown."""
 
 
 def pause_before_next(failed: int, jitter: float, retry_after: float | None = None) -> float | None:
@@ -27,7 +28,7 @@ def pause_before_next(failed: int, jitter: float, retry_after: float | None = No
 
     Args:
         failed: attempts that failed so far, 1 or more.
-        jitter: 0 to 1, drawn by the caller.
+        jitter: a random number from 0 to 1.
         retry_after: the seconds that the endpoint asked for. They count from the pause of the schedule up to
             twice that, so that no endpoint can bring attempts together or postpone them indefinitely.
 
@@ -48,21 +49,21 @@ def read_retry_after(value: str | None, now: datetime) -> float | None:
         return float(text)
     try:
         at = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # numbers may be of any length
+    except (ValueError, OverflowError):  # a number in it may be too long
         return None
-    # A zone that is missing means UTC in an HTTP date.
+    # In an HTTP date, a missing zone means UTC.
     return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
 
 
 def failing_since_when(
     failing_since: datetime | None, last_failure_at: datetime | None, now: datetime
 ) -> datetime:
-    """Return since when a webhook that fails now has had nothing but failures."""
+    """Return since when a webhook that has just failed has only failed."""
     if failing_since is None or last_failure_at is None or now - last_failure_at > SERIES_BREAKS_AFTER:
         return now
     return failing_since
 
 
 def must_be_disabled(failing_since: datetime, now: datetime) -> bool:
-    """Return whether a webhook that fails now, and has done so since then, is to be disabled."""
+    """Return whether a webhook that has only failed since then must be disabled now."""
     return now - failing_since >= DISABLED_AFTER
