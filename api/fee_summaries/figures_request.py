@@ -79,7 +79,7 @@ class FiguresRequest(Generic[PlaceT]):
     def not_modified(self) -> Response[bytes] | None:
         """Answer 304 if the caller has these figures already; they are not summed for that."""
         headers = self.headers()
-        if self._known_tags is not None and self._known_tags.weakly_name(headers["ETag"]):
+        if self._known_tags is not None and self._known_tags.weakly_match_tag(headers["ETag"]):
             return Response(b"", status_code=304, headers=headers)
         return None
 
@@ -139,7 +139,7 @@ async def _as_of_and_place(
     exact = query.get("position")
     must_include = "min_position" in query or "after_version" in query
     if exact is not None and must_include:
-        raise malformed(Fault("is exact; leave out min_position and after_version", parameter="position"))
+        raise malformed(Fault("can't be combined with min_position or after_version", parameter="position"))
     continued = read_cursor(
         request,
         lambda position, zone, *place: (fields.read_position(position), str(zone), read_place(*place)),

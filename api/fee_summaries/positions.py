@@ -92,11 +92,11 @@ def check_available(as_of: AsOf, time_zone: str | None = None) -> None:
     """
     reason = ""
     if as_of.position > as_of.applied:
-        reason = f"is ahead of the summaries, which are at {as_of.applied}: it is of another change log"
+        reason = f"is ahead of the summaries, which are at {as_of.applied}: it is from another change log"
     elif as_of.applied - as_of.position > FURTHEST_BACK:
-        reason = f"is more than {FURTHEST_BACK:,} changes behind the present one, {as_of.applied}"
+        reason = f"is more than {FURTHEST_BACK:,} changes behind the current one, {as_of.applied}"
     elif time_zone not in (None, as_of.time_zone):
-        reason = f"was shown in days of {time_zone}; now they are those of {as_of.time_zone}"
+        reason = f"belongs to a report with days in {time_zone}; days are now in {as_of.time_zone}"
     if reason:
         raise ReportExpiredError(as_of.position, as_of.applied, reason)
 

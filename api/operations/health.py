@@ -22,7 +22,7 @@ REDIS_TIMEOUT_SECONDS = 0.5
 
 @dataclass
 class NotReadyError(Exception):
-    """Orders can't be stored: the database can't be reached, or its schema is behind."""
+    """Orders can't be stored: the database can't be reached, or migrations are pending."""
 
     checks: Mapping[str, str]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.http.idempotency_keys import KEPT
+from api.http.idempotency_keys import KEY_RETENTION
 from shared.change_log import Bounds
 from shared.database.statements import execute, fetch_optional, fetch_value
 from shared.database.transaction import transaction
@@ -11,13 +11,13 @@ from shared.settings import settings
 BATCH = 1_000
 """Rows deleted in one transaction. Assigning positions waits for it."""
 
-TESTS_KEPT = "30 days"
-"""How long tests and announcements are kept, which belong to no change."""
+TEST_RETENTION = "30 days"
+"""How long deliveries without a change are kept: tests and announcements."""
 
 _EXPIRED_KEYS = f"""
 DELETE FROM idempotency_key WHERE (caller, operation, key) IN (
     SELECT caller, operation, key FROM idempotency_key
-    WHERE created_at < now() - interval '{KEPT}' LIMIT {BATCH} FOR UPDATE SKIP LOCKED
+    WHERE created_at < now() - interval '{KEY_RETENTION}' LIMIT {BATCH} FOR UPDATE SKIP LOCKED
 )
 """
 
@@ -38,7 +38,7 @@ _OLD_DELIVERIES = f"""
 DELETE FROM webhook_delivery WHERE id IN (
     SELECT d.id FROM webhook_delivery AS d
     WHERE d.position < (SELECT first_position FROM change_log)
-        OR (d.position IS NULL AND d.created_at < now() - interval '{TESTS_KEPT}')
+        OR (d.position IS NULL AND d.created_at < now() - interval '{TEST_RETENTION}')
         OR d.webhook_id IN (SELECT id FROM webhook WHERE deleted_at IS NOT NULL)
     LIMIT {BATCH}
 )

@@ -37,14 +37,14 @@ def _read_distinct_texts(value: object, what: str, most: int) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"must be an array of {what}")
     if len(value) > most or len(set(value)) < len(value):
-        raise ValueError(f"must have at most {most} elements, each once")
+        raise ValueError(f"must have at most {most} elements, all different")
     return value
 
 
 def _read_types(value: object) -> list[str]:
     types = _read_distinct_texts(value, "types of notifications", len(TYPES))
     if unknown := [name for name in types if name not in TYPES]:
-        raise ValueError(f"must hold none but {', '.join(TYPES)}; not {unknown[0][:40]!r}")
+        raise ValueError(f"must contain only {', '.join(TYPES)}, not {unknown[0][:40]!r}")
     return types
 
 
@@ -60,7 +60,7 @@ def _read_description(value: object) -> str:
         or fields.CONTROL_CHARACTERS.search(value)
     ):
         raise ValueError(
-            f"must be a string of at most {LONGEST_DESCRIPTION} characters, none of them a control character"
+            f"must be a string of at most {LONGEST_DESCRIPTION} characters, without control characters"
         )
     return value
 
