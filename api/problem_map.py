@@ -1,6 +1,6 @@
 """The problem map: the only place where an error gets a status code.
 
-Commands and queries raise errors that are nouns of the domain and carry data; this module translates each
+Commands and queries raise errors that name what happened and carry data; this module translates each
 into a problem. What a caller sees never contains a stack trace, SQL or any other internals.
 """
 

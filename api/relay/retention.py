@@ -1,4 +1,4 @@
-"""Deleting what is old enough: idempotency keys, changes, deliveries. The relay does so once a minute."""
+"""Deletes expired idempotency keys, changes and deliveries. The relay runs this once a minute."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ DELETE FROM idempotency_key WHERE (caller, operation, key) IN (
 )
 """
 
-# The first change that has to stay. Changes were recorded in another order than they got positions, so it is
-# the first one that is young enough, not the one after the last that is too old.
+# The first change to keep. Changes are not recorded in the order of their positions, so it is the first one
+# that is young enough, not the one after the last that is too old.
 _FIRST_TO_KEEP = """
 WITH oldest AS (
     SELECT position, recorded_at FROM order_change WHERE position >= $1 ORDER BY position LIMIT $2
@@ -51,7 +51,7 @@ DELETE FROM webhook AS w WHERE deleted_at < now() - interval '1 hour'
 
 
 async def delete_expired_once() -> bool:
-    """Delete a batch of each kind; return whether that was all of it."""
+    """Delete a batch of each kind; return whether nothing expired is left."""
     keys, changes = await delete_expired_keys(), await trim_log()
     # After the changes: a delivery is deleted with the change that it carries.
     deliveries = await delete_old_deliveries()
@@ -59,7 +59,7 @@ async def delete_expired_once() -> bool:
 
 
 async def delete_expired_keys() -> int:
-    """Delete a batch of idempotency keys that are older than they are kept; return how many."""
+    """Delete a batch of expired idempotency keys; return how many."""
     async with transaction():
         return await execute(_EXPIRED_KEYS)
 
@@ -88,7 +88,7 @@ async def trim_log(most: int = BATCH) -> int:
 async def delete_old_deliveries() -> int:
     """Delete a batch of deliveries: of deleted changes, old tests, deleted webhooks; return how many.
 
-    A deleted webhook's own row follows when its deliveries are gone.
+    A deleted webhook's own row is deleted after its deliveries.
     """
     deleted = await execute(_OLD_DELIVERIES)
     if deleted < BATCH:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 async def lock_catalogue() -> None:
     """Lock the catalogue of services until the transaction ends, against all others that write it.
 
-    Ids and names are two unique indexes: two writers that meet in them crosswise would deadlock.
+    Otherwise two writers could deadlock, one waiting for the other's id and the other for its name.
     """
     await execute("SELECT pg_advisory_xact_lock($1)", CATALOGUE_LOCK)
 

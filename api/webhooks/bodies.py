@@ -118,10 +118,10 @@ class SecretRotation(Body):
     """The body of a rotation."""
 
     old_valid_for: Annotated[int, _whole_number_up_to(LONGEST_OLD_SECRET_SECONDS)] = OLD_SECRET_SECONDS
-    """Seconds for which the present secret signs beside the new one."""
+    """Seconds for which the current secret signs beside the new one."""
 
 
 class Replay(Body):
-    """The body of a replay: everything after a position; without one, all that was missed."""
+    """The body of a replay: everything after a position; without one, everything that was missed."""
 
     after: Annotated[int | None, _whole_number_up_to(fields.GREATEST_ID)] = None
