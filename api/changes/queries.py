@@ -17,7 +17,7 @@ from shared.database.statements import fetch_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-POSITIONS_AT_ONCE = 20_000
+POSITIONS_PER_SEARCH = 20_000
 """How many positions one statement searches for changes that match filters."""
 
 SEARCH_SECONDS = 1.0
@@ -92,13 +92,13 @@ async def feed_page(filters: ChangeFilters, after: int, limit: int) -> FeedPage:
         check_position(through, bounds)
         if len(changes) == limit:
             return FeedPage(changes, changes[-1].position)
-        through = min(through + POSITIONS_AT_ONCE, bounds.last)
+        through = min(through + POSITIONS_PER_SEARCH, bounds.last)
         if changes or through == bounds.last or time.monotonic() > deadline:
             return FeedPage(changes, through)
 
 
 async def _search(
-    filters: ChangeFilters, after: int, limit: int, positions: int = POSITIONS_AT_ONCE
+    filters: ChangeFilters, after: int, limit: int, positions: int = POSITIONS_PER_SEARCH
 ) -> tuple[list[Change], Bounds]:
     # One statement, so one snapshot: changes and bounds agree, even if changes are deleted meanwhile.
     conditions, arguments = filters.conditions(4)

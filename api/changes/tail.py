@@ -30,7 +30,7 @@ log = structlog.get_logger("order_change_tail")
 
 POLL_SECONDS = 0.1
 PAUSE_WHEN_UNAVAILABLE_SECONDS = 1.0
-CHANGES_AT_ONCE = 1_000
+CHANGES_PER_POLL = 1_000
 
 RING_CHANGES = 5_000
 RING_BYTES = 8 * 1024 * 1024
@@ -38,7 +38,7 @@ CHUNK_BYTES = 256 * 1024
 CHUNKS_KEPT = 32
 """Followers at different positions need different chunks: at most 8 MiB of them are kept."""
 
-MOST_FOLLOWERS = 1_500
+MAX_FOLLOWERS = 1_500
 """Followers of one process: fewer than the connections that it accepts, so orders can still be placed."""
 
 # The changes from a position on, each with the names of its calendars and the log's bounds. At least one row.
@@ -128,8 +128,8 @@ class Tail:
             TooManyStreamsError: it is not.
 
         """
-        if self.followers >= MOST_FOLLOWERS:
-            raise TooManyStreamsError(MOST_FOLLOWERS, "streams and waiting requests")
+        if self.followers >= MAX_FOLLOWERS:
+            raise TooManyStreamsError(MAX_FOLLOWERS, "streams and waiting requests")
 
     def end(self) -> None:
         """Tell all followers that the process is stopping."""
@@ -191,7 +191,7 @@ class Tail:
         while self.followers and not self.ended:
             pause = POLL_SECONDS
             try:
-                if await self.poll_once() == CHANGES_AT_ONCE:
+                if await self.poll_once() == CHANGES_PER_POLL:
                     pause = 0
                 if is_unavailable:
                     log.info("database_available_again")
@@ -222,7 +222,7 @@ class Tail:
         # Read from the last known change on, not after it: if it is no longer the same change, the log was
         # replaced.
         last, known = self._last, self._ring.get(self._last)
-        rows = await DB.fetch(_CHANGES_FROM, last, CHANGES_AT_ONCE + 1)
+        rows = await DB.fetch(_CHANGES_FROM, last, CHANGES_PER_POLL + 1)
         log_last = rows[0]["log_last"] if rows else 0
         # If retention has deleted that change, it can no longer be compared.
         comparable = known if rows and rows[0]["log_first"] <= last else None

@@ -1,5 +1,5 @@
--- The orders behind figures, as they were at a position: up to $limit of them after a place. There is at least
--- one row, which has what the list is exact for.
+-- The orders behind figures, as they were at a position: up to $limit of them after a place. At least one row
+-- is returned: it has what the list is exact for.
 --
 -- $position: see as_of.sql
 -- $first, $end: the days, up to but not including $end; null: all

@@ -35,7 +35,7 @@ LONGEST_WAIT_SECONDS = 10
 DEFAULT_WAIT_SECONDS = 5
 """How long a request without ``wait`` waits for the changes that it requires."""
 
-MOST_WAITING = 500
+MAX_WAITING_REQUESTS = 500
 """Requests of one process that may wait at once; any more get ``SummariesBehindError`` without waiting."""
 
 POLL_SECONDS = 0.05
@@ -203,7 +203,7 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
             return
         # So far ahead that the summaries can't reach it in time: don't wait.
         is_far = goal is not None and goal - summaries.position > FURTHEST_BACK
-        if time.monotonic() >= deadline or is_far or _Poll.waiting >= MOST_WAITING:
+        if time.monotonic() >= deadline or is_far or _Poll.waiting >= MAX_WAITING_REQUESTS:
             requested = f"position {min_position}"
             if after_version is not None:
                 requested = f"version {after_version.version} of order {after_version.order_id}"

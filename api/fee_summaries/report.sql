@@ -8,7 +8,8 @@
 -- $services: only rows of these services; null: of all, and of service 0
 -- $calendars: only orders on calendars of these names; null: on all
 -- $after_period, $after_service, $after_calendar: the place; null: the beginning
--- $fill, $most_filled: whether periods without orders have rows, and how many rows the report may then have
+-- $fill: whether periods without orders have rows
+-- $max_filled_items: how many rows a filled report may have
 --
 -- A row of fee_summary says how many orders contribute a share of a fee to a service. Service 0 is for whole
 -- orders and their whole fees: an order with three services would be counted three times in a sum over
@@ -86,7 +87,7 @@ WITH as_of AS ({as_of}), counted AS (
     FROM period CROSS JOIN series
     LEFT JOIN summed ON summed.period = period.period
         AND summed.service_id = series.service_id AND summed.calendar_id = series.calendar_id
-    WHERE (SELECT items FROM filled_size) <= $most_filled
+    WHERE (SELECT items FROM filled_size) <= $max_filled_items
 ), item AS (
     SELECT
         s.period, s.service_id, s.calendar_id, s.orders, s.totalfee, s.minfee, s.maxfee,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PERIODS = ("day", "week", "month", "quarter", "year")
 
-MOST_FILLED = 200_000
+MAX_FILLED_ITEMS = 200_000
 """Items that a report filled with zeros may have: PostgreSQL makes them all before it returns a page."""
 
 _REPORT = Statement("report.sql")
@@ -92,7 +92,7 @@ class ReportQuery:
             after_calendar=after_calendar,
             limit=limit,
             fill=self.fill,
-            most_filled=MOST_FILLED,
+            max_filled_items=MAX_FILLED_ITEMS,
         )
 
     def check_size(self, totals: Totals) -> None:
@@ -102,8 +102,8 @@ class ReportQuery:
             ReportTooLargeError: it has too many items.
 
         """
-        if totals.filled_items is not None and totals.filled_items > MOST_FILLED:
-            raise ReportTooLargeError(totals.filled_items, MOST_FILLED)
+        if totals.filled_items is not None and totals.filled_items > MAX_FILLED_ITEMS:
+            raise ReportTooLargeError(totals.filled_items, MAX_FILLED_ITEMS)
 
 
 def end_of_period(first: date, group_by: str) -> date:

@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """A caller's name for one attempt at one operation, with a fingerprint of the request."""
+    """A caller's key for one request to an operation, with a fingerprint of that request."""
 
     caller: str
     operation: str

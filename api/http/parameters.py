@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Readers = Mapping[str, Callable[[str], Any]]
-"""A reader by the name of its parameter: it returns the value, or raises ValueError with what is valid."""
+"""Readers by parameter name: each returns the value, or raises ValueError with what is valid."""
 
-MOST_VALUES = 20
+MAX_VALUES = 20
 """How often a repeatable parameter may appear."""
 
 
@@ -115,8 +115,8 @@ def _faults_of_lists(lists: Mapping[str, Sequence[Any]]) -> list[Fault]:
         valid = [value for value in values if value is not None]
         if len(set(valid)) < len(valid):
             faults.append(Fault("has the same value twice", parameter=name))
-        if len(values) > MOST_VALUES:
-            faults.append(Fault(f"may appear at most {MOST_VALUES} times", parameter=name))
+        if len(values) > MAX_VALUES:
+            faults.append(Fault(f"may appear at most {MAX_VALUES} times", parameter=name))
     return faults
 
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 CHUNK = 500
 """Rows in memory at once, for each stream."""
 
-MOST_STREAMS = 4
+MAX_STREAMS = 4
 """Streams of one process. Each has a connection of its own, so none takes one from ordinary requests."""
 
-_slots = asyncio.Semaphore(MOST_STREAMS)
+_slots = asyncio.Semaphore(MAX_STREAMS)
 
 NDJSON = "application/x-ndjson"
 CSV = "text/csv"
@@ -125,7 +125,7 @@ async def stream_rows(
 
     """
     if _slots.locked():
-        raise TooManyStreamsError(MOST_STREAMS, "exports")
+        raise TooManyStreamsError(MAX_STREAMS, "exports")
     await _slots.acquire()
     try:
         connection = await DB.connect()

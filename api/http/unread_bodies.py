@@ -15,10 +15,10 @@ from litestar.enums import ScopeType
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-MOST_BYTES = 8_000_000
+MAX_BYTES = 8_000_000
 """The most that is read of a refused body; the connection of a caller who sends more may be reset."""
 
-MOST_SECONDS = 5.0
+MAX_SECONDS = 5.0
 
 _BODIES = (b"content-length", b"transfer-encoding")
 
@@ -40,14 +40,14 @@ def read_unread_bodies(app: ASGIApp) -> ASGIApp:
 
         async def drain() -> None:
             read = 0
-            while not ended and read < MOST_BYTES:
+            while not ended and read < MAX_BYTES:
                 message = await watched_receive()
                 read += len(message.get("body", b"")) if message["type"] == "http.request" else 0
 
         async def send_after_body(message: Message) -> None:
             if message["type"] == "http.response.start" and not ended:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(drain(), MOST_SECONDS)
+                    await asyncio.wait_for(drain(), MAX_SECONDS)
             await send(message)
 
         await app(scope, watched_receive, send_after_body)

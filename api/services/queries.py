@@ -44,7 +44,7 @@ async def find_service(service_id: int) -> StoredService:
     """Find a service, archived or not.
 
     Raises:
-        ServiceNotFoundError: there is none with this id.
+        ServiceNotFoundError: no service has this id.
 
     """
     row = await Service.select().where(Service.id == service_id).first()

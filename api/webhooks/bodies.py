@@ -16,7 +16,7 @@ from shared.webhook_addresses import RefusedAddressError
 TYPES = (*ORDER_CHANGE_TYPES, "webhook.disabled")
 
 LONGEST_DESCRIPTION = 500
-MOST_CALENDARS = 100
+MAX_CALENDARS = 100
 OLD_SECRET_SECONDS = 24 * 3_600
 LONGEST_OLD_SECRET_SECONDS = 7 * 24 * 3_600
 
@@ -49,7 +49,7 @@ def _read_types(value: object) -> list[str]:
 
 
 def _read_calendars(value: object) -> list[str]:
-    names = _read_distinct_texts(value, "names of calendars", MOST_CALENDARS)
+    names = _read_distinct_texts(value, "names of calendars", MAX_CALENDARS)
     return [fields.read_calendar(name) for name in names]
 
 

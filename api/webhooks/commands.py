@@ -38,7 +38,7 @@ SECRET_BYTES = 32
 REPLAYED_AT_ONCE = 100_000
 """Changes that one replay covers: five seconds' work, during which the webhook consumer waits."""
 
-MOST_SECRETS = 8
+MAX_SECRETS = 8
 """Each of them adds a signature to the header of every delivery; older ones expire early."""
 
 _INSERT = f"""
@@ -157,7 +157,7 @@ async def _lock_webhook(webhook_id: int) -> StoredWebhook:
     """Lock a webhook until the transaction ends.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     webhook = await fetch_optional(StoredWebhook, _LOCK, webhook_id)
@@ -179,7 +179,7 @@ async def change_webhook(webhook_id: int, patch: WebhookPatch) -> StoredWebhook:
     Deliveries that were disabled stay so, and are listed as missed; a replay sends them.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     async with transaction():
@@ -209,7 +209,7 @@ async def delete_webhook(webhook_id: int) -> None:
     Answers that showed its secrets were kept for repeated requests: they are deleted too, with their keys.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     secrets_shown_in = (rotation_operation(webhook_id), CREATION, str(webhook_id))
@@ -232,7 +232,7 @@ async def rotate_secret(webhook_id: int, rotation: SecretRotation, key: Idempote
 
     Raises:
         IdempotencyKeyReusedError: the key was used for other content.
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     async with transaction():
@@ -244,7 +244,7 @@ async def _rotate(webhook_id: int, rotation: SecretRotation) -> str:
     await _lock_webhook(webhook_id)
     ends = await fetch_values(datetime, _END_CURRENT, webhook_id, rotation.old_valid_for)
     secret = await _add_secret(webhook_id)
-    await execute(_DELETE_OLD_SECRETS, webhook_id, MOST_SECRETS)
+    await execute(_DELETE_OLD_SECRETS, webhook_id, MAX_SECRETS)
     old_valid_until = utc_text(ends[0]) if ends and rotation.old_valid_for > 0 else None
     return encode_text({"secret": secret, "old_valid_until": old_valid_until})
 
@@ -259,7 +259,7 @@ async def send_test(webhook_id: int) -> StoredDelivery:
     """Make a test delivery, to be attempted once, and return it.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
         WebhookDisabledError: nothing is sent to it.
 
     """
@@ -289,7 +289,7 @@ async def replay(webhook_id: int, requested: Replay) -> int:
     from before the webhook was created. Changes that the consumer has not reached yet follow anyway.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
         WebhookDisabledError: nothing is sent to it.
         PositionNotInLogError: the log does not have everything after the position, or ends before it.
         TooMuchToReplayError: more changes follow the position than one replay covers.

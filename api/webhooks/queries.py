@@ -234,7 +234,7 @@ async def find_webhook(webhook_id: int) -> StoredWebhook:
     """Find a webhook.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     row = (
@@ -283,7 +283,7 @@ async def list_missed(webhook_id: int, reason: str | None, after: int, limit: in
     """List every change that a webhook did not acknowledge, by position, and why.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     rows = await DB.fetch(_MISSED, webhook_id, WEBHOOK_DELIVERIES, after, reason, limit + 1)
