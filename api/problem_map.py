@@ -144,7 +144,7 @@ def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:
         )
     return ProblemError(
         BATCH_REFUSED,
-        f"{len(items)} of the batch's orders can't be stored, so none is: see items.",
+        f"{len(items)} of the batch's orders can't be stored, so none was: see items.",
         members={"items": items},
     )
 
