@@ -74,7 +74,7 @@ async def _streams(_app: Litestar) -> AsyncIterator[None]:
 async def check_request(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     """Refuse a request before its route runs: the one guard of all routes.
 
-    It is a coroutine because Litestar runs each synchronous guard in a thread, for every request.
+    It is a coroutine, because Litestar runs a synchronous guard in a thread for every request.
     """
     check_host(connection)
     check_path(connection)

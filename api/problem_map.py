@@ -1,6 +1,6 @@
 """The problem map: the only place where an error gets a status code.
 
-Commands and queries raise errors that are nouns of the domain and carry data; this module translates each
+Commands and queries raise errors that name what happened and carry data; this module translates each
 into a problem. What a caller sees never contains a stack trace, SQL or any other internals.
 """
 
@@ -68,7 +68,7 @@ def _orders_too_close(error: orders.OrdersTooCloseError) -> ProblemError:
         ORDERS_TOO_CLOSE,
         f"{utc_text(error.requested)} on calendar {error.calendar} is less than three hours from "
         f"{', '.join(map(_conflict_in_words, error.conflicts[:3]))}"
-        f"{', …' if len(error.conflicts) > 3 else ''}. "  # enough for a sentence
+        f"{', …' if len(error.conflicts) > 3 else ''}. "
         + (f"Nearest free: {' or '.join(free)}." if free else "No datetime is free on this calendar."),
         members={
             "conflicts": [_conflict(conflict) for conflict in error.conflicts],
@@ -108,11 +108,11 @@ def _framework_error(error: HTTPException) -> ProblemError:
         case 404:
             return ProblemError(NOT_FOUND, "No route has this path.", headers=headers)
         case 405:
-            detail = "This path has other methods; see Allow."
+            detail = "This path does not support the method; see Allow."
             return ProblemError(METHOD_NOT_ALLOWED, detail, headers=headers)
         case 413:
-            # The server closes a connection whose body it has not read. A caller who isn't told so sends the
-            # next request into that connection and gets no answer (seen with 1 in 8 of them).
+            # The server closes a connection whose body it has not read. Without this header, the caller sends
+            # its next request on that connection and gets no answer (1 in 8 did).
             headers["Connection"] = "close"
             return ProblemError(
                 BODY_TOO_LARGE, "The body is larger than this operation accepts.", headers=headers
@@ -144,7 +144,7 @@ def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:
         )
     return ProblemError(
         BATCH_REFUSED,
-        f"{len(items)} of the batch's orders can't be stored, so none is: see items.",
+        f"{len(items)} of the batch's orders can't be stored, so none was: see items.",
         members={"items": items},
     )
 
@@ -170,14 +170,14 @@ def _position_not_in_log(error: changes.PositionNotInLogError) -> ProblemError:
 
 
 def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
-    detail = f"This process has {error.limit} {error.what} open, and may have no more."
+    detail = f"This process has {error.limit} {error.what} open already, the most that it allows."
     return ProblemError(UNAVAILABLE, detail, headers=RETRY_LATER)
 
 
 def _not_ready(error: NotReadyError) -> ProblemError:
     return ProblemError(
         UNAVAILABLE,
-        "Orders can't be stored: the database can't be reached, or its schema is behind.",
+        "Orders can't be stored: the database can't be reached, or migrations are pending.",
         headers=RETRY_SOON,
         members={"checks": error.checks},
     )
@@ -205,7 +205,7 @@ def _report_too_large(error: fee_summaries.ReportTooLargeError) -> ProblemError:
     return malformed(
         Fault(
             f"zero would make {error.items:,} items, more than {error.limit:,}; ask for fewer days, longer "
-            "periods, or certain services or calendars",
+            "periods, or specific services or calendars",
             parameter="fill",
         )
     )
@@ -275,7 +275,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
         WEBHOOK_DISABLED, f"Webhook {error.webhook_id} is disabled ({error.reason})."
     ),
     webhooks.TooMuchToReplayError: lambda error: invalid(
-        Fault(f"must be {error.first} or more: too many changes follow for one replay", pointer="#/after")
+        Fault(f"must be at least {error.first}: one replay can't cover more changes", pointer="#/after")
     ),
     Exception: _internal_error,
 }
@@ -289,7 +289,7 @@ def problem_of(error: Exception) -> ProblemError:
 
 
 def _path(request: Request[Any, Any, Any]) -> str:
-    # As it was sent, still percent-encoded: decoded, it might be no URI reference.
+    # As it was sent, still percent-encoded: decoded, it might not be a URI reference.
     raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     return raw.partition(b"?")[0].decode("ascii", "replace")
 

@@ -23,7 +23,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+        OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
 
     """
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
@@ -53,7 +53,7 @@ def on_shutdown_signal(end: Callable[[], None]) -> Iterator[None]:
     would block the shutdown.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals; a test that runs the application elsewhere ends it itself
+        yield  # only the main thread gets signals; a test in another thread calls ``end`` itself
         return
     loop = asyncio.get_running_loop()
 
@@ -61,9 +61,9 @@ def on_shutdown_signal(end: Callable[[], None]) -> Iterator[None]:
         loop.call_soon_threadsafe(end)
 
     numbers = (signal.SIGTERM, signal.SIGINT)
-    # The server's handler sits in the event loop and is woken through a file descriptor, whatever Python's
-    # handler is (asyncio's does nothing, uvloop's is for when that descriptor is full): replacing that one
-    # leaves the server's in place.
+    # The event loop calls the server's handler, woken through a file descriptor whatever Python's own handler
+    # does (asyncio's does nothing, uvloop's is only for when that descriptor is full). So replacing Python's
+    # handler does not disable the server's.
     before = {number: signal.signal(number, handle) for number in numbers}
     for number in numbers:
         signal.siginterrupt(number, False)

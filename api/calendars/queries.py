@@ -21,18 +21,18 @@ ORDER BY datetime
 
 
 class StoredCalendar(msgspec.Struct, frozen=True):
-    """A row of ``calendar``, as far as callers see it."""
+    """The columns of ``calendar`` that callers see."""
 
     name: str
     created_at: datetime
 
     def json(self) -> str:
-        """Write the calendar as callers see it."""
+        """Return the calendar as JSON."""
         return encode_text({"name": self.name, "created_at": utc_text(self.created_at)})
 
 
 async def list_calendars(after: str, limit: int) -> Page:
-    """List calendars by name, after one."""
+    """List calendars by name, beginning after the name ``after``."""
     rows = (
         await Calendar.select(Calendar.name, Calendar.created_at)
         .where(Calendar.name > after)
@@ -45,5 +45,5 @@ async def list_calendars(after: str, limit: int) -> Page:
 
 
 async def taken_datetimes(calendar: str, earliest: datetime, latest: datetime) -> list[datetime]:
-    """Return the datetimes of the calendar's orders that block some of an interval, ascending."""
+    """Return the datetimes of the calendar's orders that block part of an interval, ascending."""
     return await fetch_values(datetime, _TAKEN, calendar, earliest - CLEARANCE, latest + CLEARANCE)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class PositionNotInLogError(Exception):
     """A subscriber's position is not in the log: older than what is retained, or from another log.
 
-    A position is *ahead* after PostgreSQL was restored from a backup: those changes were lost, and other
-    ones will have their positions.
+    A position can be ahead of the log if PostgreSQL was restored from a backup: the changes up to it were
+    lost, and new ones will get their positions.
     """
 
     after: int

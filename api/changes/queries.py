@@ -17,7 +17,7 @@ from shared.database.statements import fetch_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-POSITIONS_AT_ONCE = 20_000
+POSITIONS_PER_SEARCH = 20_000
 """How many positions one statement searches for changes that match filters."""
 
 SEARCH_SECONDS = 1.0
@@ -25,7 +25,7 @@ SEARCH_SECONDS = 1.0
 
 TYPES = ("order.created", "order.updated", "order.deleted")
 
-# An order that was just created has no position yet; of one deleted long ago, no change may be left.
+# The change of a new order may have no position yet; those of an order deleted long ago may all be gone.
 _ORDER_EXISTED = """
 SELECT EXISTS (SELECT FROM orders WHERE id = $1)
     OR EXISTS (SELECT FROM order_change WHERE order_id = $1)
@@ -46,14 +46,14 @@ def check_position(after: int, bounds: Bounds) -> None:
 
 @dataclass(frozen=True)
 class ChangeFilters:
-    """Which changes. A calendar's are those of orders that were on it before, or are on it after."""
+    """Which changes to return. A calendar's are those of orders that were on it before or are on it after."""
 
     order: int | None = None
     type: str | None = None
     calendar: str | None = None
 
     def conditions(self, argument_number: int) -> tuple[str, list[Any]]:
-        """Write them as SQL, the first argument being ``$argument_number``."""
+        """Return them as SQL with its arguments, the first of which is ``$argument_number``."""
         calendar = "(SELECT id FROM calendar WHERE name = {0})"
         filters = {
             "order_id = {0}": self.order,
@@ -78,8 +78,8 @@ class FeedPage:
 async def feed_page(filters: ChangeFilters, after: int, limit: int) -> FeedPage:
     """Read a page of the feed.
 
-    A page with ``limit`` changes ends at the last of them. Any other has searched the log up to ``through``,
-    so that callers with filters continue after what did not match.
+    A page with ``limit`` changes ends at the last of them. A shorter one ends where the search ended, so that
+    callers with filters do not search the same changes again.
 
     Raises:
         PositionNotInLogError: the log does not have everything after that position.
@@ -92,15 +92,15 @@ async def feed_page(filters: ChangeFilters, after: int, limit: int) -> FeedPage:
         check_position(through, bounds)
         if len(changes) == limit:
             return FeedPage(changes, changes[-1].position)
-        through = min(through + POSITIONS_AT_ONCE, bounds.last)
+        through = min(through + POSITIONS_PER_SEARCH, bounds.last)
         if changes or through == bounds.last or time.monotonic() > deadline:
             return FeedPage(changes, through)
 
 
 async def _search(
-    filters: ChangeFilters, after: int, limit: int, positions: int = POSITIONS_AT_ONCE
+    filters: ChangeFilters, after: int, limit: int, positions: int = POSITIONS_PER_SEARCH
 ) -> tuple[list[Change], Bounds]:
-    # One statement, so one snapshot: what it does not return was not there, and was not deleted in between.
+    # One statement, so one snapshot: changes and bounds agree, even if changes are deleted meanwhile.
     conditions, arguments = filters.conditions(4)
     rows = await DB.fetch(
         f"""

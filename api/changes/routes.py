@@ -54,12 +54,12 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
             page = await until_disconnect(request.receive, waiting) or page
     # There is always a next page: later changes will be on it.
     parameters = {name: request.query_params[name] for name in request.query_params}
-    next_address = f"{request.url.path}?{urlencode({**parameters, 'after': str(page.through)})}"
+    next_url = f"{request.url.path}?{urlencode({**parameters, 'after': str(page.through)})}"
     items = ",".join(change.notification() for change in page.changes)
     return Response(
-        f'{{"items":[{items}],"next":{json.dumps(next_address)}}}'.encode(),
+        f'{{"items":[{items}],"next":{json.dumps(next_url)}}}'.encode(),
         media_type=JSON,
-        headers={"Link": f'<{next_address}>; rel="next"'},
+        headers={"Link": f'<{next_url}>; rel="next"'},
     )
 
 
@@ -74,7 +74,7 @@ async def _wait_for_changes(filters: ChangeFilters, page: FeedPage, limit: int, 
         await TAIL.wait_beyond(seen, left)
         # PostgreSQL is queried again only if a change matches: unrelated changes cause no queries.
         if TAIL.last is None or (
-            TAIL.reaches(seen) and TAIL.generation == generation and not TAIL.any_matches(filters, seen)
+            TAIL.covers(seen) and TAIL.generation == generation and not TAIL.any_matches(filters, seen)
         ):
             seen = max(seen, TAIL.last or 0)
             continue

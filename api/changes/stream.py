@@ -37,12 +37,12 @@ PAGE = 200
 """Changes that one stream reads at once while it catches up from PostgreSQL."""
 
 _catching_up = asyncio.Semaphore(2)
-"""Streams that may read PostgreSQL at once: a thousand that reconnect together leave room for requests."""
+"""Streams that may catch up at once: a thousand that reconnect leave connections for requests."""
 
 HEADERS = [
     (b"content-type", EVENT_STREAM.encode()),
     (b"cache-control", b"no-store"),
-    # nginx would collect the events until its buffer is full.
+    # Otherwise nginx holds the events back until its buffer is full.
     (b"x-accel-buffering", b"no"),
 ]
 
@@ -56,7 +56,7 @@ async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     """Stream changes after a position: ``Last-Event-ID``, else ``after``, else the latest."""
     bounds = await log_bounds()
     after: int = query_of(request).get("after", bounds.last)
-    # A client that reconnects sends the header by itself; it is newer than ``after`` in the address.
+    # A reconnecting client sends the header automatically; it is newer than ``after`` in the URL.
     last_event_ids = request.headers.getall("last-event-id", [])
     if len(last_event_ids) > 1:
         raise malformed(Fault("exactly one is required", header="Last-Event-ID"))
@@ -85,7 +85,7 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the client disconnects, is too slow, or the process stops."""
-        if scope["type"] != ScopeType.HTTP:  # the router lets nothing else through
+        if scope["type"] != ScopeType.HTTP:  # the router passes nothing else on
             return
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         with TAIL.follow():
@@ -96,10 +96,10 @@ class _Stream:
                 raise
 
     async def _send_events(self, send: Send) -> None:
-        # Reconnect after 1 to 3 s, so that not all clients of a lost process return at once. The id alone is
-        # no event, but sets the client's Last-Event-ID, in case it is cut off before the first event.
-        greeting = f"retry: {random.randrange(1_000, 3_000)}\nid: {self.position}\n\n"  # noqa: S311 (no secret)
-        await send_chunk(send, greeting.encode())
+        # Reconnect after 1 to 3 s, so that not all clients of a lost process return at once. Without data,
+        # the id is no event; it sets the client's Last-Event-ID, in case the first event never arrives.
+        reconnection = f"retry: {random.randrange(1_000, 3_000)}\nid: {self.position}\n\n"  # noqa: S311 (no secret)
+        await send_chunk(send, reconnection.encode())
         await TAIL.wait_for_poll()
         generation = TAIL.generation
         while True:
@@ -108,7 +108,7 @@ class _Stream:
                 break
             if TAIL.last is None or TAIL.last <= self.position:
                 await send_chunk(send, b": nothing new\n\n")
-            elif TAIL.reaches(self.position):
+            elif TAIL.covers(self.position):
                 chunk, position = TAIL.chunk(self.position)
                 await send_chunk(send, chunk)
                 self.position = position
@@ -117,7 +117,7 @@ class _Stream:
         await send_chunk(send, b"", more_body=False)
 
     async def _catch_up(self, send: Send) -> None:
-        """Send a page from PostgreSQL to a client that is behind the ring."""
+        """Send a page from PostgreSQL to a client whose next change is no longer in the ring."""
         try:
             async with _catching_up:
                 changes = await changes_after(self.position, PAGE)
@@ -125,8 +125,8 @@ class _Stream:
             await asyncio.sleep(1)
             return
         if not changes or changes[0].position != self.position + 1:
-            # The retention has just deleted the next change: the client gets 410 when it reconnects. In the
-            # middle of a stream, ending it is the only way to say so.
+            # Retention has just deleted the next change. A stream that has begun can only be cut off; the
+            # client gets 410 when it reconnects.
             raise SlowClientError
         await send_chunk(send, b"".join(map(encode_event, changes)))
         self.position = changes[-1].position

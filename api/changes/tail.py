@@ -1,8 +1,9 @@
 """The tail of the change log: one reader for all streams and long polls of this process.
 
-It polls PostgreSQL ten times a second while there are followers, encodes each change once, and keeps the
-latest ones in a ring buffer, *the ring*. A follower has a position and no queue that could grow. Followers
-within the ring share the same chunks; one that is behind it reads PostgreSQL in pages until it has caught up.
+It polls PostgreSQL ten times a second while there are *followers* (streams and waiting requests), encodes
+each change once, and keeps the latest ones in a ring buffer, *the ring*. A follower has a position and no
+queue that could grow. Followers within the ring share the same chunks; one that is behind it reads PostgreSQL
+in pages until it has caught up.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ log = structlog.get_logger("order_change_tail")
 
 POLL_SECONDS = 0.1
 PAUSE_WHEN_UNAVAILABLE_SECONDS = 1.0
-CHANGES_AT_ONCE = 1_000
+CHANGES_PER_POLL = 1_000
 
 RING_CHANGES = 5_000
 RING_BYTES = 8 * 1024 * 1024
@@ -37,9 +38,8 @@ CHUNK_BYTES = 256 * 1024
 CHUNKS_KEPT = 32
 """Followers at different positions need different chunks: at most 8 MiB of them are kept."""
 
-MOST_FOLLOWERS = 1_500
-"""Streams and waiting requests of one process: fewer than the connections that it accepts, so that orders can
-still be placed while all of them follow."""
+MAX_FOLLOWERS = 1_500
+"""Followers of one process: fewer than the connections that it accepts, so orders can still be placed."""
 
 # The changes from a position on, each with the names of its calendars and the log's bounds. At least one row.
 _CHANGES_FROM = f"""
@@ -58,7 +58,7 @@ def encode_event(change: Change) -> bytes:
 
 @dataclass(frozen=True)
 class Entry:
-    """A change in the ring: its event, and what filters compare."""
+    """A change in the ring: its encoded event, and what filters compare."""
 
     event_id: object
     event: bytes
@@ -67,7 +67,7 @@ class Entry:
     calendars: frozenset[str]
 
     def matches(self, filters: ChangeFilters) -> bool:
-        """Return whether filters match it; the same answer as from ``ChangeFilters.conditions``."""
+        """Return whether filters match it, as ``ChangeFilters.conditions`` does in SQL."""
         return (
             filters.order in (None, self.order_id)
             and filters.type in (None, self.type)
@@ -86,7 +86,7 @@ class Tail:
         self.ended = False
         """The process is stopping: followers end their answers."""
         self.generation = 0
-        """Grows when the log was replaced (by a restored database): streams end, and clients reconnect."""
+        """Incremented when the log was replaced (by a restored database): streams end, clients reconnect."""
         self.followers = 0
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
@@ -105,8 +105,8 @@ class Tail:
         """The position up to which the log was read; None before the first poll."""
         return self._last
 
-    def reaches(self, after: int) -> bool:
-        """Return whether the ring has everything after a position, as far as the log was read."""
+    def covers(self, after: int) -> bool:
+        """Return whether the ring has every change after a position, up to ``last``."""
         return self._last is not None and after >= self._last - len(self._ring)
 
     @contextmanager
@@ -128,8 +128,8 @@ class Tail:
             TooManyStreamsError: it is not.
 
         """
-        if self.followers >= MOST_FOLLOWERS:
-            raise TooManyStreamsError(MOST_FOLLOWERS, "streams and waiting requests")
+        if self.followers >= MAX_FOLLOWERS:
+            raise TooManyStreamsError(MAX_FOLLOWERS, "streams and waiting requests")
 
     def end(self) -> None:
         """Tell all followers that the process is stopping."""
@@ -151,7 +151,7 @@ class Tail:
             await self._polled.wait()
 
     async def wait_beyond(self, after: int, seconds: float) -> None:
-        """Wait for changes after a position, the end of the tail, a replaced log, or until time is up."""
+        """Wait for changes after a position, the end of the tail or a replaced log, at most ``seconds``."""
         generation = self.generation
         deadline = time.monotonic() + seconds
         while (
@@ -169,9 +169,9 @@ class Tail:
         return any(self._ring[position].matches(filters) for position in range(after + 1, last + 1))
 
     def chunk(self, after: int) -> tuple[bytes, int]:
-        """Return the events that follow a position in the ring, as one chunk, and the position it leads to.
+        """Return the events that follow a position in the ring, as one chunk, and the position of the last.
 
-        The chunk is made once for all followers that reach that position at about the same time.
+        The chunk is made once for all followers that get to that position at about the same time.
         """
         chunk = self._chunks.get(after)
         if chunk is None:
@@ -191,7 +191,7 @@ class Tail:
         while self.followers and not self.ended:
             pause = POLL_SECONDS
             try:
-                if await self.poll_once() == CHANGES_AT_ONCE:
+                if await self.poll_once() == CHANGES_PER_POLL:
                     pause = 0
                 if is_unavailable:
                     log.info("database_available_again")
@@ -222,9 +222,9 @@ class Tail:
         # Read from the last known change on, not after it: if it is no longer the same change, the log was
         # replaced.
         last, known = self._last, self._ring.get(self._last)
-        rows = await DB.fetch(_CHANGES_FROM, last, CHANGES_AT_ONCE + 1)
+        rows = await DB.fetch(_CHANGES_FROM, last, CHANGES_PER_POLL + 1)
         log_last = rows[0]["log_last"] if rows else 0
-        # If that change was deleted by the retention, it can't be compared any more.
+        # If retention has deleted that change, it can no longer be compared.
         comparable = known if rows and rows[0]["log_first"] <= last else None
         if log_last < last or (comparable and rows[0]["event_id"] != comparable.event_id):
             log.warning("log_replaced", known=last, latest=log_last)

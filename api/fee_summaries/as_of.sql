@@ -1,8 +1,9 @@
--- What figures are exact for: one row. It comes first in every statement that returns figures.
+-- What figures are exact for: one row. Every statement that returns figures begins with it.
 --
--- $position: a position; null: the present one.
+-- $position: a position; null: the current one.
 --
--- generation and named_at change when the figures of one position do: by a rebuild, by a service's new name.
+-- A rebuild changes generation, and renaming a service changes named_at: either may change the figures of a
+-- position.
 SELECT
     state.generation, state.time_zone, cursor.position AS applied,
     coalesce($position::bigint, cursor.position) AS position,

@@ -1,5 +1,5 @@
--- The orders behind figures, as they were at a position: up to $limit of them after a place, and at least one
--- row, which says what the list is exact for.
+-- The orders behind figures, as they were at a position: up to $limit of them after a place. At least one row
+-- is returned: it has what the list is exact for.
 --
 -- $position: see as_of.sql
 -- $first, $end: the days, up to but not including $end; null: all
@@ -7,8 +7,8 @@
 -- $calendars: only orders on calendars of these names; null: on all
 -- $after_datetime, $after_id: the place; null: the beginning
 --
--- An order that no later change touched is read from orders. Every other one is read from the first of its
--- later changes, which has its state before. A change without a position yet is a later one.
+-- An order without later changes is read from orders. Any other is read from the first of its later changes,
+-- as the state before it. A change that has no position yet counts as later.
 
 WITH as_of AS ({as_of}), later AS (
     SELECT DISTINCT ON (order_id) order_id, previous_state
@@ -21,8 +21,8 @@ WITH as_of AS ({as_of}), later AS (
     ORDER BY order_id, order_version
 ), counted AS (
     (
-        -- Local midnight may come twice or never on a day when clocks change. So the index returns the orders
-        -- of one day more at each end, and the order's own day decides.
+        -- Local midnight may come twice or never on a day when clocks change. So the index scan includes one
+        -- more day at each end, and the order's own day decides.
         SELECT o.id, o.datetime, o.service_ids, order_json(o) AS json
         FROM as_of, orders AS o
         WHERE o.datetime >= (coalesce($first::date, '-infinity') - 1)::timestamptz

@@ -1,4 +1,4 @@
-"""A whole report as CSV. Each line has what it is exact for, so that a saved file still shows it."""
+"""A whole report as CSV. Each line has the position that it is exact for, so that a saved file shows it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CSV_HEAD = csv_lines(
 
 
 class CsvReport:
-    """Writes the records of a report's statement. The totals come first there, and last in the file."""
+    """Writes the records of a report's statement, which returns the totals first; the file has them last."""
 
     def __init__(self, query: ReportQuery, figures: FiguresRequest[Any]) -> None:
         self._query = query
@@ -30,10 +30,10 @@ class CsvReport:
         self._totals: Totals | None = None
 
     def lines(self, records: Sequence[Mapping[str, Any]]) -> bytes:
-        """Write some records, in the order of the statement.
+        """Return the lines of some records, in the order of the statement.
 
         Raises:
-            ReportExpiredError, ReportTooLargeError: there is no such report; with the first records only.
+            ReportExpiredError, ReportTooLargeError: the report can't be returned; only for the first records.
 
         """
         if self._totals is None:
@@ -51,7 +51,7 @@ class CsvReport:
         )
 
     def total_line(self) -> bytes:
-        """Write the totals."""
+        """Return the line of the totals, the last one of the file."""
         if self._totals is None:
             return b""
         figures = total_figures(self._query, self._totals)

@@ -1,4 +1,4 @@
-"""Why there are no such figures. ``api/problem_map.py`` says how each error is answered."""
+"""Why figures can't be returned. ``api/problem_map.py`` says how each error is answered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ReportExpiredError(Exception):
-    """The position is too far back by now, or it is of another change log or time zone."""
+    """The position is too far back by now, or from another change log or time zone."""
 
     position: int
     latest: int
@@ -40,7 +40,7 @@ class ReportTooLargeError(Exception):
 
 @dataclass
 class OrderVersionNotFoundError(Exception):
-    """There is no such version of the order, as far as is known."""
+    """The order has no such version, as far as the stored orders and changes show."""
 
     order_id: int
     version: int

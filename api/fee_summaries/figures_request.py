@@ -47,8 +47,8 @@ class FiguresRequest(Generic[PlaceT]):
         self._known_tags = known_tags
         query = query_of(request)
         self._is_exact = after is not None or "position" in query
-        # A later page must be read in the days of the first page's zone, which a rebuild may change.
-        self._begun_in = as_of.time_zone if after is not None else None
+        # A later page must have days in the first page's zone, which a rebuild may have changed since.
+        self._first_page_zone = as_of.time_zone if after is not None else None
         self._variant = (*variant, query.get("limit"), query.get("cursor"))
 
     @classmethod
@@ -59,12 +59,12 @@ class FiguresRequest(Generic[PlaceT]):
 
         Args:
             request: the request.
-            read_place: makes a place of what a cursor holds, see ``read_cursor``.
-            variant: what else distinguishes this answer from others to the same address.
+            read_place: makes a place from a cursor's values, see ``read_cursor``.
+            variant: what else distinguishes this answer from others for the same URL.
 
         Raises:
             ProblemError: 400, parameters that contradict each other, or an invalid cursor.
-            ReportExpiredError, SummariesBehindError, OrderVersionNotFoundError: there are no such figures.
+            ReportExpiredError, SummariesBehindError, OrderVersionNotFoundError: no such figures.
 
         """
         known_tags = read_if_none_match(request)
@@ -73,32 +73,32 @@ class FiguresRequest(Generic[PlaceT]):
 
     @property
     def position(self) -> int | None:
-        """The position to read at; None: the present one, even if that is a later one by then."""
+        """The position to read at; None: the current one, even if it has advanced by then."""
         return self.as_of.position if self._is_exact else None
 
     def not_modified(self) -> Response[bytes] | None:
-        """Answer 304 if the caller has these figures already; they are not summed for that."""
+        """Return 304 if the caller has these figures already; they are not summed for that."""
         headers = self.headers()
-        if self._known_tags is not None and self._known_tags.weakly_name(headers["ETag"]):
+        if self._known_tags is not None and self._known_tags.weakly_match_tag(headers["ETag"]):
             return Response(b"", status_code=304, headers=headers)
         return None
 
     def check(self, record: Mapping[str, Any]) -> None:
-        """Check what the records that were read are exact for; from now on it is ``as_of``.
+        """Check what the records are exact for, and store it as ``as_of``.
 
         Args:
-            record: the first of them, with the columns of ``as_of.sql`` and how many changes were undone.
+            record: the first one, with the columns of ``as_of.sql`` and the number of changes ``undone``.
 
         Raises:
             ReportExpiredError: they are not the figures of the position, see ``positions.check_read``.
 
         """
         as_of = read_row(AsOf, record)
-        positions.check_read(as_of, record["undone"], self._begun_in)
+        positions.check_read(as_of, record["undone"], self._first_page_zone)
         self.as_of = as_of
 
     def headers(self) -> dict[str, str]:
-        """Return the answer's headers."""
+        """Return the headers ETag and Vary of the answer."""
         return {
             "ETag": self.as_of.etag(filters_of(self._request.query_params), *self._variant),
             "Vary": "Accept",
@@ -139,7 +139,7 @@ async def _as_of_and_place(
     exact = query.get("position")
     must_include = "min_position" in query or "after_version" in query
     if exact is not None and must_include:
-        raise malformed(Fault("is exact; leave out min_position and after_version", parameter="position"))
+        raise malformed(Fault("can't be combined with min_position or after_version", parameter="position"))
     continued = read_cursor(
         request,
         lambda position, zone, *place: (fields.read_position(position), str(zone), read_place(*place)),
@@ -154,7 +154,7 @@ async def _as_of_and_place(
         await positions.wait_for(
             max(query.get("min_position", 0), exact or 0),
             query.get("after_version"),
-            query.get("wait", positions.USUAL_WAIT_SECONDS),
+            query.get("wait", positions.DEFAULT_WAIT_SECONDS),
         )
     as_of = await positions.read_as_of(exact)
     positions.check_available(as_of)

@@ -1,4 +1,4 @@
-"""The orders behind fee summaries: which they were at one position, and what each of them contributes."""
+"""The orders behind fee summaries: which they were at one position, and what each contributes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CountedOrder(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class CountedOrdersQuery:
-    """Which orders: of which days, with which services, and on which calendars (None: any)."""
+    """Which orders to list: of which days, with which services and on which calendars (None: any)."""
 
     first: date | None = None
     end: date | None = None
@@ -62,7 +62,7 @@ class CountedOrdersQuery:
         )
 
     def item(self, counted: CountedOrder) -> str:
-        """Write an order with the share of each of its services, and how much of its fee is counted."""
+        """Return an order as JSON, with the share of each service and how much of its fee is counted."""
         order = json.loads(counted.json, parse_float=Decimal, parse_int=Decimal)
         chosen = set(self.services or ())
         services = [

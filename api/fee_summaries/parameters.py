@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 LAST_END = date(LATEST.year + 1, 1, 1)
-"""The latest day that a range may end before."""
+"""The latest end of a range, itself not included."""
 
 
 def read_date(value: str) -> date:
-    """Read a date of 1970 to 2199, or the day after.
+    """Read a date from 1970-01-01 to ``LAST_END``.
 
     Raises:
-        ValueError: it is not; the message says what would be right.
+        ValueError: it is not one; the message says what is valid.
 
     """
     try:
@@ -88,6 +88,6 @@ def read_report_query(query: Mapping[str, Any]) -> ReportQuery:
         frozenset(query.get("by", ())) - {"none"},
         query.get("service"),
         query.get("calendar"),
-        # Without any day there is no period to fill.
+        # A range without a day has no period to fill.
         fill="fill" in query and (first is None or first != end),
     )

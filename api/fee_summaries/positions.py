@@ -1,7 +1,7 @@
 """What figures are exact for: the summaries' position, waiting until it is reached, and earlier positions.
 
 A report is read in pages that are requested at different times, and all show the state at one position. The
-stored rows are always those of the present position; the statement that reads them undoes the changes after
+stored rows are always those of the current position; the statement that reads them undoes the changes after
 the requested one. That needs no copies and no locks, only those changes.
 """
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 GREATEST_VERSION = 999_999_999
 
 LONGEST_WAIT_SECONDS = 10
-USUAL_WAIT_SECONDS = 5
-"""How long a request waits for what must be included, unless it has ``wait``."""
+DEFAULT_WAIT_SECONDS = 5
+"""How long a request without ``wait`` waits for the changes that it requires."""
 
-MOST_WAITING = 500
-"""Requests of one process that may wait; one more is answered at once with the summaries' position."""
+MAX_WAITING_REQUESTS = 500
+"""Requests of one process that may wait at once; any more get ``SummariesBehindError`` without waiting."""
 
 POLL_SECONDS = 0.05
 """Pause between two polls of the summaries' position, for all requests of a process that wait."""
@@ -56,13 +56,13 @@ class AsOf(msgspec.Struct, frozen=True):
     named_at: datetime | None
 
     def members(self) -> dict[str, Any]:
-        """Return it as answers show it."""
+        """Return the ``as_of`` of answers."""
         return {"position": self.position, "time": utc_text(self.moved_at)}
 
     def etag(self, filters: Filters, *variant: object) -> str:
-        """Return the tag of an answer: another one whenever its bytes may be others.
+        """Return the entity tag of an answer; it differs whenever the bytes may differ.
 
-        How long the caller would have waited makes no difference to it.
+        The parameters that make a request wait do not affect it.
         """
         requested = sorted(
             pair for pair in filters if pair[0] not in ("wait", "min_position", "after_version")
@@ -72,7 +72,7 @@ class AsOf(msgspec.Struct, frozen=True):
 
 
 async def read_as_of(position: int | None) -> AsOf:
-    """Return what figures are exact for at a position, or at present."""
+    """Return what figures are exact for at a position, or at the current one."""
     at_position, _ = await _read_as_of_and_assigned(position)
     return at_position
 
@@ -92,11 +92,11 @@ def check_available(as_of: AsOf, time_zone: str | None = None) -> None:
     """
     reason = ""
     if as_of.position > as_of.applied:
-        reason = f"is ahead of the summaries, which are at {as_of.applied}: it is of another change log"
+        reason = f"is ahead of the summaries, which are at {as_of.applied}: it is from another change log"
     elif as_of.applied - as_of.position > FURTHEST_BACK:
-        reason = f"is more than {FURTHEST_BACK:,} changes behind the present one, {as_of.applied}"
+        reason = f"is more than {FURTHEST_BACK:,} changes behind the current one, {as_of.applied}"
     elif time_zone not in (None, as_of.time_zone):
-        reason = f"was shown in days of {time_zone}; now they are those of {as_of.time_zone}"
+        reason = f"belongs to a report with days in {time_zone}; days are now in {as_of.time_zone}"
     if reason:
         raise ReportExpiredError(as_of.position, as_of.applied, reason)
 
@@ -104,8 +104,8 @@ def check_available(as_of: AsOf, time_zone: str | None = None) -> None:
 def check_read(as_of: AsOf, undone: int, time_zone: str | None = None) -> None:
     """Check that the rows that were read are figures for the position, in the zone the report began with.
 
-    ``check_available`` was called before they were read; a rebuild, a restored database or the retention may
-    have come in between.
+    ``check_available`` was called before they were read; a rebuild, a restored database or retention may have
+    come in between.
 
     Args:
         as_of: what the rows are exact for.
@@ -113,8 +113,8 @@ def check_read(as_of: AsOf, undone: int, time_zone: str | None = None) -> None:
         time_zone: the zone of the first page, if these are of a later one.
 
     Raises:
-        ReportExpiredError: they are in days of another zone, or some changes after the position were no
-            longer there to be undone.
+        ReportExpiredError: they have days in another zone, or some changes after the position were already
+            deleted and could not be undone.
 
     """
     check_available(as_of, time_zone)
@@ -155,7 +155,7 @@ class _VersionPosition(msgspec.Struct, frozen=True):
     is_logged: bool
 
 
-# A version that the log no longer has is position 0: only changes that were applied are ever deleted.
+# A version whose change was deleted has position 0: only changes that were applied are ever deleted.
 _POSITION_OF_VERSION = """
 SELECT position, true AS is_logged FROM order_change WHERE order_id = $1 AND order_version = $2
 UNION ALL
@@ -187,23 +187,23 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
 
     Raises:
         OrderVersionNotFoundError: there is no such version.
-        SummariesBehindError: they did not get there in time.
+        SummariesBehindError: they did not include both in time.
 
     """
     deadline = time.monotonic() + seconds
     goal: int | None = min_position if after_version is None else None
     summaries, assigned = await _read_as_of_and_assigned(None)
-    checked_at: int | None = None
+    assigned_when_checked: int | None = None
     while True:
         # The version can only have got a position if positions were assigned since the last check.
-        if goal is None and after_version is not None and checked_at != assigned:
+        if goal is None and after_version is not None and assigned_when_checked != assigned:
             position = await _position_of(after_version)
-            goal, checked_at = None if position is None else max(position, min_position), assigned
+            goal, assigned_when_checked = None if position is None else max(position, min_position), assigned
         if goal is not None and summaries.position >= goal:
             return
-        # Further ahead than the summaries can ever be behind: it can't be reached in time, so don't wait.
+        # So far ahead that the summaries can't reach it in time: don't wait.
         is_far = goal is not None and goal - summaries.position > FURTHEST_BACK
-        if time.monotonic() >= deadline or is_far or _Poll.waiting >= MOST_WAITING:
+        if time.monotonic() >= deadline or is_far or _Poll.waiting >= MAX_WAITING_REQUESTS:
             requested = f"position {min_position}"
             if after_version is not None:
                 requested = f"version {after_version.version} of order {after_version.order_id}"

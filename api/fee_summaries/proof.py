@@ -1,4 +1,4 @@
-"""The last proof of the fee summaries: whether they were what the orders say."""
+"""The last proof of the fee summaries: whether they agreed with the orders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Proof(msgspec.Struct, frozen=True):
 
 
 async def read_proof() -> dict[str, Any]:
-    """Return the last proof, as it is shown; every member is null before the first."""
+    """Return the members of the last proof; all are None before the first."""
     proof = await fetch_optional(_Proof, _LAST_PROOF)
     if proof is None:
         return dict.fromkeys(("position", "time", "orders", "differing", "seconds"))

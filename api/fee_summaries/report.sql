@@ -1,5 +1,5 @@
--- A report: a row of totals first, and then up to $limit rows after a place. The totals always come, and with
--- them what the figures are exact for.
+-- A report: a row of totals first, and then up to $limit rows after a place. The totals are always returned,
+-- with what the figures are exact for.
 --
 -- $position: see as_of.sql
 -- $first, $end: the days, up to but not including $end; null: all
@@ -8,14 +8,15 @@
 -- $services: only rows of these services; null: of all, and of service 0
 -- $calendars: only orders on calendars of these names; null: on all
 -- $after_period, $after_service, $after_calendar: the place; null: the beginning
--- $fill, $most_filled: whether periods without orders have rows, and how many rows the report may then have
+-- $fill: whether periods without orders have rows
+-- $max_filled_items: how many rows a filled report may have
 --
 -- A row of fee_summary says how many orders contribute a share of a fee to a service. Service 0 is for whole
 -- orders and their whole fees: an order with three services would be counted three times in a sum over
 -- services, so sums over all services are those of service 0.
 
 WITH as_of AS ({as_of}), counted AS (
-    -- The rows are those of the present position …
+    -- The stored rows are those of the current position …
     SELECT f.day, f.calendar_id, f.service_id, f.share, f.orders::bigint AS orders
     FROM fee_summary AS f
     WHERE f.generation = (SELECT generation FROM as_of)
@@ -24,7 +25,7 @@ WITH as_of AS ({as_of}), counted AS (
         AND ($calendars::text[] IS NULL
             OR f.calendar_id = ANY (ARRAY(SELECT id FROM calendar WHERE name = ANY ($calendars))))
     UNION ALL
-    -- … and every later change is undone: minus the order that it left, plus the order that was there before.
+    -- … and every later change is undone: minus the order after it, plus the order before it.
     SELECT f.day, calendar.id, f.service_id, f.share, state.sign
     FROM as_of
     JOIN order_change AS change ON change.position > as_of.position AND change.position <= as_of.applied
@@ -36,7 +37,7 @@ WITH as_of AS ({as_of}), counted AS (
         AND ($services::bigint[] IS NULL OR f.service_id = ANY ($services))
         AND ($calendars::text[] IS NULL OR f.calendar = ANY ($calendars))
 ), share AS (
-    -- Summed per share first, so that the least and the greatest are of shares that some order still has.
+    -- Summed per share first, so that min and max see only shares that some order still has.
     SELECT
         date_trunc($group_by, day)::date AS period,
         CASE WHEN $by_service::boolean THEN service_id ELSE 0 END AS service_id,
@@ -58,7 +59,7 @@ WITH as_of AS ({as_of}), counted AS (
         WHERE $services IS NOT NULL OR service_id = 0 GROUP BY 1 HAVING sum(orders) <> 0
     ) AS share_of_all
 ), series AS (
-    -- The services and calendars to fill: those that the report has orders of, or was requested for by name.
+    -- The services and calendars to fill: those with orders in the report, and those named in the request.
     SELECT DISTINCT service_id, calendar_id FROM summed
     UNION
     SELECT service.id, calendar.id
@@ -70,7 +71,7 @@ WITH as_of AS ({as_of}), counted AS (
         UNION ALL SELECT id FROM calendar WHERE $by_calendar AND name = ANY ($calendars)
     ) AS calendar
 ), period AS (
-    -- Without a first day or an end, a report goes from its first period with orders, or to its last.
+    -- Without $first, it begins with the first period that has orders; without $end, it ends with the last.
     SELECT at::date AS period
     FROM generate_series(
         coalesce(date_trunc($group_by, $first::timestamp), (SELECT min(period) FROM summed)),
@@ -86,7 +87,7 @@ WITH as_of AS ({as_of}), counted AS (
     FROM period CROSS JOIN series
     LEFT JOIN summed ON summed.period = period.period
         AND summed.service_id = series.service_id AND summed.calendar_id = series.calendar_id
-    WHERE (SELECT items FROM filled_size) <= $most_filled
+    WHERE (SELECT items FROM filled_size) <= $max_filled_items
 ), item AS (
     SELECT
         s.period, s.service_id, s.calendar_id, s.orders, s.totalfee, s.minfee, s.maxfee,

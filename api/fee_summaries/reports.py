@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 PERIODS = ("day", "week", "month", "quarter", "year")
 
-MOST_FILLED = 200_000
-"""Items that a report filled with zeros may have: it is written out in full before a page is cut from it."""
+MAX_FILLED_ITEMS = 200_000
+"""Items that a report filled with zeros may have: PostgreSQL makes them all before it returns a page."""
 
 _REPORT = Statement("report.sql")
 
@@ -38,23 +38,23 @@ class ReportRow(Figures, frozen=True):
     period: date
     """Its first day."""
     service_id: int
-    """0: of all services."""
+    """0: all services."""
     service: str | None
     """Its name."""
     calendar: str
-    """Empty: of all calendars."""
+    """Empty: all calendars."""
 
 
 class Totals(Figures, frozen=True):
     """The sums of a whole report."""
 
     filled_items: int | None
-    """How many items the report has when it is filled; None: it is not to be filled."""
+    """How many items the filled report has; None: filling was not requested."""
 
 
 @dataclass(frozen=True)
 class ReportQuery:
-    """Which report: of which days, how divided, and of which services and calendars (None: of all)."""
+    """Which report: its days, how it is grouped, and its services and calendars (None: all)."""
 
     first: date | None = None
     end: date | None = None
@@ -92,7 +92,7 @@ class ReportQuery:
             after_calendar=after_calendar,
             limit=limit,
             fill=self.fill,
-            most_filled=MOST_FILLED,
+            max_filled_items=MAX_FILLED_ITEMS,
         )
 
     def check_size(self, totals: Totals) -> None:
@@ -102,8 +102,8 @@ class ReportQuery:
             ReportTooLargeError: it has too many items.
 
         """
-        if totals.filled_items is not None and totals.filled_items > MOST_FILLED:
-            raise ReportTooLargeError(totals.filled_items, MOST_FILLED)
+        if totals.filled_items is not None and totals.filled_items > MAX_FILLED_ITEMS:
+            raise ReportTooLargeError(totals.filled_items, MAX_FILLED_ITEMS)
 
 
 def end_of_period(first: date, group_by: str) -> date:
@@ -115,7 +115,7 @@ def end_of_period(first: date, group_by: str) -> date:
 
 
 def average(totalfee: Decimal, orders: int) -> Decimal:
-    """Divide a sum by its orders, rounded to the cent, a half to the even cent. Nothing else is rounded."""
+    """Divide a sum by its orders, rounded half to even to the cent. Nothing else is rounded."""
     cents, rest = divmod(int(totalfee * 100), orders)
     if 2 * rest > orders or (2 * rest == orders and cents % 2):
         cents += 1
@@ -123,7 +123,7 @@ def average(totalfee: Decimal, orders: int) -> Decimal:
 
 
 def _figures(sums: Figures, *, is_single: bool) -> dict[str, Any]:
-    """Return figures as answers show them; without orders there is nothing to average or compare.
+    """Return figures as answers show them; without orders there is no average, minimum or maximum.
 
     Of several services together (not ``is_single``) only the sum is known: an order that has two of them
     would be counted twice.

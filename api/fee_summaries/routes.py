@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from api.fee_summaries.positions import AsOf
 
 
-def _counted_orders(query: ReportQuery, as_of: AsOf, row: ReportRow) -> str:
-    """Return the address of the orders behind a row: its days, services and calendars, at its position."""
+def _counted_orders_url(query: ReportQuery, as_of: AsOf, row: ReportRow) -> str:
+    """Return the URL of the orders behind a row: its days, services and calendars, at its position."""
     first = max(row.period, query.first) if query.first else row.period
     end = end_of_period(row.period, query.group_by)
     end = min(end, query.end) if query.end else end
     services = [row.service_id] if row.service_id else query.services or []
     calendars = [row.calendar] if row.calendar else query.calendars or []
     parameters = [
-        # The first and the last period may reach beyond the days that can be requested; no orders are there.
+        # The first and the last period may extend beyond the days that can be requested, where no orders are.
         *([("from", first.isoformat())] if first >= EARLIEST.date() else []),
         *([("to", end.isoformat())] if end <= LAST_END else []),
         *(("service", str(service)) for service in services),
@@ -63,7 +63,7 @@ def _item(query: ReportQuery, as_of: AsOf, row: ReportRow) -> str:
             "service": {"id": str(row.service_id), "name": row.service} if row.service_id else None,
             "calendar": row.calendar or None,
             **item_figures(query, row),
-            "counted_orders": _counted_orders(query, as_of, row),
+            "counted_orders": _counted_orders_url(query, as_of, row),
         }
     )
 
@@ -123,14 +123,14 @@ async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
     statement, arguments = query.statement(figures.position, figures.after, limit_of(request) + 1)
     records = await DB.fetch(statement, *arguments)
     figures.check(records[0])
-    # Without orders there is still one record, for what the list is exact for.
+    # Without orders there is still one record: it has what the list is exact for.
     orders = [read_row(CountedOrder, record) for record in records if record["id"] is not None]
     return figures.answer(orders, query.item, CountedOrder.place)
 
 
 @route("/fee-summaries/proof", http_method=READ)
 async def show_proof() -> Response[bytes]:
-    """Return the last proof of the summaries against the orders."""
+    """Show the last proof: whether the summaries agreed with the orders."""
     return Response(encode(await read_proof()), media_type=JSON)
 
 

@@ -45,5 +45,5 @@ class Statement:
 
 
 def read_row(row_type: type[RowT], record: Mapping[str, Any]) -> RowT:
-    """Read a row out of a record that has the columns of ``row_type``, and others."""
+    """Read a row from a record that has at least the columns of ``row_type``."""
     return row_type(*(record[name] for name in row_type.__struct_fields__))

@@ -1,7 +1,7 @@
-"""Who may do what. Switched on by OMS_API_KEYS; without it everybody may do everything, as ``anyone``.
+"""API keys and what they allow. Without OMS_API_KEYS every caller may do everything, as ``anyone``.
 
-A key is shown as a bearer token (RFC 6750). The service keeps only its SHA-256, so a setting that leaks
-gives nobody access.
+A key is sent as a bearer token (RFC 6750). The setting has only its SHA-256, so a setting that leaks gives
+nobody access.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from api.http.request import AnyConnection
 
 OPEN_PATHS = ("/health/", "/problems/", "/docs", "/openapi.", "/asyncapi.")
-"""What needs no key: probes, and what one reads before one has a key."""
+"""Paths that need no key: probes, and documentation, which callers read before they have a key."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever makes a request, as far as this service tells them apart."""
+    """The caller of a request: the name and role of its API key."""
 
     name: str
     may_write: bool
@@ -41,14 +41,14 @@ def _identify(authorization: str) -> Caller | None:
     if scheme.lower() != "bearer":
         return None
     digest = sha256(key.strip().encode("utf-8", "replace")).hexdigest()
-    for known in settings().api_keys:
-        if hmac.compare_digest(known.sha256, digest):
-            return Caller(known.name, may_write=known.role == "write")
+    for api_key in settings().api_keys:
+        if hmac.compare_digest(api_key.sha256, digest):
+            return Caller(api_key.name, may_write=api_key.role == "write")
     return None
 
 
 def check_access(connection: AnyConnection) -> None:
-    """Let a request through or not, whatever its route.
+    """Check that the request's API key allows it; then ``caller_of`` returns the caller.
 
     Raises:
         ProblemError: 401, no valid key; 403, the key may only read.
@@ -58,20 +58,20 @@ def check_access(connection: AnyConnection) -> None:
     if not settings().api_keys or path.startswith(OPEN_PATHS):
         caller = ANYONE
     else:
-        known = _identify(connection.headers.get("authorization", ""))
-        if known is None:
+        identified = _identify(connection.headers.get("authorization", ""))
+        if identified is None:
             raise ProblemError(
                 UNAUTHENTICATED,
-                "Send an API key that is valid: Authorization: Bearer <key>.",
+                "Send a valid API key: Authorization: Bearer <key>.",
                 headers={"WWW-Authenticate": 'Bearer realm="orders"'},
             )
-        if method_of(connection) not in READING and not known.may_write:
-            raise ProblemError(FORBIDDEN, f"The key of {known.name} may read, not write.")
-        caller = known
+        if method_of(connection) not in READING and not identified.may_write:
+            raise ProblemError(FORBIDDEN, f"The key of {identified.name} may only read.")
+        caller = identified
     connection.scope["caller"] = caller  # type: ignore[typeddict-unknown-key]  # a key of our own
 
 
 def caller_of(connection: AnyConnection) -> Caller:
-    """Give whoever made a request that was let through."""
+    """Return the caller of a request that passed ``check_access``."""
     caller: Caller = connection.scope["caller"]  # type: ignore[typeddict-item]  # as above
     return caller

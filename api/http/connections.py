@@ -1,10 +1,9 @@
-"""Answers that wait or are sent in chunks, for clients that may disconnect, or stay and read nothing.
+"""Answers that wait or are sent in chunks, for clients that may disconnect, or stay and stop reading.
 
-The server cancels nothing when a client disconnects: a handler that takes its time has to watch for that.
+granian does not cancel a handler when its client disconnects: a slow handler must watch for that.
 
-A stream that gives up on a slow client can't close its connection. What the server has buffered for it would
-wait there, and count as a connection, for as long as the client pleases. The kernel can close it
-(TCP_USER_TIMEOUT).
+Nor can a handler close the connection of a client that does not read: granian would keep it, with what is
+buffered for it, for as long as the client stays. The kernel can close it (TCP_USER_TIMEOUT).
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ _OPEN_FILES = Path("/proc/self/fd")
 
 
 class SlowClientError(Exception):
-    """A client took too long to read what was sent. Raised, so that the server cuts the connection."""
+    """A client took too long to read what was sent. The error makes the server close the connection."""
 
 
 async def send_chunk(send: Send, chunk: bytes, *, more_body: bool = True) -> None:
-    """Send a chunk of an answer; return when the server has taken it.
+    """Send a chunk of an answer; return when the server has accepted it.
 
-    The server takes it once the connection has taken the chunk before.
+    The server accepts it once it has written the chunk before it to the connection.
 
     Raises:
-        SlowClientError: it was not taken within ``OMS_STREAM_WRITE_TIMEOUT``.
+        SlowClientError: it was not accepted within ``OMS_STREAM_WRITE_TIMEOUT``.
 
     """
     try:
@@ -50,10 +49,10 @@ async def send_chunk(send: Send, chunk: bytes, *, more_body: bool = True) -> Non
 
 
 async def send_until_disconnect(receive: Receive, sending: Coroutine[None, None, None]) -> None:
-    """Send an answer until that is done, the client disconnects, or is too slow.
+    """Run ``sending`` until it ends, the client disconnects, or the client is too slow.
 
     Raises:
-        SlowClientError: as raised in ``sending``.
+        SlowClientError: ``sending`` raised it.
 
     """
     close_stalled_connections(settings().port, settings().stream_write_timeout)
@@ -61,10 +60,10 @@ async def send_until_disconnect(receive: Receive, sending: Coroutine[None, None,
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """Do something for a client and return the result, or None if the client disconnects before that.
+    """Run ``work`` and return its result, or None if the client disconnects first.
 
     Raises:
-        Exception: whatever the work raises.
+        Exception: whatever ``work`` raises.
 
     """
     working = asyncio.create_task(work)
@@ -86,19 +85,19 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 @cache
 def close_stalled_connections(port: int, seconds: float) -> None:
-    """Have the kernel close connections to our port that take nothing for so long; once per process.
+    """Have the kernel close connections to ``port`` that accept no data for ``seconds``; once per process.
 
-    The option is set on the listening socket, from which new connections inherit it, and on those that exist.
-    The server exposes neither of them, and opens them after the application has started: so they are looked
-    up when the first stream begins. Systems without this option keep such connections.
+    The option is set on the listening socket, from which new connections inherit it, and on open connections.
+    The server exposes none of these sockets, and opens them after the application has started: so they are
+    looked up when the first stream begins. Systems without this option keep such connections.
     """
     if not hasattr(socket, "TCP_USER_TIMEOUT") or not _OPEN_FILES.exists():
         return
-    # The listening socket first: what it accepts from then on inherits, what it accepted before comes after.
+    # The listening socket first: later connections inherit the option, earlier ones follow.
     for listening in (1, 0):
-        for one in _sockets_on(port):
-            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == listening:
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+        for server_socket in _sockets_on(port):
+            if server_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == listening:
+                server_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 def _sockets_on(port: int) -> Iterator[socket.socket]:
@@ -106,9 +105,12 @@ def _sockets_on(port: int) -> Iterator[socket.socket]:
         try:
             if not str(path.readlink()).startswith("socket:"):
                 continue
-            # Of a copy, as closing it must not close the server's.
-            with socket.socket(fileno=os.dup(int(path.name))) as one:
-                if one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockname()[1] == port:
-                    yield one
+            # A duplicate, because closing it must not close the server's socket.
+            with socket.socket(fileno=os.dup(int(path.name))) as duplicate:
+                if (
+                    duplicate.family in (socket.AF_INET, socket.AF_INET6)
+                    and duplicate.getsockname()[1] == port
+                ):
+                    yield duplicate
         except OSError:
             continue  # closed meanwhile

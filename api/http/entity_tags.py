@@ -13,8 +13,8 @@ from shared.settings import settings
 if TYPE_CHECKING:
     from api.http.request import AnyRequest
 
-# Possessive (++, *+): a list has one reading, and one that is none is refused in linear time. With ordinary
-# repetition a header of seventy spaces and commas would have occupied the process for hours.
+# Possessive quantifiers (++, *+) refuse an invalid list in linear time. With backtracking, a header of
+# seventy spaces and commas would occupy the process for hours.
 _SEPARATOR = r"(?:[ \t]*+,)++[ \t]*+"
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _LIST = re.compile(rf"(?:{_SEPARATOR})?+[ \t]*+{_TAG}(?:{_SEPARATOR}{_TAG})*+(?:{_SEPARATOR})?+[ \t]*+")
@@ -23,7 +23,7 @@ _ONE = re.compile(_TAG)
 
 @dataclass(frozen=True)
 class EntityTags:
-    """The tags of a precondition; None stands for ``*``, whatever there is."""
+    """The tags of a precondition; None is ``*``, which matches any."""
 
     tags: frozenset[str] | None
 
@@ -33,37 +33,37 @@ class EntityTags:
 
     def weakly_match(self, version: int) -> bool:
         """Compare as If-None-Match does: weak or strong makes no difference."""
-        return self.weakly_name(etag(version))
+        return self.weakly_match_tag(etag(version))
 
-    def weakly_name(self, tag: str) -> bool:
-        """Tell whether a tag is among these, whichever of them are weak."""
-        return self.tags is None or tag in {given.removeprefix("W/") for given in self.tags}
+    def weakly_match_tag(self, tag: str) -> bool:
+        """Compare a strong tag as If-None-Match does."""
+        return self.tags is None or tag in {own_tag.removeprefix("W/") for own_tag in self.tags}
 
 
 @dataclass(frozen=True)
 class Preconditions:
-    """What must be so for an order to be written (section 13.2.2)."""
+    """The conditions under which an order may be written (section 13.2.2)."""
 
     if_match: EntityTags | None = None
     if_none_match: EntityTags | None = None
 
     def hold_at(self, version: int) -> bool:
-        """Tell whether an order that is at a version may be written."""
+        """Return whether an order that is at a version may be written."""
         return (self.if_match is None or self.if_match.strongly_match(version)) and (
             self.if_none_match is None or not self.if_none_match.weakly_match(version)
         )
 
 
 def etag(version: int) -> str:
-    """Give the tag of an order's version. It is strong: the same version is the same bytes."""
+    """Return the tag of an order's version. It is strong: a version always has the same bytes."""
     return f'"{version}"'
 
 
 def _read(request: AnyRequest, name: str) -> EntityTags | None:
-    given = request.headers.getall(name, [])
-    if not given:
+    values = request.headers.getall(name, [])
+    if not values:
         return None
-    value = ", ".join(given)
+    value = ", ".join(values)
     if value.strip() == "*":
         return EntityTags(None)
     if not _LIST.fullmatch(value):
@@ -72,26 +72,26 @@ def _read(request: AnyRequest, name: str) -> EntityTags | None:
 
 
 def read_preconditions(request: AnyRequest) -> Preconditions:
-    """Read what a write asks for: If-Match and If-None-Match.
+    """Read If-Match and If-None-Match of a write.
 
     Raises:
-        ProblemError: 400, one is no list of entity tags; 428, If-Match is missing and OMS_REQUIRE_IF_MATCH is
-            set.
+        ProblemError: 400, one is not a list of entity tags; 428, If-Match is missing and OMS_REQUIRE_IF_MATCH
+            is set.
 
     """
-    found = Preconditions(_read(request, "If-Match"), _read(request, "If-None-Match"))
-    if found.if_match is None and settings().require_if_match:
+    preconditions = Preconditions(_read(request, "If-Match"), _read(request, "If-None-Match"))
+    if preconditions.if_match is None and settings().require_if_match:
         raise ProblemError(
             VERSION_REQUIRED, "Send If-Match with the ETag that the order had when you read it."
         )
-    return found
+    return preconditions
 
 
 def read_if_none_match(request: AnyRequest) -> EntityTags | None:
     """Read If-None-Match.
 
     Raises:
-        ProblemError: 400, it is no list of entity tags.
+        ProblemError: 400, it is not a list of entity tags.
 
     """
     return _read(request, "If-None-Match")

@@ -14,7 +14,7 @@ class IdempotencyKeyReusedError(Exception):
 
 @dataclass
 class TooManyStreamsError(Exception):
-    """This process has as many streams open as it may have."""
+    """This process already has the allowed number of streams open."""
 
     limit: int
     what: str

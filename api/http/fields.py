@@ -1,6 +1,6 @@
-"""Readers of single values of requests, wherever they are: in bodies, paths, queries and files. Pure.
+"""Readers of single values, from the bodies, paths and queries of requests, and from files. Pure.
 
-Each returns the value, or raises ValueError with a text that says what would be valid.
+Each returns the value, or raises ValueError with a text that says what is valid.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def read_id(value: object) -> int:
     """Read an id: a positive integer of at most 18 digits, as a string or as a JSON number (223.0 is 223)."""
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
-        # The bounds first: the integer of 1e999999 has a million digits.
+        # The bounds are checked first: as an integer, 1e999999 has a million digits.
         number = int(value) if 1 <= value <= GREATEST_ID and value == int(value) else 0
     elif isinstance(value, str) and _ID.fullmatch(value):
         number = int(value)
@@ -59,7 +59,9 @@ def read_callers_id(value: object) -> int:
     except ValueError:
         number = 0
     if not 1 <= number <= GREATEST_CALLERS_ID:
-        raise ValueError(f"must be a whole number from 1 to {GREATEST_CALLERS_ID}, or be left out to get one")
+        raise ValueError(
+            f"must be a whole number from 1 to {GREATEST_CALLERS_ID}, or omitted to have one assigned"
+        )
     return number
 
 
@@ -79,22 +81,22 @@ def read_calendar(value: object) -> str:
     """Read a calendar's name."""
     if not isinstance(value, str) or not _CALENDAR.fullmatch(value):
         raise ValueError(
-            "must be 1 to 64 letters, digits, dots, underscores and hyphens, the first a letter or a digit"
+            "must be 1 to 64 letters, digits, dots, underscores and hyphens, starting with a letter or digit"
         )
     return value
 
 
 def read_service_name(value: object) -> str:
-    """Read a service's name; space around it is refused rather than removed."""
+    """Read a service's name; space at its beginning or end is refused, not removed."""
     if not isinstance(value, str) or not 1 <= len(value) <= 100 or CONTROL_CHARACTERS.search(value):
-        raise ValueError("must be a string of 1 to 100 characters, none of them a control character")
+        raise ValueError("must be a string of 1 to 100 characters, without control characters")
     if value != value.strip():
         raise ValueError("must not begin or end with space")
     return value
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Make a reader that accepts these words only."""
+    """Return a reader that accepts only these words."""
 
     def read(value: str) -> str:
         if value not in words:

@@ -1,4 +1,4 @@
-"""Refusing what no route should see: requests that a proxy might read differently from this service."""
+"""Refuses requests that a proxy might read differently from this service, before any route."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def check_host(connection: AnyConnection) -> None:
     """Refuse an HTTP/1.1 request without exactly one Host header (RFC 9112, section 3.2).
 
     Raises:
-        ProblemError: 400, there is none, or more than one.
+        ProblemError: 400, there is no Host header, or more than one.
 
     """
     hosts = [value for name, value in connection.scope["headers"] if name == b"host"]
-    # The server adds an empty one where there is none.
+    # granian adds an empty one if there is none.
     if connection.scope.get("http_version") == "1.1" and (len(hosts) != 1 or not hosts[0].strip()):
         raise malformed(Fault("exactly one is required", header="Host"))
 
@@ -28,8 +28,8 @@ def check_path(connection: AnyConnection) -> None:
     """Refuse a path that the router would take for another.
 
     Litestar drops doubled and trailing slashes, and reads ``%2F`` as a slash, which RFC 3986 (section 2.2)
-    forbids: ``/orders%2F5`` is one segment. Where proxies and logs read a path differently from the service,
-    access rules that are bound to paths can be bypassed.
+    forbids: ``/orders%2F5`` is one segment. Where a proxy reads a path differently from the service, its
+    access rules for paths can be bypassed.
 
     Raises:
         ProblemError: 404, the path as it was sent is not the route's.

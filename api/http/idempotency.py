@@ -26,7 +26,7 @@ _KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
 
 
 def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -> IdempotencyKey | None:
-    """Read the header, if there is one. Spelling and order of the JSON make no difference to its content.
+    """Read the header, if there is one. Format and member order of the body's JSON make no difference.
 
     Raises:
         ProblemError: 400, there are two, or it is not 1 to 255 visible ASCII characters.
@@ -36,13 +36,15 @@ def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -
     if not keys:
         return None
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
-        raise malformed(Fault("must be 1 to 255 visible ASCII characters, once", header="Idempotency-Key"))
+        raise malformed(
+            Fault("must be sent once, with 1 to 255 visible ASCII characters", header="Idempotency-Key")
+        )
     content = json.dumps(body.model_dump(), default=str).encode()
     return IdempotencyKey(caller_of(request).name, operation, keys[0], sha256(content).digest())
 
 
 def created(answer: Answer, headers: Mapping[str, str], status_code: int = 201) -> Response[bytes]:
-    """Answer a create; an answer that was given before says so."""
+    """Answer a create, with ``Idempotency-Replayed`` if it is an earlier request's answer."""
     replayed = {"Idempotency-Replayed": "true"} if answer.replayed else {}
     return Response(
         answer.text.encode(), status_code=status_code, media_type=JSON, headers={**headers, **replayed}

@@ -1,9 +1,9 @@
 """Creates that are safe to repeat: an Idempotency-Key and its answer are stored in the create's transaction.
 
 Under the 3-hour rule this matters more than elsewhere: without a key, a caller who repeats a create whose
-answer was lost is told that their own order is in the way. Key and order commit together, so it makes no
-difference where the first try died. Either both are stored, and the repeat gets the first answer; or neither
-is, and the repeat is the first. A refused create leaves its key unused.
+answer was lost gets a conflict with their own order. Key and order commit together, so it makes no difference
+where the first try failed. Either both are stored, and the repeat gets the first answer; or neither is, and
+the repeat counts as the first. A refused create leaves its key unused.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-KEPT = "24 hours"
+KEY_RETENTION = "24 hours"
 """How long a key and its answer are kept, as PostgreSQL writes an interval."""
 
 _EXPIRE = f"""
 DELETE FROM idempotency_key
-WHERE caller = $1 AND operation = $2 AND key = $3 AND created_at < now() - interval '{KEPT}'
+WHERE caller = $1 AND operation = $2 AND key = $3 AND created_at < now() - interval '{KEY_RETENTION}'
 """
 _CLAIM = """
 INSERT INTO idempotency_key (caller, operation, key, fingerprint, answer)
 VALUES ($1, $2, $3, $4, '') ON CONFLICT DO NOTHING
 """
 _READ = "SELECT fingerprint, answer FROM idempotency_key WHERE caller = $1 AND operation = $2 AND key = $3"
-_KEEP = "UPDATE idempotency_key SET answer = $4 WHERE caller = $1 AND operation = $2 AND key = $3"
+_STORE_ANSWER = "UPDATE idempotency_key SET answer = $4 WHERE caller = $1 AND operation = $2 AND key = $3"
 
 
 class _Used(msgspec.Struct, frozen=True):
@@ -44,16 +44,16 @@ class _Used(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Answer:
-    """The body of the answer to a create, and whether it was given before."""
+    """The body of the answer to a create."""
 
     text: str
     replayed: bool = False
-    """Whether an earlier request with the same key has stored this, and got this answer."""
+    """Whether it is the stored answer to an earlier request with the same key."""
 
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """A caller's name for one attempt at one operation, with a fingerprint of what was asked for."""
+    """A caller's key for one request to an operation, with a fingerprint of that request."""
 
     caller: str
     operation: str
@@ -63,7 +63,7 @@ class IdempotencyKey:
     async def claim(self) -> str | None:
         """Claim the key for this transaction; return the answer that it already has, or None if it was free.
 
-        A repeat that overtakes the first try waits here until that has committed or was rolled back.
+        A repeat that arrives during the first try waits here until that commits or rolls back.
 
         Raises:
             IdempotencyKeyReusedError: the key was used for other content.
@@ -73,22 +73,22 @@ class IdempotencyKey:
         await execute(_EXPIRE, *name)
         while not await execute(_CLAIM, *name, self.fingerprint):
             used = await fetch_optional(_Used, _READ, *name)
-            # None: it was there a moment ago and was deleted since. Now it is free.
+            # None: the key was deleted after it blocked the claim. Claim it again.
             if used is not None:
                 if used.fingerprint != self.fingerprint:
                     raise IdempotencyKeyReusedError(self.key)
                 return used.answer
         return None
 
-    async def keep(self, answer: str) -> None:
+    async def store_answer(self, answer: str) -> None:
         """Store the answer, in the transaction that claimed the key."""
-        await execute(_KEEP, self.caller, self.operation, self.key, answer)
+        await execute(_STORE_ANSWER, self.caller, self.operation, self.key, answer)
 
 
 def idempotent(
     create: Callable[P, Coroutine[object, object, str]],
 ) -> Callable[Concatenate[IdempotencyKey | None, P], Coroutine[object, object, Answer]]:
-    """Make a create repeatable: its first argument becomes the caller's key, if the caller gave one.
+    """Make a create repeatable: the key that the caller sent, or None, becomes its first argument.
 
     The create returns the text of its answer, and must run in a transaction; key and answer are stored in it.
     """
@@ -100,7 +100,7 @@ def idempotent(
             return Answer(earlier, replayed=True)
         text = await create(*args, **kwargs)
         if key:
-            await key.keep(text)
+            await key.store_answer(text)
         return Answer(text)
 
     return create_once

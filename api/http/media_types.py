@@ -47,8 +47,8 @@ def _choose(connection: AnyConnection, offered: Sequence[str]) -> str:
 def check_acceptable(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     """Choose the media type of the answer, for ``media_type_of``, before anything is done.
 
-    It is the one that the caller likes best of those in the route's ``opt["produces"]`` (JSON unless it names
-    others), and the first of them if the caller says nothing. A deletion answers without content.
+    It is the one of the route's ``opt["produces"]`` (JSON by default) that ``Accept`` rates highest, or the
+    first of them without ``Accept``. DELETE and OPTIONS have no content, so any ``Accept`` is fine.
 
     Raises:
         ProblemError: 406, none of them is accepted.

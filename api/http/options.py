@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def options_routes(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
-    """Make an OPTIONS route for every path. Litestar's own lists the methods of one of a path's handlers."""
+    """Make an OPTIONS route for every path. Litestar's own lists the methods of only one handler."""
     methods: dict[str, set[str]] = defaultdict(lambda: {"OPTIONS"})
     for handler in handlers:
         for path in handler.paths:

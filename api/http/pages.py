@@ -45,11 +45,11 @@ class Page:
         show: Callable[[T], str],
         place_of: Callable[[T], Sequence[object]],
     ) -> Page:
-        """Make a page of up to ``limit`` rows, out of a query that asked for one row more.
+        """Make a page of up to ``limit`` rows, from a query whose limit was one row more.
 
         Args:
-            rows: in the list's order; one more than ``limit`` says that there is a next page.
-            limit: items of the page.
+            rows: in the list's order; one more than ``limit`` means that there is a next page.
+            limit: the most items that the page may have.
             show: writes a row as JSON text.
             place_of: returns a row's place in the list, as a cursor keeps it.
 
@@ -82,9 +82,9 @@ def read_cursor(request: AnyRequest, read: Callable[..., T]) -> T | None:
     """Read the place after which the requested page begins; None if it is the first.
 
     Args:
-        request: with its cursor, and the filters that the cursor was made for.
-        read: makes a place of what the list's cursors hold. Anybody can make a cursor, so it checks every
-            value, and raises ValueError (TypeError for a wrong number of values).
+        request: with its cursor and filters.
+        read: makes a place from a cursor's values. Anyone can forge a cursor, so it checks every value, and
+            raises ValueError (TypeError for a wrong number of values).
 
     Raises:
         ProblemError: 400, this service did not make it, or made it for other filters.
@@ -110,19 +110,19 @@ def filters_of(query: MultiDict[str]) -> Filters:
 
 
 def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[bytes]:
-    """Answer with a page; the next page's address is in the body and in a Link header (RFC 8288).
+    """Answer with a page; the next page's URL is in the body and in a Link header (RFC 8288).
 
     Args:
-        request: whose address, with another cursor, is the next page's.
+        request: its URL, with another cursor, is the next page's.
         page: the page.
         head: JSON text of members before ``items``, each with a comma after it.
 
     """
-    next_address = None
+    next_url = None
     if page.next_after is not None:
         cursor = encode_cursor(page.next_after, filters_of(request.query_params))
         query = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
-        next_address = f"{request.url.path}?{urlencode([*query, ('cursor', cursor)])}"
-    body = f'{{{head}"items":[{",".join(page.items)}],"next":{json.dumps(next_address)}}}'
-    headers = {"Link": f'<{next_address}>; rel="next"'} if next_address else {}
+        next_url = f"{request.url.path}?{urlencode([*query, ('cursor', cursor)])}"
+    body = f'{{{head}"items":[{",".join(page.items)}],"next":{json.dumps(next_url)}}}'
+    headers = {"Link": f'<{next_url}>; rel="next"'} if next_url else {}
     return Response(body.encode(), media_type=JSON, headers=headers)

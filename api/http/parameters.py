@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Readers = Mapping[str, Callable[[str], Any]]
-"""Parameters by name, with their readers: each returns the value, or raises ValueError with what is right."""
+"""Readers by parameter name: each returns the value, or raises ValueError with what is valid."""
 
-MOST_VALUES = 20
+MAX_VALUES = 20
 """How often a repeatable parameter may appear."""
 
 
@@ -41,9 +41,9 @@ class Query:
 
     readers: Readers = field(default_factory=dict)
     json_readers: Readers = field(default_factory=dict)
-    """Those that mean something only in an answer of JSON, such as ``limit``."""
+    """Those that apply only to an answer in JSON, such as ``limit``."""
     repeatable: Collection[str] = ()
-    """Those of which several may be given; their values are read as a list, no two of them equal."""
+    """Those that may appear more than once; their values are a list without duplicates."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -58,7 +58,7 @@ def check_query(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     """Read the query as the route declares it, for ``query_of``.
 
     Raises:
-        ProblemError: 400 with every fault: unknown, given twice, not UTF-8, not acceptable.
+        ProblemError: 400 with every fault: unknown, repeated, not UTF-8, invalid.
 
     """
     if method_of(connection) == "OPTIONS":
@@ -69,7 +69,7 @@ def check_query(connection: AnyConnection, handler: BaseRouteHandler) -> None:
 
 
 def query_of(request: AnyConnection) -> dict[str, Any]:
-    """Return the query's values by name; a parameter that was not given is absent."""
+    """Return the query's values by name; a parameter that was not sent is absent."""
     query: dict[str, Any] = request.scope["query"]  # type: ignore[typeddict-item]  # as above
     return query
 
@@ -90,7 +90,7 @@ def _read_query(query_string: bytes, query: Query, media_type: str) -> dict[str,
             known = ", ".join(sorted(readers)) or "none"
             faults.append(Fault(f"is unknown; known parameters: {known}", parameter=name))
         elif name in query.json_readers and media_type != JSON:
-            faults.append(Fault(f"has no meaning with {media_type}", parameter=name))
+            faults.append(Fault(f"does not apply to {media_type}", parameter=name))
         elif name in values and name not in query.repeatable:
             faults.append(Fault("appears twice", parameter=name))
         else:
@@ -115,13 +115,13 @@ def _faults_of_lists(lists: Mapping[str, Sequence[Any]]) -> list[Fault]:
         valid = [value for value in values if value is not None]
         if len(set(valid)) < len(valid):
             faults.append(Fault("has the same value twice", parameter=name))
-        if len(values) > MOST_VALUES:
-            faults.append(Fault(f"may appear at most {MOST_VALUES} times", parameter=name))
+        if len(values) > MAX_VALUES:
+            faults.append(Fault(f"may appear at most {MAX_VALUES} times", parameter=name))
     return faults
 
 
 def require(query: Mapping[str, Any], *names: str) -> None:
-    """Check that parameters were given.
+    """Check that parameters were sent.
 
     Raises:
         ProblemError: 400, naming each that is missing.
@@ -146,7 +146,7 @@ def path_value(request: AnyRequest, name: str, read: Callable[[str], T]) -> T:
     """Read a segment of the path.
 
     Raises:
-        ProblemError: 400, it is not UTF-8 (the server has silently replaced its bytes), or can't be read.
+        ProblemError: 400, it is not UTF-8 (the server has silently replaced its bytes), or is invalid.
 
     """
     try:
@@ -173,7 +173,7 @@ def read_limit(value: str) -> int:
 
 
 def read_seconds(longest: int) -> Callable[[str], int]:
-    """Make a reader for how many seconds to wait, 0 to ``longest``."""
+    """Return a reader for how many seconds to wait, 0 to ``longest``."""
 
     def read(value: str) -> int:
         if value not in map(str, range(longest + 1)):

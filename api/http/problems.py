@@ -1,7 +1,7 @@
 """Problem details (RFC 9457): what is wrong with a request, and the error that ends it.
 
-Code below ``api/problem_map.py`` raises a ``ProblemError`` only where HTTP itself is at fault: a body, a
-header or a parameter. Everything else raises errors of its own, which ``api/problem_map.py`` translates.
+Only code that reads the body, headers or parameters of a request raises a ``ProblemError``. All other code
+raises errors of its own, which ``api/problem_map.py`` translates.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a request: where, and what would be right."""
+    """One thing wrong with a request: where, and what would be valid."""
 
     detail: str
     pointer: str | None = None
@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass
 class ProblemError(Exception):
-    """A request that ends in a problem."""
+    """A request that is answered with a problem."""
 
     type: ProblemType
     detail: str

@@ -1,4 +1,4 @@
-"""The types of requests, with the parameters that Litestar's own leave open."""
+"""Litestar's types of requests, with their type parameters filled in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AnyRequest = Request[Any, Any, Any]
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 
 READ = [HttpMethod.GET, HttpMethod.HEAD]
-"""The methods of a route that reads: Litestar gives a GET no HEAD of its own."""
+"""The methods of a route that reads: Litestar does not add HEAD to GET."""
 
 
 def method_of(connection: AnyConnection) -> str:

@@ -20,18 +20,18 @@ _USABLE = re.compile(rb"[!-~]{1,128}")
 
 
 def request_log(app: ASGIApp) -> ASGIApp:
-    """Wrap the application: take the caller's ``X-Request-Id`` or make one, answer with it, log the request.
+    """Wrap the application: use the caller's ``X-Request-Id`` or make one, answer with it, log the request.
 
-    Around the whole application and not one of its middlewares, so that unknown routes get both too.
+    It wraps the whole application, unlike a Litestar middleware, so that unknown routes get both too.
     """
 
     async def logged(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        # Anything else could forge lines of the log.
-        request_id = given.decode() if _USABLE.fullmatch(given) else uuid.uuid4().hex
+        sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        # Other characters could forge lines of the log.
+        request_id = sent_id.decode() if _USABLE.fullmatch(sent_id) else uuid.uuid4().hex
         scope["request_id"] = request_id  # type: ignore[typeddict-unknown-key]  # a key of our own
         started = time.perf_counter()
         status = 0

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 CHUNK = 500
 """Rows in memory at once, for each stream."""
 
-MOST_STREAMS = 4
+MAX_STREAMS = 4
 """Streams of one process. Each has a connection of its own, so none takes one from ordinary requests."""
 
-_slots = asyncio.Semaphore(MOST_STREAMS)
+_slots = asyncio.Semaphore(MAX_STREAMS)
 
 NDJSON = "application/x-ndjson"
 CSV = "text/csv"
@@ -47,7 +47,7 @@ def escape_formula(cell: str) -> str:
 
 
 def csv_lines(lines: Iterable[Iterable[object]]) -> bytes:
-    """Write lines of CSV (RFC 4180), without formulas; None is an empty cell."""
+    """Return lines of CSV (RFC 4180), formulas escaped; None is an empty cell."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     for cells in lines:
@@ -64,8 +64,8 @@ class RowStream(Response[bytes]):
         super().__init__(b"", media_type=media_type, headers=headers)
         self._chunks = chunks
 
-    def to_asgi_response(self, app: Any, request: Any, **given: Any) -> ASGIResponse:  # noqa: ARG002 (as Litestar calls it)
-        """Make what sends it."""
+    def to_asgi_response(self, app: Any, request: Any, **options: Any) -> ASGIResponse:  # noqa: ARG002 (as Litestar calls it)
+        """Return the ASGI response that sends the chunks."""
         return _ChunkResponse(
             self._chunks,
             headers={**self.headers},
@@ -75,16 +75,16 @@ class RowStream(Response[bytes]):
 
 
 class _ChunkResponse(ASGIResponse):
-    """Sends chunks until the client disconnects or is too slow, and then closes the chunks in any case.
+    """Sends chunks until the client disconnects or is too slow, and always closes their generator.
 
-    Litestar's own stream waits without a limit for a client that reads nothing, and then leaves the chunks
-    to the garbage collector.
+    Litestar's own stream waits without a limit for a client that reads nothing, and then leaves the
+    generator to the garbage collector.
     """
 
     _should_set_content_length = False
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, chunks: AsyncGenerator[bytes, None], **options: Any) -> None:
+        super().__init__(**options)
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,18 +114,18 @@ async def stream_rows(
     Args:
         statement: a SELECT.
         arguments: its arguments.
-        encode: writes some rows; called for the first ones before this returns, so it may still refuse them.
+        encode: writes some rows. Called for the first ones before this returns, it may still raise errors.
         head: comes before the rows.
         tail: makes what comes after them.
-        cursor_tuple_fraction: PostgreSQL's setting: for how large a part of the rows it plans, 0 to 1.
+        cursor_tuple_fraction: PostgreSQL's setting: the fraction of the rows that it plans for, 0 to 1.
 
     Raises:
         TooManyStreamsError: as many streams as allowed are open.
-        DatabaseUnavailableError: before the first byte; later the stream is cut off.
+        DatabaseUnavailableError: before the first byte; after it, the connection is closed.
 
     """
     if _slots.locked():
-        raise TooManyStreamsError(MOST_STREAMS, "exports")
+        raise TooManyStreamsError(MAX_STREAMS, "exports")
     await _slots.acquire()
     try:
         connection = await DB.connect()
@@ -133,7 +133,7 @@ async def stream_rows(
         _slots.release()
         raise
     stream = _stream(connection, _Query(statement, arguments, cursor_tuple_fraction), encode, head, tail)
-    # The first chunk is read here, so that what fails at once is still answered as a problem.
+    # The first chunk is read here, so that an error at once is still answered as a problem.
     async with translate_connection_errors():
         first = await anext(stream)
     return _with_first(first, stream)

@@ -23,27 +23,25 @@ def utc_text(at: datetime) -> str:
 
 
 def read_datetime(value: object) -> datetime:
-    """Read a datetime of 1970-01-01 to 2199-12-31, with a zone and at most microseconds.
+    """Read a datetime from 1970-01-01 to 2199-12-31, with a zone and at most microseconds.
 
     Raises:
-        ValueError: it is not one; the text says what would be valid.
+        ValueError: it is not one; the text says what is valid.
 
     """
     if not isinstance(value, str):
-        raise ValueError('must be a string such as "2022-11-01T11:11:11.111Z"')  # noqa: TRY004 (one kind of error for one kind of fault)
+        raise ValueError('must be a string such as "2022-11-01T11:11:11.111Z"')  # noqa: TRY004 (one kind of error for every fault)
     match = _RFC_3339.fullmatch(value)
     if not match:
         raise ValueError("must be an RFC 3339 datetime such as 2022-11-01T11:11:11.111Z")
     if not match["zone"]:
-        raise ValueError("must say its zone: end it with Z or an offset such as +05:30")
+        raise ValueError("must have a time zone: end it with Z or an offset such as +05:30")
     if match["fraction"] and len(match["fraction"]) > 6:  # microseconds
-        raise ValueError(
-            "must have at most six digits of a second: times are kept to the microsecond, never rounded"
-        )
+        raise ValueError("must have at most six fractional digits: times are never rounded")
     try:
         at = datetime.fromisoformat(value).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("must be a date, time and offset that exist") from None
     if not EARLIEST <= at <= LATEST:
-        raise ValueError("must be within 1970-01-01T00:00:00Z and 2199-12-31T23:59:59.999999Z")
+        raise ValueError("must be between 1970-01-01T00:00:00Z and 2199-12-31T23:59:59.999999Z")
     return at

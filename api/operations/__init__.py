@@ -1,1 +1,1 @@
-"""What operators and integrators look at: health, metrics, documentation."""
+"""For operators and integrators: health, metrics, documentation."""

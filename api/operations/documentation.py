@@ -57,12 +57,12 @@ _START = """SwaggerUIBundle({url: "/openapi.yaml", dom_id: "#viewer", deepLinkin
 
 @cache
 def contract_bytes() -> bytes:
-    """Return the contract as it was written."""
+    """Return the contract, byte for byte."""
     return CONTRACT.read_bytes()
 
 
 def _as_json(value: Any) -> Any:
-    # YAML reads a text that looks like a date as a date; JSON has no dates.
+    # The YAML loader turns text that looks like a date into a date; JSON has no dates.
     match value:
         case dict():
             return {str(key): _as_json(item) for key, item in value.items()}
@@ -77,7 +77,7 @@ def _as_json(value: Any) -> Any:
 @cache
 def contract_json() -> bytes:
     """Return the contract as JSON."""
-    # The loader in C, where there is one: the one in Python blocks all requests for about a second.
+    # The C loader if there is one: the Python loader blocks all requests for about a second.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return encode(_as_json(yaml.load(contract_bytes(), Loader=loader)))  # noqa: S506 (both are safe)
 
@@ -143,11 +143,11 @@ async def show_viewer_file(request: AnyRequest) -> Response[bytes]:
 
 @route("/problems/{slug:str}", http_method=READ, opt={"produces": (HTML,)})
 async def show_problem(request: AnyRequest) -> Response[bytes]:
-    """Explain a kind of problem and how to recover from it."""
+    """Explain a problem type and how to recover from it."""
     slug = path_value(request, "slug", str)
     problem = TYPES.get(slug)
     if problem is None:
-        raise ProblemError(NOT_FOUND, "No problem has this name.")
+        raise ProblemError(NOT_FOUND, "There is no problem type of this name.")
     body = (
         f"<main><h1>{html.escape(problem.title)}</h1>"
         f"<p>Status {problem.status}, type <code>{problem.uri}</code></p>"

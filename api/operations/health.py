@@ -22,20 +22,20 @@ REDIS_TIMEOUT_SECONDS = 0.5
 
 @dataclass
 class NotReadyError(Exception):
-    """Orders can't be stored: the database can't be reached, or its schema is behind."""
+    """Orders can't be stored: the database can't be reached, or migrations are pending."""
 
     checks: Mapping[str, str]
 
 
 @route("/health/live", http_method=READ)
 async def live() -> dict[str, str]:
-    """Answer, which shows that the process is alive."""
+    """Report that the process is alive, by answering."""
     return {"status": "live"}
 
 
 @route("/health/ready", http_method=READ)
 async def ready() -> Response[dict[str, Any]]:
-    """Say whether orders can be stored. Redis status is shown but never affects readiness."""
+    """Report whether orders can be stored. Redis status is shown but never affects readiness."""
     queue, database = await asyncio.gather(_queue(), _database())
     checks = {**database, "queue": queue}
     if checks["migrations"] != "ok":

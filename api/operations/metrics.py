@@ -1,4 +1,4 @@
-"""Figures for Prometheus: those of the database, the same from every process, and those of this process."""
+"""Metrics for Prometheus: from the database, the same in every process, and of this process."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ WHERE cursor.consumer = 'fee_summaries'
 
 _GAUGES = {
     "position": ("fee_summaries_position", "Position that the fee summaries are exact for."),
-    "behind": ("fee_summaries_behind_changes", "Changes that have a position and are not summed up yet."),
+    "behind": (
+        "fee_summaries_behind_changes",
+        "Changes that have a position and are not in the fee summaries yet.",
+    ),
     "differing": (
         "fee_summary_proof_differing_rows",
-        "Fee summaries that the last proof found not to be what the orders say: alert on anything but 0.",
+        "Fee summaries that differed from the orders in the last proof: alert on anything but 0.",
     ),
-    "proved": ("fee_summary_proof_orders", "Orders that the last proof counted again."),
+    "proved": ("fee_summary_proof_orders", "Orders that the last proof recounted."),
     "seconds": ("fee_summary_proof_seconds", "How long the last proof took."),
     "proof_age": (
         "fee_summary_proof_age_seconds",
-        "Seconds since the last proof: alert above two days, they are daily.",
+        "Seconds since the last proof, which is daily: alert above two days.",
     ),
 }
 
@@ -42,12 +45,12 @@ _GAUGES = {
 _PROCESS_GAUGES = (
     (
         "order_changes_followers",
-        "Streams and waiting requests for order changes, of the process that answers.",
+        "Streams and waiting requests for order changes, in the process that answers.",
         lambda: TAIL.followers,
     ),
     (
         "fee_summaries_waiting_requests",
-        "Requests that wait for the fee summaries, of the process that answers.",
+        "Requests that wait for the fee summaries, in the process that answers.",
         waiting_requests,
     ),
 )
@@ -66,19 +69,19 @@ class _Figures(msgspec.Struct, frozen=True):
 
 def _render(figures: _Figures) -> bytes:
     registry = CollectorRegistry()
-    for name, meaning, count in _PROCESS_GAUGES:
-        Gauge(name, meaning, registry=registry).set(count())
-    for column, (name, meaning) in _GAUGES.items():
-        # Before the first proof its figures are absent rather than 0, which would say that all is well.
+    for name, help_text, count in _PROCESS_GAUGES:
+        Gauge(name, help_text, registry=registry).set(count())
+    for column, (name, help_text) in _GAUGES.items():
+        # Before the first proof its figures are absent: 0 would mean that all is well.
         value = getattr(figures, column)
         if value is not None:
-            Gauge(name, meaning, registry=registry).set(value)
+            Gauge(name, help_text, registry=registry).set(value)
     return generate_latest(registry)
 
 
 @route("/metrics", http_method=READ, opt={"produces": (TEXT,)})
 async def show_metrics() -> Response[bytes]:
-    """Show what to watch: the fee summaries, and the requests that wait on this process."""
+    """Show metrics of the fee summaries, and of the requests that wait in this process."""
     figures = await fetch_optional(_Figures, _FIGURES)
     return Response(_render(figures or _Figures()), media_type=f"{TEXT}; version=0.0.4; charset=utf-8")
 

@@ -1,7 +1,7 @@
 """The relay: ``python -m api.relay.main``. Only one works at a time; others wait to take over.
 
-It assigns committed changes their positions and publishes them to the consumers and to the Redis stream,
-requests from the worker what is due, and deletes what is old enough.
+It assigns positions to committed changes, publishes them to the consumers and to the Redis stream, sends the
+worker the tasks that are due, and deletes expired rows.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from shared.settings import settings
 log = structlog.get_logger("relay")
 
 RETENTION_SECONDS = 60.0
-"""Pause between two deletions of what is old enough, and between two checks whether a proof is due."""
+"""Pause between two deletions of expired rows, and between two checks whether a proof is due."""
 
 
 class Relay:
-    """Runs in rounds: assign positions, publish changes, request what is due."""
+    """Runs in rounds: assign positions, publish changes, send tasks that are due."""
 
     def __init__(self) -> None:
-        """Begin without knowing what was published: the first round reads the cursors."""
+        """Start without knowing what was published: the first round reads the cursors."""
         self._sender = Sender()
         self._publisher = Publisher(self._sender)
         self._scheduler = Scheduler(self._sender)
 
     async def relay_once(self) -> int:
-        """Assign and publish what there is, within the window; return the sum of both.
+        """Assign positions and publish changes, within the window; return the sum of both.
 
         Raises:
-            DatabaseUnavailableError: without PostgreSQL. Without Redis, it logs that and tries again later.
+            DatabaseUnavailableError: PostgreSQL is unavailable. Without Redis, the next round tries again.
 
         """
         assigned = await assign_positions()
@@ -60,18 +60,18 @@ class Relay:
 
 
 async def relay_until(stop: asyncio.Event) -> None:
-    """Relay until ``stop`` is set: wait while another relay works, and start over after faults.
+    """Relay until ``stop`` is set: wait while another relay works, and start over after errors.
 
     Raises:
-        OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+        OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
 
     """
     zone_checked = False
     while not stop.is_set():
         beat()
         try:
-            # Checked once, when PostgreSQL is first available: the relay counts nothing, so a zone that a
-            # rebuild adopts later does not concern it.
+            # Checked once, when PostgreSQL is first available: the relay counts no days, so a zone that a
+            # rebuild adopts later does not matter to it.
             if not zone_checked:
                 await check_time_zone()
                 zone_checked = True
@@ -104,8 +104,8 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
                 await _pause(stop, settings().relay_interval)
     finally:
         if publishing is not None:
-            # Cancelled until it ends: if releasing the task's connection fails, that error replaces the
-            # cancellation. The task would continue, and this relay would wait for it instead of leading.
+            # Cancelled again until it ends: if releasing the task's connection fails, that error replaces the
+            # cancellation, the task continues, and this relay would wait for it forever.
             while not publishing.done():
                 publishing.cancel()
                 await asyncio.wait({publishing}, timeout=1)

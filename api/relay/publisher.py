@@ -1,8 +1,8 @@
-"""Publishing changes to the consumers: in order, a bounded window ahead of what they have applied.
+"""Publishes changes to the consumers: in order, at most one window ahead of what they have applied.
 
 For each consumer: assigned ≥ published ≥ applied. The publisher publishes what is assigned, and
-publishes again from the cursor when the cursor does not move. How far it has published is kept in memory
-only: after a restart it begins at the cursor, and the consumer drops what arrives twice.
+publishes again from the cursor if the cursor does not move. How far it has published is kept in memory only:
+after a restart it begins at the cursor, and the consumer drops changes that arrive twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Publication:
     published: int = -1
     """-1: not known yet, begin at the cursor."""
     applied: int = -1
-    still_since: float = field(default_factory=time.monotonic)
+    progress_at: float = field(default_factory=time.monotonic)
     """When the cursor last moved, or the consumer had nothing left to apply (monotonic seconds)."""
 
 
@@ -52,10 +52,10 @@ class Publisher:
         self._queue_is_full = False
 
     async def publish_once(self) -> int:
-        """Publish what there is, within the window; return how many changes were published.
+        """Publish new changes, within the window; return how many were published.
 
         Raises:
-            DatabaseUnavailableError: without PostgreSQL. Without Redis, it logs that and tries again later.
+            DatabaseUnavailableError: PostgreSQL is unavailable. Without Redis, the next round tries again.
 
         """
         published = 0
@@ -67,7 +67,7 @@ class Publisher:
     async def _publish_to(self, publication: Publication) -> int:
         newest = await self._read_cursor(publication)
         published = 0
-        # Most rounds find nothing new, and need not read the log.
+        # In most rounds there is nothing new, and the log is not read.
         while (
             publication.published < newest
             and (room := settings().relay_window - (publication.published - publication.applied)) > 0
@@ -75,7 +75,7 @@ class Publisher:
             changes = await changes_after(publication.published, min(settings().relay_batch, room))
             if not changes:
                 break
-            # The fan-out reads its changes from the log, so Redis need not carry them twice.
+            # The webhook consumer reads its changes from the log, so its messages carry none.
             batch = batch_of(changes, carried=publication.consumer != WEBHOOK_DELIVERIES)
             if not await self._send(publication.task, batch):
                 break
@@ -84,18 +84,18 @@ class Publisher:
         return published
 
     async def _read_cursor(self, publication: Publication) -> int:
-        """Note how far the consumer has got; return the last position that was assigned."""
+        """Record how far the consumer has applied changes; return the last position that was assigned."""
         cursor = await cursor_of(publication.consumer)
         now = time.monotonic()
         if cursor.position != publication.applied or publication.published <= cursor.position:
-            publication.still_since = now
+            publication.progress_at = now
         went_back = cursor.position < publication.applied
         publication.applied = cursor.position
         if publication.published < cursor.position or went_back:
             # The first round, or another relay published meanwhile. Or the database was restored, or the
             # summaries are rebuilt: then everything after the cursor has to be published again.
             publication.published = cursor.position
-        elif now - publication.still_since > settings().republish_after:
+        elif now - publication.progress_at > settings().republish_after:
             log.warning(
                 "publishing_again",
                 consumer=publication.consumer,
@@ -103,7 +103,7 @@ class Publisher:
                 published=publication.published,
             )
             publication.published = cursor.position
-            publication.still_since = now
+            publication.progress_at = now
         return cursor.last_position
 
     async def _send(self, task: str, batch: Batch) -> bool:

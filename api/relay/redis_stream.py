@@ -1,7 +1,7 @@
-"""The Redis stream ``order-changes``, for services that live next to Redis.
+"""The Redis stream ``order-changes``, for services that use the same Redis.
 
 An entry's id is ``<position>-0`` and its one field, ``notification``, the change's notification. Where
-the stream ends is read from Redis each time and never remembered. So after a wipe, a failover or a restore
+the stream ends is read from Redis each time, never remembered. So after a wipe, a failover or a restore
 from an old file, publishing continues from its actual end; publishing a change twice adds nothing.
 """
 
@@ -43,7 +43,7 @@ PAUSE_WHEN_UNAVAILABLE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _StreamEnd:
-    """Where the stream ends: the position of its greatest id ever, and the change in its last entry."""
+    """Where the stream ends: the position of its last generated id, and the change in its last entry."""
 
     position: int
     event_id: str | None
@@ -93,7 +93,7 @@ class RedisStream:
             await self.close()
 
     async def publish_once(self) -> int:
-        """Publish a batch of what the stream has not yet; return how many changes that were.
+        """Publish a batch of changes that the stream does not have yet; return how many.
 
         Raises:
             RedisError: Redis is unavailable, full, or does not answer in time.
@@ -108,7 +108,7 @@ class RedisStream:
             bounds = await log_bounds()
             is_foreign = end is not None and not await _is_of_this_log(end, bounds)
             length = settings().redis_stream_length
-            # Begin no further back than the stream's length allows, or than the log goes.
+            # Begin no further back than the stream's length or the log allows.
             begin = max(bounds.first - 1, bounds.last - length)
             if end and not is_foreign:
                 begin = max(begin, end.position)
@@ -137,7 +137,7 @@ class RedisStream:
 
 async def _read_end(pipeline: Pipeline) -> _StreamEnd | None:
     """Read where the stream ends; None if there is no stream."""
-    # Between WATCH and MULTI, the pipeline runs each command at once.
+    # Between WATCH and MULTI, the pipeline runs each command immediately.
     kind = await pipeline.type(STREAM)
     if kind in (b"none", "none"):
         return None
@@ -161,7 +161,7 @@ def _text(value: bytes | str) -> str:
 
 
 async def _is_of_this_log(end: _StreamEnd, bounds: Bounds) -> bool:
-    # Positions begin again in a database that was restored or replaced, and the stream would refuse them.
+    # In a restored or replaced database positions start over, and the stream would refuse such ids.
     if end.event_id is None or end.position > bounds.last:
         return False
     if end.position < bounds.first:

@@ -1,8 +1,8 @@
-"""Deleting what is old enough: idempotency keys, changes, deliveries. The relay does so once a minute."""
+"""Deletes expired idempotency keys, changes and deliveries. The relay runs this once a minute."""
 
 from __future__ import annotations
 
-from api.http.idempotency_keys import KEPT
+from api.http.idempotency_keys import KEY_RETENTION
 from shared.change_log import Bounds
 from shared.database.statements import execute, fetch_optional, fetch_value
 from shared.database.transaction import transaction
@@ -11,18 +11,18 @@ from shared.settings import settings
 BATCH = 1_000
 """Rows deleted in one transaction. Assigning positions waits for it."""
 
-TESTS_KEPT = "30 days"
-"""How long tests and announcements are kept, which belong to no change."""
+TEST_RETENTION = "30 days"
+"""How long deliveries without a change are kept: tests and announcements."""
 
 _EXPIRED_KEYS = f"""
 DELETE FROM idempotency_key WHERE (caller, operation, key) IN (
     SELECT caller, operation, key FROM idempotency_key
-    WHERE created_at < now() - interval '{KEPT}' LIMIT {BATCH} FOR UPDATE SKIP LOCKED
+    WHERE created_at < now() - interval '{KEY_RETENTION}' LIMIT {BATCH} FOR UPDATE SKIP LOCKED
 )
 """
 
-# The first change that has to stay. Changes were recorded in another order than they got positions, so it is
-# the first one that is young enough, not the one after the last that is too old.
+# The first change to keep. Changes are not recorded in the order of their positions, so it is the first one
+# that is young enough, not the one after the last that is too old.
 _FIRST_TO_KEEP = """
 WITH oldest AS (
     SELECT position, recorded_at FROM order_change WHERE position >= $1 ORDER BY position LIMIT $2
@@ -38,7 +38,7 @@ _OLD_DELIVERIES = f"""
 DELETE FROM webhook_delivery WHERE id IN (
     SELECT d.id FROM webhook_delivery AS d
     WHERE d.position < (SELECT first_position FROM change_log)
-        OR (d.position IS NULL AND d.created_at < now() - interval '{TESTS_KEPT}')
+        OR (d.position IS NULL AND d.created_at < now() - interval '{TEST_RETENTION}')
         OR d.webhook_id IN (SELECT id FROM webhook WHERE deleted_at IS NOT NULL)
     LIMIT {BATCH}
 )
@@ -51,7 +51,7 @@ DELETE FROM webhook AS w WHERE deleted_at < now() - interval '1 hour'
 
 
 async def delete_expired_once() -> bool:
-    """Delete a batch of each kind; return whether that was all of it."""
+    """Delete a batch of each kind; return whether nothing expired is left."""
     keys, changes = await delete_expired_keys(), await trim_log()
     # After the changes: a delivery is deleted with the change that it carries.
     deliveries = await delete_old_deliveries()
@@ -59,7 +59,7 @@ async def delete_expired_once() -> bool:
 
 
 async def delete_expired_keys() -> int:
-    """Delete a batch of idempotency keys that are older than they are kept; return how many."""
+    """Delete a batch of expired idempotency keys; return how many."""
     async with transaction():
         return await execute(_EXPIRED_KEYS)
 
@@ -88,7 +88,7 @@ async def trim_log(most: int = BATCH) -> int:
 async def delete_old_deliveries() -> int:
     """Delete a batch of deliveries: of deleted changes, old tests, deleted webhooks; return how many.
 
-    A deleted webhook's own row follows when its deliveries are gone.
+    A deleted webhook's own row is deleted after its deliveries.
     """
     deleted = await execute(_OLD_DELIVERIES)
     if deleted < BATCH:

@@ -1,4 +1,4 @@
-"""Requesting from the worker what is due: attempts at deliveries, and the daily proof.
+"""Sends the worker the tasks that are due: attempts at deliveries, and the daily proof.
 
 The schedule is only in PostgreSQL; a message tells the worker to read it. So one waiting message is enough,
 and a lost one is sent again.
@@ -32,7 +32,7 @@ SELECT EXISTS (
 )
 """
 
-# A proof that the worker did not deliver within an hour is requested again: the worker was stopped, or Redis
+# A proof that the worker did not finish within an hour is requested again: the worker was stopped, or Redis
 # lost the message.
 _CLAIM_PROOF = """
 UPDATE fee_summary_proof SET asked_at = now()
@@ -47,7 +47,7 @@ async def attempts_are_due() -> bool:
 
 
 class Scheduler:
-    """Sends the worker tasks that are due."""
+    """Sends the worker the tasks that are due."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender

@@ -1,4 +1,4 @@
-"""Sending tasks to the worker, without ever blocking the relay on Redis."""
+"""Sends tasks to the worker, without ever blocking the relay on Redis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sender:
         self.is_unavailable = False
         """Whether the last task could not be sent because Redis was unavailable."""
         self.failed_this_round = False
-        """Whether Redis failed since ``begin_round``: if it hangs, a round waits for only one timeout."""
+        """Whether Redis failed since ``begin_round``, so that a round waits for one timeout at most."""
 
     def begin_round(self) -> None:
         """Try again to reach Redis."""

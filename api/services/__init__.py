@@ -1,1 +1,1 @@
-"""Services: what can be ordered. Archived, never destroyed."""
+"""Services: what can be ordered. Archived, never deleted."""

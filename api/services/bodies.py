@@ -1,4 +1,4 @@
-"""What callers may send about services."""
+"""The bodies of requests about services."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class NewService(Body):
 
 
 class ServiceRenaming(Body):
-    """The body of a PUT: a service's name is all that changes."""
+    """The body of a PUT: only the name can be changed."""
 
     name: Annotated[str, PlainValidator(fields.read_service_name)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 async def lock_catalogue() -> None:
     """Lock the catalogue of services until the transaction ends, against all others that write it.
 
-    Ids and names are two unique indexes: two writers that meet in them crosswise would deadlock.
+    Otherwise two writers could deadlock, one waiting for the other's id and the other for its name.
     """
     await execute("SELECT pg_advisory_xact_lock($1)", CATALOGUE_LOCK)
 
@@ -63,7 +63,7 @@ async def rename_service(service_id: int, name: str) -> StoredService:
     """Rename a service. Orders keep the name that it had when they were written.
 
     Raises:
-        ServiceNotFoundError: there is none with this id.
+        ServiceNotFoundError: no service has this id.
         ServiceNameTakenError: another service has the name.
 
     """
@@ -74,7 +74,7 @@ async def archive_service(service_id: int) -> None:
     """Archive a service: it stays readable and can no longer be ordered.
 
     Raises:
-        ServiceNotFoundError: there is none with this id, or it is archived already.
+        ServiceNotFoundError: no service has this id, or it is archived already.
 
     """
     in_use = And(Service.id == service_id, Service.archived_at.is_null())

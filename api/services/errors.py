@@ -14,13 +14,13 @@ class ServiceNotFoundError(Exception):
 
 @dataclass
 class ServiceIdTakenError(Exception):
-    """The id that a caller gave to a new service is another service's."""
+    """The id that a caller chose for a new service is another service's."""
 
     service_id: int
 
 
 @dataclass
 class ServiceNameTakenError(Exception):
-    """Another service that is not archived has this name, whatever its case."""
+    """Another service that is not archived has this name, ignoring case."""
 
     name: str

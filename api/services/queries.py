@@ -28,7 +28,7 @@ class StoredService(msgspec.Struct, frozen=True):
     updated_at: datetime
 
     def json(self) -> str:
-        """Write the service as callers see it."""
+        """Return the service as JSON."""
         return encode_text(
             {
                 "id": str(self.id),
@@ -44,7 +44,7 @@ async def find_service(service_id: int) -> StoredService:
     """Find a service, archived or not.
 
     Raises:
-        ServiceNotFoundError: there is none with this id.
+        ServiceNotFoundError: no service has this id.
 
     """
     row = await Service.select().where(Service.id == service_id).first()
@@ -54,7 +54,7 @@ async def find_service(service_id: int) -> StoredService:
 
 
 async def list_services(after: int, limit: int, *, include_archived: bool) -> Page:
-    """List services by id, after one."""
+    """List services by id, beginning after the id ``after``."""
     wanted: Combinable = Service.id > after
     if not include_archived:
         wanted = And(wanted, Service.archived_at.is_null())

@@ -50,7 +50,7 @@ async def archive_service(request: AnyRequest) -> None:
 
 @route("/services", http_method=READ, opt={"query": Query({"include_archived": read_boolean, **PAGING})})
 async def list_services(request: AnyRequest) -> Response[bytes]:
-    """List services by id; archived ones only when asked for."""
+    """List services by id; archived ones only with ``include_archived``."""
     after = read_cursor(request, read_id) or 0
     include_archived = query_of(request).get("include_archived", False)
     page = await queries.list_services(after, limit_of(request), include_archived=include_archived)

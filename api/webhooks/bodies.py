@@ -16,7 +16,7 @@ from shared.webhook_addresses import RefusedAddressError
 TYPES = (*ORDER_CHANGE_TYPES, "webhook.disabled")
 
 LONGEST_DESCRIPTION = 500
-MOST_CALENDARS = 100
+MAX_CALENDARS = 100
 OLD_SECRET_SECONDS = 24 * 3_600
 LONGEST_OLD_SECRET_SECONDS = 7 * 24 * 3_600
 
@@ -37,19 +37,19 @@ def _read_distinct_texts(value: object, what: str, most: int) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"must be an array of {what}")
     if len(value) > most or len(set(value)) < len(value):
-        raise ValueError(f"must have at most {most} elements, each once")
+        raise ValueError(f"must have at most {most} elements, all different")
     return value
 
 
 def _read_types(value: object) -> list[str]:
     types = _read_distinct_texts(value, "types of notifications", len(TYPES))
     if unknown := [name for name in types if name not in TYPES]:
-        raise ValueError(f"must hold none but {', '.join(TYPES)}; not {unknown[0][:40]!r}")
+        raise ValueError(f"must contain only {', '.join(TYPES)}, not {unknown[0][:40]!r}")
     return types
 
 
 def _read_calendars(value: object) -> list[str]:
-    names = _read_distinct_texts(value, "names of calendars", MOST_CALENDARS)
+    names = _read_distinct_texts(value, "names of calendars", MAX_CALENDARS)
     return [fields.read_calendar(name) for name in names]
 
 
@@ -60,7 +60,7 @@ def _read_description(value: object) -> str:
         or fields.CONTROL_CHARACTERS.search(value)
     ):
         raise ValueError(
-            f"must be a string of at most {LONGEST_DESCRIPTION} characters, none of them a control character"
+            f"must be a string of at most {LONGEST_DESCRIPTION} characters, without control characters"
         )
     return value
 
@@ -118,10 +118,10 @@ class SecretRotation(Body):
     """The body of a rotation."""
 
     old_valid_for: Annotated[int, _whole_number_up_to(LONGEST_OLD_SECRET_SECONDS)] = OLD_SECRET_SECONDS
-    """Seconds for which the present secret signs beside the new one."""
+    """Seconds for which the current secret signs beside the new one."""
 
 
 class Replay(Body):
-    """The body of a replay: everything after a position; without one, all that was missed."""
+    """The body of a replay: everything after a position; without one, everything that was missed."""
 
     after: Annotated[int | None, _whole_number_up_to(fields.GREATEST_ID)] = None

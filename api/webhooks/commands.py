@@ -3,7 +3,7 @@
 Locks are always taken in this order, so that no two commands can deadlock: Idempotency-Keys, the consumer's
 cursor, the webhook, its deliveries.
 
-Times that deliveries are scheduled by, or compared with, are the database's, so they are set in SQL.
+Times by which deliveries are scheduled are set in SQL, so that only the database's clock is used.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ CREATION = "createWebhook"
 
 SECRET_BYTES = 32
 REPLAYED_AT_ONCE = 100_000
-"""Changes that one replay covers: five seconds' work, in which the fan-out waits."""
+"""Changes that one replay covers: five seconds' work, during which the webhook consumer waits."""
 
-MOST_SECRETS = 8
-"""Each of them adds a signature to the header of every delivery; older ones end early."""
+MAX_SECRETS = 8
+"""Each of them adds a signature to the header of every delivery; older ones expire early."""
 
 _INSERT = f"""
 INSERT INTO webhook (url, types, calendars, description, starts_after)
@@ -118,7 +118,7 @@ FROM due RIGHT JOIN change_log ON true GROUP BY first_position, last_position
 
 
 def rotation_operation(webhook_id: int) -> str:
-    """Return the operation of an Idempotency-Key for rotations: another one for each webhook."""
+    """Return the operation of an Idempotency-Key for rotations, different for each webhook."""
     return f"rotateWebhookSecret/{webhook_id}"
 
 
@@ -157,7 +157,7 @@ async def _lock_webhook(webhook_id: int) -> StoredWebhook:
     """Lock a webhook until the transaction ends.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     webhook = await fetch_optional(StoredWebhook, _LOCK, webhook_id)
@@ -176,10 +176,10 @@ async def _lock_enabled_webhook(webhook_id: int) -> None:
 async def change_webhook(webhook_id: int, patch: WebhookPatch) -> StoredWebhook:
     """Change parts of a webhook. If this enables it, its earlier failures no longer count.
 
-    Deliveries that were disabled stay so, and are listed as missed; callers that still want them replay them.
+    Deliveries that were disabled stay so, and are listed as missed; a replay sends them.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     async with transaction():
@@ -209,7 +209,7 @@ async def delete_webhook(webhook_id: int) -> None:
     Answers that showed its secrets were kept for repeated requests: they are deleted too, with their keys.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     secrets_shown_in = (rotation_operation(webhook_id), CREATION, str(webhook_id))
@@ -226,13 +226,13 @@ async def delete_webhook(webhook_id: int) -> None:
 
 @retry_on_lock_timeout
 async def rotate_secret(webhook_id: int, rotation: SecretRotation, key: IdempotencyKey | None) -> Answer:
-    """Give a webhook a new secret; the old one signs beside it for a while.
+    """Make a new secret for a webhook; the old one signs beside it for a while.
 
     Returns the answer, or that of an earlier try with the same key.
 
     Raises:
         IdempotencyKeyReusedError: the key was used for other content.
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     async with transaction():
@@ -244,7 +244,7 @@ async def _rotate(webhook_id: int, rotation: SecretRotation) -> str:
     await _lock_webhook(webhook_id)
     ends = await fetch_values(datetime, _END_CURRENT, webhook_id, rotation.old_valid_for)
     secret = await _add_secret(webhook_id)
-    await execute(_DELETE_OLD_SECRETS, webhook_id, MOST_SECRETS)
+    await execute(_DELETE_OLD_SECRETS, webhook_id, MAX_SECRETS)
     old_valid_until = utc_text(ends[0]) if ends and rotation.old_valid_for > 0 else None
     return encode_text({"secret": secret, "old_valid_until": old_valid_until})
 
@@ -259,7 +259,7 @@ async def send_test(webhook_id: int) -> StoredDelivery:
     """Make a test delivery, to be attempted once, and return it.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
         WebhookDisabledError: nothing is sent to it.
 
     """
@@ -283,15 +283,15 @@ async def send_test(webhook_id: int) -> StoredDelivery:
 
 @retry_on_lock_timeout
 async def replay(webhook_id: int, requested: Replay) -> int:
-    """Make what was missed, or everything after a position, due again; return how many deliveries that is.
+    """Make what was missed, or everything after a position, due again; return the number of deliveries.
 
-    With a position, it is everything that the webhook asks for now: delivered before or not, and also from
-    before the webhook was created. Changes that the consumer has not reached yet follow anyway.
+    With a position, it is everything that the webhook's filters match now: delivered before or not, and also
+    from before the webhook was created. Changes that the consumer has not reached yet follow anyway.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
         WebhookDisabledError: nothing is sent to it.
-        PositionNotInLogError: the log does not have everything after the position, or does not reach it.
+        PositionNotInLogError: the log does not have everything after the position, or ends before it.
         TooMuchToReplayError: more changes follow the position than one replay covers.
 
     """

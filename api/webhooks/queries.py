@@ -23,10 +23,10 @@ STATUSES = ("pending", "retrying", "delivered", "exhausted", "disabled")
 REASONS = ("pending", "retrying", "exhausted", "disabled", "filtered")
 
 ATTEMPTS_SHOWN = 20
-"""The newest attempts at a delivery; replays may have made more."""
+"""How many attempts at a delivery are shown, the newest ones; replays may have made more."""
 
 # A webhook gets one request at a time, under a lease. An attempt without an end is under way if it began
-# under the lease that still runs. Otherwise its worker was killed.
+# under the current lease. Otherwise its worker was killed.
 _DELIVERIES = f"""
 SELECT
     d.id, d.event_id, d.type, d.position, d.order_id, d.state,
@@ -64,8 +64,8 @@ ORDER BY d.id DESC LIMIT $4
 """
 
 # One statement, so one snapshot: every change is either counted as acknowledged or listed, never both. Up to
-# the consumer's cursor, a delivery says what happened to a change, and no delivery means that the webhook did
-# not ask for it. Beyond the cursor, the webhook's present types and calendars say what will happen.
+# the consumer's cursor, a delivery says what happened to a change, and no delivery means that the webhook's
+# filters excluded it. Beyond the cursor, the webhook's current types and calendars decide.
 _MISSED = """
 WITH followed AS (
     SELECT w.*, log.last_position, cursor.position AS applied,
@@ -115,7 +115,7 @@ class StoredWebhook(msgspec.Struct, frozen=True):
     failing_since: datetime | None
 
     def members(self) -> dict[str, Any]:
-        """Return the members of the webhook as callers see it, without a secret."""
+        """Return the webhook's members in JSON, without a secret."""
         disabled = None
         if self.disabled_at is not None:
             disabled = {"at": utc_text(self.disabled_at), "reason": self.disabled_reason}
@@ -134,7 +134,7 @@ class StoredWebhook(msgspec.Struct, frozen=True):
         }
 
     def json(self) -> str:
-        """Write the webhook as callers see it, without a secret."""
+        """Return the webhook as JSON, without a secret."""
         return encode_text(self.members())
 
 
@@ -167,7 +167,7 @@ class StoredDelivery(msgspec.Struct, frozen=True):
     """JSON of ``_UnendedAttempt``, oldest first."""
 
     def json(self) -> str:
-        """Write the delivery as callers see it."""
+        """Return the delivery as JSON."""
         unended = msgspec.json.decode(self.unended_attempts, type=list[_UnendedAttempt])
         return encode_text(
             {
@@ -199,7 +199,7 @@ class Miss(msgspec.Struct, frozen=True):
     next_attempt_at: datetime | None
 
     def json(self) -> str:
-        """Write the miss as callers see it."""
+        """Return the missed change as JSON."""
         return encode_text(
             {
                 "position": self.position,
@@ -234,7 +234,7 @@ async def find_webhook(webhook_id: int) -> StoredWebhook:
     """Find a webhook.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     row = (
@@ -248,7 +248,7 @@ async def find_webhook(webhook_id: int) -> StoredWebhook:
 
 
 async def list_webhooks(after: int, limit: int) -> Page:
-    """List webhooks by id, after one."""
+    """List webhooks by id, beginning after the id ``after``."""
     rows = (
         await Webhook.select(*StoredWebhook.__struct_fields__)
         .where(And(Webhook.id > after, Webhook.deleted_at.is_null()))
@@ -274,7 +274,7 @@ async def find_delivery(webhook_id: int, delivery_id: int) -> StoredDelivery:
 
 
 async def list_deliveries(webhook_id: int, status: str | None, before: int | None, limit: int) -> Page:
-    """List a webhook's deliveries before one, newest first."""
+    """List a webhook's deliveries, newest first, beginning before the id ``before``."""
     deliveries = await fetch_all(StoredDelivery, _DELIVERIES_BEFORE, webhook_id, status, before, limit + 1)
     return Page.of(deliveries, limit, StoredDelivery.json, lambda delivery: [delivery.id])
 
@@ -283,7 +283,7 @@ async def list_missed(webhook_id: int, reason: str | None, after: int, limit: in
     """List every change that a webhook did not acknowledge, by position, and why.
 
     Raises:
-        WebhookNotFoundError: there is none with this id.
+        WebhookNotFoundError: no webhook has this id.
 
     """
     rows = await DB.fetch(_MISSED, webhook_id, WEBHOOK_DELIVERIES, after, reason, limit + 1)
