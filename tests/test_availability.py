@@ -101,7 +101,7 @@ def test_both_ends_of_a_free_interval_can_be_booked(api: Api) -> None:
     assert free(api, NOON, later(hours=12)) == []
 
 
-def test_orders_up_to_three_hours_outside_the_window_make_it_less_free(api: Api) -> None:
+def test_orders_up_to_three_hours_outside_a_window_shorten_its_free_intervals(api: Api) -> None:
     """Orders further away and orders on other calendars do not."""
     api.placed_order(at=later(hours=-1))
     api.placed_order(at=later(hours=11))
@@ -116,7 +116,7 @@ def test_a_calendar_that_was_never_used_is_free(api: Api, database: Database) ->
     assert database.counts()["calendar"] == 0
 
 
-def test_a_window_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
+def test_a_window_of_availability_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
     """Both ends are included."""
     api.placed_order(at=NOON)
     assert free(api, later(hours=3), later(hours=3)) == [(later(hours=3), later(hours=3))]
@@ -124,7 +124,7 @@ def test_a_window_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
     assert free(api, NOON, later(days=32)) == [(later(hours=3), later(days=32))]
 
 
-def test_a_full_window_of_thirty_two_days_has_no_more_intervals_than_the_contract_says(
+def test_a_full_window_of_thirty_two_days_has_no_more_free_intervals_than_the_contract_allows(
     api: Api, database: Database
 ) -> None:
     """At most 257: one free instant between any two orders."""

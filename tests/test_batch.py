@@ -106,7 +106,7 @@ def test_the_3_hour_rule_holds_between_the_orders_of_a_batch(
     assert database.counts()["orders"] == 0
 
 
-def test_unknown_services_are_named_by_their_places_in_the_batch(api: Api, database: Database) -> None:
+def test_unknown_services_of_a_batch_are_reported_with_their_pointers(api: Api, database: Database) -> None:
     """All of them in one answer, before anything is stored."""
     api.client.delete("/services/789")
     answer = posted(api, order_body(services=(999, 123)), order_body(at=later(days=1), services=(123, 789)))
@@ -129,7 +129,7 @@ def test_the_faults_of_all_orders_of_a_batch_are_reported_together(api: Api) -> 
     }
 
 
-def test_orders_of_a_batch_without_a_datetime_are_all_for_now(api: Api) -> None:
+def test_orders_of_a_batch_without_a_datetime_are_all_placed_at_the_current_time(api: Api) -> None:
     """So two of them on one calendar are too close."""
     assert posted(api, order_body(at=None), order_body(at=None, calendar="crew-1")).status_code == 201
     assert posted(api, *[order_body(at=None, calendar="crew-2")] * 2).status_code == 409

@@ -317,7 +317,7 @@ def edited(edits: dict[str, Any]) -> Place:
 
 
 @pytest.mark.parametrize("what", BREAKING)
-def test_a_change_that_breaks_callers_is_reported(what: str) -> None:
+def test_a_contract_change_that_breaks_callers_is_reported(what: str) -> None:
     """And named by the JSON Pointer to it."""
     edits, pointer = BREAKING[what]
     changes = breaking_changes(edited({}), edited(edits))
@@ -327,7 +327,7 @@ def test_a_change_that_breaks_callers_is_reported(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", HARMLESS)
-def test_a_compatible_change_is_not_reported(what: str) -> None:
+def test_a_compatible_contract_change_is_not_reported(what: str) -> None:
     """None of these is taken for breaking."""
     assert breaking_changes(edited({}), edited(HARMLESS[what])) == []
 
@@ -378,7 +378,7 @@ def change(contract: Path, version: str) -> None:
     contract.write_text(json.dumps(document, default=str))  # JSON is YAML, and quickly written
 
 
-def test_the_working_tree_is_compared_with_the_last_commit_of_main(
+def test_the_contract_in_the_working_tree_is_compared_with_the_last_commit_of_main(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A breaking change fails the command and is named."""
@@ -402,7 +402,7 @@ def test_a_breaking_change_is_allowed_in_a_new_major_version(
     assert "POST /orders/batch was removed" in capsys.readouterr().out
 
 
-def test_a_contract_is_compatible_with_a_revision_that_had_none(
+def test_a_contract_is_compatible_with_a_revision_that_had_no_contract(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first contract has no callers yet."""
@@ -410,7 +410,9 @@ def test_a_contract_is_compatible_with_a_revision_that_had_none(
     assert "no contract yet" in capsys.readouterr().out
 
 
-def test_an_unknown_revision_fails_the_comparison(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparing_the_contract_with_an_unknown_revision_fails(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A typing error in CI must not look like a yes."""
     assert main(["--contract", str(clone), "--base", "v9"]) == 2
     assert "git has no revision v9" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def positions(changes: Iterable[Change]) -> list[int]:
     return [change.position for change in changes]
 
 
-def test_positions_are_dense_and_final(run: Run) -> None:
+def test_positions_of_changes_are_dense_and_final(run: Run) -> None:
     """1, 2, 3, … however few are assigned at a time; an assigned position never changes."""
 
     async def scenario() -> None:
@@ -71,9 +71,7 @@ def test_positions_are_dense_and_final(run: Run) -> None:
     run(scenario())
 
 
-def test_a_reader_never_finds_a_new_change_at_or_below_a_position_it_has_read(
-    run: Run, postgres_url: str
-) -> None:
+def test_no_new_change_appears_at_or_below_a_position_that_was_read(run: Run, postgres_url: str) -> None:
     """The writer that commits last gets the last position, although its row id was drawn first."""
 
     async def scenario() -> None:
@@ -100,7 +98,7 @@ def test_a_reader_never_finds_a_new_change_at_or_below_a_position_it_has_read(
     run(scenario())
 
 
-def test_positions_are_assigned_quickly_although_statistics_say_that_the_log_is_empty(
+def test_positions_are_assigned_quickly_when_planner_statistics_show_an_empty_log(
     run: Run, database: Database, postgres_url: str
 ) -> None:
     """PostgreSQL may gather its statistics during a large import, whose rows it cannot see yet."""
@@ -119,7 +117,7 @@ def test_positions_are_assigned_quickly_although_statistics_say_that_the_log_is_
     assert run(assign_all()) == 8001
 
 
-def test_positions_may_exceed_32_bits(run: Run, database: Database) -> None:
+def test_positions_of_changes_may_exceed_32_bits(run: Run, database: Database) -> None:
     """They are bigint everywhere."""
     database.rows("UPDATE change_log SET last_position = 2 ^ 31")
     run(place())
@@ -253,7 +251,7 @@ def fold(changes: Iterable[Change]) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("seed", seeds(1, 2))
-def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assigners and a judge)
+def test_every_prefix_of_the_change_log_is_a_valid_state(  # noqa: C901 (writers, assigners and a judge)
     run: Run, database: Database, seed: int
 ) -> None:
     """A follower never sees two orders too close: a place is freed before it is taken."""

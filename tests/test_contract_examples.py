@@ -60,7 +60,7 @@ def test_the_contract_has_many_examples() -> None:
 
 
 @pytest.mark.parametrize("pointer", EXAMPLES)
-def test_every_example_matches_its_schema(pointer: str) -> None:
+def test_every_example_of_the_contract_matches_its_schema(pointer: str) -> None:
     """A request copied from the contract is valid, and an answer shown there can occur."""
     schema, value = EXAMPLES[pointer]
     assert SCHEMAS.faults(schema, value) == []
@@ -89,7 +89,7 @@ def test_every_example_of_a_stream_contains_orders() -> None:
     assert re.findall(r"`([a-z_]+)`", text["schema"]["description"]) == columns
 
 
-def test_operation_ids_are_unique_and_every_link_names_one() -> None:
+def test_operation_ids_are_unique_and_every_link_names_an_operation() -> None:
     """Generated clients name functions by them, and stateful fuzzing follows the links."""
     named = [operation.get("operationId") for _, _, operation in operations(CONTRACT)]
     assert len(set(named)) == len(named)
@@ -97,7 +97,7 @@ def test_operation_ids_are_unique_and_every_link_names_one() -> None:
     assert {link["operationId"] for link in links.values()} <= set(named)
 
 
-def test_a_links_parameters_exist_in_the_operation_it_leads_to() -> None:
+def test_the_parameters_of_a_link_exist_in_its_operation() -> None:
     """A link whose parameter has another name would silently lead elsewhere."""
     of_operation = {
         operation.get("operationId"): {
@@ -188,7 +188,7 @@ def test_parameters_are_parsed_as_the_type_of_their_schema() -> None:
     assert read_text(Place({}, "#", {"type": "number"}), "0.10") == Decimal("0.10")
 
 
-def test_linting_on_a_machine_without_node_says_what_is_missing(
+def test_linting_the_contract_without_node_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The linters are the only part that needs node."""

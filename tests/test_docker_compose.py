@@ -60,7 +60,7 @@ def test_every_process_of_the_procfile_is_a_service_of_the_compose_file() -> Non
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_command_names_a_module_of_the_image(name: str) -> None:
+def test_every_command_of_the_compose_file_names_a_module_of_the_image(name: str) -> None:
     """A service's command is ``python -m module``, and the image contains the module's file."""
     python, option, module = OURS[name]["command"]
     file = Path(*module.split(".")).with_suffix(".py")
@@ -87,7 +87,7 @@ def test_compose_passes_settings_from_the_environment_with_the_services_defaults
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_long_running_service_has_a_health_check(name: str) -> None:
+def test_every_long_running_service_of_the_compose_file_has_a_health_check(name: str) -> None:
     """So a hung one is noticed."""
     assert ("healthcheck" in SERVICES[name]) == (name != "migrate")
 
@@ -100,7 +100,7 @@ def test_every_setting_in_the_compose_file_is_known_to_the_service(name: str) ->
     Settings.model_validate_strings(given)
 
 
-def test_addresses_refer_to_services_and_the_api_port_is_the_same_everywhere() -> None:
+def test_urls_refer_to_services_of_the_compose_file_and_the_api_port_is_the_same_everywhere() -> None:
     """URLs point at services of this file; the API's port is the same wherever it appears."""
     for service in OURS.values():
         assert (
@@ -174,7 +174,7 @@ def test_every_depends_on_condition_can_be_met() -> None:
             assert volume.split(":")[0] in COMPOSE["volumes"]
 
 
-def test_ports_are_published_on_loopback_only_and_nothing_runs_as_root() -> None:
+def test_compose_publishes_ports_on_loopback_only_and_runs_nothing_as_root() -> None:
     """The image's user has a number other than 0."""
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published

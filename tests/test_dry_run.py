@@ -20,7 +20,7 @@ def rehearsed(api: Api, **fields: Any) -> httpx.Response:
     return api.client.post("/orders?dry_run=true", json=order_body(**fields))
 
 
-def test_a_dry_run_answers_the_order_as_it_would_be_stored(api: Api, database: Database) -> None:
+def test_a_dry_run_returns_the_order_as_a_create_would_store_it(api: Api, database: Database) -> None:
     """Without what only a stored order has: an id from the server, version, timestamps, location."""
     counts = database.counts()
     answer = rehearsed(api, id=7, services=(456, "123"), fee=99.5, calendar="crew-1")
@@ -39,7 +39,7 @@ def test_a_dry_run_answers_the_order_as_it_would_be_stored(api: Api, database: D
     assert {name: stored[name] for name in answer.json()} == answer.json()
 
 
-def test_a_dry_run_answers_no_id_from_the_server(api: Api) -> None:
+def test_a_dry_run_returns_no_server_assigned_id(api: Api) -> None:
     """Another order may get it."""
     assert rehearsed(api).json()["id"] is None
 

@@ -144,7 +144,7 @@ def test_orders_are_accepted_while_redis_is_unreachable(deployment: Deployment) 
     assert_nothing_is_lost(deployment, crowd)
 
 
-def test_a_worker_that_starts_while_redis_is_unreachable_waits_for_it(deployment: Deployment) -> None:
+def test_a_worker_that_starts_while_redis_is_unreachable_waits_for_redis(deployment: Deployment) -> None:
     """Instead of giving up."""
     deployment.worker.kill()
     deployment.valkey.kill()
@@ -158,7 +158,7 @@ def test_a_worker_that_starts_while_redis_is_unreachable_waits_for_it(deployment
     assert_nothing_is_lost(deployment, [])
 
 
-def test_ended_postgresql_sessions_cause_503_at_worst_and_everything_recovers(
+def test_terminated_postgresql_sessions_cause_503_at_worst_and_the_service_recovers(
     deployment: Deployment,
 ) -> None:
     """As in a failover: no other 5xx, and no connection of the pool is lost."""
@@ -196,7 +196,7 @@ def holding(deployment: Deployment, order_id: str) -> Iterator[None]:
             blocker.rows("ROLLBACK")
 
 
-def test_requests_that_wait_for_a_lock_do_not_block_others(deployment: Deployment) -> None:
+def test_requests_that_wait_for_a_lock_do_not_block_other_requests(deployment: Deployment) -> None:
     """Sixty writers, many more than connections, wait for one import; others are served meanwhile."""
     calendar = f"held-{time.monotonic_ns()}"
     order = deployment.api.placed_order(calendar=calendar)

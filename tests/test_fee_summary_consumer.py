@@ -60,7 +60,9 @@ def test_a_batch_that_is_delivered_twice_is_counted_once(run: Run, database: Dat
     assert database.wrong_summaries() == []
 
 
-def test_a_batch_that_overlaps_the_cursor_is_applied_from_the_cursor_on(run: Run, database: Database) -> None:
+def test_a_batch_that_overlaps_the_cursor_is_applied_from_the_cursor_onwards(
+    run: Run, database: Database
+) -> None:
     """It was published again with another beginning and end."""
     run(six_changes())
     log = run(whole_log())
@@ -219,7 +221,9 @@ def test_summaries_become_exact_although_batches_are_reordered_repeated_or_lost(
     assert database.wrong_summaries() == []
 
 
-def test_shares_are_equal_to_the_cent_and_the_first_services_take_the_odd_cents(database: Database) -> None:
+def test_shares_of_a_fee_are_equal_to_the_cent_and_the_first_services_get_the_odd_cents(
+    database: Database,
+) -> None:
     """PostgreSQL's division against the model's, which hands out single cents."""
     seed = 7
     print(f"seed {seed}")

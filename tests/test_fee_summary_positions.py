@@ -121,7 +121,7 @@ def test_a_report_after_a_version_that_was_never_written_is_404(run: Run, api: A
         assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
 
 
-def test_a_version_that_was_removed_from_the_log_is_in_the_figures(
+def test_a_version_that_was_removed_from_the_log_is_included_in_reports(
     run: Run, api: Api, database: Database
 ) -> None:
     """Only applied changes are ever removed."""
@@ -131,7 +131,7 @@ def test_a_version_that_was_removed_from_the_log_is_in_the_figures(
     assert api.client.get(f"/fee-summaries?after_version={order_id}:1&wait=0").status_code == 200
 
 
-def test_an_earlier_version_is_in_the_figures_when_only_later_ones_are_retained(
+def test_an_earlier_version_is_included_in_reports_when_only_later_versions_are_retained(
     run: Run, api: Api, database: Database
 ) -> None:
     """Of a deleted order too: a later change in the log shows that the version existed."""
@@ -166,7 +166,9 @@ def test_a_version_of_an_order_without_retained_changes_is_404_with_both_possibl
         )
 
 
-def test_a_position_whose_later_changes_were_removed_is_410(run: Run, api: Api, database: Database) -> None:
+def test_a_report_at_a_position_whose_later_changes_were_removed_is_410(
+    run: Run, api: Api, database: Database
+) -> None:
     """Never figures that are slightly wrong."""
     for day in range(4):
         run(place(later(days=day)))
@@ -200,7 +202,7 @@ def test_a_page_of_an_expired_report_is_410(run: Run, api: Api, database: Databa
 
 
 @pytest.mark.parametrize("path", ["/fee-summaries?limit=1&by=calendar", "/fee-summaries/orders?limit=1"])
-def test_pages_end_with_410_when_changes_since_the_first_page_were_removed(
+def test_pages_of_a_report_end_with_410_when_changes_since_the_first_page_were_removed(
     run: Run, api: Api, database: Database, path: str
 ) -> None:
     """By the retention itself. Until then each page is exact for the first page's position."""
@@ -279,7 +281,7 @@ def test_the_position_of_reports_never_goes_back_during_repeats_and_rebuilds(
         assert api.client.get(f"/fee-summaries?position={position}").json()["as_of"]["time"] == at
 
 
-def test_a_waiting_report_looks_its_version_up_only_after_new_positions(
+def test_a_waiting_report_queries_its_version_only_after_new_positions(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many wait, only the query for the summaries' position is repeated."""

@@ -118,7 +118,7 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
         ("DELETE FROM fee_summary", 9),
     ],
 )
-def test_a_corrupted_row_is_named_with_its_orders_and_repaired_by_a_rebuild(
+def test_a_corrupted_summary_row_is_named_with_its_orders_and_repaired_by_a_rebuild(
     run: Run, api: Api, database: Database, corruption: str, wrong: int
 ) -> None:
     """A wrong count, share or day, an extra or missing row, or all rows."""
@@ -146,7 +146,9 @@ def test_a_corrupted_row_is_named_with_its_orders_and_repaired_by_a_rebuild(
     assert (proof["position"], proof["orders"], proof["differing"]) == (3, 3, 0)
 
 
-def test_a_wrong_cursor_is_detected_and_repaired(run: Run, api: Api, database: Database) -> None:
+def test_a_wrong_cursor_of_the_summaries_is_detected_and_repaired(
+    run: Run, api: Api, database: Database
+) -> None:
     """The next changes would be taken for repeats, and never be counted."""
     for day in range(3):
         run(place(later(days=day)))
@@ -172,7 +174,7 @@ def test_a_wrong_cursor_is_detected_and_repaired(run: Run, api: Api, database: D
 
 
 @pytest.mark.parametrize("work", [prove, rebuild])
-def test_progress_is_shown_with_an_estimate_however_orders_are_distributed_over_time(
+def test_a_proof_shows_its_progress_however_orders_are_distributed_over_time(
     run: Run, database: Database, capsys: pytest.CaptureFixture[str], work: Callable[..., Any]
 ) -> None:
     """One in 1970, then 6,000 within a few months: they are never read all at once."""
@@ -264,7 +266,7 @@ def test_the_relay_requests_a_proof_once_a_day(run: Run, database: Database) -> 
         assert not run(relay.request_proof_once())
 
 
-def test_many_requested_proofs_are_made_once_and_do_not_block_the_consumer(
+def test_a_proof_requested_many_times_runs_once_and_does_not_block_the_consumer(
     run: Run, database: Database, postgres_url: str, redis_url: str
 ) -> None:
     """A worker that was away for days receives one request for each hour; it may have one child."""
@@ -291,7 +293,7 @@ def test_many_requested_proofs_are_made_once_and_do_not_block_the_consumer(
             assert worker.log.count("fee_summaries_proved") == 1
 
 
-def test_the_worker_makes_a_proof_when_requested(pipeline: Pipeline) -> None:
+def test_the_worker_runs_a_proof_when_requested(pipeline: Pipeline) -> None:
     """By a task, as the relay sends it."""
     pipeline.database.rows("UPDATE fee_summary_proof SET finished_at = NULL")
     pipeline.api.placed_order(at=later(days=1))

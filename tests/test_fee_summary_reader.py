@@ -80,7 +80,7 @@ def check_answers(answers: list[tuple[Query, dict[str, Any]]], states: list[dict
             assert shown_figures(item) == rows[shown_row(item)]
 
 
-def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pipeline) -> None:
+def test_a_reader_of_summaries_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pipeline) -> None:
     """While orders are written, the worker is killed and the summaries are rebuilt and proved."""
     url = pipeline.database.url
     stop = Event()

@@ -35,7 +35,7 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def test_a_rebuild_in_another_time_zone_ends_pages_of_the_old_one(
+def test_a_rebuild_in_another_time_zone_ends_pages_of_the_old_zone(
     run: Run, api: Api, database: Database, setting: Callable[..., None]
 ) -> None:
     """Until then nothing is ever counted in days of two zones."""
@@ -71,7 +71,7 @@ def test_a_rebuild_in_another_time_zone_ends_pages_of_the_old_one(
 
 
 @pytest.mark.parametrize("path", ["/fee-summaries?limit=1", "/fee-summaries/orders?limit=1"])
-def test_a_page_read_while_the_zone_changes_never_mixes_both_zones(
+def test_a_page_read_while_the_time_zone_changes_never_mixes_days_of_both_zones(
     run: Run, api: Api, postgres_url: str, path: str
 ) -> None:
     """Its cursor was checked in the old zone; its rows would be those of the new one."""
@@ -125,7 +125,7 @@ def test_no_process_starts_with_a_time_zone_other_than_the_summaries(
             wait_until(lambda: "leading" in relay.log, "the relay leads")
 
 
-def test_a_running_relay_survives_a_change_of_the_zone_and_lost_connections(
+def test_a_running_relay_survives_a_change_of_the_time_zone_and_lost_connections(
     run: Run, database: Database, postgres_url: str, setting: Callable[..., None]
 ) -> None:
     """It counts in no zone, and to end when PostgreSQL comes back would help nobody."""
@@ -192,7 +192,7 @@ def test_an_order_at_local_midnight_belongs_to_the_day_that_begins(  # noqa: PLR
 
 
 @pytest.mark.parametrize("zone", ["Europe/Rome", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"])
-def test_days_are_those_of_the_deployments_time_zone(
+def test_days_of_summaries_are_those_of_the_deployments_time_zone(
     run: Run, database: Database, setting: Callable[..., None], zone: str
 ) -> None:
     """PostgreSQL's zones against Python's, around clock changes."""

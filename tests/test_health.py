@@ -41,7 +41,7 @@ def test_liveness_needs_nothing_but_the_process(api: Api) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "live"})
 
 
-def test_an_api_with_a_current_database_is_ready(api: Api) -> None:
+def test_an_api_whose_database_is_up_to_date_is_ready(api: Api) -> None:
     """And says what it has checked."""
     answer = api.client.get("/health/ready")
     assert answer.status_code == 200
@@ -80,7 +80,7 @@ def test_the_api_is_not_ready_until_the_databases_migrations_are_applied(
         assert own.client.get("/health/ready").status_code == 200
 
 
-def test_the_api_is_not_ready_while_the_database_is_away(tmp_path: Path, redis_url: str) -> None:
+def test_the_api_is_not_ready_while_the_database_is_unreachable(tmp_path: Path, redis_url: str) -> None:
     """It is live all the time; other requests are told to try again, and nothing is stored."""
     with EmbeddedPostgres(tmp_path / "postgres", durable=False) as postgres:
         call_command("shared.database.migrate", database=postgres.url).check_returncode()

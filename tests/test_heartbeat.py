@@ -7,7 +7,7 @@ import pytest
 from shared.heartbeat import main
 
 
-def test_a_health_check_without_a_file_to_look_at_fails(
+def test_a_health_check_without_a_heartbeat_file_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An empty path would mean the working directory, which others may have changed a moment ago."""

@@ -64,7 +64,9 @@ def test_a_repeated_create_gets_the_first_answer_and_stores_nothing(
 
 
 @pytest.mark.parametrize("path", CREATES)
-def test_a_reused_key_with_other_content_is_refused(api: Api, database: Database, path: str) -> None:
+def test_an_idempotency_key_reused_with_other_content_is_refused(
+    api: Api, database: Database, path: str
+) -> None:
     """Rather than answered with an order that was not asked for."""
     body, other = CREATES[path]
     posted(api, path, body)
@@ -87,13 +89,13 @@ def test_a_repeated_create_gets_the_first_answer_whatever_happened_to_the_order(
     assert api.client.get(path).status_code == 404
 
 
-def test_a_repeated_create_without_a_datetime_keeps_the_time_of_the_first(api: Api) -> None:
+def test_a_repeated_create_without_a_datetime_keeps_the_datetime_of_the_first(api: Api) -> None:
     """A repeat has no datetime of its own."""
     first = posted(api, "/orders", order_body(at=None))
     same_answer(posted(api, "/orders", order_body(at=None)), first)
 
 
-def test_one_key_may_be_used_for_different_operations(api: Api) -> None:
+def test_one_idempotency_key_may_be_used_for_different_operations(api: Api) -> None:
     """So a caller may use one key for a whole piece of work."""
     for path, (body, _) in CREATES.items():
         moved = json.loads(json.dumps(body).replace("2030-06-01", "2031-06-01")) if "batch" in path else body
@@ -110,7 +112,7 @@ def test_idempotency_keys_are_compared_exactly(api: Api) -> None:
         assert "idempotency-replayed" not in answer.headers
 
 
-def test_a_refused_create_leaves_its_key_unused(api: Api, database: Database) -> None:
+def test_a_refused_create_leaves_its_idempotency_key_unused(api: Api, database: Database) -> None:
     """The corrected request may be sent with the same key."""
     in_the_way = api.placed_order(at=later(hours=1))
     counts = database.counts()
@@ -125,7 +127,7 @@ def test_a_refused_create_leaves_its_key_unused(api: Api, database: Database) ->
     same_answer(posted(api, "/orders", order_body()), first)
 
 
-def test_a_dry_run_leaves_its_key_unused(api: Api) -> None:
+def test_a_dry_run_leaves_its_idempotency_key_unused(api: Api) -> None:
     """It stores nothing, so there is nothing to repeat."""
     assert posted(api, "/orders?dry_run=true", order_body(fee=1)).status_code == 200
     first = posted(api, "/orders", order_body())
@@ -185,7 +187,7 @@ def waiting(database: Database) -> int:
     )
 
 
-def test_a_repeat_waits_while_the_first_try_is_running(api: Api, database: Database) -> None:
+def test_a_repeated_create_waits_while_the_first_is_running(api: Api, database: Database) -> None:
     """It gets the same answer."""
     with ThreadPoolExecutor(2) as threads:
         with held_up(database):
@@ -197,7 +199,9 @@ def test_a_repeat_waits_while_the_first_try_is_running(api: Api, database: Datab
         same_answer(repeat.result(), first.result())
 
 
-def test_a_repeat_is_executed_when_the_first_try_is_refused_meanwhile(api: Api, database: Database) -> None:
+def test_a_repeated_create_is_executed_when_the_first_is_refused_meanwhile(
+    api: Api, database: Database
+) -> None:
     """The refused one left the key unused."""
     refused = order_body(services=(999,))
     with ThreadPoolExecutor(2) as threads:
@@ -232,7 +236,9 @@ def test_an_idempotency_key_is_valid_for_24_hours(api: Api, database: Database) 
     same_answer(posted(api, "/orders", order_body(at=later(days=1))), second)
 
 
-def test_many_concurrent_creates_with_an_expired_key_store_one_order(api: Api, database: Database) -> None:
+def test_many_concurrent_creates_with_an_expired_idempotency_key_store_one_order(
+    api: Api, database: Database
+) -> None:
     """One is the first, as with a key that was never used."""
     posted(api, "/orders", order_body())
     aged(database, "2 days")
@@ -241,7 +247,7 @@ def test_many_concurrent_creates_with_an_expired_key_store_one_order(api: Api, d
     assert database.counts()["orders"] == 2
 
 
-def test_the_relay_deletes_expired_keys_and_no_others(
+def test_the_relay_deletes_only_expired_idempotency_keys(
     run: Callable[[Coroutine[Any, Any, int]], int], database: Database
 ) -> None:
     """A thousand at a time, so that it blocks nothing."""
@@ -271,7 +277,7 @@ FOR EACH ROW EXECUTE FUNCTION be_slow();
     [("DEFERRED", True), ("IMMEDIATE", False)],
     ids=["while it commits", "before it commits"],
 )
-def test_a_create_whose_process_was_killed_is_safely_repeated_on_another(
+def test_a_create_whose_process_was_killed_is_safely_repeated_on_another_process(
     own_database_url: str, redis_url: str, when: str, *, stored: bool
 ) -> None:
     """The COMMIT was sent, the process is dead, nobody was answered: the repeat gets the order that is there.

@@ -177,7 +177,7 @@ def test_a_client_that_disconnects_while_sending_its_body_is_not_logged_as_an_er
 
 
 @pytest.mark.parametrize("hosts", [(), (b"Host: a", b"Host: b")])
-def test_a_request_without_exactly_one_host_is_refused(
+def test_a_request_without_exactly_one_host_header_is_refused(
     without_database: Api, hosts: tuple[bytes, ...]
 ) -> None:
     """400 (RFC 9112, section 3.2): a proxy in front might have chosen the other one of two."""
@@ -224,7 +224,9 @@ def test_the_faults_reported_for_a_body_are_limited(without_database: Api) -> No
     assert len(answer.json()["errors"]) == 5_002
 
 
-def test_a_url_that_http_does_not_allow_is_refused_by_the_server_itself(without_database: Api) -> None:
+def test_a_request_target_that_http_does_not_allow_is_refused_by_the_http_server(
+    without_database: Api,
+) -> None:
     """Before any of our code runs."""
     host, port = without_database.url.removeprefix("http://").split(":")
     for target in (b"/orders/\xff", b"/orders/5?a=\xff", b"/orders/ 5"):

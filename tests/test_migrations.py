@@ -116,7 +116,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(new_database_url: str) -> 
         assert run_migrate(new_database_url).stdout == "migrations applied: 1\n"
 
 
-def test_a_missing_migration_is_applied_although_later_ones_are_there(new_database_url: str) -> None:
+def test_a_missing_migration_is_applied_although_later_ones_were_applied(new_database_url: str) -> None:
     """As after another branch of the code was tried, which brought as many of its own."""
     run_piccolo(ROOT, new_database_url, "forwards", "shared", TABLES)
     with Database(new_database_url) as database:

@@ -127,7 +127,7 @@ def test_a_stream_without_a_position_begins_now_and_can_be_resumed_before_its_fi
         assert [event.id for event in stream.take(1)] == [2]
 
 
-def test_an_idle_stream_sends_comments(api: Api) -> None:
+def test_an_idle_event_stream_sends_comments(api: Api) -> None:
     with EventStream(api.url) as stream:
         began = time.monotonic()
         for line in stream.lines():
@@ -136,7 +136,7 @@ def test_an_idle_stream_sends_comments(api: Api) -> None:
         assert 0.4 < time.monotonic() - began < 5
 
 
-def test_a_stream_can_be_cut_anywhere_and_resumed_without_gap_or_repeat(api: Api, run: Run) -> None:
+def test_a_stream_can_be_cut_off_anywhere_and_resumed_without_gap_or_repeat(api: Api, run: Run) -> None:
     for day in range(40):
         api.placed_order(at=later(days=day))
     run(assign_all())

@@ -49,7 +49,7 @@ def place(order: dict[str, Any], sort: str) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("seed", seeds(0, 2))
-def test_paging_neither_skips_nor_repeats_an_unchanged_order_despite_writes(
+def test_pages_neither_skip_nor_repeat_an_unchanged_order_despite_writes(
     api: Api, database: Database, sort: str, seed: int
 ) -> None:
     """Orders come, go and move between any two pages, also the one that the cursor names."""

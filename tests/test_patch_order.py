@@ -31,7 +31,7 @@ def patch(api: Api, change: dict[str, Any]) -> httpx.Response:
     ],
     ids=str,
 )
-def test_a_patch_changes_what_it_names_and_leaves_the_rest(
+def test_a_patch_changes_the_members_that_it_names_and_no_others(
     api: Api, change: dict[str, Any], field: str, value: object
 ) -> None:
     """Null resets the calendar to the default one."""
@@ -88,7 +88,7 @@ def test_a_patch_that_is_not_an_object_is_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json-patch+json"])
-def test_a_body_of_another_media_type_is_refused(api: Api, content_type: str) -> None:
+def test_a_patch_of_another_media_type_is_refused(api: Api, content_type: str) -> None:
     """And the acceptable ones are named where RFC 5789 says."""
     api.placed_order(id=5)
     answer = api.client.patch("/orders/5", content=b"{}", headers={"Content-Type": content_type})

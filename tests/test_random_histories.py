@@ -311,7 +311,7 @@ class History:
     ],
     at_once=1,
 )
-def test_every_answer_and_the_final_state_equal_the_models(
+def test_every_answer_and_the_final_state_equal_those_of_the_model(
     api: Api, database: Database, run: Run, history: list[Command], at_once: int
 ) -> None:
     """Status, conflicts and nearest free datetimes of each answer; then all orders and all summaries."""

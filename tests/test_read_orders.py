@@ -96,7 +96,9 @@ def test_an_unknown_order_is_404(api: Api, method: str, order_id: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("order_id", NO_PATH_IDS)
-def test_a_malformed_id_is_refused_before_the_database_is_asked(api: Api, method: str, order_id: str) -> None:
+def test_a_malformed_id_is_refused_before_the_database_is_queried(
+    api: Api, method: str, order_id: str
+) -> None:
     """Whatever the method; the parameter is named."""
     answer = api.client.request(method, f"/orders/{order_id}")
     assert parameters(answer) == ["order_id"]
@@ -117,7 +119,7 @@ def test_a_path_that_is_not_utf_8_is_refused(api: Api) -> None:
         ("TRACE", "/orders"),
     ],
 )
-def test_a_method_that_a_path_does_not_have_is_405(api: Api, method: str, path: str) -> None:
+def test_a_method_that_a_path_does_not_support_is_405(api: Api, method: str, path: str) -> None:
     """And the answer lists those that it has."""
     answer = api.client.request(method, path)
     assert answer.status_code == 405
@@ -132,7 +134,7 @@ def test_an_unknown_path_is_answered_with_a_problem(api: Api) -> None:
     assert answer.json()["type"] == "/problems/not-found"
 
 
-def test_a_query_parameter_on_a_single_order_is_refused(api: Api) -> None:
+def test_a_query_parameter_on_a_read_of_one_order_is_refused(api: Api) -> None:
     """It would do nothing."""
     api.placed_order(id=5)
     assert parameters(api.client.get("/orders/5?expand=services")) == ["expand"]
@@ -141,7 +143,7 @@ def test_a_query_parameter_on_a_single_order_is_refused(api: Api) -> None:
 # --- the list ----------------------------------------------------------------------------------------
 
 
-def test_a_list_without_matches_is_200_and_empty(api: Api) -> None:
+def test_a_list_of_orders_without_matches_is_200_and_empty(api: Api) -> None:
     """Not 404; also with filters that match nothing, such as an unused calendar."""
     for path in (
         "/orders",
@@ -174,7 +176,7 @@ def test_orders_are_listed_by_datetime_and_then_by_id(api: Api, database: Databa
     ],
 )
 @pytest.mark.parametrize("limit", ["1", "2", "3", "100"])
-def test_a_list_can_be_sorted_both_ways_with_any_page_size(
+def test_a_list_of_orders_can_be_sorted_both_ways_with_any_page_size(
     api: Api, database: Database, sort: str, expected: list[str], limit: str
 ) -> None:
     """Orders at one datetime included."""
@@ -205,7 +207,7 @@ def test_a_list_can_be_sorted_both_ways_with_any_page_size(
     ],
     ids=str,
 )
-def test_a_list_contains_only_the_orders_that_match_all_filters(
+def test_a_list_of_orders_contains_only_those_that_match_all_filters(
     api: Api, query: dict[str, str], expected: list[str]
 ) -> None:
     """From is included and to is not."""
@@ -282,7 +284,7 @@ def test_following_pages_returns_every_order_once_despite_writes(api: Api, datab
         ("from", "from"),
     ],
 )
-def test_a_malformed_query_is_refused(api: Api, query: str, wrong: str) -> None:
+def test_a_malformed_query_for_orders_is_refused(api: Api, query: str, wrong: str) -> None:
     """400, and the parameter is named."""
     assert parameters(api.client.get(f"/orders?{query}")) == [wrong]
 

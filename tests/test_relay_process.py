@@ -125,7 +125,7 @@ def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
         assert database.wrong_summaries() == []
 
 
-def test_sessions_that_end_at_their_beginning_do_not_end_the_relay(
+def test_postgresql_sessions_that_end_as_they_begin_do_not_end_the_relay(
     run: Run, database: Database, tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
     """The server's farewell may come before the first statement; asyncpg then refuses to send it at all.
@@ -210,7 +210,7 @@ def leads(relay: ServiceProcess, times: int) -> bool:
     return relay.log.count("leading") == times
 
 
-def test_a_relay_leads_again_however_often_its_sessions_are_ended(
+def test_a_relay_becomes_leader_again_however_often_its_sessions_are_terminated(
     own_database_url: str, redis_url: str
 ) -> None:
     """Ended at random moments; a cancellation that is lost must not leave it waiting for itself."""

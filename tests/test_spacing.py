@@ -129,7 +129,7 @@ def test_an_order_in_the_far_future_does_not_block_one_today(api: Api) -> None:
     api.placed_order(at=None)
 
 
-def test_an_order_for_now_blocks_another_for_now(api: Api) -> None:
+def test_an_order_without_a_datetime_blocks_another_without_one(api: Api) -> None:
     """Leaving the datetime out does not bypass the rule."""
     api.placed_order(at=None)
     refusal(api.place_order(at=None))
@@ -152,13 +152,13 @@ def test_a_deleted_order_blocks_nothing(api: Api) -> None:
 # --- the three hours in the database -----------------------------------------------------------------
 
 
-def test_the_database_and_the_code_mean_the_same_three_hours(database: Database) -> None:
+def test_the_database_and_the_code_use_the_same_three_hours(database: Database) -> None:
     """Each says it once: the column ``clear_until``, and ``CLEARANCE``."""
     neighbours(database, NOON)
     assert database.value("SELECT clear_until - datetime FROM orders") == CLEARANCE
 
 
-def test_nobody_can_write_until_when_an_order_keeps_others_away(database: Database) -> None:
+def test_the_column_clear_until_cannot_be_written(database: Database) -> None:
     """PostgreSQL derives it from the datetime."""
     neighbours(database, NOON)
     with pytest.raises(asyncpg.GeneratedAlwaysError):
@@ -174,7 +174,7 @@ def test_nobody_can_write_until_when_an_order_keeps_others_away(database: Databa
         *("UTC+3", "UTC0UTC1,M3.2.0,M11.1.0"),  # zones of one's own, which call their time UTC
     ],
 )
-def test_three_hours_are_as_long_in_every_time_zone_of_a_session(database: Database, zone: str) -> None:
+def test_three_hours_are_equally_long_in_every_session_time_zone(database: Database, zone: str) -> None:
     """Also across a change of the clocks, where 3:00 to 6:00 local time is two hours or four."""
     database.rows("INSERT INTO calendar (id, name) SELECT n, 'c' || n FROM generate_series(1, 960) AS n")
     database.rows("SELECT set_config('TimeZone', $1, false)", zone)
@@ -239,7 +239,7 @@ def test_an_update_must_keep_the_distance_from_all_orders_but_itself(
         assert moment(answer.json()["datetime"]) == at
 
 
-def test_an_order_that_moved_away_leaves_its_place_free(api: Api) -> None:
+def test_an_order_that_moved_leaves_its_old_datetime_free(api: Api) -> None:
     """And takes its new one."""
     mine = api.placed_order(at=NOON)
     assert replace(api, mine, at=later(days=1)).status_code == 200
@@ -248,7 +248,9 @@ def test_an_order_that_moved_away_leaves_its_place_free(api: Api) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_an_order_that_moves_to_another_calendar_must_keep_the_distance_there(api: Api, method: str) -> None:
+def test_an_order_that_moves_to_another_calendar_must_keep_the_distance_on_that_calendar(
+    api: Api, method: str
+) -> None:
     """Its datetime stays, and another order has it on the other calendar."""
     mine = api.placed_order(calendar="crew-1")
     other = api.placed_order(calendar="crew-2")
@@ -260,7 +262,7 @@ def test_an_order_that_moves_to_another_calendar_must_keep_the_distance_there(ap
     api.placed_order(calendar="crew-1")
 
 
-def test_a_put_without_a_calendar_must_keep_the_distance_on_the_default_one(api: Api) -> None:
+def test_a_put_without_a_calendar_must_keep_the_distance_on_the_default_calendar(api: Api) -> None:
     """A full replacement: what is left out gets its default, not its old value."""
     mine = api.placed_order(calendar="crew-1")
     api.placed_order()
@@ -303,7 +305,7 @@ DENSE = tuple(later(hours=hours) for hours in (0, 3, 6, 11.5, 15, 21, 24))
     ],
     ids=str,
 )
-def test_a_refusal_names_the_nearest_free_datetimes_on_both_sides(  # noqa: PLR0917 (a table's columns)
+def test_a_refused_order_gets_the_nearest_free_datetimes_on_both_sides(  # noqa: PLR0917 (a table's columns)
     api: Api, database: Database, taken: list[datetime], asked: datetime, before: datetime, after: datetime
 ) -> None:
     """Gaps that are too small are skipped; both can really be booked."""
@@ -326,7 +328,7 @@ def test_there_is_no_free_datetime_before_1970_or_after_2199(api: Api) -> None:
     api.placed_order(at=last["before"])
 
 
-def test_the_very_first_and_the_very_last_datetime_can_be_the_nearest(api: Api) -> None:
+def test_the_first_and_the_last_allowed_datetime_can_be_the_nearest(api: Api) -> None:
     """The limits are included."""
     api.placed_order(at="1970-01-01T03:00:00Z")
     api.placed_order(at="2199-12-31T20:59:59.999999Z")
@@ -346,7 +348,7 @@ def test_the_nearest_datetimes_of_an_update_ignore_the_order_itself(api: Api) ->
     assert replace(api, mine, at=problem["nearest"]["before"]).status_code == 200
 
 
-def test_the_nearest_datetimes_of_a_move_are_free_on_the_calendar_it_moves_to(api: Api) -> None:
+def test_the_nearest_datetimes_of_a_move_are_free_on_the_target_calendar(api: Api) -> None:
     """Orders on the calendar that it leaves do not matter."""
     mine = api.placed_order(at=NOON, calendar="crew-1")
     api.placed_order(at=later(hours=3), calendar="crew-1")
@@ -356,7 +358,7 @@ def test_the_nearest_datetimes_of_a_move_are_free_on_the_calendar_it_moves_to(ap
     assert replace(api, mine, at=nearest["after"], calendar="crew-2").status_code == 200
 
 
-def test_a_refusal_is_a_problem_that_says_what_to_do(api: Api) -> None:
+def test_the_problem_of_a_refused_order_says_what_to_do(api: Api) -> None:
     """RFC 9457, with the id of the request."""
     there = api.placed_order(at=NOON)
     answer = api.place_order(at=later(hours=1))

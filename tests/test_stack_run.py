@@ -91,7 +91,7 @@ def test_nothing_is_logged_after_the_ready_line_until_the_first_request(
     assert "path=/services " in asked
 
 
-def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run, client: httpx.Client) -> None:
+def test_the_curl_command_of_the_ready_line_shows_a_sample_order(running: Run, client: httpx.Client) -> None:
     """The first start loads the sample data, and the suggested command works."""
     assert client.get(running.tried).json()["datetime"] == "2022-11-01T11:11:11.111Z"
 
@@ -128,13 +128,13 @@ def test_a_port_in_use_is_reported_in_one_line(running: Run, address: str, tmp_p
     assert running.process.poll() is None
 
 
-def test_a_second_run_in_one_folder_is_refused_in_one_line(running: Run) -> None:
+def test_a_second_stack_in_one_folder_is_refused_in_one_line(running: Run) -> None:
     """The first one continues."""
     assert str(running.process.pid) in _refused(running.state, free_port())
     assert running.process.poll() is None
 
 
-def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
+def test_a_command_run_beside_the_stack_uses_the_servers_of_the_stack(running: Run) -> None:
     """What `make import` does: the sample file was imported already, so there is nothing to do."""
     done = subprocess.run(
         [
@@ -268,7 +268,7 @@ def _server_state(data: Path) -> str:
         return ""
 
 
-def test_the_stack_gives_up_on_a_valkey_that_keeps_ending(state: Path) -> None:
+def test_the_stack_stops_when_valkey_keeps_ending(state: Path) -> None:
     """Restarting it forever would only hide the fault."""
     folder = StateFolder(state / "unstable")
     stack = Stack(replace(Plan.read({"OMS_DATABASE_URL": "none"}), state=folder.path), folder)

@@ -138,12 +138,12 @@ def test_an_invalid_calendar_name_is_refused(api: Api, database: Database, name:
         "name",
     ],
 )
-def test_a_field_that_callers_cannot_set_is_refused(api: Api, field: str) -> None:
+def test_an_order_with_a_field_that_callers_cannot_set_is_refused(api: Api, field: str) -> None:
     """No misspelt field is silently ignored."""
     assert faulty_places(api.place_order(**{field: 1})) == [f"#/{field}"]
 
 
-def test_pointers_are_escaped(api: Api) -> None:
+def test_pointers_to_faults_are_escaped(api: Api) -> None:
     """RFC 6901."""
     assert faulty_places(api.place_order(**{"a/b~c": 1})) == ["#/a~1b~0c"]
 
@@ -167,13 +167,13 @@ def test_all_faults_of_an_order_are_reported_together(api: Api) -> None:
 
 
 @pytest.mark.parametrize("body", ["[]", '"order"', "1", "null", "true"])
-def test_a_body_that_is_not_an_object_is_refused(api: Api, body: str) -> None:
+def test_an_order_that_is_not_an_object_is_refused(api: Api, body: str) -> None:
     """Valid JSON, but not an order."""
     assert faulty_places(api.post_text("/orders", body)) == ["#"]
 
 
 @pytest.mark.parametrize("missing", ["totalfee", "services"])
-def test_a_missing_field_is_named(api: Api, missing: str) -> None:
+def test_a_missing_field_of_an_order_is_named(api: Api, missing: str) -> None:
     """The two without a default."""
     body = order_body()
     del body[missing]

@@ -72,7 +72,7 @@ def test_a_malformed_body_is_refused_with_the_reason(api: Api, database: Databas
     assert api.client.get("/orders").status_code == 200
 
 
-def test_text_outside_of_ascii_is_read(api: Api) -> None:
+def test_text_outside_ascii_is_read(api: Api) -> None:
     """A whole surrogate pair is a character like any other; here it is in an invalid name."""
     assert faulty_places(api.post_text("/orders", VALID % ', "calendar": "\\ud83d\\ude00"')) == ["#/calendar"]
 

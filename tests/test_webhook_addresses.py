@@ -103,7 +103,7 @@ def test_an_unsuitable_webhook_url_is_refused(url: str) -> None:
         "4294967297",
     ],
 )
-def test_numbers_that_a_resolver_may_read_as_an_address_are_refused(host: str) -> None:
+def test_host_names_that_a_resolver_may_read_as_an_address_are_refused(host: str) -> None:
     """Whichever address that would be."""
     with pytest.raises(RefusedAddressError):
         WIDE_OPEN.read_url(f"https://{host}/")

@@ -70,7 +70,9 @@ def test_retry_after_is_honoured_up_to_twice_the_scheduled_delay(
     assert timedelta(seconds=600) <= asked <= timedelta(seconds=605)
 
 
-def test_a_redirect_is_a_failure_and_is_not_followed(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_redirected_delivery_is_a_failure_and_is_not_followed(
+    api: Api, receiver: Receiver, run: Run
+) -> None:
     with Receiver() as elsewhere:
         receiver.answer = lambda _: Answer(307, {"Location": elsewhere.url})
         webhook = subscribe(api, receiver.url)
@@ -81,7 +83,7 @@ def test_a_redirect_is_a_failure_and_is_not_followed(api: Api, receiver: Receive
     assert delivery["attempts"][0]["error"] == "answered 307: redirects are not followed"
 
 
-def test_a_410_disables_the_webhook_and_notifies_those_who_subscribed_to_that(
+def test_a_410_disables_the_webhook_and_notifies_subscribers_of_disabled_webhooks(
     api: Api, receiver: Receiver, run: Run
 ) -> None:
     with Receiver() as operators:
@@ -108,7 +110,7 @@ def test_a_410_disables_the_webhook_and_notifies_those_who_subscribed_to_that(
     assert missed(api, webhook) == {1: "disabled", 2: "disabled", 3: "disabled"}
 
 
-def test_five_days_of_nothing_but_failures_disable_a_webhook(
+def test_five_days_of_failures_without_a_success_disable_a_webhook(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     receiver.answer = lambda _: Answer(500)
@@ -210,7 +212,7 @@ def test_a_webhook_receives_one_request_at_a_time_and_in_order(
     assert receiver.positions == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_an_interrupted_attempt_is_repeated_with_the_same_id(
+def test_an_interrupted_webhook_attempt_is_repeated_with_the_same_id(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     receiver.answer = lambda _: Answer(after=30)

@@ -55,7 +55,7 @@ def attempt(
     return asyncio.run(go())
 
 
-def test_every_valid_secret_signs_the_bytes_that_are_sent(receiver: Receiver) -> None:
+def test_every_valid_secret_of_a_webhook_signs_the_bytes_that_are_sent(receiver: Receiver) -> None:
     """Verified from outside, with the library."""
     (outcome,) = attempt(receiver.url)
     assert outcome.delivered
@@ -129,14 +129,16 @@ def test_tls_verifies_the_host_name_of_the_url() -> None:
         assert len(receiver.received) == 1
 
 
-def test_a_second_address_is_tried_when_the_first_refuses(receiver: Receiver) -> None:
+def test_a_second_address_is_tried_when_the_first_refuses_the_connection(receiver: Receiver) -> None:
     """Nothing listens on the first."""
     resolve, _ = resolver("127.0.0.2,127.0.0.1")
     (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
     assert outcome.delivered
 
 
-def test_proxies_of_the_environment_are_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_requests_ignore_the_environments_proxies(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A proxy would resolve the name again, and connect elsewhere."""
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "https_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")

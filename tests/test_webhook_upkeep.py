@@ -34,7 +34,7 @@ def queue(redis_url: str) -> Iterator[redis.Redis]:
         queue.flushdb()
 
 
-def test_attempts_are_due_until_a_worker_starts_them(
+def test_webhook_attempts_are_due_until_a_worker_starts_them(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     """Not without deliveries, not during an attempt, not under a lease, not before the next delay is over."""
@@ -66,7 +66,7 @@ def test_attempts_are_due_until_a_worker_starts_them(
     assert not due()
 
 
-def test_the_relay_requests_attempts_once_and_again_when_the_request_is_lost(
+def test_the_relay_requests_attempts_once_and_again_when_the_request_was_lost(
     api: Api, run: Run, queue: redis.Redis
 ) -> None:
     """A stopped worker does not fill the queue; a wiped Redis stops no delivery."""

@@ -125,7 +125,7 @@ def test_a_patch_changes_only_the_named_parts_of_a_webhook(api: Api) -> None:
         assert api.client.patch(path, json=wrong).status_code == 422, wrong
 
 
-def test_a_disabled_webhook_shows_since_when_and_why_until_it_is_enabled(api: Api) -> None:
+def test_a_disabled_webhook_shows_when_and_why_it_was_disabled_until_it_is_enabled(api: Api) -> None:
     """Here by the caller's own request; a second time changes nothing."""
     path = f"/webhooks/{subscribe(api, URL)['id']}"
     first = api.client.patch(path, json={"enabled": False})
@@ -181,7 +181,9 @@ def test_a_deleted_webhook_is_gone_for_every_operation(api: Api) -> None:
     assert api.client.get("/webhooks").json()["items"] == []
 
 
-def test_the_old_secret_stays_valid_for_a_day_or_the_requested_time(api: Api, database: Database) -> None:
+def test_the_old_secret_of_a_webhook_stays_valid_for_a_day_or_the_requested_time(
+    api: Api, database: Database
+) -> None:
     """From 0 to 7 days; 0 when the old one leaked."""
     webhook = subscribe(api, URL)
     path = f"/webhooks/{webhook['id']}/secret/rotation"
@@ -204,7 +206,7 @@ def test_the_old_secret_stays_valid_for_a_day_or_the_requested_time(api: Api, da
     assert database.value("SELECT count(*) FROM webhook_secret") == 8, "the header stays short"
 
 
-def test_a_repeated_rotation_with_a_key_returns_the_same_secret(api: Api) -> None:
+def test_a_secret_rotation_repeated_with_a_key_returns_the_same_secret(api: Api) -> None:
     """Otherwise a lost answer would cost a secret that a receiver still uses."""
     path = f"/webhooks/{subscribe(api, URL)['id']}/secret/rotation"
     first, again = (api.client.post(path, json={}, headers={"Idempotency-Key": "r"}).json() for _ in range(2))
@@ -213,7 +215,7 @@ def test_a_repeated_rotation_with_a_key_returns_the_same_secret(api: Api) -> Non
     assert api.client.post(other, json={}, headers={"Idempotency-Key": "r"}).json() != first
 
 
-def test_deliveries_and_misses_are_listed_as_the_contract_says(api: Api) -> None:
+def test_deliveries_and_missed_changes_are_listed_as_the_contract_says(api: Api) -> None:
     """Also where there are none, and with cursors of other lists."""
     webhook = subscribe(api, URL)
     path = f"/webhooks/{webhook['id']}"
@@ -232,7 +234,7 @@ def test_deliveries_and_misses_are_listed_as_the_contract_says(api: Api) -> None
     assert api.client.get("/webhooks/0").status_code == 400
 
 
-def test_deleting_a_webhook_and_repeating_a_rotation_never_deadlock(
+def test_deleting_a_webhook_and_repeating_a_secret_rotation_never_deadlock(
     api: Api, database: Database, run: Callable[[Coroutine[Any, Any, Any]], Any]
 ) -> None:
     """Queued behind a lock in the unlucky order, with an expired key, whose row the repeat takes over."""
