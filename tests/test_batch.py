@@ -1,4 +1,4 @@
-"""POST /orders/batch: all orders or none, and a problem for each that can't be stored."""
+"""POST /orders/batch: all orders or not one, and a problem for each that can't be stored."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_batch_with_one_refused_order_stores_nothing(api: Api, database: Datab
 
 
 def test_each_refused_order_of_a_batch_is_explained_under_its_index(api: Api) -> None:
-    """With the problem it would have had alone; orders of the batch have no id yet and go by index."""
+    """With the problem it would have had alone; orders of the batch have no id yet and are named by index."""
     near = api.placed_order(at=later(hours=1), id=5)
     answer = posted(
         api,

@@ -1,4 +1,4 @@
-"""The change log: an order and its change are one, positions are dense and final, no reader misses any."""
+"""The change log: committed with each order, with dense and final positions; no reader misses a change."""
 
 from __future__ import annotations
 
@@ -128,13 +128,13 @@ def test_concurrent_assignments_of_positions_leave_no_gap(run: Run) -> None:
     """Three assigners beside three writers: each change gets one position, once."""
 
     async def assigner() -> int:
-        given = idle = 0
+        count = idle = 0
         while idle < 20:
             assigned = await assign_positions(7)
-            given += assigned
+            count += assigned
             idle = 0 if assigned else idle + 1
             await asyncio.sleep(0)
-        return given
+        return count
 
     async def writer(calendar: str) -> None:
         for day in range(40):
@@ -145,9 +145,9 @@ def test_concurrent_assignments_of_positions_leave_no_gap(run: Run) -> None:
             assigning = [at_work.create_task(assigner()) for _ in range(3)]
             for calendar in ("a", "b", "c"):
                 at_work.create_task(writer(calendar))
-        given = sum(task.result() for task in assigning)
+        count = sum(task.result() for task in assigning)
         log = await whole_log()
-        assert given == len(log)
+        assert count == len(log)
         assert await assign_all() == 120
         log = await whole_log()
         assert positions(log) == list(range(1, 121))
@@ -260,7 +260,7 @@ def test_every_prefix_of_the_change_log_is_a_valid_state(  # noqa: C901 (writers
     done: dict[str, int] = defaultdict(int)
     orders: list[int] = []
 
-    def somewhen() -> datetime:
+    def random_datetime() -> datetime:
         # A day and a half on a half-hour grid: writers compete for nearly every place.
         return later(minutes=30 * rng.randrange(72), microseconds=rng.choice((-1, 0, 0, 0, 1)))
 
@@ -269,11 +269,11 @@ def test_every_prefix_of_the_change_log_is_a_valid_state(  # noqa: C901 (writers
         what = rng.choice(("place", "place", "move", "fee", "delete"))
         try:
             if what == "place" or not orders:
-                orders.append(await place(somewhen(), calendar=calendar))
+                orders.append(await place(random_datetime(), calendar=calendar))
             elif what == "delete":
                 await delete_order(orders.pop(rng.randrange(len(orders))))
             elif what == "move":
-                moved = {"datetime": somewhen().isoformat(), "calendar": calendar}
+                moved = {"datetime": random_datetime().isoformat(), "calendar": calendar}
                 await update_order(rng.choice(orders), OrderPatch.model_validate(moved, strict=True))
             else:
                 await update_order(

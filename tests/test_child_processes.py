@@ -35,7 +35,7 @@ def neglected() -> Iterator[psutil.Process]:
 def test_a_zombie_left_by_an_earlier_run_counts_as_stopped(
     neglected: psutil.Process,
 ) -> None:
-    """It holds neither port nor folder, and no signal makes it go."""
+    """A zombie holds neither port nor folder, and no signal removes it."""
     assert living([neglected]) == [neglected]
     begun = time.monotonic()
     assert stop_leftovers([neglected], grace=5.0) == 1

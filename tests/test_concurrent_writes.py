@@ -1,4 +1,4 @@
-"""Many concurrent writers: the rule holds in every interleaving, and nobody sees a 5xx or a deadlock."""
+"""Many concurrent writers: the rule holds in every interleaving, without a 5xx or a deadlock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rng() -> random.Random:
 
 
 @pytest.fixture(autouse=True)
-def _sound_afterwards(database: Database) -> Iterator[None]:
+def _check_consistency(database: Database) -> Iterator[None]:
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     before = database.value(deadlocks)
     yield
@@ -120,14 +120,14 @@ def test_many_concurrent_creates_on_a_new_calendar_create_the_calendar_once(
 
 
 def test_concurrent_creates_that_do_not_conflict_are_all_stored_on_a_new_calendar(api: Api) -> None:
-    """None is refused for having come at the same time."""
+    """No create is refused for being concurrent with another."""
     answers = at_once(placing(api, calendar="new", at=later(hours=3 * n)) for n in range(MANY))
     assert statuses(answers) == {201: MANY}
     assert {answer.json()["calendar"] for answer in answers} == {"new"}
 
 
 def test_of_many_creates_with_one_id_exactly_one_is_stored(api: Api, database: Database) -> None:
-    """Although all their datetimes are free."""
+    """Even though all their datetimes are free."""
     answers = at_once(placing(api, id=77, at=later(days=n), calendar=f"crew-{n % 5}") for n in range(MANY))
     assert statuses(answers) == {201: 1, 409: MANY - 1}
     refused = {answer.json()["type"] for answer in answers if answer.status_code == 409}
@@ -210,7 +210,7 @@ def test_one_order_replaced_patched_and_deleted_concurrently_stays_consistent(
 
 
 def test_the_3_hour_rule_holds_under_random_concurrent_writes(api: Api, rng: random.Random) -> None:
-    """Every kind of write, few places, three calendars, and new calendars now and then."""
+    """Every kind of write, few free datetimes, three calendars, and new calendars now and then."""
     seeds = [rng.randrange(10**9) for _ in range(16)]
     known = [order["id"] for calendar in CALENDARS for order in spread(api, 4, calendar)]
 

@@ -60,7 +60,7 @@ def test_an_order_without_a_datetime_is_placed_at_the_current_time(api: Api) -> 
 
 
 def test_an_order_without_a_calendar_uses_the_default_calendar(api: Api) -> None:
-    """Callers who say nothing about calendars have one."""
+    """Callers without calendars need not name one."""
     assert api.placed_order()["calendar"] == "default"
     assert api.place_order(calendar="default").status_code == 409
 
@@ -76,7 +76,7 @@ def test_the_bodies_of_the_sample_orders_are_accepted_unchanged(api: Api, body: 
 
 
 def test_the_sample_orders_are_accepted_when_each_has_a_calendar_of_its_own(api: Api) -> None:
-    """All three have one datetime, which only an import may bring to one calendar."""
+    """All three have the same datetime, which only an import may store on one calendar."""
     for number, body in enumerate(SAMPLE):
         assert api.client.post("/orders", json={**body, "calendar": f"crew-{number}"}).status_code == 201
     assert (
@@ -172,7 +172,7 @@ def test_fifty_services_can_be_ordered_and_are_returned_sorted_by_id(api: Api, d
 
 
 def test_an_order_id_that_is_taken_is_refused(api: Api) -> None:
-    """Even where its place would be free, as string or integer."""
+    """Even where its datetime would be free, as string or integer."""
     order = api.placed_order(id="223")
     answer = api.place_order(id=223, at=later(days=1), calendar="crew-1")
     assert answer.status_code == 409

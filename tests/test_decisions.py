@@ -1,4 +1,4 @@
-"""The decision records have one format, and their index says what they say."""
+"""The decision records have one format, and their index agrees with them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_decision_records_are_numbered_from_one_without_a_gap() -> None:
 
 
 def test_every_decision_record_has_the_same_parts_and_fits_on_a_page() -> None:
-    """The parts that the index describes, in its order, none of them empty."""
+    """The parts that the index describes, in its order, and not one is empty."""
     for name, text in RECORDS.items():
         parts = re.findall(r"^## (.+)\n\n(?=[^#\n])", text, re.MULTILINE)
         assert parts in (PARTS, [*PARTS, "Consequences"]), name

@@ -57,11 +57,11 @@ REFUSALS: dict[str, dict[str, Any]] = {
     "too close": {"at": later(hours=2)},
     "too close on both sides": {"at": later(hours=4)},
     "the id is taken": {"id": 5, "at": later(days=2)},
-    "the id was taken": {"id": 6, "at": later(days=2)},
+    "the id of a deleted order": {"id": 6, "at": later(days=2)},
     "an unknown service": {"services": (123, 999)},
     "an archived service": {"services": (789,), "at": later(days=2)},
-    "a fee that is none": {"fee": -1},
-    "a field too many": {"more": 1},
+    "an invalid fee": {"fee": -1},
+    "an unknown field": {"more": 1},
 }
 
 

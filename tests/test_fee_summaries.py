@@ -147,7 +147,7 @@ def test_a_summary_contains_exactly_the_changes_up_to_its_position(api: Api, run
 
 
 def test_summaries_show_the_current_names_of_services(api: Api, run: Callable[..., Any]) -> None:
-    """A summary is about the service; an order keeps the name that was agreed on."""
+    """An order keeps the name that its service had; a summary shows the current one."""
     api.placed_order()
     run(apply_every_change())
     api.client.put("/services/123", json={"name": "Survey"})
@@ -186,7 +186,7 @@ def test_the_greatest_fees_are_summed_exactly(api: Api, summed: Callable[..., li
 def test_the_earliest_and_the_latest_orders_are_in_the_summaries(
     api: Api, summed: Callable[..., list[Item]]
 ) -> None:
-    """No default bound cuts them off."""
+    """No default bound excludes them."""
     api.placed_order(at="1970-01-01T00:00:00Z")
     api.placed_order(at="2199-12-31T23:59:59.999999Z")
     assert [period for period, *_ in summed()] == ["1970-01-01", "2199-12-31"]

@@ -82,16 +82,16 @@ def test_a_waiting_report_is_answered_as_soon_as_the_summaries_are_ready(run: Ru
     """The request may come before the order is written or has a position."""
     with ThreadPoolExecutor(1) as thread:
         # Unassigned, assigned and not even written yet: each is waited for.
-        asked = thread.submit(api.client.get, "/fee-summaries?min_position=1&wait=10")
-        wait_until(lambda: waiting(api) == 1, "it waits")
+        request = thread.submit(api.client.get, "/fee-summaries?min_position=1&wait=10")
+        wait_until(lambda: waiting(api) == 1, "the request waits")
         run(place(later(days=1)))
         run(assign_all())
-        time.sleep(0.1)  # two looks
-        wait_until(lambda: waiting(api) == 1, "it still waits")
-        assert not asked.done()
+        time.sleep(0.1)  # two polls
+        wait_until(lambda: waiting(api) == 1, "the request still waits")
+        assert not request.done()
         before = time.monotonic()
         run(apply_every_change())
-        assert asked.result().json()["as_of"]["position"] == 1
+        assert request.result().json()["as_of"]["position"] == 1
         assert time.monotonic() - before < 5
 
 
@@ -113,7 +113,7 @@ def test_many_waiting_reports_do_not_block_other_requests(run: Run, api: Api) ->
 
 
 def test_a_report_after_a_version_that_was_never_written_is_404(run: Run, api: Api) -> None:
-    """At once, instead of waiting for something that may never come."""
+    """At once, instead of waiting for a version that may never be written."""
     order_id = run(place(later(days=1)))
     run(apply_every_change())
     for unknown in (f"{order_id}:2", "999:1"):
@@ -152,7 +152,7 @@ def test_an_earlier_version_is_included_in_reports_when_only_later_versions_are_
 def test_a_version_of_an_order_without_retained_changes_is_404_with_both_possible_reasons(
     run: Run, api: Api, database: Database
 ) -> None:
-    """The order never existed, or it was deleted long ago: nobody knows its versions any more."""
+    """The order never existed, or it was deleted long ago: its versions are no longer known."""
     order_id = run(place(later(days=1)))
     run(delete_order(order_id))
     run(apply_every_change())
@@ -223,7 +223,7 @@ def test_pages_of_a_report_end_with_410_when_changes_since_the_first_page_were_r
     assert (answer.status_code, problem["type"]) == (410, "/problems/report-expired")
     assert problem["latest_position"] == 5
     assert problem["detail"] == "Position 4 is followed by changes that are no longer retained."
-    # A report that begins now needs none of them.
+    # A report that begins now does not need them.
     assert len(api.every_item(path)) == 5
 
 
@@ -262,7 +262,7 @@ def test_the_position_of_reports_never_goes_back_between_two_api_processes(
 def test_the_position_of_reports_never_goes_back_during_repeats_and_rebuilds(
     run: Run, api: Api, database: Database
 ) -> None:
-    """And a position always has the same time."""
+    """A position always has the same time."""
     from worker.fee_summaries.rebuild import rebuild
 
     seen = []
@@ -304,6 +304,6 @@ def test_a_waiting_report_queries_its_version_only_after_new_positions(
 
     run(many())
     versions = sum("order_version" in sql for sql in statements)
-    print(f"{versions} looks for a version in {len(statements)} statements")
+    print(f"{versions} queries for a version in {len(statements)} statements")
     assert versions == 20
     assert len(statements) < 80

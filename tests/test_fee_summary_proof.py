@@ -1,4 +1,4 @@
-"""Proving the fee summaries: every row that is wrong is named, with its orders."""
+"""Proving the fee summaries: every wrong row is named, with its orders."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
         run(history.write(history.rng.randint(1, 3)))
         if number % 3:
             run(assign_all())
-        # Summed in part: some changes have a position and are not applied, others have none.
+        # Summed in part: some changes have a position and are not applied, others have no position.
         position = run(applied())
         changes = run(changes_after(position, history.rng.randint(1, 6)))
         if changes:
@@ -237,20 +237,20 @@ def test_proof_and_rebuild_report_their_result_and_exit_status(
 
 
 def test_a_proof_or_rebuild_that_could_not_be_done_exits_with_status_2(new_database_url: str) -> None:
-    """Which says neither that summaries are right nor that they are wrong."""
-    away = new_database_url.replace("own_", "no_such_")
-    for module, said in (
+    """Status 2 states neither that the summaries are right nor that they are wrong."""
+    missing = new_database_url.replace("own_", "no_such_")
+    for module, prefix in (
         ("worker.fee_summaries.proof", "verify: "),
         ("worker.fee_summaries.rebuild", "rebuild: "),
     ):
-        shown = call_command(module, database=away)
+        shown = call_command(module, database=missing)
         assert shown.returncode == 2, shown.stderr
-        assert shown.stderr.splitlines()[-1].startswith(said)
+        assert shown.stderr.splitlines()[-1].startswith(prefix)
         assert "Traceback" not in shown.stderr
 
 
 def test_the_relay_requests_a_proof_once_a_day(run: Run, database: Database) -> None:
-    """And again after an hour if none was made."""
+    """And again after an hour if no proof was made."""
     relay = Relay()
     hour, day, tick = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
     due = "UPDATE fee_summary_proof SET asked_at = now() - $1::interval, finished_at = now() - $2::interval"
@@ -269,7 +269,7 @@ def test_the_relay_requests_a_proof_once_a_day(run: Run, database: Database) -> 
 def test_a_proof_requested_many_times_runs_once_and_does_not_block_the_consumer(
     run: Run, database: Database, postgres_url: str, redis_url: str
 ) -> None:
-    """A worker that was away for days receives one request for each hour; it may have one child."""
+    """A worker that was stopped for days receives one request for each hour; it may have one child."""
     with redis.Redis.from_url(redis_url) as queue, Celery(broker=redis_url) as client:
         queue.flushdb()
         database.rows("UPDATE fee_summary_proof SET asked_at = now(), finished_at = NULL")
@@ -308,7 +308,7 @@ def test_the_worker_runs_a_proof_when_requested(pipeline: Pipeline) -> None:
     )
     proof = pipeline.api.client.get("/fee-summaries/proof").json()
     assert (proof["position"], proof["orders"], proof["differing"]) == (1, 1, 1)
-    # Differences are in the log: nobody reads what a task prints.
+    # Differences are in the log: what a task prints is not read.
     wait_until(lambda: "error    ] fee_summaries_proved" in pipeline.worker.log, "the result is logged")
     assert "error    ] fee_summary_differs" in pipeline.worker.log
     assert "whole orders at 100.00: the summary says 2 orders (200.00), there are 1" in pipeline.worker.log
@@ -332,7 +332,7 @@ def test_metrics_show_the_summaries_position_and_the_last_proofs_result(
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         lines = [line.split(" ") for line in answer.text.splitlines() if not line.startswith("#")]
         values = {name: float(value) for name, value in lines}
-        # Of the process, not of the summaries; the tests of waiting look at them.
+        # Of the process, not of the summaries; the tests of waiting check them.
         del values["order_changes_followers"], values["fee_summaries_waiting_requests"]
         return values
 

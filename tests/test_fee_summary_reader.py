@@ -104,7 +104,7 @@ def test_a_reader_of_summaries_never_sees_a_total_that_is_wrong_for_its_position
     for thread in threads:
         thread.start()
     try:
-        # Each of both commands twice: that they succeeded is looked at below.
+        # Each of both commands twice: that they succeeded is checked below.
         writes = write_for_a_while(pipeline, lambda: len(rebuilds) + len(failed) >= 4)
     finally:
         stop.set()

@@ -100,7 +100,7 @@ def test_a_rebuild_ends_without_effect_when_another_began_later(run: Run, databa
 
 
 def test_a_rebuild_whose_remaining_changes_were_removed_changes_nothing(run: Run, database: Database) -> None:
-    """Without them its figures would be wrong, and nobody would know."""
+    """Without them its figures would be wrong, unnoticed."""
     run(place())
     run(apply_every_change())
 
@@ -124,7 +124,7 @@ def test_a_rebuild_whose_remaining_changes_were_removed_changes_nothing(run: Run
 def test_a_rebuild_that_another_one_replaced_leaves_no_rows_behind(
     run: Run, database: Database, postgres_url: str
 ) -> None:
-    """The other one finished while the first still counted; nobody would remove the first one's rows."""
+    """The other finished while the first still counted; nothing else would remove the first one's rows."""
     run(place())
     run(apply_every_change())
     others: list[int] = []

@@ -1,4 +1,4 @@
-"""Regressions: each fault that a fuzzer has found, as a test of its own.
+"""Regressions: each fault that a fuzzer reported, as a test of its own.
 
 ``make fuzz`` and tests/test_schema_parity.py would find these again; here they have names.
 """
@@ -110,7 +110,7 @@ def test_a_keyed_create_is_fingerprinted_without_a_warning() -> None:
 def test_an_invalid_request_from_the_fuzzer_stays_invalid_when_a_link_adds_its_query(
     query: dict[str, Any], sent: set[str]
 ) -> None:
-    """Stateful phase: a link's query replaced the one with the unknown parameter, so 200 looked wrong."""
+    """Stateful phase: a link's query replaced the one with the unknown parameter, so 200 seemed wrong."""
     schema = schemathesis.openapi.from_dict(json.loads(json.dumps(CONTRACT.root, default=float)))
     negative = GenerationMode.NEGATIVE
     wrong = build_phase_data(

@@ -144,7 +144,7 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
         exchange("GET /calendars/default/availability?from=2022-11-01T00:00:00Z", 400),
         "the query parameter to is missing",
     ),
-    "an id in the path is none": (exchange("GET /orders/0", 400), "path parameter order_id: '0'"),
+    "an id in the path is invalid": (exchange("GET /orders/0", 400), "path parameter order_id: '0'"),
     "a body is missing": (exchange("POST /orders", 400), "the body is missing"),
     "a member is missing": (
         exchange("POST /orders", 422, body={"totalfee": 1}),
@@ -275,7 +275,7 @@ def test_a_deviating_problem_is_compared_with_the_most_similar_schema(check: Tra
 
 
 def test_a_body_after_head_or_204_is_a_deviation(check: TrafficCheck) -> None:
-    """Such an answer has none."""
+    """Such an answer has no body."""
     assert deviations_in(check, exchange("HEAD /orders", 200, {"items": [], "next": None})) == [
         "response: there is a body where the contract has none"
     ]
@@ -318,8 +318,8 @@ def test_only_requests_to_the_named_server_are_checked_and_its_path_prefix_is_ig
     ]
 
 
-NO_BASE64 = exchange("GET /orders", 200, {"items": [], "next": None})
-NO_BASE64["response"]["content"] |= {"encoding": "base64", "text": "no base64"}
+INVALID_BASE64 = exchange("GET /orders", 200, {"items": [], "next": None})
+INVALID_BASE64["response"]["content"] |= {"encoding": "base64", "text": "no base64"}
 
 
 @pytest.mark.parametrize(
@@ -339,12 +339,12 @@ NO_BASE64["response"]["content"] |= {"encoding": "base64", "text": "no base64"}
             '{"log": {"entries": [{}]}}',
             '{"log": {"entries": [{"request": 1}]}}',
         ),
-        json.dumps({"log": {"entries": [NO_BASE64]}}),
+        json.dumps({"log": {"entries": [INVALID_BASE64]}}),
     ],
     ids=lambda text: text[:40],
 )
 def test_a_file_that_is_not_a_recording_is_an_error(text: str) -> None:
-    """Rather than a pass."""
+    """An error, rather than a pass."""
     with pytest.raises(NotARecordingError):
         read_recording(text)
 

@@ -1,4 +1,4 @@
-"""Idempotency-Key: a repeated create stores nothing twice, wherever the first try failed."""
+"""Idempotency-Key: a repeated create stores nothing twice, whatever happened to the first."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def test_a_repeated_create_gets_the_first_answer_and_stores_nothing(
     assert first.status_code == 201
     counts = database.counts()
     same_answer(posted(api, path, body), first)
-    spelt_differently = json.dumps(body, sort_keys=True, indent=4).replace(
+    written_differently = json.dumps(body, sort_keys=True, indent=4).replace(
         '"totalfee": 100', '"totalfee": 1e2'
     )
     headers = {"Idempotency-Key": "try-1", "Content-Type": "application/json; charset=utf-8"}
-    same_answer(api.client.post(path, content=spelt_differently, headers=headers), first)
+    same_answer(api.client.post(path, content=written_differently, headers=headers), first)
     assert database.counts() == counts
 
 
@@ -67,7 +67,7 @@ def test_a_repeated_create_gets_the_first_answer_and_stores_nothing(
 def test_an_idempotency_key_reused_with_other_content_is_refused(
     api: Api, database: Database, path: str
 ) -> None:
-    """Rather than answered with an order that was not asked for."""
+    """Its answer would be an order with other content."""
     body, other = CREATES[path]
     posted(api, path, body)
     counts = database.counts()
@@ -96,7 +96,7 @@ def test_a_repeated_create_without_a_datetime_keeps_the_datetime_of_the_first(ap
 
 
 def test_one_idempotency_key_may_be_used_for_different_operations(api: Api) -> None:
-    """So a caller may use one key for a whole piece of work."""
+    """So a caller may use one key for several operations that belong together."""
     for path, (body, _) in CREATES.items():
         moved = json.loads(json.dumps(body).replace("2030-06-01", "2031-06-01")) if "batch" in path else body
         answer = posted(api, path, moved, "one-for-all")
@@ -143,7 +143,7 @@ def test_a_dry_run_leaves_its_idempotency_key_unused(api: Api) -> None:
 def test_twenty_concurrent_creates_with_one_key_store_one_order_and_get_one_answer(
     api: Api, database: Database, path: str
 ) -> None:
-    """None gets 409 because of its own order."""
+    """Not one gets 409 because of its own order."""
     body, _ = CREATES[path]
     answers = at_once([lambda: posted(api, path, body)] * 20)
     assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
@@ -214,7 +214,7 @@ def test_a_repeated_create_is_executed_when_the_first_is_refused_meanwhile(
         assert repeat.result().status_code == 201
 
 
-# --- and for how long --------------------------------------------------------------------------------
+# --- expiry ------------------------------------------------------------------------------------------
 
 
 def aged(database: Database, age: str) -> None:
@@ -223,7 +223,7 @@ def aged(database: Database, age: str) -> None:
 
 
 def test_an_idempotency_key_is_valid_for_24_hours(api: Api, database: Database) -> None:
-    """Then it counts as a new one."""
+    """Then it counts as a new key."""
     first = posted(api, "/orders", order_body())
     aged(database, "23 hours 59 minutes")
     same_answer(posted(api, "/orders", order_body()), first)
@@ -280,9 +280,9 @@ FOR EACH ROW EXECUTE FUNCTION be_slow();
 def test_a_create_whose_process_was_killed_is_safely_repeated_on_another_process(
     own_database_url: str, redis_url: str, when: str, *, stored: bool
 ) -> None:
-    """The COMMIT was sent, the process is dead, nobody was answered: the repeat gets the order that is there.
+    """The process ends at its COMMIT: the repeat gets the stored order, or stores it.
 
-    A trigger makes the server's COMMIT, or the statement before it, take long enough to be caught in the act.
+    A trigger delays the server's COMMIT, or the statement before it, so that the process can be killed.
     """
     port = free_port()
     process = ServiceProcess("api.server", database=own_database_url, redis=redis_url, port=port)
@@ -325,7 +325,7 @@ FOR EACH ROW EXECUTE FUNCTION break_off();
 
 
 @pytest.mark.parametrize(
-    ("when", "told"),
+    ("when", "ending"),
     [
         (
             "DEFERRED",
@@ -336,7 +336,7 @@ FOR EACH ROW EXECUTE FUNCTION break_off();
     ids=["while it commits", "before it commits"],
 )
 def test_a_503_says_whether_the_order_may_have_been_stored(
-    api: Api, database: Database, when: str, told: str
+    api: Api, database: Database, when: str, ending: str
 ) -> None:
     """A COMMIT whose connection broke may have succeeded; only a repeat shows whether it did."""
     for statement in BROKEN_COMMIT.format(when=when).split(";\n")[:2]:
@@ -347,6 +347,6 @@ def test_a_503_says_whether_the_order_may_have_been_stored(
         database.rows("DROP FUNCTION break_off CASCADE")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
     assert answer.json()["type"] == "/problems/unavailable"
-    assert answer.json()["detail"].endswith(told)
+    assert answer.json()["detail"].endswith(ending)
     assert posted(api, "/orders", order_body()).status_code == 201
     assert len(api.every_order()) == 1

@@ -1,4 +1,4 @@
-"""Installing from a lock file: later releases do not matter."""
+"""Installing from a lock file: later releases have no effect."""
 
 from __future__ import annotations
 

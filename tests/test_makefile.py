@@ -46,7 +46,7 @@ def _matrix(folder: Path, *pythons: str) -> subprocess.CompletedProcess[str]:
 
 
 def _interpreter(folder: Path, name: str, version: str, test_status: int) -> str:
-    """Write what looks like a Python of some version, whose tests end with a status."""
+    """Write a stub of a Python of some version, whose tests end with a status."""
     python = folder / name
     python.write_text(
         f"""#!/bin/sh
@@ -74,7 +74,7 @@ def test_the_test_matrix_runs_with_each_python_and_names_those_that_are_missing(
 
 
 def test_the_test_matrix_fails_if_the_tests_fail_with_one_python(tmp_path: Path) -> None:
-    """The others are tested all the same."""
+    """The tests still run with the others."""
     pythons = [_interpreter(tmp_path, f"python{n}", f"3.{n}", int(n == 12)) for n in (12, 13)]
     done = _matrix(tmp_path, *pythons)
     assert "passed: 3.13; failed: 3.12; not on this machine: none" in done.stdout

@@ -300,9 +300,9 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
         placing = time.monotonic() - began
         await assign_all()
         began = time.monotonic()
-        heard = await asyncio.gather(*(reader.readuntil(b"id: 1\n") for reader, _ in opened))
-        print(f"placed in {placing:.3f} s, heard by all after {time.monotonic() - began:.3f} s")
-        assert len(heard) == streams
+        received_first = await asyncio.gather(*(reader.readuntil(b"id: 1\n") for reader, _ in opened))
+        print(f"placed in {placing:.3f} s, received by all after {time.monotonic() - began:.3f} s")
+        assert len(received_first) == streams
         began = time.monotonic()
         await asyncio.to_thread(process.stop)
         rest = await asyncio.gather(*(reader.read() for reader, _ in opened))
@@ -326,7 +326,7 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
 
 def test_a_waiting_request_whose_client_disconnects_frees_its_place(api: Api) -> None:
     host, port = api.url.removeprefix("http://").split(":")
-    wait_until(lambda: api.waiting() == 0, "whoever followed before is gone")
+    wait_until(lambda: api.waiting() == 0, "no earlier reader is connected")
     callers = [socket.create_connection((host, int(port))) for _ in range(5)]
     for caller in callers:
         caller.sendall(f"GET /order-changes?wait=30 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())

@@ -118,8 +118,8 @@ def test_a_waiting_request_without_a_match_is_answered_with_the_next_position(ap
     answer = api.client.get("/order-changes?after=1&wait=1")
     assert 0.9 < time.monotonic() - began < 5
     assert answer.json() == {"items": [], "next": "/order-changes?after=1&wait=1"}
-    nothing_fits = api.client.get("/order-changes?calendar=nowhere&wait=1").json()
-    assert nothing_fits["next"] == "/order-changes?calendar=nowhere&wait=1&after=1"
+    without_match = api.client.get("/order-changes?calendar=nowhere&wait=1").json()
+    assert without_match["next"] == "/order-changes?calendar=nowhere&wait=1&after=1"
 
 
 def test_many_waiting_requests_are_all_answered(api: Api, run: Run) -> None:

@@ -152,7 +152,7 @@ def test_the_next_link_keeps_filters_as_they_were_written(api: Api, database: Da
 
 
 def test_a_cursor_stays_valid_when_its_order_is_deleted_or_moved(api: Api, database: Database) -> None:
-    """It names a place, not an order."""
+    """It names a position in the list, not an order."""
     orders_apart(database, 6)
     for sort in SORTS:
         page = api.client.get(f"/orders?limit=2&sort={sort}").json()

@@ -33,7 +33,7 @@ def at_version_2(api: Api) -> None:
 
 
 def test_every_answer_with_an_order_has_the_etag_of_its_version(api: Api) -> None:
-    """A strong one: the same tag means the same bytes."""
+    """A strong ETag: the same tag means the same bytes."""
     created = api.place_order(id=5)
     assert created.headers["etag"] == '"1"'
     for version, method in ((2, "PUT"), (3, "PATCH")):
@@ -109,7 +109,7 @@ def test_preconditions_in_several_header_lines_are_one_list(api: Api) -> None:
 @pytest.mark.parametrize("method", WRITES)
 @pytest.mark.parametrize("condition", ['"1"', "*"])
 def test_a_conditional_write_to_an_unknown_order_is_404(api: Api, method: str, condition: str) -> None:
-    """Which says more than 412 would."""
+    """404 says more than 412 would."""
     assert written(api, method, if_match=condition).status_code == 404
 
 
@@ -168,7 +168,7 @@ def test_of_twenty_concurrent_writes_to_one_version_exactly_one_succeeds(
 
 
 def test_concurrent_increments_with_if_match_lose_no_update(api: Api) -> None:
-    """Each caller reads, adds one, writes if nobody else did, or tries again."""
+    """Each caller reads, adds one, writes if no other did, or tries again."""
     api.placed_order(id=5, fee=0)
 
     def add_one() -> httpx.Response:

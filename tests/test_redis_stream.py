@@ -76,7 +76,7 @@ def test_an_entry_of_the_redis_stream_is_a_notification_whose_id_is_its_position
     assert run(publish_all()) == 0
     log = place_and_assign(run, 3)
     assert run(publish_all()) == 1
-    assert reader.turn() == log
+    assert reader.read_page() == log
 
 
 def test_publishing_repeatedly_or_concurrently_adds_no_duplicates(run: Run, reader: RedisReader) -> None:
@@ -93,12 +93,12 @@ def test_publishing_repeatedly_or_concurrently_adds_no_duplicates(run: Run, read
 def test_a_wiped_redis_stream_is_filled_again(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, *range(4))
     run(publish_all())
-    assert reader.turn() == log
+    assert reader.read_page() == log
     reader.client.flushdb()
     log = place_and_assign(run, 5)
     run(publish_all())
     assert [notification for _, notification in reader.entries()] == log
-    assert reader.turn() == log[4:]  # and a reader that had continued goes on
+    assert reader.read_page() == log[4:]  # a reader from before continues
 
 
 def test_a_redis_stream_that_lost_its_last_entries_is_repaired(run: Run, reader: RedisReader) -> None:
@@ -219,11 +219,11 @@ def test_removing_changes_during_a_check_of_the_redis_stream_does_not_delete_the
     run(apply_every_change())
     database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
 
-    async def trim_then_look(position: int, event_id: str) -> bool:
+    async def trim_then_check(position: int, event_id: str) -> bool:
         await trim_log()
         return await is_change_at(position, event_id)
 
-    monkeypatch.setattr("api.relay.redis_stream.is_change_at", trim_then_look)
+    monkeypatch.setattr("api.relay.redis_stream.is_change_at", trim_then_check)
     run(publish_all())
     assert [notification for _, notification in reader.entries()] == log
     assert reader.client.xinfo_groups(STREAM)

@@ -1,4 +1,4 @@
-"""The 3-hour rule: on a calendar, two orders are at least three hours apart, either way."""
+"""The 3-hour rule: two orders of a calendar are at least three hours apart."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_deleted_order_blocks_nothing(api: Api) -> None:
 
 
 def test_the_database_and_the_code_use_the_same_three_hours(database: Database) -> None:
-    """Each says it once: the column ``clear_until``, and ``CLEARANCE``."""
+    """Each defines them once: the column ``clear_until``, and ``CLEARANCE``."""
     neighbours(database, NOON)
     assert database.value("SELECT clear_until - datetime FROM orders") == CLEARANCE
 
@@ -226,7 +226,7 @@ def test_three_hours_are_equally_long_in_every_session_time_zone(database: Datab
 def test_an_update_must_keep_the_distance_from_all_orders_but_itself(
     api: Api, method: str, at: datetime, status: int
 ) -> None:
-    """Moving an order by an hour is no conflict with where it was."""
+    """An order moved by an hour does not conflict with its own old datetime."""
     mine = api.placed_order(at=NOON)
     other = api.placed_order(at=later(hours=9))
     body = order_body(at=at) if method == "PUT" else {"datetime": text_of(at)}
@@ -240,7 +240,7 @@ def test_an_update_must_keep_the_distance_from_all_orders_but_itself(
 
 
 def test_an_order_that_moved_leaves_its_old_datetime_free(api: Api) -> None:
-    """And takes its new one."""
+    """The new datetime is booked."""
     mine = api.placed_order(at=NOON)
     assert replace(api, mine, at=later(days=1)).status_code == 200
     api.placed_order(at=NOON)
@@ -282,14 +282,14 @@ def test_only_orders_of_the_same_import_may_be_near_imported_orders(api: Api, da
     api.placed_order(at=NOON - CLEARANCE)
 
 
-# --- what a refusal tells ----------------------------------------------------------------------------
+# --- what a refusal contains -------------------------------------------------------------------------
 
 DENSE = tuple(later(hours=hours) for hours in (0, 3, 6, 11.5, 15, 21, 24))
 """Gaps of 3, 3, 5.5, 3.5, 6 and 3 hours: only the one of six has a free datetime, exactly one."""
 
 
 @pytest.mark.parametrize(
-    ("taken", "asked", "before", "after"),
+    ("orders", "wanted", "before", "after"),
     [
         ([NOON], NOON, later(hours=-3), later(hours=3)),
         ([NOON], later(hours=1), later(hours=-3), later(hours=3)),
@@ -306,11 +306,11 @@ DENSE = tuple(later(hours=hours) for hours in (0, 3, 6, 11.5, 15, 21, 24))
     ids=str,
 )
 def test_a_refused_order_gets_the_nearest_free_datetimes_on_both_sides(  # noqa: PLR0917 (a table's columns)
-    api: Api, database: Database, taken: list[datetime], asked: datetime, before: datetime, after: datetime
+    api: Api, database: Database, orders: list[datetime], wanted: datetime, before: datetime, after: datetime
 ) -> None:
     """Gaps that are too small are skipped; both can really be booked."""
-    neighbours(database, *taken)
-    nearest = refusal(api.place_order(at=asked))["nearest"]
+    neighbours(database, *orders)
+    nearest = refusal(api.place_order(at=wanted))["nearest"]
     assert (moment(nearest["before"]), moment(nearest["after"])) == (before, after)
     api.placed_order(at=nearest["before"])
     api.placed_order(at=nearest["after"])
@@ -375,28 +375,28 @@ minutes = st.integers(-600, 600)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(taken=st.lists(minutes, max_size=12), asked=minutes)
+@given(orders=st.lists(minutes, max_size=12), wanted=minutes)
 def test_an_order_on_a_random_calendar_is_stored_or_gets_the_nearest_bookable_datetimes(
-    api: Api, database: Database, taken: list[int], asked: int
+    api: Api, database: Database, orders: list[int], wanted: int
 ) -> None:
     """The answer agrees with a search minute by minute: nothing nearer is free on either side."""
     database.clean()
     database.add_services()
-    standing = [later(minutes=m) for m in taken]
-    neighbours(database, *standing)
+    datetimes = [later(minutes=m) for m in orders]
+    neighbours(database, *datetimes)
 
     def free(minute: int) -> bool:
-        return not any(too_close(later(minutes=minute), at) for at in standing)
+        return not any(too_close(later(minutes=minute), at) for at in datetimes)
 
-    answer = api.place_order(at=later(minutes=asked))
-    assert answer.status_code == (201 if free(asked) else 409)
+    answer = api.place_order(at=later(minutes=wanted))
+    assert answer.status_code == (201 if free(wanted) else 409)
     if answer.status_code == 409:
         problem = answer.json()
         assert {moment(c["datetime"]) for c in problem["conflicts"]} == {
-            at for at in standing if too_close(later(minutes=asked), at)
+            at for at in datetimes if too_close(later(minutes=wanted), at)
         }
-        before = next(m for m in range(asked, -10_000, -1) if free(m))
-        after = next(m for m in range(asked, 10_000) if free(m))
+        before = next(m for m in range(wanted, -10_000, -1) if free(m))
+        after = next(m for m in range(wanted, 10_000) if free(m))
         nearest = problem["nearest"]
         assert (moment(nearest["before"]), moment(nearest["after"])) == (
             later(minutes=before),

@@ -40,13 +40,13 @@ def test_jitter_lengthens_a_delay_by_at_most_a_tenth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"), [(0, 300), (299, 300), (301, 301), (450.5, 450.5), (600, 600), (86_400, 600)]
+    ("retry_after", "pause"), [(0, 300), (299, 300), (301, 301), (450.5, 450.5), (600, 600), (86_400, 600)]
 )
 def test_retry_after_counts_between_the_scheduled_delay_and_twice_that_delay(
-    asked: float, given: float
+    retry_after: float, pause: float
 ) -> None:
     """An endpoint can neither bring attempts together nor postpone them forever."""
-    assert pause_before_next(2, jitter=0, retry_after=asked) == given
+    assert pause_before_next(2, jitter=0, retry_after=retry_after) == pause
 
 
 def test_retry_after_never_adds_an_attempt_after_the_last() -> None:

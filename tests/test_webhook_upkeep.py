@@ -49,7 +49,7 @@ def test_webhook_attempts_are_due_until_a_worker_starts_them(
     run(fan_out())
     assert due()
 
-    async def look_meanwhile() -> bool:
+    async def check_meanwhile() -> bool:
         async with client() as sender:
             task = asyncio.create_task(attempt_due(sender))
             await asyncio.sleep(0.15)
@@ -57,7 +57,7 @@ def test_webhook_attempts_are_due_until_a_worker_starts_them(
             await task
             return are_due
 
-    assert run(look_meanwhile()) is False
+    assert run(check_meanwhile()) is False
     assert not due(), "the next attempt is later"
     make_due(database)
     # PostgreSQL needs a moment to see that the connection with the lock is gone.

@@ -105,7 +105,7 @@ def test_webhooks_are_listed_page_by_page(api: Api) -> None:
 
 
 def test_a_patch_changes_only_the_named_parts_of_a_webhook(api: Api) -> None:
-    """The others stay."""
+    """Other members stay as they were."""
     webhook = subscribe(api, URL, types=["order.created"], description="one")
     path = f"/webhooks/{webhook['id']}"
     answer = api.client.patch(path, json={"calendars": ["a"], "description": ""})
@@ -163,7 +163,7 @@ def test_no_secret_of_a_deleted_webhook_remains_in_the_database(api: Api, databa
 
 
 def test_a_deleted_webhook_is_gone_for_every_operation(api: Api) -> None:
-    """With its secrets."""
+    """Its secrets are deleted too."""
     path = f"/webhooks/{subscribe(api, URL)['id']}"
     assert api.client.delete(path).status_code == 204
     for method, rest, body in (
@@ -216,7 +216,7 @@ def test_a_secret_rotation_repeated_with_a_key_returns_the_same_secret(api: Api)
 
 
 def test_deliveries_and_missed_changes_are_listed_as_the_contract_says(api: Api) -> None:
-    """Also where there are none, and with cursors of other lists."""
+    """Also where there are no items, and with cursors of other lists."""
     webhook = subscribe(api, URL)
     path = f"/webhooks/{webhook['id']}"
     test = api.client.post(f"{path}/test")
@@ -237,7 +237,7 @@ def test_deliveries_and_missed_changes_are_listed_as_the_contract_says(api: Api)
 def test_deleting_a_webhook_and_repeating_a_secret_rotation_never_deadlock(
     api: Api, database: Database, run: Callable[[Coroutine[Any, Any, Any]], Any]
 ) -> None:
-    """Queued behind a lock in the unlucky order, with an expired key, whose row the repeat takes over."""
+    """Both wait for a lock, in the order that could deadlock; the repeat reuses an expired key's row."""
     webhook_id = int(subscribe(api, URL)["id"])
 
     def key() -> IdempotencyKey:
