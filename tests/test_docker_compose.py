@@ -215,7 +215,7 @@ def assert_a_hang_is_noticed(
 ) -> None:
     """Check that a process is healthy while its loop runs, and not after too long a silence."""
     process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it hangs")
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "the process hangs")
     assert healthy()
     long_ago = time.time() - LONGEST_SILENCE_SECONDS - 1  # instead of waiting as long
     os.utime(beats, (long_ago, long_ago))

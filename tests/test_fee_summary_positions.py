@@ -99,7 +99,7 @@ def test_many_waiting_reports_do_not_block_other_requests(run: Run, api: Api) ->
     """A waiting request takes no connection of the pool."""
 
     def others() -> bool:
-        wait_until(lambda: waiting(api) == 40, "all of them wait")
+        wait_until(lambda: waiting(api) == 40, "all requests wait")
         return all(api.client.get("/fee-summaries").status_code == 200 for _ in range(5))
 
     with ThreadPoolExecutor(1) as thread:

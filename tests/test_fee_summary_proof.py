@@ -284,12 +284,12 @@ def test_a_proof_requested_many_times_runs_once_and_does_not_block_the_consumer(
                     client.send_task(PROVE_FEE_SUMMARIES, queue=CONSUMER_QUEUE)
                 wait_until(
                     lambda: queue.llen(CONSUMER_QUEUE) == 0 and len(database.rows(WAITING)) > 0,
-                    "the proofs are begun",
+                    "the proofs have begun",
                 )
                 client.send_task(APPLY_TO_FEE_SUMMARIES, astuple(batch), queue=CONSUMER_QUEUE)
                 wait_until(lambda: run(applied()) == 1, "the change is summed")
-            wait_until(lambda: "fee_summaries_proved" in worker.log, "it is proved")
-            wait_until(lambda: worker.log.count("proof_not_needed") == 4, "the others are done with")
+            wait_until(lambda: "fee_summaries_proved" in worker.log, "the summaries are proved")
+            wait_until(lambda: worker.log.count("proof_not_needed") == 4, "the other requests are handled")
             assert worker.log.count("fee_summaries_proved") == 1
 
 
@@ -304,7 +304,8 @@ def test_the_worker_runs_a_proof_when_requested(pipeline: Pipeline) -> None:
     client.send_task(PROVE_FEE_SUMMARIES, queue=CONSUMER_QUEUE)
     client.close()
     wait_until(
-        lambda: pipeline.api.client.get("/fee-summaries/proof").json()["time"] is not None, "it is proved"
+        lambda: pipeline.api.client.get("/fee-summaries/proof").json()["time"] is not None,
+        "the summaries are proved",
     )
     proof = pipeline.api.client.get("/fee-summaries/proof").json()
     assert (proof["position"], proof["orders"], proof["differing"]) == (1, 1, 1)

@@ -140,7 +140,7 @@ def test_a_running_relay_survives_a_change_of_the_time_zone_and_lost_connections
             "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             RELAY_LOCK,
         )
-        wait_until(lambda: relay.log.count("leading") == 2, "it leads again")
+        wait_until(lambda: relay.log.count("leading") == 2, "the relay leads again")
     setting(time_zone="UTC")
     run(rebuild())
 

@@ -165,7 +165,7 @@ def test_of_two_concurrent_creates_with_one_key_and_different_content_one_is_sto
 
 
 @contextmanager
-def held_up(database: Database) -> Iterator[None]:
+def delayed_creates(database: Database) -> Iterator[None]:
     """Make every create wait before its order is stored."""
     database.rows("BEGIN")
     database.rows("LOCK TABLE orders IN SHARE MODE")
@@ -190,7 +190,7 @@ def waiting(database: Database) -> int:
 def test_a_repeated_create_waits_while_the_first_is_running(api: Api, database: Database) -> None:
     """It gets the same answer."""
     with ThreadPoolExecutor(2) as threads:
-        with held_up(database):
+        with delayed_creates(database):
             first = threads.submit(posted, api, "/orders", order_body())
             wait_until(lambda: waiting(database) == 1, "the first try is under way")
             repeat = threads.submit(posted, api, "/orders", order_body())
@@ -205,7 +205,7 @@ def test_a_repeated_create_is_executed_when_the_first_is_refused_meanwhile(
     """The refused one left the key unused."""
     refused = order_body(services=(999,))
     with ThreadPoolExecutor(2) as threads:
-        with held_up(database):
+        with delayed_creates(database):
             first = threads.submit(posted, api, "/orders", refused)
             wait_until(lambda: waiting(database) == 1, "the first try is under way")
             repeat = threads.submit(posted, api, "/orders", order_body())
@@ -217,7 +217,7 @@ def test_a_repeated_create_is_executed_when_the_first_is_refused_meanwhile(
 # --- expiry ------------------------------------------------------------------------------------------
 
 
-def aged(database: Database, age: str) -> None:
+def make_keys_older(database: Database, age: str) -> None:
     """Make all keys that old."""
     database.rows(f"UPDATE idempotency_key SET created_at = now() - interval '{age}'")
 
@@ -225,9 +225,9 @@ def aged(database: Database, age: str) -> None:
 def test_an_idempotency_key_is_valid_for_24_hours(api: Api, database: Database) -> None:
     """Then it counts as a new key."""
     first = posted(api, "/orders", order_body())
-    aged(database, "23 hours 59 minutes")
+    make_keys_older(database, "23 hours 59 minutes")
     same_answer(posted(api, "/orders", order_body()), first)
-    aged(database, "24 hours 1 second")
+    make_keys_older(database, "24 hours 1 second")
     # A new attempt, as without a key: it conflicts with the first one's order.
     assert posted(api, "/orders", order_body()).status_code == 409
     second = posted(api, "/orders", order_body(at=later(days=1)))
@@ -241,7 +241,7 @@ def test_many_concurrent_creates_with_an_expired_idempotency_key_store_one_order
 ) -> None:
     """One is the first, as with a key that was never used."""
     posted(api, "/orders", order_body())
-    aged(database, "2 days")
+    make_keys_older(database, "2 days")
     answers = at_once([lambda: posted(api, "/orders", order_body(at=later(days=1)))] * 10)
     assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
     assert database.counts()["orders"] == 2

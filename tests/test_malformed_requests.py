@@ -41,7 +41,7 @@ INTERNALS = (
 )
 
 
-async def _take_away(url: str) -> None:
+async def _drop_database(url: str) -> None:
     name = urlsplit(url).path[1:]
     connection = await asyncpg.connect(url.replace(f"/{name}?", "/postgres?"))
     try:
@@ -59,7 +59,7 @@ def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
         Api(port) as api,
     ):
         api.wait_until_ready()
-        asyncio.run(_take_away(own_database_url))
+        asyncio.run(_drop_database(own_database_url))
         yield api
         # Nothing was logged as an unexpected error. The request that needs the database comes last.
         assert "internal_error" not in process.log

@@ -194,17 +194,17 @@ def test_a_slow_reader_of_the_stream_is_disconnected_without_delaying_others(
     api: Api, run: Run, database: Database, process: ServiceProcess
 ) -> None:
     run(assign_all())
-    wait_until(lambda: open_streams(process) <= 3, "earlier streams are gone")
+    wait_until(lambda: open_streams(process) <= 3, "earlier streams are closed")
     before = open_streams(process)
     slow = raw_stream(api.url, 0, receive_buffer=4_096)
     with EventStream(api.url, 0) as quick:
-        wait_until(lambda: open_streams(process) == before + 2, "both are there")
+        wait_until(lambda: open_streams(process) == before + 2, "both streams are open")
         place_large(database, 200)
         run(assign_all())
         began = time.monotonic()
         assert [event.id for event in quick.take(200)] == list(range(1, 201))
         assert time.monotonic() - began < 10
-        wait_until(lambda: open_streams(process) == before + 1, "the slow reader is dropped")
+        wait_until(lambda: open_streams(process) == before + 1, "the slow reader is disconnected")
     # The events it received are complete up to a point; it can resume from there.
     received = b""
     try:
@@ -330,10 +330,10 @@ def test_a_waiting_request_whose_client_disconnects_frees_its_place(api: Api) ->
     callers = [socket.create_connection((host, int(port))) for _ in range(5)]
     for caller in callers:
         caller.sendall(f"GET /order-changes?wait=30 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    wait_until(lambda: api.waiting() == 5, "they wait")
+    wait_until(lambda: api.waiting() == 5, "all requests wait")
     for caller in callers:
         caller.close()
-    wait_until(lambda: api.waiting() == 0, "they wait no longer", seconds=10)
+    wait_until(lambda: api.waiting() == 0, "no request waits", seconds=10)
 
 
 def test_a_waiting_request_does_not_delay_the_end_of_the_process(
@@ -349,7 +349,7 @@ def test_a_waiting_request_does_not_delay_the_end_of_the_process(
         answers: list[Any] = []
         waiting = threading.Thread(target=lambda: answers.append(api.client.get("/order-changes?wait=30")))
         waiting.start()
-        wait_until(lambda: api.waiting() == 1, "it waits")
+        wait_until(lambda: api.waiting() == 1, "the request waits")
         began = time.monotonic()
         process.stop()
         assert time.monotonic() - began < 6

@@ -88,7 +88,7 @@ def test_a_waiting_request_is_answered_as_soon_as_a_change_matches(api: Api, run
     waiting = [threading.Thread(target=wait, args=(query,)) for query in queries]
     for thread in waiting:
         thread.start()
-    wait_until(lambda: api.waiting() == len(queries), "all of them wait")
+    wait_until(lambda: api.waiting() == len(queries), "all requests wait")
     assert answers == {}
     api.placed_order(calendar="south")
     run(assign_all())

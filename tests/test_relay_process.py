@@ -58,7 +58,7 @@ def test_positions_are_assigned_while_redis_is_unreachable_and_published_later(
         wait_until(lambda: assigned(database) == 1, "assigned without Redis")
         run(place(later(days=1)))
         wait_until(lambda: assigned(database) == 2, "assigned without Redis, again")
-        wait_until(lambda: "queue_unavailable" in relay.log, "noticed")
+        wait_until(lambda: "queue_unavailable" in relay.log, "the outage is logged")
         own_valkey.start()
         queue = Queue(own_valkey.url)
         wait_until(lambda: bool(len(queue)), "published")
@@ -111,9 +111,9 @@ def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
             return processes.enter_context(process)
 
         leading = start_relay()
-        wait_until(lambda: "leading" in leading.log, "the first one leads")
+        wait_until(lambda: "leading" in leading.log, "the first relay leads")
         standby = start_relay()
-        wait_until(lambda: "started" in standby.log, "the second one is there")
+        wait_until(lambda: "started" in standby.log, "the standby relay has started")
         run(place(later(days=0)))
         wait_until(lambda: run(_apply(queue)) == 1, "applied")
         assert "leading" not in standby.log

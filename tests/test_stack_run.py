@@ -184,7 +184,7 @@ def test_a_killed_valkey_is_restarted_while_orders_are_accepted(running: Run, cl
     def queue_is_back() -> bool:
         return bool(client.get("/health/ready").json()["checks"]["queue"] == "ok")
 
-    wait_until(queue_is_back, "the queue is back", seconds=15.0)
+    wait_until(queue_is_back, "the queue is reachable", seconds=15.0)
     (again,) = working_in(running.state / "valkey", "valkey-server")
     assert again.pid != valkey.pid
     assert client.delete("/orders/9000").status_code == 204
@@ -216,7 +216,7 @@ def test_a_killed_postgresql_is_restarted_with_every_acknowledged_order(running:
         for number in stored:
             assert client.get(f"/orders/{number}").status_code == 200
         last = f"/fee-summaries?after_version={stored[-1]}:1"
-        wait_until(lambda: client.get(last).status_code == 200, "relay and worker go on", seconds=30.0)
+        wait_until(lambda: client.get(last).status_code == 200, "relay and worker continue", seconds=30.0)
         for number in stored:
             assert client.delete(f"/orders/{number}").status_code == 204
     assert _postmaster(running).pid != postmaster.pid
@@ -256,7 +256,7 @@ def test_a_stack_told_to_stop_while_postgresql_recovers_stops_at_once(state: Pat
         run.process.send_signal(signal.SIGTERM)
         run.wait_until_ended(STOP_TIMEOUT_SECONDS)
         assert run.process.returncode == 0, run.lines
-        wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
+        wait_until(lambda: not living(processes), f"{processes} have ended", seconds=1.0)
     finally:
         run.stop()
 
@@ -335,7 +335,7 @@ def test_a_stack_killed_with_sigkill_restarts_with_its_data_and_sigterm_ends_all
         assert time.monotonic() - begun < STOP_TIMEOUT_SECONDS
         assert again.process.returncode == 0
         # Of a killed group only the leader is waited for; the others are still ending.
-        wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
+        wait_until(lambda: not living(processes), f"{processes} have ended", seconds=1.0)
         assert again.processes() == []
     finally:
         again.stop()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 URL = "https://orders.example/changes"
 
 
-def fits(answer: httpx.Response, schema: str) -> bool:
+def matches_contract(answer: httpx.Response, schema: str) -> bool:
     """Whether an answer matches the contract."""
     faults = SCHEMAS.faults(CONTRACT.target(f"#/components/schemas/{schema}"), read_json(answer.text))
     assert faults == []
@@ -41,13 +41,13 @@ def test_a_webhook_is_created_with_a_secret_that_is_shown_once(api: Api) -> None
     """32 random bytes, in the form that libraries read."""
     answer = api.client.post("/webhooks", json={"url": URL, "description": "Planung für Süd"})
     assert answer.status_code == 201
-    assert fits(answer, "WebhookWithSecret")
+    assert matches_contract(answer, "WebhookWithSecret")
     assert answer.headers["cache-control"] == "no-store"
     webhook = answer.json()
     secret = webhook.pop("secret")
     assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
     read = api.client.get(answer.headers["location"])
-    assert fits(read, "Webhook")
+    assert matches_contract(read, "Webhook")
     assert read.json() == webhook
     assert secret not in api.client.get("/webhooks").text
 
@@ -101,7 +101,7 @@ def test_webhooks_are_listed_page_by_page(api: Api) -> None:
     """By id, each once."""
     made = [subscribe(api, f"{URL}/{number}")["id"] for number in range(5)]
     assert [webhook["id"] for webhook in api.every_item("/webhooks?limit=2")] == made
-    assert fits(api.client.get("/webhooks?limit=2"), "WebhookList")
+    assert matches_contract(api.client.get("/webhooks?limit=2"), "WebhookList")
 
 
 def test_a_patch_changes_only_the_named_parts_of_a_webhook(api: Api) -> None:
@@ -109,7 +109,7 @@ def test_a_patch_changes_only_the_named_parts_of_a_webhook(api: Api) -> None:
     webhook = subscribe(api, URL, types=["order.created"], description="one")
     path = f"/webhooks/{webhook['id']}"
     answer = api.client.patch(path, json={"calendars": ["a"], "description": ""})
-    assert fits(answer, "Webhook")
+    assert matches_contract(answer, "Webhook")
     changed = answer.json()
     assert (changed["url"], changed["types"], changed["calendars"]) == (URL, ["order.created"], ["a"])
     assert changed["description"] == ""
@@ -129,7 +129,7 @@ def test_a_disabled_webhook_shows_when_and_why_it_was_disabled_until_it_is_enabl
     """Here by the caller's own request; a second time changes nothing."""
     path = f"/webhooks/{subscribe(api, URL)['id']}"
     first = api.client.patch(path, json={"enabled": False})
-    assert fits(first, "Webhook")
+    assert matches_contract(first, "Webhook")
     assert first.json()["disabled"]["reason"] == "caller"
     again = api.client.patch(path, json={"enabled": False}).json()
     assert again["disabled"] == first.json()["disabled"]
@@ -188,12 +188,12 @@ def test_the_old_secret_of_a_webhook_stays_valid_for_a_day_or_the_requested_time
     webhook = subscribe(api, URL)
     path = f"/webhooks/{webhook['id']}/secret/rotation"
     answer = api.client.post(path, json={})
-    assert fits(answer, "NewSecret")
+    assert matches_contract(answer, "NewSecret")
     until = datetime.fromisoformat(answer.json()["old_valid_until"])
     assert abs(until - datetime.now(UTC) - timedelta(days=1)) < timedelta(minutes=1)
     assert answer.json()["secret"] != webhook["secret"]
     leaked = api.client.post(path, json={"old_valid_for": 0})
-    assert fits(leaked, "NewSecret")
+    assert matches_contract(leaked, "NewSecret")
     assert leaked.json()["old_valid_until"] is None
     assert (
         database.value("SELECT count(*) FROM webhook_secret WHERE secret = $1", answer.json()["secret"]) == 0
@@ -220,12 +220,12 @@ def test_deliveries_and_missed_changes_are_listed_as_the_contract_says(api: Api)
     webhook = subscribe(api, URL)
     path = f"/webhooks/{webhook['id']}"
     test = api.client.post(f"{path}/test")
-    assert fits(test, "Delivery")
-    assert fits(api.client.get(test.headers["location"]), "Delivery")
-    assert fits(api.client.get(f"{path}/deliveries"), "DeliveryList")
-    assert fits(api.client.get(f"{path}/missed"), "MissedList")
+    assert matches_contract(test, "Delivery")
+    assert matches_contract(api.client.get(test.headers["location"]), "Delivery")
+    assert matches_contract(api.client.get(f"{path}/deliveries"), "DeliveryList")
+    assert matches_contract(api.client.get(f"{path}/missed"), "MissedList")
     assert api.client.get(f"{path}/missed").json()["items"] == []
-    assert fits(api.client.post(f"{path}/replay", json={}), "Replayed")
+    assert matches_contract(api.client.post(f"{path}/replay", json={}), "Replayed")
     for wrong in ("status=lost", "status=pending&status=pending", "cursor=WyJhIl0", "limit=0", "after=1"):
         assert api.client.get(f"{path}/deliveries?{wrong}").status_code == 400, wrong
     assert api.client.get(f"{path}/missed?reason=delivered").status_code == 400
