@@ -52,7 +52,7 @@ _WITH_PIPELINE = (
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the processes of ``-n auto``: cores + 1, at most 8: each uses two of Redis' 16 databases."""
+    """Run ``-n auto`` with cores + 1 processes, at most 8: each uses two of Redis' 16 databases."""
     return min(8, (os.cpu_count() or 1) + 1)
 
 
@@ -98,7 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage less often, and never in imported modules: it took a sixth of the tests' time."""
+    """Run GC less often, and never on imported modules: it took a sixth of the tests' time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 50, 1_000)

@@ -110,7 +110,7 @@ class Api:
         return items
 
     def waiting(self, gauge: str = "order_changes_followers") -> int:
-        """Count waiting requests: a test must know that one waits before it checks for no answer."""
+        """Count waiting requests, so that a test can check that one waits before it continues."""
         match = re.search(rf"^{gauge} (\S+)$", self.client.get("/metrics").text, re.MULTILINE)
         assert match
         return int(float(match[1]))
@@ -171,7 +171,7 @@ class Database:
         return [dict(row) for row in self._run(self._connection.fetch(sql, *arguments))]
 
     def run_script(self, sql: str) -> None:
-        """Run any number of statements, all or none."""
+        """Run any number of statements in one transaction."""
         self._run(self._connection.execute(sql))
 
     def value(self, sql: str, *arguments: object) -> Any:
@@ -238,7 +238,7 @@ class Database:
         return {row["name"]: row["n"] for row in self.rows(" UNION ALL ".join(counts))}
 
     def everything(self) -> dict[str, str | None]:
-        """Return every row of every table, to check that none was changed either."""
+        """Return every row of every table, to check that no row was changed either."""
         contents = (
             f"SELECT '{table}' AS name, json_agg(t ORDER BY t::text)::text AS content FROM {table} AS t"
             for table in self.every_table
@@ -325,7 +325,7 @@ def wait_until(
     """Wait until a condition holds, with a pause between two checks.
 
     Raises:
-        AssertionError: it did not in time.
+        AssertionError: it did not hold in time.
 
     """
     deadline = time.monotonic() + seconds

@@ -2,7 +2,7 @@
 
 Servers and processes of its own are killed, hung, wiped and restarted while callers place, change and delete
 orders. At the end everything is repaired and checked: nothing acknowledged is lost,
-nobody was answered 5xx except 503, the rule holds, the change log is dense, and the summaries are exactly
+no answer was a 5xx other than 503, the rule holds, the change log is dense, and the summaries are exactly
 the orders' sums. Exit status 0: all of that holds; 1: something does not, and is printed.
 """
 
@@ -47,7 +47,7 @@ class Deployment:
 
     Args:
         folder: where Redis keeps its data.
-        database_url: a migrated database that nobody else uses.
+        database_url: a migrated database that nothing else uses.
         postgres: its server, if that may be killed.
 
     """
@@ -116,10 +116,10 @@ class Deployment:
         with suppress(redis.RedisError), self.redis() as client:
             client.flushall()
 
-    def restart_redis(self, *, empty: bool, away: float = 0.0) -> None:
+    def restart_redis(self, *, empty: bool, outage: float = 0.0) -> None:
         """Kill Redis, and restart it some seconds later, with its data on disk or without."""
         self.valkey.kill()
-        time.sleep(away)
+        time.sleep(outage)
         if empty:
             shutil.rmtree(self._valkey_data, ignore_errors=True)
         self.valkey.start()
@@ -134,14 +134,14 @@ class Deployment:
         finally:
             os.kill(process.pid, signal.SIGCONT)
 
-    def restart(self, process: ServiceProcess, *, away: float = 0.0) -> None:
+    def restart(self, process: ServiceProcess, *, outage: float = 0.0) -> None:
         """Kill a process with its children, and start it again some seconds later."""
-        self._see_whether_it_ended(process)
+        self._check_that_it_runs(process)
         process.kill()
-        time.sleep(away)
+        time.sleep(outage)
         process.start()
 
-    def _see_whether_it_ended(self, process: ServiceProcess) -> None:
+    def _check_that_it_runs(self, process: ServiceProcess) -> None:
         # Checked before each kill too, or the restart would hide that a process had ended by itself.
         if process.has_ended:
             self._ended.append(f"{process.module} ended by itself: {process.log[-2000:]}")
@@ -153,11 +153,11 @@ class Deployment:
             if children:
                 rng.choice(children).kill()
 
-    def restart_postgres(self, *, away: float = 0.0) -> None:
+    def restart_postgres(self, *, outage: float = 0.0) -> None:
         """Kill the database server, and restart it."""
         assert self.postgres is not None
         self.postgres.kill()
-        time.sleep(away)
+        time.sleep(outage)
         self.postgres.start()
 
     def wait_until_exact(self, seconds: float = HEALING_SECONDS) -> float:
@@ -176,7 +176,7 @@ class Deployment:
     def faults(self) -> list[str]:
         """List the guarantees that are broken once everything is summed."""
         for process in self.services:
-            self._see_whether_it_ended(process)
+            self._check_that_it_runs(process)
         faults, self._ended = self._ended, []
         with self.psql() as database:
             faults += [f"summary: {row}" for row in database.wrong_summaries()[:5]]
@@ -220,7 +220,7 @@ class Caller(threading.Thread):
         return id(self)
 
     def run(self) -> None:
-        """Make requests until told to stop."""
+        """Make requests until stopped."""
         rng = random.Random(self.seed)
         with http_client(self.url) as client:
             while not self.stop.is_set():
@@ -251,7 +251,7 @@ class Caller(threading.Thread):
             answer = client.request(method, path, json=body if method != "DELETE" else None)
         except httpx.TransportError as error:
             self.answers[type(error.__cause__ or error).__name__] += 1
-            self.known.pop(order if method != "POST" else "", None)  # it may have been done
+            self.known.pop(order if method != "POST" else "", None)  # it may have been committed
             return
         self.answers[answer.status_code] += 1
         if answer.status_code in {200, 201}:
@@ -316,27 +316,29 @@ def with_load(
 
 def random_fault(deployment: Deployment, rng: random.Random) -> str:
     """Break something and repair it; return what was done."""
-    away = round(rng.choice((0.0, 0.2, 1.0, 2.0)) * rng.random(), 2)
+    outage = round(rng.choice((0.0, 0.2, 1.0, 2.0)) * rng.random(), 2)
     process = rng.choice([deployment.worker, deployment.worker, deployment.relay, deployment.standby])
     faults: list[tuple[str, Callable[[], object]]] = [
-        (f"{process.module} killed, away {away} s", lambda: deployment.restart(process, away=away)),
+        (f"{process.module} killed for {outage} s", lambda: deployment.restart(process, outage=outage)),
         ("a child of the worker killed", lambda: deployment.kill_worker_child(rng)),
         ("Redis wiped", deployment.wipe_redis),
-        (f"Redis killed, away {away} s", lambda: deployment.restart_redis(empty=False, away=away)),
-        (f"Redis replaced, away {away} s", lambda: deployment.restart_redis(empty=True, away=away)),
-        (f"Redis hung for {3 * away:.1f} s", lambda: deployment.hang_redis(3 * away)),
+        (f"Redis killed for {outage} s", lambda: deployment.restart_redis(empty=False, outage=outage)),
+        (f"Redis replaced for {outage} s", lambda: deployment.restart_redis(empty=True, outage=outage)),
+        (f"Redis hung for {3 * outage:.1f} s", lambda: deployment.hang_redis(3 * outage)),
         ("sessions of PostgreSQL ended", deployment.terminate_backends),
         ("the API killed", lambda: deployment.restart(deployment.api_process)),
     ]
     if deployment.postgres is not None:
-        faults.append((f"PostgreSQL killed, away {away} s", lambda: deployment.restart_postgres(away=away)))
+        faults.append(
+            (f"PostgreSQL killed for {outage} s", lambda: deployment.restart_postgres(outage=outage))
+        )
     what, do = rng.choice(faults)
     do()
     return what
 
 
 def run(deployment: Deployment, seconds: float, seed: int, pause: float = 0.01) -> list[str]:
-    """Break things at random under load for a while; return what does not hold in the end."""
+    """Break things at random under load for a while; return the guarantees that do not hold in the end."""
     rng = random.Random(seed)
     until = time.monotonic() + seconds
 
@@ -350,7 +352,7 @@ def run(deployment: Deployment, seconds: float, seed: int, pause: float = 0.01) 
     answers = sum((caller.answers for caller in crowd), Counter[int | str]())
     print(f"answers: {dict(answers)}", flush=True)
     print(f"exact after {deployment.wait_until_exact():.1f} s", flush=True)
-    # 503 while PostgreSQL is away, and no answer at all from an API that is killed.
+    # 503 while PostgreSQL is unavailable, and no answer from an API that is killed.
     allowed = EXPECTED | {503} | {answer for answer in answers if isinstance(answer, str)}
     return [
         *deployment.faults(),
@@ -364,16 +366,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.faults", description="Random faults under random load.")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=None)
-    given = parser.parse_args()
-    seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
-    print(f"seed {seed}: python -m tests.faults --minutes {given.minutes:g} --seed {seed}", flush=True)
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}: python -m tests.faults --minutes {options.minutes:g} --seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="oms-faults-") as name:
         folder = Path(name)
         with EmbeddedPostgres(folder / "postgres", durable=False) as postgres:
             migrate(postgres.url)
             with Deployment(folder, postgres.url, postgres) as deployment:
                 try:
-                    faults = run(deployment, given.minutes * 60, seed)
+                    faults = run(deployment, options.minutes * 60, seed)
                 except (AssertionError, asyncpg.PostgresError) as error:
                     faults = [str(error), *deployment.faults()]
                 if faults:

@@ -3,8 +3,8 @@
     python -m tests.fuzz [--minutes 3] [--seed 7] [--folder .local/fuzz]
 
 Servers, APIs, relay and worker are started as processes, on free ports and with the sample's services: one
-API that lets everybody do everything, which gets two thirds of the time, and one that asks for keys and
-for If-Match. schemathesis then follows ``schemathesis.toml`` until the time is up, and its recording is
+API that allows every request, which gets two thirds of the time, and one that requires keys and
+If-Match. schemathesis then follows ``schemathesis.toml`` until the time is up, and its recording is
 checked again by ``contract.checks.har``. The folder keeps for each the JUnit report, the recording and the
 logs.
 A seed makes a run's requests repeatable; their answers also depend on the clock and on the machine's speed.

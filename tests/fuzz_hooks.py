@@ -1,4 +1,4 @@
-"""What schemathesis can't know of this service: which services exist, why valid requests are refused.
+"""What schemathesis can't know about this service: which services exist, and why valid requests are refused.
 
 ``schemathesis.toml`` names this module. Nothing here is random: all depends on the request alone.
 """
@@ -68,11 +68,10 @@ MEANS_A_VERSION = {
 }
 
 
-def _come_with_a_key(case: Case[Any]) -> None:
+def _send_a_key(case: Case[Any]) -> None:
     """Send valid requests as any caller; send all others as one who may do everything.
 
-    A request that is wrong is refused for what is wrong with it, and a sequence is followed to its end, only
-    where nothing else stands in the way.
+    Only then is an invalid request refused for its own faults, and a sequence followed to its end.
     """
     sound = case.meta is not None and case.meta.generation.mode.is_positive
     if sound and case.meta is not None and case.meta.phase.name != "stateful":
@@ -87,11 +86,11 @@ def _come_with_a_key(case: Case[Any]) -> None:
         case.headers["Authorization"] = f"Bearer the key of the {caller}"
 
 
-def _keep_wrong_what_was_drawn_wrong(case: Case[Any]) -> None:
+def _keep_invalid_cases_invalid(case: Case[Any]) -> None:
     """Restore the unknown parameter that a case is to be refused for, where it got lost.
 
-    A link's values take the place of the query that was drawn (schemathesis 4.32), and the case is still
-    held to be a wrong one.
+    A link's values take the place of the query that was drawn (schemathesis 4.32), and the case still
+    counts as invalid.
     """
     if case.meta is None or case.meta.generation.mode.is_positive:
         return
@@ -109,12 +108,12 @@ def _keep_wrong_what_was_drawn_wrong(case: Case[Any]) -> None:
 def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
     """Let half of the valid requests get further than random values would.
 
-    Drawn at random, an order names no service that there is and a cursor is none of ours, so what lies behind
+    Drawn at random, an order names no existing service and a cursor is not one of ours, so the code behind
     those checks would hardly be reached.
     """
     if GUARDED:
-        _come_with_a_key(case)
-    _keep_wrong_what_was_drawn_wrong(case)
+        _send_a_key(case)
+    _keep_invalid_cases_invalid(case)
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     for name, value in case.path_parameters.items():
@@ -127,7 +126,7 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
         case.query["wait"] = 0
     known = {str(service) for service in SERVICE_IDS}
     if case.operation.label == "DELETE /services/{service_id}" and set(case.path_parameters.values()) & known:
-        # Services in use are not archived: soon there would be nothing left to order.
+        # Services in use are not archived, or soon there would be nothing left to order.
         case.path_parameters["service_id"] = "1"
     _draw_further(case)
 
@@ -135,18 +134,18 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
 def _draw_further(case: Case[Any]) -> None:
     drawn = zlib.crc32(repr((case.method, case.path_parameters, case.query, case.body)).encode())
     if drawn % 2:
-        _name_what_exists(case, drawn)
+        _use_existing_ids(case, drawn)
         if "after" in case.query:
             case.query["after"] = 0
     if case.meta is not None and case.meta.phase.name == "stateful" and "Idempotency-Key" in case.headers:
-        # A replayed create of an order deleted since creates nothing; schemathesis would look for the order.
+        # A replayed create of an order deleted since creates nothing; schemathesis would then read the order.
         case.headers["Idempotency-Key"] = f"attempt-{next(_attempts)}"
     if case.operation.label == "GET /orders" and not {"cursor", "limit"} & set(case.query):
         wanted = ("application/json", "application/x-ndjson", "text/csv")[drawn % 3]
         case.headers["Accept"] = wanted
 
 
-def _name_what_exists(case: Case[Any], drawn: int) -> None:
+def _use_existing_ids(case: Case[Any], drawn: int) -> None:
     if case.meta is not None and case.meta.phase.name != "stateful":
         case.query.pop("cursor", None)
     body: Any = case.body
@@ -177,7 +176,7 @@ def _as_text(_context: DeserializationContext, response: Response) -> str:
 
 
 @schemathesis.check
-def a_sound_request_is_refused_only_for_what_no_schema_can_say(
+def a_valid_request_is_refused_only_for_reasons_that_no_schema_expresses(
     _context: CheckContext, response: Response, case: Case[Any]
 ) -> None:
     """Check that a request that matches its schema is refused for a known reason only."""
@@ -202,10 +201,10 @@ def _is_known(fault: dict[str, str]) -> bool:
 
 
 @schemathesis.check
-def keys_and_versions_are_asked_for_exactly_where_they_must_be(
+def keys_and_versions_are_required_exactly_where_they_must_be(
     _context: CheckContext, response: Response, case: Case[Any]
 ) -> None:
-    """Check that 401, 403 and 428 are answered where the deployment demands it, and nowhere else."""
+    """Check that 401, 403 and 428 are answered exactly where the deployment requires it."""
     sent = response.request.headers
     key = str(sent.get("Authorization", "")).removeprefix("Bearer the key of the ")
     wanted = None
@@ -217,15 +216,15 @@ def keys_and_versions_are_asked_for_exactly_where_they_must_be(
         elif (case.method, case.path) in MEANS_A_VERSION and "If-Match" not in sent:
             wanted = 428
     if wanted is None and response.status_code in (401, 403, 428):
-        raise AssertionError(f"{response.status_code} for {key or 'nobody'}, who may do this")
+        raise AssertionError(f"{response.status_code} for {key or 'no key'}, which allows this")
     sound = case.meta is not None and case.meta.generation.mode.is_positive
     if wanted is not None and sound and response.status_code != wanted:
-        raise AssertionError(f"{response.status_code} in place of {wanted} for {key or 'nobody'}")
+        raise AssertionError(f"{response.status_code} instead of {wanted} for {key or 'no key'}")
 
 
 @schemathesis.check
 def every_line_of_a_stream_is_an_order(_context: CheckContext, response: Response, _case: Case[Any]) -> None:
-    """Check what no schema of a whole stream can say: each of its lines matches the schema of an order."""
+    """Check each line against the schema of an order: the schema of the whole stream cannot."""
     if not (response.headers.get("content-type") or [""])[0].startswith("application/x-ndjson"):
         return
     for line in response.content.decode().splitlines():

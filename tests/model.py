@@ -151,7 +151,7 @@ class Model:
     def faults_of_import(
         self, orders: Sequence[tuple[int, datetime, Decimal, tuple[int, ...], str]]
     ) -> set[str]:
-        """Return the faults of an import, as places in its file; none if it is accepted."""
+        """Return the faults of an import, as places in its file; empty if it is accepted."""
         faults = set()
         for index, (order_id, at, _, services, calendar) in enumerate(orders):
             if order_id in self.claimed:
@@ -183,7 +183,7 @@ class Model:
         return Answer(200)
 
     def summaries(self, by: str, period: str) -> dict[tuple[date, int | str | None], tuple[int, Decimal]]:
-        """Sum orders and fees up, per period and service id, calendar or nothing."""
+        """Sum orders and fees per period, and per service id or calendar if asked."""
         sums: dict[tuple[date, int | str | None], tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))
         for order in self.orders.values():
             day = order.at.date()

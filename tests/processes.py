@@ -78,7 +78,7 @@ def call_command(module: str, *arguments: str, database: str) -> subprocess.Comp
 def run_command(
     module: str, *arguments: str, database: str, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of the service's commands as a process, to its end; none of them needs Redis."""
+    """Run one of the service's commands as a process, to its end; Redis is not needed."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         env = environment(database, NO_REDIS, **settings)
         process = start(module, *arguments, env=env, output=output, errors=errors)

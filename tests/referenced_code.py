@@ -14,7 +14,7 @@ OURS = ("api.", "shared.")
 
 
 def referenced_code(function: Any) -> list[Any]:
-    """Collect our functions, classes and constants that a function names, and what these name in turn."""
+    """Collect our functions, classes and constants that a function names, recursively."""
     by_id: dict[int, Any] = {}
     to_do = [function]
     while to_do:

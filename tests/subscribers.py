@@ -22,7 +22,7 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def items_of(page: str) -> list[str]:
-    """Take the items out of a page, each exactly as it was sent."""
+    """Return the items of a page, each exactly as it was sent."""
     start, items = page.index("[") + 1, []
     while page[start] != "]":
         _, end = _decode(page, start)
@@ -53,7 +53,7 @@ class Feed:
         """Start after a position."""
         return cls(api, f"/order-changes?{urlencode({'after': position, **query})}")
 
-    def turn(self) -> list[str]:
+    def read_page(self) -> list[str]:
         """Read the next page."""
         answer = self.api.client.get(self.following)
         assert answer.status_code == http.client.OK, answer.text
@@ -63,7 +63,7 @@ class Feed:
     def all(self) -> list[str]:
         """Read until there is nothing more at present."""
         notifications: list[str] = []
-        while page := self.turn():
+        while page := self.read_page():
             notifications += page
         return notifications
 
@@ -155,7 +155,7 @@ class RedisReader:
         entries: Any = self.client.xrange(STREAM_KEY)
         return [(name, fields["notification"]) for name, fields in entries]
 
-    def turn(self) -> list[str]:
+    def read_page(self) -> list[str]:
         """Read the entries after those read before."""
         notifications = []
         streams: Any = self.client.xread({STREAM_KEY: f"{self.position}-0"}, count=1_000)

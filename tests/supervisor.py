@@ -28,10 +28,10 @@ class Run:
 
     def __init__(self, state: Path, port: int, **settings: str) -> None:
         self.state = state
-        self.said: list[str] = []
-        self._looked_at = 0
-        self._said_all = False
-        self._heard = threading.Condition()
+        self.lines: list[str] = []
+        self._next_line = 0
+        self._output_ended = False
+        self._output_changed = threading.Condition()
         self.address = self.tried = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stack.run"],
@@ -50,36 +50,36 @@ class Run:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
-                with self._heard:
-                    self.said.append(line.rstrip("\n"))
-                    self._heard.notify_all()
-        with self._heard:
-            self._said_all = True
-            self._heard.notify_all()
+                with self._output_changed:
+                    self.lines.append(line.rstrip("\n"))
+                    self._output_changed.notify_all()
+        with self._output_changed:
+            self._output_ended = True
+            self._output_changed.notify_all()
 
     def wait_until_ready(self) -> None:
-        """Read on until the ready line, for the address and the URL that it names."""
+        """Read until the ready line, and store the address and the URL in it."""
         self.address, self.tried = self.read_until(READY, within=READY_TIMEOUT_SECONDS).groups()
 
     def read_until(self, pattern: re.Pattern[str], *, within: float) -> re.Match[str]:
         """Read until a line matches, for so many seconds; no line is examined twice."""
         deadline = time.monotonic() + within
-        with self._heard:
+        with self._output_changed:
             while (left := deadline - time.monotonic()) > 0:
-                while self._looked_at < len(self.said):
-                    self._looked_at += 1
-                    if match := pattern.search(self.said[self._looked_at - 1]):
+                while self._next_line < len(self.lines):
+                    self._next_line += 1
+                    if match := pattern.search(self.lines[self._next_line - 1]):
                         return match
-                if self._said_all:
+                if self._output_ended:
                     break
-                self._heard.wait(left)
-        raise AssertionError(f"never said {pattern.pattern}:\n" + "\n".join(self.said))
+                self._output_changed.wait(left)
+        raise AssertionError(f"never printed {pattern.pattern}:\n" + "\n".join(self.lines))
 
     def wait_until_ended(self, within: float) -> None:
         """Wait until it has ended and all its output is read."""
         self.process.wait(within)
         self._listener.join(within)
-        assert not self._listener.is_alive(), "somebody holds its output open"
+        assert not self._listener.is_alive(), "another process holds its output open"
 
     def processes(self) -> list[psutil.Process]:
         """Find every living process of this run except the supervisor itself."""

@@ -35,7 +35,7 @@ class Guarded:
     api: Api
     process: ServiceProcess
 
-    def asked(self, method: str, path: str, caller: str | None = None, **more: Any) -> httpx.Response:
+    def request(self, method: str, path: str, caller: str | None = None, **more: Any) -> httpx.Response:
         """Make a request with a caller's key."""
         headers = {**more.pop("headers", {})}
         if caller:
@@ -105,16 +105,16 @@ def test_a_request_without_a_valid_key_is_answered_401_and_changes_nothing(
 def test_any_key_may_read(guarded: Guarded, caller: str) -> None:
     """GET, HEAD and OPTIONS."""
     for path in READS:
-        assert guarded.asked("GET", path, caller).status_code == 200, path
-        assert guarded.asked("HEAD", path, caller).status_code == 200, path
-        assert guarded.asked("OPTIONS", path, caller).status_code == 204, path
+        assert guarded.request("GET", path, caller).status_code == 200, path
+        assert guarded.request("HEAD", path, caller).status_code == 200, path
+        assert guarded.request("OPTIONS", path, caller).status_code == 204, path
 
 
 def test_a_read_only_key_cannot_write(guarded: Guarded, database: Database) -> None:
     """403 whatever the body is, also for a dry run."""
     counts = database.counts()
     for method, path in WRITES:
-        answer = guarded.asked(method, path, "board", json=order_body())
+        answer = guarded.request(method, path, "board", json=order_body())
         assert answer.status_code == 403, (method, path)
         assert answer.json()["type"] == "/problems/forbidden"
     assert database.counts() == counts
@@ -122,13 +122,13 @@ def test_a_read_only_key_cannot_write(guarded: Guarded, database: Database) -> N
 
 def test_a_write_key_may_write(guarded: Guarded) -> None:
     """The name of the authentication scheme is case-insensitive (RFC 9110, 11.1)."""
-    assert guarded.asked("POST", "/orders", "office", json=order_body(at=later(days=1))).status_code == 201
+    assert guarded.request("POST", "/orders", "office", json=order_body(at=later(days=1))).status_code == 201
     headers = {"Authorization": f"bearer {KEYS['office'][1]}"}
     assert guarded.api.client.delete("/orders/5", headers=headers).status_code == 204
 
 
 def test_health_contract_and_problem_pages_need_no_key(guarded: Guarded) -> None:
-    """They are read before somebody has a key."""
+    """Callers read them before they have a key."""
     for path in (
         "/health/live",
         "/health/ready",
@@ -138,24 +138,24 @@ def test_health_contract_and_problem_pages_need_no_key(guarded: Guarded) -> None
         "/docs/start.js",
         "/problems/forbidden",
     ):
-        assert guarded.asked("GET", path).status_code == 200, path
+        assert guarded.request("GET", path).status_code == 200, path
 
 
 def test_an_idempotency_key_is_private_to_the_api_key_that_sent_it(guarded: Guarded) -> None:
     """Two callers may use the same one; neither sees the other's answer."""
     key = {"Idempotency-Key": "try-1"}
-    first = guarded.asked("POST", "/services", "office", json={"name": "One"}, headers=key)
-    other = guarded.asked("POST", "/services", "shop", json={"name": "Two"}, headers=key)
+    first = guarded.request("POST", "/services", "office", json={"name": "One"}, headers=key)
+    other = guarded.request("POST", "/services", "shop", json={"name": "Two"}, headers=key)
     assert (first.status_code, other.status_code) == (201, 201)
     assert "idempotency-replayed" not in other.headers
-    again = guarded.asked("POST", "/services", "shop", json={"name": "Two"}, headers=key)
+    again = guarded.request("POST", "/services", "shop", json={"name": "Two"}, headers=key)
     assert again.headers["idempotency-replayed"] == "true"
     assert again.content == other.content
 
 
 def test_no_key_is_ever_logged(guarded: Guarded) -> None:
     """Neither valid nor invalid ones."""
-    guarded.asked("GET", "/orders", "office")
+    guarded.request("GET", "/orders", "office")
     guarded.api.client.get("/orders", headers={"Authorization": "Bearer a wrong guess"})
     log = guarded.process.log
     assert "answered" in log
@@ -178,7 +178,7 @@ def test_no_key_is_ever_logged(guarded: Guarded) -> None:
     ],
 )
 def test_the_service_does_not_start_with_malformed_api_keys(setting: Callable[..., None], keys: str) -> None:
-    """A setting that was half understood might let everybody in."""
+    """A setting that was half understood might allow every request."""
     setting(api_keys=keys)
     with pytest.raises(SettingsError, match=r"OMS_API_KEYS: .*name:read:sha256"):
         settings()

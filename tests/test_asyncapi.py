@@ -132,11 +132,11 @@ def test_every_sent_notification_matches_the_asyncapi_contract(api: Api, run: Ru
 
 def test_webhook_requests_match_both_contracts_headers_included(api: Api, run: Run) -> None:
     """The AsyncAPI channel's message and the HTTP contract's webhook."""
-    with Receiver() as receiver, Receiver() as gone:
+    with Receiver() as receiver, Receiver() as disabled:
         webhook = subscribe(api, receiver.url)
         subscribe(api, receiver.url, types=["webhook.disabled"])
-        gone.answer = lambda _: Answer(410)
-        subscribe(api, gone.url, types=["order.deleted"])
+        disabled.answer = lambda _: Answer(410)
+        subscribe(api, disabled.url, types=["order.deleted"])
         order = api.placed_order(fee=0.1, services=(123, 456))["id"]
         api.client.patch(f"/orders/{order}", json={"totalfee": 9_999_999_999.99, "calendar": "north"})
         api.client.delete(f"/orders/{order}")

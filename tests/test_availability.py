@@ -38,9 +38,9 @@ def bookable(api: Api, at: datetime) -> bool:
     return answer.status_code == 200
 
 
-def by_brute_force(taken: list[datetime], begin: datetime, end: datetime) -> list[Interval]:
+def by_brute_force(datetimes: list[datetime], begin: datetime, end: datetime) -> list[Interval]:
     """Try every instant at which anything may change, and its neighbours."""
-    edges = {begin, end, *(at + side * CLEARANCE for at in taken for side in (-1, 1))}
+    edges = {begin, end, *(at + side * CLEARANCE for at in datetimes for side in (-1, 1))}
     instants = sorted(
         at + step * MICROSECOND
         for at in edges
@@ -50,7 +50,7 @@ def by_brute_force(taken: list[datetime], begin: datetime, end: datetime) -> lis
     intervals: list[Interval] = []
     was_free = False
     for at in dict.fromkeys(instants):
-        is_free = all(abs(at - other) >= CLEARANCE for other in taken)
+        is_free = all(abs(at - other) >= CLEARANCE for other in datetimes)
         if is_free and was_free:
             intervals[-1] = (intervals[-1][0], at)
         elif is_free:
@@ -89,7 +89,7 @@ def test_exactly_the_intervals_listed_as_free_can_be_booked(api: Api, database: 
 
 
 def test_both_ends_of_a_free_interval_can_be_booked(api: Api) -> None:
-    """One after the other, until nothing is left of it."""
+    """One order after the other, until nothing of the interval is left."""
     api.placed_order(at=NOON)
     api.placed_order(at=later(hours=12))
     assert free(api, NOON, later(hours=12)) == [(later(hours=3), later(hours=9))]
@@ -101,7 +101,7 @@ def test_both_ends_of_a_free_interval_can_be_booked(api: Api) -> None:
     assert free(api, NOON, later(hours=12)) == []
 
 
-def test_orders_up_to_three_hours_outside_the_window_make_it_less_free(api: Api) -> None:
+def test_orders_up_to_three_hours_outside_a_window_shorten_its_free_intervals(api: Api) -> None:
     """Orders further away and orders on other calendars do not."""
     api.placed_order(at=later(hours=-1))
     api.placed_order(at=later(hours=11))
@@ -111,12 +111,12 @@ def test_orders_up_to_three_hours_outside_the_window_make_it_less_free(api: Api)
 
 
 def test_a_calendar_that_was_never_used_is_free(api: Api, database: Database) -> None:
-    """Asking does not create it."""
+    """Reading its availability does not create it."""
     assert free(api, NOON, later(days=1), "nobody") == [(NOON, later(days=1))]
     assert database.counts()["calendar"] == 0
 
 
-def test_a_window_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
+def test_a_window_of_availability_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
     """Both ends are included."""
     api.placed_order(at=NOON)
     assert free(api, later(hours=3), later(hours=3)) == [(later(hours=3), later(hours=3))]
@@ -124,7 +124,7 @@ def test_a_window_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
     assert free(api, NOON, later(days=32)) == [(later(hours=3), later(days=32))]
 
 
-def test_a_full_window_of_thirty_two_days_has_no_more_intervals_than_the_contract_says(
+def test_a_full_window_of_thirty_two_days_has_no_more_free_intervals_than_the_contract_allows(
     api: Api, database: Database
 ) -> None:
     """At most 257: one free instant between any two orders."""
@@ -150,7 +150,7 @@ def test_a_full_window_of_thirty_two_days_has_no_more_intervals_than_the_contrac
 def test_availability_can_be_read_for_the_first_and_the_last_possible_day(
     api: Api, begin: str, end: str
 ) -> None:
-    """Three hours further on would be outside of the datetimes that orders may have."""
+    """Three hours beyond them lies outside the datetimes that orders may have."""
     first, last = datetime.fromisoformat(begin), datetime.fromisoformat(end)
     assert free(api, first, last) == [(first, last)]
     api.placed_order(at=first)

@@ -1,4 +1,4 @@
-"""POST /orders/batch: all orders or none, and a problem for each that can't be stored."""
+"""POST /orders/batch: all orders or not one, and a problem for each that can't be stored."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_batch_with_one_refused_order_stores_nothing(api: Api, database: Datab
 
 
 def test_each_refused_order_of_a_batch_is_explained_under_its_index(api: Api) -> None:
-    """With the problem it would have had alone; orders of the batch have no id yet and go by index."""
+    """With the problem it would have had alone; orders of the batch have no id yet and are named by index."""
     near = api.placed_order(at=later(hours=1), id=5)
     answer = posted(
         api,
@@ -106,7 +106,7 @@ def test_the_3_hour_rule_holds_between_the_orders_of_a_batch(
     assert database.counts()["orders"] == 0
 
 
-def test_unknown_services_are_named_by_their_places_in_the_batch(api: Api, database: Database) -> None:
+def test_unknown_services_of_a_batch_are_reported_with_their_pointers(api: Api, database: Database) -> None:
     """All of them in one answer, before anything is stored."""
     api.client.delete("/services/789")
     answer = posted(api, order_body(services=(999, 123)), order_body(at=later(days=1), services=(123, 789)))
@@ -129,7 +129,7 @@ def test_the_faults_of_all_orders_of_a_batch_are_reported_together(api: Api) -> 
     }
 
 
-def test_orders_of_a_batch_without_a_datetime_are_all_for_now(api: Api) -> None:
+def test_orders_of_a_batch_without_a_datetime_are_all_placed_at_the_current_time(api: Api) -> None:
     """So two of them on one calendar are too close."""
     assert posted(api, order_body(at=None), order_body(at=None, calendar="crew-1")).status_code == 201
     assert posted(api, *[order_body(at=None, calendar="crew-2")] * 2).status_code == 409

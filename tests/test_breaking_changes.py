@@ -1,4 +1,4 @@
-"""The checker of breaking changes, on a table of changes: some breaking, some compatible."""
+"""The checker of breaking changes, on a table of breaking and compatible changes."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ BREAKING: dict[str, tuple[dict[str, Any], str]] = {
         {f"{ANSWERED}/properties/services/maxItems": REMOVED},
         f"{ANSWERED}/properties/services",
     ),
-    "the answer has a value nobody was told of": (
+    "the answer gets a new value": (
         {f"{ANSWERED}/properties/state/enum": ["open", "done", "lost"]},
         f"{ANSWERED}/properties/state",
     ),
@@ -237,8 +237,8 @@ BREAKING: dict[str, tuple[dict[str, Any], str]] = {
     "a webhook is removed": ({"/webhooks/change": REMOVED}, "/webhooks/change/post"),
 }
 
-HARMLESS: dict[str, dict[str, Any]] = {
-    "nothing found": {},
+COMPATIBLE: dict[str, dict[str, Any]] = {
+    "nothing changes": {},
     "descriptions change": {f"{ANSWERED}/description": "An order.", f"{LIST}/summary": "List"},
     "an operation is added": {"/paths/~1calendars": {"get": {"responses": {}}}},
     "a path's parameter gets another name": {
@@ -251,7 +251,9 @@ HARMLESS: dict[str, dict[str, Any]] = {
     "an optional parameter is added": {
         f"{LIST}/parameters/2": {"name": "by", "in": "query", "schema": {"type": "string"}}
     },
-    "parameters change places": {f"{LIST}/parameters": BASE["paths"]["/orders"]["get"]["parameters"][::-1]},
+    "parameters change their order": {
+        f"{LIST}/parameters": BASE["paths"]["/orders"]["get"]["parameters"][::-1]
+    },
     "a parameter's bound is raised": {f"{LIST}/parameters/0/schema/maximum": 200},
     "a parameter gets a value": {f"{LIST}/parameters/1/schema/enum": ["id", "datetime", "-id"]},
     "a parameter may be repeated": {
@@ -317,19 +319,19 @@ def edited(edits: dict[str, Any]) -> Place:
 
 
 @pytest.mark.parametrize("what", BREAKING)
-def test_a_change_that_breaks_callers_is_reported(what: str) -> None:
-    """And named by the JSON Pointer to it."""
+def test_a_contract_change_that_breaks_callers_is_reported(what: str) -> None:
+    """With the JSON Pointer to it."""
     edits, pointer = BREAKING[what]
     changes = breaking_changes(edited({}), edited(edits))
     assert f"#{pointer}" in [change.pointer for change in changes], (
-        "\n".join(map(str, changes)) or "nothing found"
+        "\n".join(map(str, changes)) or "no breaking change"
     )
 
 
-@pytest.mark.parametrize("what", HARMLESS)
-def test_a_compatible_change_is_not_reported(what: str) -> None:
-    """None of these is taken for breaking."""
-    assert breaking_changes(edited({}), edited(HARMLESS[what])) == []
+@pytest.mark.parametrize("what", COMPATIBLE)
+def test_a_compatible_contract_change_is_not_reported(what: str) -> None:
+    """Not one of them is reported as breaking."""
+    assert breaking_changes(edited({}), edited(COMPATIBLE[what])) == []
 
 
 def test_a_breaking_change_in_a_shared_schema_is_reported_once() -> None:
@@ -375,10 +377,10 @@ def change(contract: Path, version: str) -> None:
     document = yaml.load(contract.read_text(), Loader=yaml.CSafeLoader)
     del document["paths"]["/orders/batch"]
     document["info"]["version"] = version
-    contract.write_text(json.dumps(document, default=str))  # JSON is YAML, and quickly written
+    contract.write_text(json.dumps(document, default=str))  # JSON is YAML, and faster to write
 
 
-def test_the_working_tree_is_compared_with_the_last_commit_of_main(
+def test_the_contract_in_the_working_tree_is_compared_with_the_last_commit_of_main(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A breaking change fails the command and is named."""
@@ -395,14 +397,14 @@ def test_the_working_tree_is_compared_with_the_last_commit_of_main(
 def test_a_breaking_change_is_allowed_in_a_new_major_version(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is named all the same."""
+    """It is still reported."""
     commit(clone)
     change(clone, "2.0.0")
     assert main(["--contract", str(clone)]) == 0
     assert "POST /orders/batch was removed" in capsys.readouterr().out
 
 
-def test_a_contract_is_compatible_with_a_revision_that_had_none(
+def test_a_contract_is_compatible_with_a_revision_that_had_no_contract(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first contract has no callers yet."""
@@ -410,7 +412,9 @@ def test_a_contract_is_compatible_with_a_revision_that_had_none(
     assert "no contract yet" in capsys.readouterr().out
 
 
-def test_an_unknown_revision_fails_the_comparison(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A typing error in CI must not look like a yes."""
+def test_comparing_the_contract_with_an_unknown_revision_fails(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped revision in CI must not count as compatible."""
     assert main(["--contract", str(clone), "--base", "v9"]) == 2
     assert "git has no revision v9" in capsys.readouterr().err

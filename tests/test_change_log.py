@@ -1,4 +1,4 @@
-"""The change log: an order and its change are one, positions are dense and final, no reader misses any."""
+"""The change log: committed with each order, with dense and final positions; no reader misses a change."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def positions(changes: Iterable[Change]) -> list[int]:
     return [change.position for change in changes]
 
 
-def test_positions_are_dense_and_final(run: Run) -> None:
+def test_positions_of_changes_are_dense_and_final(run: Run) -> None:
     """1, 2, 3, … however few are assigned at a time; an assigned position never changes."""
 
     async def scenario() -> None:
@@ -71,9 +71,7 @@ def test_positions_are_dense_and_final(run: Run) -> None:
     run(scenario())
 
 
-def test_a_reader_never_finds_a_new_change_at_or_below_a_position_it_has_read(
-    run: Run, postgres_url: str
-) -> None:
+def test_no_new_change_appears_at_or_below_a_position_that_was_read(run: Run, postgres_url: str) -> None:
     """The writer that commits last gets the last position, although its row id was drawn first."""
 
     async def scenario() -> None:
@@ -100,7 +98,7 @@ def test_a_reader_never_finds_a_new_change_at_or_below_a_position_it_has_read(
     run(scenario())
 
 
-def test_positions_are_assigned_quickly_although_statistics_say_that_the_log_is_empty(
+def test_positions_are_assigned_quickly_when_planner_statistics_show_an_empty_log(
     run: Run, database: Database, postgres_url: str
 ) -> None:
     """PostgreSQL may gather its statistics during a large import, whose rows it cannot see yet."""
@@ -119,7 +117,7 @@ def test_positions_are_assigned_quickly_although_statistics_say_that_the_log_is_
     assert run(assign_all()) == 8001
 
 
-def test_positions_may_exceed_32_bits(run: Run, database: Database) -> None:
+def test_positions_of_changes_may_exceed_32_bits(run: Run, database: Database) -> None:
     """They are bigint everywhere."""
     database.rows("UPDATE change_log SET last_position = 2 ^ 31")
     run(place())
@@ -130,13 +128,13 @@ def test_concurrent_assignments_of_positions_leave_no_gap(run: Run) -> None:
     """Three assigners beside three writers: each change gets one position, once."""
 
     async def assigner() -> int:
-        given = idle = 0
+        count = idle = 0
         while idle < 20:
             assigned = await assign_positions(7)
-            given += assigned
+            count += assigned
             idle = 0 if assigned else idle + 1
             await asyncio.sleep(0)
-        return given
+        return count
 
     async def writer(calendar: str) -> None:
         for day in range(40):
@@ -147,9 +145,9 @@ def test_concurrent_assignments_of_positions_leave_no_gap(run: Run) -> None:
             assigning = [at_work.create_task(assigner()) for _ in range(3)]
             for calendar in ("a", "b", "c"):
                 at_work.create_task(writer(calendar))
-        given = sum(task.result() for task in assigning)
+        count = sum(task.result() for task in assigning)
         log = await whole_log()
-        assert given == len(log)
+        assert count == len(log)
         assert await assign_all() == 120
         log = await whole_log()
         assert positions(log) == list(range(1, 121))
@@ -253,7 +251,7 @@ def fold(changes: Iterable[Change]) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("seed", seeds(1, 2))
-def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assigners and a judge)
+def test_every_prefix_of_the_change_log_is_a_valid_state(  # noqa: C901 (writers, assigners and a judge)
     run: Run, database: Database, seed: int
 ) -> None:
     """A follower never sees two orders too close: a place is freed before it is taken."""
@@ -262,7 +260,7 @@ def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assig
     done: dict[str, int] = defaultdict(int)
     orders: list[int] = []
 
-    def somewhen() -> datetime:
+    def random_datetime() -> datetime:
         # A day and a half on a half-hour grid: writers compete for nearly every place.
         return later(minutes=30 * rng.randrange(72), microseconds=rng.choice((-1, 0, 0, 0, 1)))
 
@@ -271,11 +269,11 @@ def test_every_prefix_of_the_log_is_a_valid_state(  # noqa: C901 (writers, assig
         what = rng.choice(("place", "place", "move", "fee", "delete"))
         try:
             if what == "place" or not orders:
-                orders.append(await place(somewhen(), calendar=calendar))
+                orders.append(await place(random_datetime(), calendar=calendar))
             elif what == "delete":
                 await delete_order(orders.pop(rng.randrange(len(orders))))
             elif what == "move":
-                moved = {"datetime": somewhen().isoformat(), "calendar": calendar}
+                moved = {"datetime": random_datetime().isoformat(), "calendar": calendar}
                 await update_order(rng.choice(orders), OrderPatch.model_validate(moved, strict=True))
             else:
                 await update_order(

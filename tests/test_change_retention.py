@@ -53,7 +53,9 @@ def place_days(run: Run, *days: int) -> None:
     run(apply_every_change())
 
 
-def test_only_the_oldest_changes_are_removed_and_the_log_stays_dense(run: Run, database: Database) -> None:
+def test_only_the_oldest_changes_are_removed_and_the_change_log_stays_dense(
+    run: Run, database: Database
+) -> None:
     place_days(run, *range(6))
     age(database, 1, 2, 4)  # a change of a long transaction is older than its neighbours
     assert run(trim_log()) == 2
@@ -79,7 +81,7 @@ def test_changes_that_a_consumer_has_not_applied_are_kept(run: Run, database: Da
     assert database.wrong_summaries() == []
 
 
-def test_old_changes_are_removed_in_small_steps(run: Run, database: Database) -> None:
+def test_old_changes_are_removed_a_few_at_a_time(run: Run, database: Database) -> None:
     place_days(run, *range(7))
     age(database, *range(1, 7))
     assert [run(trim_log(most=4)) for _ in range(3)] == [4, 2, 0]

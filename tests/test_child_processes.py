@@ -20,7 +20,7 @@ time.sleep(60)
 
 
 @pytest.fixture
-def neglected() -> Iterator[psutil.Process]:
+def unreaped() -> Iterator[psutil.Process]:
     """A process whose parent never waits for it, like init in some containers."""
     with subprocess.Popen([sys.executable, "-c", _NEGLIGENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout
@@ -33,13 +33,13 @@ def neglected() -> Iterator[psutil.Process]:
 
 
 def test_a_zombie_left_by_an_earlier_run_counts_as_stopped(
-    neglected: psutil.Process,
+    unreaped: psutil.Process,
 ) -> None:
-    """It holds neither port nor folder, and no signal makes it go."""
-    assert living([neglected]) == [neglected]
+    """A zombie holds neither port nor folder, and no signal removes it."""
+    assert living([unreaped]) == [unreaped]
     begun = time.monotonic()
-    assert stop_leftovers([neglected], grace=5.0) == 1
+    assert stop_leftovers([unreaped], grace=5.0) == 1
     assert time.monotonic() - begun < 5.0
-    assert neglected.status() == psutil.STATUS_ZOMBIE
-    assert neglected.is_running()
-    assert living([neglected]) == []
+    assert unreaped.status() == psutil.STATUS_ZOMBIE
+    assert unreaped.is_running()
+    assert living([unreaped]) == []

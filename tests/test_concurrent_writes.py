@@ -1,4 +1,4 @@
-"""Many concurrent writers: the rule holds in every interleaving, and nobody sees a 5xx or a deadlock."""
+"""Many concurrent writers: the rule holds in every interleaving, without a 5xx or a deadlock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rng() -> random.Random:
 
 
 @pytest.fixture(autouse=True)
-def _sound_afterwards(database: Database) -> Iterator[None]:
+def _check_consistency(database: Database) -> Iterator[None]:
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     before = database.value(deadlocks)
     yield
@@ -110,7 +110,9 @@ def test_of_many_creates_within_three_hours_exactly_one_is_stored(api: Api) -> N
     assert statuses(answers) == {201: 1, 409: MANY - 1}
 
 
-def test_many_concurrent_creates_on_a_new_calendar_create_it_once(api: Api, database: Database) -> None:
+def test_many_concurrent_creates_on_a_new_calendar_create_the_calendar_once(
+    api: Api, database: Database
+) -> None:
     """One creates the calendar, and one, maybe another, gets the place."""
     answers = at_once([placing(api, calendar="new")] * MANY)
     assert statuses(answers) == {201: 1, 409: MANY - 1}
@@ -118,14 +120,14 @@ def test_many_concurrent_creates_on_a_new_calendar_create_it_once(api: Api, data
 
 
 def test_concurrent_creates_that_do_not_conflict_are_all_stored_on_a_new_calendar(api: Api) -> None:
-    """None is refused for having come at the same time."""
+    """No create is refused for being concurrent with another."""
     answers = at_once(placing(api, calendar="new", at=later(hours=3 * n)) for n in range(MANY))
     assert statuses(answers) == {201: MANY}
     assert {answer.json()["calendar"] for answer in answers} == {"new"}
 
 
 def test_of_many_creates_with_one_id_exactly_one_is_stored(api: Api, database: Database) -> None:
-    """Although all their datetimes are free."""
+    """Even though all their datetimes are free."""
     answers = at_once(placing(api, id=77, at=later(days=n), calendar=f"crew-{n % 5}") for n in range(MANY))
     assert statuses(answers) == {201: 1, 409: MANY - 1}
     refused = {answer.json()["type"] for answer in answers if answer.status_code == 409}
@@ -133,7 +135,7 @@ def test_of_many_creates_with_one_id_exactly_one_is_stored(api: Api, database: D
     assert database.value("SELECT count(*) FROM calendar") == 1
 
 
-def test_of_many_orders_that_move_to_one_place_exactly_one_gets_there(api: Api) -> None:
+def test_of_many_concurrent_moves_to_one_datetime_exactly_one_succeeds(api: Api) -> None:
     """PUT against PUT; the others stay where they were."""
     orders = spread(api, MANY)
     answers = at_once(replacing(api, order) for order in orders)
@@ -143,7 +145,7 @@ def test_of_many_orders_that_move_to_one_place_exactly_one_gets_there(api: Api) 
     assert set(times) == {o["datetime"] for o in orders if o != moved} | {"2030-06-01T12:00:00.000Z"}
 
 
-def test_of_creates_and_moves_to_one_place_exactly_one_gets_there(api: Api) -> None:
+def test_of_concurrent_creates_and_moves_to_one_datetime_exactly_one_succeeds(api: Api) -> None:
     """POST against PUT and PATCH."""
     orders = spread(api, MANY // 2)
     calls = [replacing(api, order, at=later(minutes=n)) for n, order in enumerate(orders)]
@@ -172,7 +174,7 @@ def test_orders_that_swap_calendars_do_not_deadlock(api: Api) -> None:
     assert statuses(free) == {200: 24}
 
 
-def test_a_place_freed_by_a_deletion_goes_to_at_most_one_of_many_creates(api: Api) -> None:
+def test_a_datetime_freed_by_a_deletion_is_booked_by_at_most_one_of_many_creates(api: Api) -> None:
     """Creates before the deletion are refused; after it one gets the place."""
     for _ in range(5):
         order = api.placed_order()
@@ -185,7 +187,7 @@ def test_a_place_freed_by_a_deletion_goes_to_at_most_one_of_many_creates(api: Ap
             assert api.client.delete(f"/orders/{left['id']}").status_code == 204
 
 
-def test_one_order_replaced_patched_and_deleted_at_once_stays_consistent(
+def test_one_order_replaced_patched_and_deleted_concurrently_stays_consistent(
     api: Api, database: Database
 ) -> None:
     """One deletion succeeds. Writes after it get 404; each one before it is a version of its own."""
@@ -208,7 +210,7 @@ def test_one_order_replaced_patched_and_deleted_at_once_stays_consistent(
 
 
 def test_the_3_hour_rule_holds_under_random_concurrent_writes(api: Api, rng: random.Random) -> None:
-    """Every kind of write, few places, three calendars, and new calendars now and then."""
+    """Every kind of write, few free datetimes, three calendars, and new calendars now and then."""
     seeds = [rng.randrange(10**9) for _ in range(16)]
     known = [order["id"] for calendar in CALENDARS for order in spread(api, 4, calendar)]
 

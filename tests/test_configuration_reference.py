@@ -14,12 +14,12 @@ from tests.processes import ROOT
 REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
 
 
-def test_the_reference_is_what_make_docs_writes() -> None:
+def test_the_configuration_reference_is_what_make_docs_writes() -> None:
     """A setting that is added, removed or changed shows up here."""
     assert with_table(REFERENCE) == REFERENCE
 
 
-def test_the_reference_names_every_setting_with_its_default() -> None:
+def test_the_configuration_reference_names_every_setting_with_its_default() -> None:
     """Read out of the file, without the code that writes it."""
     named = re.findall(rf"^\| `({PREFIX}[A-Z_]+)` \| ([^|]+) \|", REFERENCE, re.MULTILINE)
     assert named == [
@@ -47,17 +47,17 @@ def test_every_setting_has_a_docstring(name: str) -> None:
         ("OMS_WEBHOOK_TIMEOUT", "more than 0, up to 15 seconds"),
     ],
 )
-def test_the_reference_says_what_a_setting_accepts(line: str, accepts: str) -> None:
+def test_the_configuration_reference_says_what_a_setting_accepts(line: str, accepts: str) -> None:
     assert re.search(rf"^\| `{line}` \| [^|]+ \| {re.escape(accepts)} \|", REFERENCE, re.MULTILINE)
 
 
-def test_a_document_without_a_place_for_the_table_is_refused() -> None:
+def test_a_document_without_a_place_for_the_table_of_settings_is_refused() -> None:
     """Nothing is written to a file that is not the reference."""
     with pytest.raises(ValueError, match="two markers"):
         with_table("# Something else\n")
 
 
-def test_the_reference_names_the_defaults_of_make_run() -> None:
+def test_the_configuration_reference_names_the_defaults_of_make_run() -> None:
     """Its own three variables are no settings of a process."""
     section = REFERENCE[REFERENCE.index("## `make run`") :]
     named = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^|]+)` \|", section, re.MULTILINE)[:3])

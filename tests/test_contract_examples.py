@@ -53,14 +53,14 @@ EXAMPLES = {pointer: (schema, value) for pointer, schema, value in examples()}
 
 
 def test_the_contract_has_many_examples() -> None:
-    """They are found in parameters, headers, bodies and schemas."""
+    """In parameters, headers, bodies and schemas."""
     assert len(EXAMPLES) > 80
     for part in ("#/components/parameters/", "#/components/headers/", "#/components/schemas/", "#/paths/"):
         assert any(pointer.startswith(part) for pointer in EXAMPLES), part
 
 
 @pytest.mark.parametrize("pointer", EXAMPLES)
-def test_every_example_matches_its_schema(pointer: str) -> None:
+def test_every_example_of_the_contract_matches_its_schema(pointer: str) -> None:
     """A request copied from the contract is valid, and an answer shown there can occur."""
     schema, value = EXAMPLES[pointer]
     assert SCHEMAS.faults(schema, value) == []
@@ -89,7 +89,7 @@ def test_every_example_of_a_stream_contains_orders() -> None:
     assert re.findall(r"`([a-z_]+)`", text["schema"]["description"]) == columns
 
 
-def test_operation_ids_are_unique_and_every_link_names_one() -> None:
+def test_operation_ids_are_unique_and_every_link_names_an_operation() -> None:
     """Generated clients name functions by them, and stateful fuzzing follows the links."""
     named = [operation.get("operationId") for _, _, operation in operations(CONTRACT)]
     assert len(set(named)) == len(named)
@@ -97,8 +97,8 @@ def test_operation_ids_are_unique_and_every_link_names_one() -> None:
     assert {link["operationId"] for link in links.values()} <= set(named)
 
 
-def test_a_links_parameters_exist_in_the_operation_it_leads_to() -> None:
-    """A link whose parameter has another name would silently lead elsewhere."""
+def test_the_parameters_of_a_link_exist_in_its_operation() -> None:
+    """A link whose parameter has another name would silently lead to another operation."""
     of_operation = {
         operation.get("operationId"): {
             f"{parameter.get('in')}.{parameter.get('name')}"
@@ -134,7 +134,7 @@ def test_every_answer_has_a_request_id_and_every_error_body_is_a_problem() -> No
 
 
 def test_the_patterns_of_times_and_days_match_exactly_the_dates_that_exist() -> None:
-    """Every day of 200 years, and none that does not exist."""
+    """Every day of 200 years, and no date that does not exist."""
     time, day = (
         re.compile(CONTRACT.target(f"#/components/schemas/{name}").get("pattern")) for name in ("Time", "Day")
     )
@@ -163,11 +163,11 @@ def test_the_patterns_of_times_and_days_match_exactly_the_dates_that_exist() -> 
 
 
 FEES = ("0", "0.07", "0.29", "19.99", "1e2", "100.500", "-0", "9999999999.99")
-NO_FEES = ("9999999999.991", "1e10", "10.005", "-0.01", "1e-3", "1e300", '"1"', "true", "null")
+INVALID_FEES = ("9999999999.991", "1e10", "10.005", "-0.01", "1e-3", "1e300", '"1"', "true", "null")
 
 
 @pytest.mark.parametrize(
-    ("literal", "fits"), [*((fee, True) for fee in FEES), *((other, False) for other in NO_FEES)]
+    ("literal", "fits"), [*((fee, True) for fee in FEES), *((other, False) for other in INVALID_FEES)]
 )
 def test_fees_are_validated_as_decimals(literal: str, *, fits: bool) -> None:
     """Validators on binary floats refuse 0.07."""
@@ -188,7 +188,7 @@ def test_parameters_are_parsed_as_the_type_of_their_schema() -> None:
     assert read_text(Place({}, "#", {"type": "number"}), "0.10") == Decimal("0.10")
 
 
-def test_linting_on_a_machine_without_node_says_what_is_missing(
+def test_linting_the_contract_without_node_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The linters are the only part that needs node."""
@@ -198,7 +198,7 @@ def test_linting_on_a_machine_without_node_says_what_is_missing(
 
 
 def test_the_linters_lock_has_integrity_hashes_and_no_registry_address() -> None:
-    """Every package has a hash, and none an address to download it from."""
+    """Every package has a hash, and no package an address to download it from."""
     packages = json.loads(lint.LOCK.read_text())["packages"]
     del packages[""]
     assert packages

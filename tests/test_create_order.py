@@ -52,15 +52,15 @@ def test_the_first_order_on_a_calendar_is_answered_like_every_later_one(api: Api
         assert api.client.get(f"/orders/{order['id']}").json() == order
 
 
-def test_an_order_without_a_datetime_is_for_now(api: Api) -> None:
+def test_an_order_without_a_datetime_is_placed_at_the_current_time(api: Api) -> None:
     """By the server's clock."""
     before = datetime.now(UTC)
     order = api.placed_order(at=None)
     assert before <= datetime.fromisoformat(order["datetime"]) <= datetime.now(UTC)
 
 
-def test_an_order_without_a_calendar_uses_the_default_one(api: Api) -> None:
-    """Callers who say nothing about calendars have one."""
+def test_an_order_without_a_calendar_uses_the_default_calendar(api: Api) -> None:
+    """Callers without calendars need not name one."""
     assert api.placed_order()["calendar"] == "default"
     assert api.place_order(calendar="default").status_code == 409
 
@@ -75,8 +75,8 @@ def test_the_bodies_of_the_sample_orders_are_accepted_unchanged(api: Api, body: 
     assert [service["id"] for service in order["services"]] == [service["id"] for service in body["services"]]
 
 
-def test_the_sample_orders_fit_when_each_has_a_calendar_of_its_own(api: Api) -> None:
-    """All three have one datetime, which only an import may bring to one calendar."""
+def test_the_sample_orders_are_accepted_when_each_has_a_calendar_of_its_own(api: Api) -> None:
+    """All three have the same datetime, which only an import may store on one calendar."""
     for number, body in enumerate(SAMPLE):
         assert api.client.post("/orders", json={**body, "calendar": f"crew-{number}"}).status_code == 201
     assert (
@@ -86,7 +86,7 @@ def test_the_sample_orders_fit_when_each_has_a_calendar_of_its_own(api: Api) -> 
 
 @pytest.mark.parametrize("order_id", ["223", 223, "1", GREATEST_CALLERS_ID, str(GREATEST_CALLERS_ID)])
 @pytest.mark.parametrize("service_id", ["123", 123])
-def test_ids_may_be_strings_or_integers_and_are_answered_as_strings(
+def test_ids_may_be_strings_or_integers_and_are_returned_as_strings(
     api: Api, order_id: str | int, service_id: str | int
 ) -> None:
     """The sample data has both."""
@@ -95,7 +95,7 @@ def test_ids_may_be_strings_or_integers_and_are_answered_as_strings(
     assert order["services"] == [{"id": "123", "name": "Inspection"}]
 
 
-def test_ids_from_the_server_never_collide_with_ids_from_callers(api: Api) -> None:
+def test_ids_assigned_by_the_server_never_collide_with_ids_chosen_by_callers(api: Api) -> None:
     """The server's begin where the callers' end."""
     api.placed_order(id=GREATEST_CALLERS_ID, at=later(days=-1))
     ids = [int(api.placed_order(at=later(days=day))["id"]) for day in range(3)]
@@ -122,7 +122,7 @@ def test_ids_from_the_server_never_collide_with_ids_from_callers(api: Api) -> No
         ("2200-01-01T13:59:59.999999+14:00", "2199-12-31T23:59:59.999999Z"),
     ],
 )
-def test_datetimes_are_answered_in_utc_with_the_precision_they_were_sent_in(
+def test_datetimes_are_returned_in_utc_with_the_precision_of_the_request(
     api: Api, text: str, answered: str
 ) -> None:
     """With milliseconds, or with microseconds where they are needed."""
@@ -161,7 +161,7 @@ def test_calendars_are_created_on_first_use(api: Api, database: Database, name: 
     assert database.rows("SELECT name FROM calendar") == [{"name": name}]
 
 
-def test_fifty_services_can_be_ordered_and_are_answered_sorted_by_id(api: Api, database: Database) -> None:
+def test_fifty_services_can_be_ordered_and_are_returned_sorted_by_id(api: Api, database: Database) -> None:
     """In whatever order they were sent."""
     database.rows("INSERT INTO service (id, name) SELECT n, 'Service ' || n FROM generate_series(1, 50) AS n")
     order = api.placed_order(services=tuple(range(50, 0, -1)))
@@ -171,8 +171,8 @@ def test_fifty_services_can_be_ordered_and_are_answered_sorted_by_id(api: Api, d
 # --- ids that are taken ------------------------------------------------------------------------------
 
 
-def test_an_id_that_is_taken_is_refused(api: Api) -> None:
-    """Even where its place would be free, as string or integer."""
+def test_an_order_id_that_is_taken_is_refused(api: Api) -> None:
+    """Even where its datetime would be free, as string or integer."""
     order = api.placed_order(id="223")
     answer = api.place_order(id=223, at=later(days=1), calendar="crew-1")
     assert answer.status_code == 409

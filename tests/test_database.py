@@ -50,7 +50,7 @@ def test_waiting_for_a_connection_ends_after_the_pool_wait(
 def test_writers_never_take_all_connections_of_the_pool(
     serve: Callable[[Coroutine[Any, Any, Any]], Any],
 ) -> None:
-    """However many transactions write and wait, a reader is served."""
+    """A reader is served however many transactions write and wait."""
 
     async def write(hold: asyncio.Event) -> None:
         async with transaction():

@@ -1,4 +1,4 @@
-"""The decision records have one format, and their index says what they say."""
+"""The decision records have one format, and their index agrees with them."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def _head(name: str) -> re.Match[str]:
     return head
 
 
-def test_records_are_numbered_from_one_without_a_gap() -> None:
+def test_decision_records_are_numbered_from_one_without_a_gap() -> None:
     """In their file names, and in their titles."""
     numbers = [f"{number:04}" for number in range(1, len(RECORDS) + 1)]
     assert [name[:5] for name in RECORDS] == [f"{number}-" for number in numbers]
     assert [_head(name)["number"] for name in RECORDS] == numbers
 
 
-def test_every_record_has_the_same_parts_and_fits_on_a_page() -> None:
-    """The parts that the index describes, in its order, none of them empty."""
+def test_every_decision_record_has_the_same_parts_and_fits_on_a_page() -> None:
+    """The parts that the index describes, in its order, and not one is empty."""
     for name, text in RECORDS.items():
         parts = re.findall(r"^## (.+)\n\n(?=[^#\n])", text, re.MULTILINE)
         assert parts in (PARTS, [*PARTS, "Consequences"]), name
         assert len(text.splitlines()) <= LONGEST_RECORD_LINES, name
 
 
-def test_every_record_has_dates_in_order_and_a_successor_that_exists() -> None:
+def test_every_decision_record_has_dates_in_order_and_a_successor_that_exists() -> None:
     """A record that was superseded names the one that took its place."""
     numbers = {name[:4] for name in RECORDS}
     for name in RECORDS:
@@ -53,7 +53,7 @@ def test_every_record_has_dates_in_order_and_a_successor_that_exists() -> None:
         assert head["successor"] is None or head["successor"] in numbers - {head["number"]}, name
 
 
-def test_the_index_lists_every_record_with_its_title_first_sentence_and_status() -> None:
+def test_the_index_lists_every_decision_record_with_its_title_first_sentence_and_status() -> None:
     """In the order of their numbers, and nothing else."""
     expected = []
     for name, text in RECORDS.items():
@@ -64,7 +64,7 @@ def test_the_index_lists_every_record_with_its_title_first_sentence_and_status()
     assert re.findall(r"^\| \[.*$", INDEX, re.MULTILINE) == expected
 
 
-def test_every_link_between_records_leads_to_a_file() -> None:
+def test_every_link_between_decision_records_leads_to_a_file() -> None:
     """Relative to the folder of the records."""
     links = [link for text in (*RECORDS.values(), INDEX) for link in re.findall(r"\]\(([^)#]+)\)", text)]
     assert links

@@ -47,8 +47,8 @@ def _as_compose_does(environment: dict[str, Any], **outside: str) -> dict[str, s
 
 def _settings(service: dict[str, Any]) -> dict[str, str]:
     """Return a container's settings of the service, with no variable set."""
-    given = _as_compose_does(service["environment"])
-    return {name: value for name, value in given.items() if name.startswith("OMS_")}
+    values = _as_compose_does(service["environment"])
+    return {name: value for name, value in values.items() if name.startswith("OMS_")}
 
 
 def test_every_process_of_the_procfile_is_a_service_of_the_compose_file() -> None:
@@ -60,7 +60,7 @@ def test_every_process_of_the_procfile_is_a_service_of_the_compose_file() -> Non
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_command_names_a_module_of_the_image(name: str) -> None:
+def test_every_command_of_the_compose_file_names_a_module_of_the_image(name: str) -> None:
     """A service's command is ``python -m module``, and the image contains the module's file."""
     python, option, module = OURS[name]["command"]
     file = Path(*module.split(".")).with_suffix(".py")
@@ -87,21 +87,21 @@ def test_compose_passes_settings_from_the_environment_with_the_services_defaults
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_long_running_service_has_a_health_check(name: str) -> None:
-    """So a hung one is noticed."""
+def test_every_long_running_service_of_the_compose_file_has_a_health_check(name: str) -> None:
+    """So that a hung one is noticed."""
     assert ("healthcheck" in SERVICES[name]) == (name != "migrate")
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_setting_in_the_compose_file_is_known_to_the_service(name: str) -> None:
     """The settings' own validation accepts what Compose sets, names and values."""
-    given = {key.removeprefix("OMS_").lower(): value for key, value in _settings(OURS[name]).items()}
-    assert set(given) <= set(Settings.model_fields)
-    Settings.model_validate_strings(given)
+    values = {key.removeprefix("OMS_").lower(): value for key, value in _settings(OURS[name]).items()}
+    assert set(values) <= set(Settings.model_fields)
+    Settings.model_validate_strings(values)
 
 
-def test_addresses_refer_to_services_and_the_api_port_is_the_same_everywhere() -> None:
-    """URLs point at services of this file; the API's port is the same wherever it appears."""
+def test_urls_refer_to_services_of_the_compose_file_and_the_api_port_is_the_same_everywhere() -> None:
+    """URLs name services of this file; the API's port is the same wherever it appears."""
     for service in OURS.values():
         assert (
             service["environment"]["PGPASSWORD"] == SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"]
@@ -124,7 +124,7 @@ def _password_asked_for(listener: socket.socket) -> str:
     with connection:
         length = int.from_bytes(connection.recv(4), "big")
         if connection.recv(length - 4) == TLS_REQUEST:
-            connection.sendall(b"N")  # this server has none
+            connection.sendall(b"N")  # this server has no TLS
             length = int.from_bytes(connection.recv(4), "big")
             connection.recv(length - 4)
         connection.sendall(b"R\0\0\0\x08\0\0\0\x03")
@@ -138,22 +138,22 @@ def test_any_database_password_reaches_the_service_unchanged() -> None:
     password = "p@ss:/w%rd?#&+ =é"
     postgres = _as_compose_does(SERVICES["postgres"]["environment"], POSTGRES_PASSWORD=password)
     assert postgres["POSTGRES_PASSWORD"] == password
-    given = _as_compose_does(OURS["api"]["environment"], POSTGRES_PASSWORD=password)
+    values = _as_compose_does(OURS["api"]["environment"], POSTGRES_PASSWORD=password)
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
         listener.settimeout(10)
-        asked = threads.submit(_password_asked_for, listener)
+        sent = threads.submit(_password_asked_for, listener)
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        given["OMS_DATABASE_URL"] = given["OMS_DATABASE_URL"].replace("postgres:5432", address)
+        values["OMS_DATABASE_URL"] = values["OMS_DATABASE_URL"].replace("postgres:5432", address)
         # All processes connect through the same code; this one ends when it is refused.
         subprocess.run(
             [sys.executable, "-m", "shared.database.migrate"],
             check=False,
             capture_output=True,
             cwd=ROOT,
-            env=environment(given["OMS_DATABASE_URL"], given["OMS_REDIS_URL"], **given),
+            env=environment(values["OMS_DATABASE_URL"], values["OMS_REDIS_URL"], **values),
             timeout=30,
         )
-        assert asked.result() == password
+        assert sent.result() == password
 
 
 def test_the_database_is_healthy_only_when_it_accepts_tcp_connections() -> None:
@@ -174,7 +174,7 @@ def test_every_depends_on_condition_can_be_met() -> None:
             assert volume.split(":")[0] in COMPOSE["volumes"]
 
 
-def test_ports_are_published_on_loopback_only_and_nothing_runs_as_root() -> None:
+def test_compose_publishes_ports_on_loopback_only_and_runs_nothing_as_root() -> None:
     """The image's user has a number other than 0."""
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
@@ -192,7 +192,7 @@ def test_redis_is_configured_to_keep_every_message() -> None:
 
 
 def test_every_file_that_the_image_copies_exists_and_is_not_ignored() -> None:
-    """A build finds each of them in the project and past .dockerignore."""
+    """A build copies each of them from the project, as .dockerignore allows."""
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for source in COPIED:
         assert (ROOT / source).exists()
@@ -215,13 +215,13 @@ def assert_a_hang_is_noticed(
 ) -> None:
     """Check that a process is healthy while its loop runs, and not after too long a silence."""
     process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it hangs")
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "the process hangs")
     assert healthy()
     long_ago = time.time() - LONGEST_SILENCE_SECONDS - 1  # instead of waiting as long
     os.utime(beats, (long_ago, long_ago))
     assert not healthy()
     process.send_signal(signal.SIGCONT)
-    wait_until(healthy, "it goes on")
+    wait_until(healthy, "the process continues")
 
 
 def test_every_service_starts_from_the_files_of_the_image(

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def deployment(own_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Servers and processes that may be broken, with a database that nobody else uses."""
+    """Servers and processes that may be broken, with a database that nothing else uses."""
     with Deployment(tmp_path_factory.mktemp("faults"), own_database_url) as deployment:
         yield deployment
 
@@ -50,17 +50,19 @@ def assert_nothing_is_lost(
     [
         pytest.param(lambda d: d.restart(d.worker), id="the worker is killed"),
         pytest.param(lambda d: d.kill_worker_child(random.Random(1)), id="a child of the worker is killed"),
-        pytest.param(lambda d: d.restart(d.relay, away=0.2), id="a relay is killed"),
+        pytest.param(lambda d: d.restart(d.relay, outage=0.2), id="a relay is killed"),
         pytest.param(lambda d: [d.restart(d.relay), d.restart(d.standby)], id="both relays are killed"),
         pytest.param(lambda d: [d.wipe_redis() for _ in range(20)], id="Redis is wiped"),
         pytest.param(lambda d: d.restart_redis(empty=False), id="Redis is killed and comes back"),
-        pytest.param(lambda d: d.restart_redis(empty=True, away=0.5), id="Redis is replaced by an empty one"),
+        pytest.param(
+            lambda d: d.restart_redis(empty=True, outage=0.5), id="Redis is replaced by an empty one"
+        ),
     ],
 )
 def test_callers_see_no_error_and_summaries_become_exact_after_a_fault(
     deployment: Deployment, fault: Callable[[Deployment], object]
 ) -> None:
-    """Callers go on during the fault; afterwards everything acknowledged is there and summed."""
+    """Callers continue during the fault; afterwards everything acknowledged is stored and summed."""
     crowd = with_load(deployment, 1, lambda: fault(deployment))
     answers = assert_nothing_is_lost(deployment, crowd)
     assert answers[201] > 0
@@ -114,7 +116,7 @@ def test_a_worker_in_the_middle_of_a_batch_stops_within_ten_seconds(
 
 
 def test_a_busy_worker_receives_tasks_again_after_redis_comes_back(deployment: Deployment) -> None:
-    """Kombu would wait forever for room in a prefetch window that nobody empties any more."""
+    """Kombu would wait forever for room in a prefetch window that is no longer emptied."""
     # Both children hold a message that they can't acknowledge: the prefetch window is full.
     deployment.wait_until_exact()
     with deployment.psql() as blocker:
@@ -130,7 +132,7 @@ def test_a_busy_worker_receives_tasks_again_after_redis_comes_back(deployment: D
 
 
 def test_orders_are_accepted_while_redis_is_unreachable(deployment: Deployment) -> None:
-    """And the API says that it is ready."""
+    """The API reports that it is ready."""
     deployment.valkey.kill()
     try:
         crowd = with_load(deployment, 2, lambda: time.sleep(0.5))
@@ -144,21 +146,21 @@ def test_orders_are_accepted_while_redis_is_unreachable(deployment: Deployment) 
     assert_nothing_is_lost(deployment, crowd)
 
 
-def test_a_worker_that_starts_while_redis_is_unreachable_waits_for_it(deployment: Deployment) -> None:
+def test_a_worker_that_starts_while_redis_is_unreachable_waits_for_redis(deployment: Deployment) -> None:
     """Instead of giving up."""
     deployment.worker.kill()
     deployment.valkey.kill()
     try:
-        told_before = deployment.worker.log.count("Cannot connect to")
+        before = deployment.worker.log.count("Cannot connect to")
         deployment.worker.start()
-        deployment.api.placed_order(calendar=f"away-{time.monotonic_ns()}")
-        wait_until(lambda: deployment.worker.log.count("Cannot connect to") > told_before, "the worker waits")
+        deployment.api.placed_order(calendar=f"outage-{time.monotonic_ns()}")
+        wait_until(lambda: deployment.worker.log.count("Cannot connect to") > before, "the worker waits")
     finally:
         deployment.valkey.start()
     assert_nothing_is_lost(deployment, [])
 
 
-def test_ended_postgresql_sessions_cause_503_at_worst_and_everything_recovers(
+def test_terminated_postgresql_sessions_cause_503_at_worst_and_the_service_recovers(
     deployment: Deployment,
 ) -> None:
     """As in a failover: no other 5xx, and no connection of the pool is lost."""
@@ -196,7 +198,7 @@ def holding(deployment: Deployment, order_id: str) -> Iterator[None]:
             blocker.rows("ROLLBACK")
 
 
-def test_requests_that_wait_for_a_lock_do_not_block_others(deployment: Deployment) -> None:
+def test_requests_that_wait_for_a_lock_do_not_block_other_requests(deployment: Deployment) -> None:
     """Sixty writers, many more than connections, wait for one import; others are served meanwhile."""
     calendar = f"held-{time.monotonic_ns()}"
     order = deployment.api.placed_order(calendar=calendar)

@@ -147,7 +147,7 @@ def test_a_summary_contains_exactly_the_changes_up_to_its_position(api: Api, run
 
 
 def test_summaries_show_the_current_names_of_services(api: Api, run: Callable[..., Any]) -> None:
-    """A summary is about the service; an order keeps the name that was agreed on."""
+    """An order keeps the name that its service had; a summary shows the current one."""
     api.placed_order()
     run(apply_every_change())
     api.client.put("/services/123", json={"name": "Survey"})
@@ -186,7 +186,7 @@ def test_the_greatest_fees_are_summed_exactly(api: Api, summed: Callable[..., li
 def test_the_earliest_and_the_latest_orders_are_in_the_summaries(
     api: Api, summed: Callable[..., list[Item]]
 ) -> None:
-    """No default bound cuts them off."""
+    """No default bound excludes them."""
     api.placed_order(at="1970-01-01T00:00:00Z")
     api.placed_order(at="2199-12-31T23:59:59.999999Z")
     assert [period for period, *_ in summed()] == ["1970-01-01", "2199-12-31"]
@@ -210,7 +210,7 @@ def test_local_days_outside_the_utc_range_of_orders_are_in_the_summaries(
 @pytest.mark.usefixtures("orders")
 @pytest.mark.parametrize("by", ["none", "calendar", "service"])
 @pytest.mark.parametrize("limit", ["1", "2", "3"])
-def test_small_pages_together_contain_what_one_large_page_contains(
+def test_small_pages_of_fee_summaries_together_equal_one_large_page(
     api: Api, summed: Callable[..., list[Item]], by: str, limit: str
 ) -> None:
     """In the same order, each item once."""
@@ -240,7 +240,7 @@ def test_small_pages_together_contain_what_one_large_page_contains(
         ("by=service&by=service", "by"),
     ],
 )
-def test_a_malformed_query_is_refused(api: Api, query: str, wrong: str) -> None:
+def test_a_malformed_query_for_fee_summaries_is_refused(api: Api, query: str, wrong: str) -> None:
     """400, and the parameter is named."""
     answer = api.client.get(f"/fee-summaries?{query}")
     assert answer.status_code == 400
@@ -256,13 +256,15 @@ def test_a_malformed_query_is_refused(api: Api, query: str, wrong: str) -> None:
     ],
     ids=str,
 )
-def test_a_forged_cursor_is_refused(api: Api, after: tuple[Any, ...]) -> None:
+def test_a_forged_cursor_of_fee_summaries_is_refused(api: Api, after: tuple[Any, ...]) -> None:
     """It never reaches the database."""
     answer = api.client.get("/fee-summaries", params={"cursor": encode_cursor(after, [])})
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-cursor")
 
 
-def test_a_cursor_is_refused_with_another_query(api: Api, summed: Callable[..., list[Item]]) -> None:
+def test_a_cursor_of_fee_summaries_is_refused_with_another_query(
+    api: Api, summed: Callable[..., list[Item]]
+) -> None:
     """It would skip rows that were never shown."""
     for hour in ("00", "12"):
         api.placed_order(at=f"2030-06-01T{hour}:00:00Z", calendar=f"crew-{hour}")

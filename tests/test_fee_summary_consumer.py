@@ -60,7 +60,9 @@ def test_a_batch_that_is_delivered_twice_is_counted_once(run: Run, database: Dat
     assert database.wrong_summaries() == []
 
 
-def test_a_batch_that_overlaps_the_cursor_is_applied_from_the_cursor_on(run: Run, database: Database) -> None:
+def test_a_batch_that_overlaps_the_cursor_is_applied_from_the_cursor_onwards(
+    run: Run, database: Database
+) -> None:
     """It was published again with another beginning and end."""
     run(six_changes())
     log = run(whole_log())
@@ -197,9 +199,9 @@ def test_summaries_become_exact_although_batches_are_reordered_repeated_or_lost(
     async def deliver_badly() -> int:
         """Publish from the cursor, again and again; lose, repeat and shuffle what was published."""
         waiting: list[Batch] = []
-        looks = 0
+        rounds = 0
         while await applied() < 60:
-            looks += 1
+            rounds += 1
             position = await applied()
             while changes := await changes_after(position, rng.randint(1, 9)):
                 position = changes[-1].position
@@ -212,15 +214,17 @@ def test_summaries_become_exact_although_batches_are_reordered_repeated_or_lost(
                     continue
         for batch in waiting:
             assert await apply_changes(batch) == 0
-        return looks
+        return rounds
 
     run(write())
     print(f"published {run(deliver_badly())} times")
     assert database.wrong_summaries() == []
 
 
-def test_shares_are_equal_to_the_cent_and_the_first_services_take_the_odd_cents(database: Database) -> None:
-    """PostgreSQL's division against the model's, which hands out single cents."""
+def test_shares_of_a_fee_are_equal_to_the_cent_and_the_first_services_get_the_odd_cents(
+    database: Database,
+) -> None:
+    """PostgreSQL's division against the model's, which distributes single cents."""
     seed = 7
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -274,7 +278,7 @@ def test_a_batch_reads_only_the_summary_rows_that_it_changes(run: Run, database:
 
 
 def test_the_cursor_is_locked_until_the_batch_is_committed(run: Run, postgres_url: str) -> None:
-    """Nobody else can move it meanwhile."""
+    """No other session can move it meanwhile."""
     first, _, _ = run(six_changes())
 
     async def second_waits_for_first() -> None:

@@ -82,16 +82,16 @@ def test_a_waiting_report_is_answered_as_soon_as_the_summaries_are_ready(run: Ru
     """The request may come before the order is written or has a position."""
     with ThreadPoolExecutor(1) as thread:
         # Unassigned, assigned and not even written yet: each is waited for.
-        asked = thread.submit(api.client.get, "/fee-summaries?min_position=1&wait=10")
-        wait_until(lambda: waiting(api) == 1, "it waits")
+        request = thread.submit(api.client.get, "/fee-summaries?min_position=1&wait=10")
+        wait_until(lambda: waiting(api) == 1, "the request waits")
         run(place(later(days=1)))
         run(assign_all())
-        time.sleep(0.1)  # two looks
-        wait_until(lambda: waiting(api) == 1, "it still waits")
-        assert not asked.done()
+        time.sleep(0.1)  # two polls
+        wait_until(lambda: waiting(api) == 1, "the request still waits")
+        assert not request.done()
         before = time.monotonic()
         run(apply_every_change())
-        assert asked.result().json()["as_of"]["position"] == 1
+        assert request.result().json()["as_of"]["position"] == 1
         assert time.monotonic() - before < 5
 
 
@@ -99,7 +99,7 @@ def test_many_waiting_reports_do_not_block_other_requests(run: Run, api: Api) ->
     """A waiting request takes no connection of the pool."""
 
     def others() -> bool:
-        wait_until(lambda: waiting(api) == 40, "all of them wait")
+        wait_until(lambda: waiting(api) == 40, "all requests wait")
         return all(api.client.get("/fee-summaries").status_code == 200 for _ in range(5))
 
     with ThreadPoolExecutor(1) as thread:
@@ -113,7 +113,7 @@ def test_many_waiting_reports_do_not_block_other_requests(run: Run, api: Api) ->
 
 
 def test_a_report_after_a_version_that_was_never_written_is_404(run: Run, api: Api) -> None:
-    """At once, instead of waiting for something that may never come."""
+    """At once, instead of waiting for a version that may never be written."""
     order_id = run(place(later(days=1)))
     run(apply_every_change())
     for unknown in (f"{order_id}:2", "999:1"):
@@ -121,7 +121,7 @@ def test_a_report_after_a_version_that_was_never_written_is_404(run: Run, api: A
         assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
 
 
-def test_a_version_that_was_removed_from_the_log_is_in_the_figures(
+def test_a_version_that_was_removed_from_the_log_is_included_in_reports(
     run: Run, api: Api, database: Database
 ) -> None:
     """Only applied changes are ever removed."""
@@ -131,7 +131,7 @@ def test_a_version_that_was_removed_from_the_log_is_in_the_figures(
     assert api.client.get(f"/fee-summaries?after_version={order_id}:1&wait=0").status_code == 200
 
 
-def test_an_earlier_version_is_in_the_figures_when_only_later_ones_are_retained(
+def test_an_earlier_version_is_included_in_reports_when_only_later_versions_are_retained(
     run: Run, api: Api, database: Database
 ) -> None:
     """Of a deleted order too: a later change in the log shows that the version existed."""
@@ -152,7 +152,7 @@ def test_an_earlier_version_is_in_the_figures_when_only_later_ones_are_retained(
 def test_a_version_of_an_order_without_retained_changes_is_404_with_both_possible_reasons(
     run: Run, api: Api, database: Database
 ) -> None:
-    """The order never existed, or it was deleted long ago: nobody knows its versions any more."""
+    """The order never existed, or it was deleted long ago: its versions are no longer known."""
     order_id = run(place(later(days=1)))
     run(delete_order(order_id))
     run(apply_every_change())
@@ -166,7 +166,9 @@ def test_a_version_of_an_order_without_retained_changes_is_404_with_both_possibl
         )
 
 
-def test_a_position_whose_later_changes_were_removed_is_410(run: Run, api: Api, database: Database) -> None:
+def test_a_report_at_a_position_whose_later_changes_were_removed_is_410(
+    run: Run, api: Api, database: Database
+) -> None:
     """Never figures that are slightly wrong."""
     for day in range(4):
         run(place(later(days=day)))
@@ -200,7 +202,7 @@ def test_a_page_of_an_expired_report_is_410(run: Run, api: Api, database: Databa
 
 
 @pytest.mark.parametrize("path", ["/fee-summaries?limit=1&by=calendar", "/fee-summaries/orders?limit=1"])
-def test_pages_end_with_410_when_changes_since_the_first_page_were_removed(
+def test_pages_of_a_report_end_with_410_when_changes_since_the_first_page_were_removed(
     run: Run, api: Api, database: Database, path: str
 ) -> None:
     """By the retention itself. Until then each page is exact for the first page's position."""
@@ -221,7 +223,7 @@ def test_pages_end_with_410_when_changes_since_the_first_page_were_removed(
     assert (answer.status_code, problem["type"]) == (410, "/problems/report-expired")
     assert problem["latest_position"] == 5
     assert problem["detail"] == "Position 4 is followed by changes that are no longer retained."
-    # A report that begins now needs none of them.
+    # A report that begins now does not need them.
     assert len(api.every_item(path)) == 5
 
 
@@ -260,7 +262,7 @@ def test_the_position_of_reports_never_goes_back_between_two_api_processes(
 def test_the_position_of_reports_never_goes_back_during_repeats_and_rebuilds(
     run: Run, api: Api, database: Database
 ) -> None:
-    """And a position always has the same time."""
+    """A position always has the same time."""
     from worker.fee_summaries.rebuild import rebuild
 
     seen = []
@@ -279,7 +281,7 @@ def test_the_position_of_reports_never_goes_back_during_repeats_and_rebuilds(
         assert api.client.get(f"/fee-summaries?position={position}").json()["as_of"]["time"] == at
 
 
-def test_a_waiting_report_looks_its_version_up_only_after_new_positions(
+def test_a_waiting_report_queries_its_version_only_after_new_positions(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many wait, only the query for the summaries' position is repeated."""
@@ -302,6 +304,6 @@ def test_a_waiting_report_looks_its_version_up_only_after_new_positions(
 
     run(many())
     versions = sum("order_version" in sql for sql in statements)
-    print(f"{versions} looks for a version in {len(statements)} statements")
+    print(f"{versions} queries for a version in {len(statements)} statements")
     assert versions == 20
     assert len(statements) < 80

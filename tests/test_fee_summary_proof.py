@@ -1,4 +1,4 @@
-"""Proving the fee summaries: every row that is wrong is named, with its orders."""
+"""Proving the fee summaries: every wrong row is named, with its orders."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
         run(history.write(history.rng.randint(1, 3)))
         if number % 3:
             run(assign_all())
-        # Summed in part: some changes have a position and are not applied, others have none.
+        # Summed in part: some changes have a position and are not applied, others have no position.
         position = run(applied())
         changes = run(changes_after(position, history.rng.randint(1, 6)))
         if changes:
@@ -118,7 +118,7 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
         ("DELETE FROM fee_summary", 9),
     ],
 )
-def test_a_corrupted_row_is_named_with_its_orders_and_repaired_by_a_rebuild(
+def test_a_corrupted_summary_row_is_named_with_its_orders_and_repaired_by_a_rebuild(
     run: Run, api: Api, database: Database, corruption: str, wrong: int
 ) -> None:
     """A wrong count, share or day, an extra or missing row, or all rows."""
@@ -146,7 +146,9 @@ def test_a_corrupted_row_is_named_with_its_orders_and_repaired_by_a_rebuild(
     assert (proof["position"], proof["orders"], proof["differing"]) == (3, 3, 0)
 
 
-def test_a_wrong_cursor_is_detected_and_repaired(run: Run, api: Api, database: Database) -> None:
+def test_a_wrong_cursor_of_the_summaries_is_detected_and_repaired(
+    run: Run, api: Api, database: Database
+) -> None:
     """The next changes would be taken for repeats, and never be counted."""
     for day in range(3):
         run(place(later(days=day)))
@@ -172,7 +174,7 @@ def test_a_wrong_cursor_is_detected_and_repaired(run: Run, api: Api, database: D
 
 
 @pytest.mark.parametrize("work", [prove, rebuild])
-def test_progress_is_shown_with_an_estimate_however_orders_are_distributed_over_time(
+def test_a_proof_shows_its_progress_however_orders_are_distributed_over_time(
     run: Run, database: Database, capsys: pytest.CaptureFixture[str], work: Callable[..., Any]
 ) -> None:
     """One in 1970, then 6,000 within a few months: they are never read all at once."""
@@ -235,20 +237,20 @@ def test_proof_and_rebuild_report_their_result_and_exit_status(
 
 
 def test_a_proof_or_rebuild_that_could_not_be_done_exits_with_status_2(new_database_url: str) -> None:
-    """Which says neither that summaries are right nor that they are wrong."""
-    away = new_database_url.replace("own_", "no_such_")
-    for module, said in (
+    """Status 2 states neither that the summaries are right nor that they are wrong."""
+    missing = new_database_url.replace("own_", "no_such_")
+    for module, prefix in (
         ("worker.fee_summaries.proof", "verify: "),
         ("worker.fee_summaries.rebuild", "rebuild: "),
     ):
-        shown = call_command(module, database=away)
+        shown = call_command(module, database=missing)
         assert shown.returncode == 2, shown.stderr
-        assert shown.stderr.splitlines()[-1].startswith(said)
+        assert shown.stderr.splitlines()[-1].startswith(prefix)
         assert "Traceback" not in shown.stderr
 
 
 def test_the_relay_requests_a_proof_once_a_day(run: Run, database: Database) -> None:
-    """And again after an hour if none was made."""
+    """And again after an hour if no proof was made."""
     relay = Relay()
     hour, day, tick = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
     due = "UPDATE fee_summary_proof SET asked_at = now() - $1::interval, finished_at = now() - $2::interval"
@@ -264,10 +266,10 @@ def test_the_relay_requests_a_proof_once_a_day(run: Run, database: Database) -> 
         assert not run(relay.request_proof_once())
 
 
-def test_many_requested_proofs_are_made_once_and_do_not_block_the_consumer(
+def test_a_proof_requested_many_times_runs_once_and_does_not_block_the_consumer(
     run: Run, database: Database, postgres_url: str, redis_url: str
 ) -> None:
-    """A worker that was away for days receives one request for each hour; it may have one child."""
+    """A worker that was stopped for days receives one request for each hour; it may have one child."""
     with redis.Redis.from_url(redis_url) as queue, Celery(broker=redis_url) as client:
         queue.flushdb()
         database.rows("UPDATE fee_summary_proof SET asked_at = now(), finished_at = NULL")
@@ -282,16 +284,16 @@ def test_many_requested_proofs_are_made_once_and_do_not_block_the_consumer(
                     client.send_task(PROVE_FEE_SUMMARIES, queue=CONSUMER_QUEUE)
                 wait_until(
                     lambda: queue.llen(CONSUMER_QUEUE) == 0 and len(database.rows(WAITING)) > 0,
-                    "the proofs are begun",
+                    "the proofs have begun",
                 )
                 client.send_task(APPLY_TO_FEE_SUMMARIES, astuple(batch), queue=CONSUMER_QUEUE)
                 wait_until(lambda: run(applied()) == 1, "the change is summed")
-            wait_until(lambda: "fee_summaries_proved" in worker.log, "it is proved")
-            wait_until(lambda: worker.log.count("proof_not_needed") == 4, "the others are done with")
+            wait_until(lambda: "fee_summaries_proved" in worker.log, "the summaries are proved")
+            wait_until(lambda: worker.log.count("proof_not_needed") == 4, "the other requests are handled")
             assert worker.log.count("fee_summaries_proved") == 1
 
 
-def test_the_worker_makes_a_proof_when_requested(pipeline: Pipeline) -> None:
+def test_the_worker_runs_a_proof_when_requested(pipeline: Pipeline) -> None:
     """By a task, as the relay sends it."""
     pipeline.database.rows("UPDATE fee_summary_proof SET finished_at = NULL")
     pipeline.api.placed_order(at=later(days=1))
@@ -302,11 +304,12 @@ def test_the_worker_makes_a_proof_when_requested(pipeline: Pipeline) -> None:
     client.send_task(PROVE_FEE_SUMMARIES, queue=CONSUMER_QUEUE)
     client.close()
     wait_until(
-        lambda: pipeline.api.client.get("/fee-summaries/proof").json()["time"] is not None, "it is proved"
+        lambda: pipeline.api.client.get("/fee-summaries/proof").json()["time"] is not None,
+        "the summaries are proved",
     )
     proof = pipeline.api.client.get("/fee-summaries/proof").json()
     assert (proof["position"], proof["orders"], proof["differing"]) == (1, 1, 1)
-    # Differences are in the log: nobody reads what a task prints.
+    # Differences are in the log: what a task prints is not read.
     wait_until(lambda: "error    ] fee_summaries_proved" in pipeline.worker.log, "the result is logged")
     assert "error    ] fee_summary_differs" in pipeline.worker.log
     assert "whole orders at 100.00: the summary counts 2 orders (200.00), there are 1" in pipeline.worker.log
@@ -330,7 +333,7 @@ def test_metrics_show_the_summaries_position_and_the_last_proofs_result(
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         lines = [line.split(" ") for line in answer.text.splitlines() if not line.startswith("#")]
         values = {name: float(value) for name, value in lines}
-        # Of the process, not of the summaries; the tests of waiting look at them.
+        # Of the process, not of the summaries; the tests of waiting check them.
         del values["order_changes_followers"], values["fee_summaries_waiting_requests"]
         return values
 

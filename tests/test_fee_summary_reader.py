@@ -80,7 +80,7 @@ def check_answers(answers: list[tuple[Query, dict[str, Any]]], states: list[dict
             assert shown_figures(item) == rows[shown_row(item)]
 
 
-def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pipeline) -> None:
+def test_a_reader_of_summaries_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pipeline) -> None:
     """While orders are written, the worker is killed and the summaries are rebuilt and proved."""
     url = pipeline.database.url
     stop = Event()
@@ -104,7 +104,7 @@ def test_a_reader_never_sees_a_total_that_is_wrong_for_its_position(pipeline: Pi
     for thread in threads:
         thread.start()
     try:
-        # Each of both commands twice: that they succeeded is looked at below.
+        # Each of both commands twice: that they succeeded is checked below.
         writes = write_for_a_while(pipeline, lambda: len(rebuilds) + len(failed) >= 4)
     finally:
         stop.set()

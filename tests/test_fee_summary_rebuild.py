@@ -72,7 +72,7 @@ def test_a_rebuild_includes_changes_made_while_it_runs(
     assert database.value("SELECT count(DISTINCT generation) FROM fee_summary") == 1
 
 
-def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Database) -> None:
+def test_a_rebuild_ends_without_effect_when_another_began_later(run: Run, database: Database) -> None:
     """Rows that another one may have removed never become the current ones."""
     for day in range(3):
         run(place(later(days=day)))
@@ -100,7 +100,7 @@ def test_a_rebuild_gives_way_to_one_that_began_later(run: Run, database: Databas
 
 
 def test_a_rebuild_whose_remaining_changes_were_removed_changes_nothing(run: Run, database: Database) -> None:
-    """Without them its figures would be wrong, and nobody would know."""
+    """Without them its figures would be wrong, unnoticed."""
     run(place())
     run(apply_every_change())
 
@@ -121,10 +121,10 @@ def test_a_rebuild_whose_remaining_changes_were_removed_changes_nothing(run: Run
     assert database.wrong_summaries() == []
 
 
-def test_a_rebuild_that_gave_way_leaves_no_rows_behind(
+def test_a_rebuild_that_another_one_replaced_leaves_no_rows_behind(
     run: Run, database: Database, postgres_url: str
 ) -> None:
-    """The other one finished while the first still counted; nobody would remove the first one's rows."""
+    """The other finished while the first still counted; nothing else would remove the first one's rows."""
     run(place())
     run(apply_every_change())
     others: list[int] = []

@@ -68,7 +68,7 @@ def test_changes_that_are_not_summed_yet_are_in_neither_figures_nor_orders(run: 
     assert rows
 
 
-def test_averages_are_rounded_half_to_even_to_the_cent(run: Run, api: Api) -> None:
+def test_averages_of_reports_are_rounded_half_to_even_to_the_cent(run: Run, api: Api) -> None:
     """0.015 and 0.025 are both 0.02."""
     for number, fee in enumerate(("0.01", "0.02", "0.01", "0.04")):
         run(place(later(days=number // 2, hours=3 * (number % 2)), fee=fee))
@@ -82,7 +82,7 @@ def test_averages_are_rounded_half_to_even_to_the_cent(run: Run, api: Api) -> No
     )
 
 
-def test_weeks_are_those_of_iso_8601(run: Run, api: Api) -> None:
+def test_weeks_of_reports_are_those_of_iso_8601(run: Run, api: Api) -> None:
     """They begin on Monday, also across the new year."""
     for at in (
         "2029-12-30T12:00:00Z",

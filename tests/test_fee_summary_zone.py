@@ -1,4 +1,4 @@
-"""Days of fee summaries: those of one time zone, whatever its clocks do, until a rebuild takes another."""
+"""Days of fee summaries: those of one time zone, across its clock changes, until a rebuild uses another."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-def test_a_rebuild_in_another_time_zone_ends_pages_of_the_old_one(
+def test_a_rebuild_in_another_time_zone_ends_pages_of_the_old_zone(
     run: Run, api: Api, database: Database, setting: Callable[..., None]
 ) -> None:
     """Until then nothing is ever counted in days of two zones."""
@@ -71,7 +71,7 @@ def test_a_rebuild_in_another_time_zone_ends_pages_of_the_old_one(
 
 
 @pytest.mark.parametrize("path", ["/fee-summaries?limit=1", "/fee-summaries/orders?limit=1"])
-def test_a_page_read_while_the_zone_changes_never_mixes_both_zones(
+def test_a_page_read_while_the_time_zone_changes_never_mixes_days_of_both_zones(
     run: Run, api: Api, postgres_url: str, path: str
 ) -> None:
     """Its cursor was checked in the old zone; its rows would be those of the new one."""
@@ -112,9 +112,9 @@ def test_no_process_starts_with_a_time_zone_other_than_the_summaries(
     run(apply_every_change())
     refused = run_command(module, database=postgres_url, OMS_TIME_ZONE="Europe/Rome")
     assert refused.returncode == 1
-    said = [line for line in refused.stderr.splitlines() if "zone" in line.lower()]
-    assert len(said) == 1
-    assert "OMS_TIME_ZONE=Europe/Rome make rebuild" in said[0]
+    lines = [line for line in refused.stderr.splitlines() if "zone" in line.lower()]
+    assert len(lines) == 1
+    assert "OMS_TIME_ZONE=Europe/Rome make rebuild" in lines[0]
     assert "Traceback" not in refused.stdout + refused.stderr
     if module == "api.relay.main":
         # An empty database has no zone yet.
@@ -125,10 +125,10 @@ def test_no_process_starts_with_a_time_zone_other_than_the_summaries(
             wait_until(lambda: "leading" in relay.log, "the relay leads")
 
 
-def test_a_running_relay_survives_a_change_of_the_zone_and_lost_connections(
+def test_a_running_relay_survives_a_change_of_the_time_zone_and_lost_connections(
     run: Run, database: Database, postgres_url: str, setting: Callable[..., None]
 ) -> None:
-    """It counts in no zone, and to end when PostgreSQL comes back would help nobody."""
+    """The relay uses no time zone, so nothing is gained if it ends when PostgreSQL comes back."""
     run(place(later(days=1)))
     run(apply_every_change())
     with ServiceProcess("api.relay.main", database=postgres_url, redis=NO_REDIS) as relay:
@@ -140,7 +140,7 @@ def test_a_running_relay_survives_a_change_of_the_zone_and_lost_connections(
             "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             RELAY_LOCK,
         )
-        wait_until(lambda: relay.log.count("leading") == 2, "it leads again")
+        wait_until(lambda: relay.log.count("leading") == 2, "the relay leads again")
     setting(time_zone="UTC")
     run(rebuild())
 
@@ -158,7 +158,7 @@ def test_a_running_relay_survives_a_change_of_the_zone_and_lost_connections(
 def test_an_order_at_local_midnight_belongs_to_the_day_that_begins(  # noqa: PLR0917 (fixtures and cases)
     run: Run, api: Api, setting: Callable[..., None], zone: str, day: str, hours: int
 ) -> None:
-    """On days of 23, 24 and 25 hours, with two midnights and with none."""
+    """On days of 23, 24 and 25 hours, with two midnights and with no midnight."""
     setting(time_zone=zone)
     local = ZoneInfo(zone)
     noon = datetime.fromisoformat(f"{day}T12:00:00").replace(tzinfo=local)
@@ -192,7 +192,7 @@ def test_an_order_at_local_midnight_belongs_to_the_day_that_begins(  # noqa: PLR
 
 
 @pytest.mark.parametrize("zone", ["Europe/Rome", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"])
-def test_days_are_those_of_the_deployments_time_zone(
+def test_days_of_summaries_are_those_of_the_deployments_time_zone(
     run: Run, database: Database, setting: Callable[..., None], zone: str
 ) -> None:
     """PostgreSQL's zones against Python's, around clock changes."""

@@ -18,7 +18,7 @@ moments = st.integers(0, 1_500).map(lambda m: later(minutes=m))
 def test_free_intervals_contain_exactly_the_free_moments(
     taken: list[datetime], bounds: tuple[datetime, datetime]
 ) -> None:
-    """Compared with asking for every minute by itself; bounds are included."""
+    """Compared with a check of each minute; bounds are included."""
     earliest, latest = min(bounds), max(bounds)
     free = list(free_intervals(sorted(taken), earliest, latest))
     for (_, end), (start, _) in pairwise(free):
@@ -40,6 +40,6 @@ def test_a_free_interval_may_be_a_single_instant() -> None:
 
 
 def test_without_orders_the_whole_window_is_free() -> None:
-    """One interval, as long as was asked for."""
+    """One interval, as long as the window."""
     assert list(free_intervals([], NOON, later(hours=1))) == [(NOON, later(hours=1))]
     assert list(free_intervals([], NOON, NOON)) == [(NOON, NOON)]

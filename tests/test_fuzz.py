@@ -83,7 +83,7 @@ def test_fuzzing_the_application_in_process_finds_no_deviation_from_the_contract
 
 @pytest.fixture
 def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:  # noqa: ARG001 (a clean database)
-    """An API that asks for keys, and for If-Match."""
+    """An API that requires keys and If-Match."""
     port = free_port()
     with (
         ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **GUARDED),
@@ -97,7 +97,7 @@ def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:  # no
 def test_fuzzing_a_served_api_finds_no_deviation_from_the_contract(guarded: Api, tmp_path: Path) -> None:
     """The command line against granian: HTTP itself is parsed there, which in-process calls leave out.
 
-    Guarded, as in-process everybody may do everything. tests/fuzz_hooks.py sees who is refused, and why.
+    With keys and If-Match, as the in-process test has neither; tests/fuzz_hooks.py checks each refusal.
     """
     brief = ("--generation-deterministic", "--seed", "1", "--no-shrink", "--max-examples", str(FEW))
     phases = ("--phases", "examples,fuzzing,stateful")

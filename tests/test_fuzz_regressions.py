@@ -1,4 +1,4 @@
-"""Regressions: each fault that a fuzzer has found, as a test of its own.
+"""Regressions: each fault that a fuzzer reported, as a test of its own.
 
 ``make fuzz`` and tests/test_schema_parity.py would find these again; here they have names.
 """
@@ -41,7 +41,7 @@ NINETEEN_DIGITS = "1000000000000000000"
 
 
 @pytest.mark.parametrize("path", ["/orders", "/orders/batch", "/services/1", "/docs"])
-def test_options_ignores_the_query(api: Api, path: str) -> None:
+def test_an_options_request_ignores_its_query(api: Api, path: str) -> None:
     """Coverage phase: 400 for `OPTIONS /orders?…`, where the contract promises 204 on every path."""
     answer = api.client.options(path, params={"no_such": "1"})
     assert answer.status_code == 204
@@ -49,7 +49,7 @@ def test_options_ignores_the_query(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["\n", "a b", '"', "é", "\x90\x13", "%", "#", "~/"])
-def test_a_pointer_is_a_valid_uri_fragment_whatever_the_key(api: Api, key: str) -> None:
+def test_the_pointer_to_a_fault_is_a_valid_uri_fragment_for_every_key(api: Api, key: str) -> None:
     """Fuzzing phase: a key with a line feed came back raw in `pointer` (RFC 6901, section 6 encodes it)."""
     answer = api.client.post("/orders", json={**order_body(), key: 1})
     assert answer.status_code == 422
@@ -69,7 +69,7 @@ def test_a_service_id_of_nineteen_digits_is_refused(api: Api, service: int | str
 
 
 @pytest.mark.parametrize("path", ["/orders/{}", "/services/{}", "/orders?service={}"])
-def test_an_id_of_nineteen_digits_in_a_path_is_refused(api: Api, path: str) -> None:
+def test_an_order_id_of_nineteen_digits_in_a_path_is_refused(api: Api, path: str) -> None:
     """As in bodies: `Id` has at most 18 digits everywhere."""
     assert api.client.get(path.format(NINETEEN_DIGITS)).status_code == 400
     assert api.client.get(path.format("9" * 18)).status_code in (200, 404)
@@ -110,7 +110,7 @@ def test_a_keyed_create_is_fingerprinted_without_a_warning() -> None:
 def test_an_invalid_request_from_the_fuzzer_stays_invalid_when_a_link_adds_its_query(
     query: dict[str, Any], sent: set[str]
 ) -> None:
-    """Stateful phase: a link's query replaced the one with the unknown parameter, so 200 looked wrong."""
+    """Stateful phase: a link's query replaced the one with the unknown parameter, so 200 seemed wrong."""
     schema = schemathesis.openapi.from_dict(json.loads(json.dumps(CONTRACT.root, default=float)))
     negative = GenerationMode.NEGATIVE
     wrong = build_phase_data(

@@ -103,7 +103,7 @@ def test_traffic_that_matches_the_contract_has_no_deviation(check: TrafficCheck)
         assert deviations_in(check, entry) == [], entry["request"]
 
 
-def test_the_media_type_of_a_streamed_list_is_checked(check: TrafficCheck) -> None:
+def test_the_media_type_of_a_recorded_stream_is_checked(check: TrafficCheck) -> None:
     """Its lines are not."""
     entry = exchange("GET /orders", 200)
     entry["response"]["content"] = {"mimeType": "text/csv; charset=utf-8", "text": "id,datetime\r\n"}
@@ -136,7 +136,7 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
         exchange("GET /calendars/default/availability?from=2022-11-01T00:00:00Z", 400),
         "the query parameter to is missing",
     ),
-    "an id in the path is none": (exchange("GET /orders/0", 400), "path parameter order_id: '0'"),
+    "an id in the path is invalid": (exchange("GET /orders/0", 400), "path parameter order_id: '0'"),
     "a body is missing": (exchange("POST /orders", 400), "the body is missing"),
     "a member is missing": (
         exchange("POST /orders", 422, body={"totalfee": 1}),
@@ -170,7 +170,9 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
 
 
 @pytest.mark.parametrize("what", REQUESTS)
-def test_a_deviating_request_is_reported(check: TrafficCheck, what: str) -> None:
+def test_a_recorded_request_that_deviates_from_the_contract_is_reported(
+    check: TrafficCheck, what: str
+) -> None:
     """Whatever the answer was."""
     entry, text = REQUESTS[what]
     assert any(line.startswith("request: ") and text in line for line in deviations_in(check, entry)), (
@@ -230,7 +232,9 @@ RESPONSES: dict[str, tuple[Callable[[Entry], None], str]] = {
 
 
 @pytest.mark.parametrize("what", RESPONSES)
-def test_a_deviating_response_is_reported(check: TrafficCheck, what: str) -> None:
+def test_a_recorded_response_that_deviates_from_the_contract_is_reported(
+    check: TrafficCheck, what: str
+) -> None:
     """With the place and the reason."""
     change, text = RESPONSES[what]
     entry = exchange("GET /orders/223", 200, ORDER, headers={"ETag": '"1"'})
@@ -263,7 +267,7 @@ def test_a_deviating_problem_is_compared_with_the_most_similar_schema(check: Tra
 
 
 def test_a_body_after_head_or_204_is_a_deviation(check: TrafficCheck) -> None:
-    """Such an answer has none."""
+    """Such an answer has no body."""
     assert deviations_in(check, exchange("HEAD /orders", 200, {"items": [], "next": None})) == [
         "response: there is a body where the contract has none"
     ]
@@ -288,7 +292,7 @@ def test_missing_parts_of_a_recording_are_not_checked(check: TrafficCheck) -> No
     assert deviations_in(check, exchange("GET /orders/223", 0)) == []
 
 
-def test_refused_requests_may_deviate_when_allowed(contract: Place) -> None:
+def test_refused_requests_may_deviate_from_the_contract_when_allowed(contract: Place) -> None:
     """A test suite sends invalid requests on purpose; one that is accepted is still a deviation."""
     lenient = TrafficCheck(contract, allow_refused=True)
     assert deviations_in(lenient, exchange("GET /customers", 404, NOT_FOUND)) == []
@@ -297,7 +301,7 @@ def test_refused_requests_may_deviate_when_allowed(contract: Place) -> None:
     ]
 
 
-def test_only_requests_to_the_named_server_are_checked_without_its_prefix() -> None:
+def test_only_requests_to_the_named_server_are_checked_and_its_path_prefix_is_ignored() -> None:
     """A browser's recording has traffic with other servers too."""
     entries = [exchange("GET /oms/orders", 200), exchange("GET /omsx/orders", 200), exchange("GET /", 200)]
     recording = json.dumps({"log": {"entries": entries}})
@@ -306,8 +310,8 @@ def test_only_requests_to_the_named_server_are_checked_without_its_prefix() -> N
     ]
 
 
-NO_BASE64 = exchange("GET /orders", 200, {"items": [], "next": None})
-NO_BASE64["response"]["content"] |= {"encoding": "base64", "text": "no base64"}
+INVALID_BASE64 = exchange("GET /orders", 200, {"items": [], "next": None})
+INVALID_BASE64["response"]["content"] |= {"encoding": "base64", "text": "no base64"}
 
 
 @pytest.mark.parametrize(
@@ -327,17 +331,17 @@ NO_BASE64["response"]["content"] |= {"encoding": "base64", "text": "no base64"}
             '{"log": {"entries": [{}]}}',
             '{"log": {"entries": [{"request": 1}]}}',
         ),
-        json.dumps({"log": {"entries": [NO_BASE64]}}),
+        json.dumps({"log": {"entries": [INVALID_BASE64]}}),
     ],
     ids=lambda text: text[:40],
 )
 def test_a_file_that_is_not_a_recording_is_an_error(text: str) -> None:
-    """Rather than a pass."""
+    """An error, rather than a pass."""
     with pytest.raises(NotARecordingError):
         read_recording(text)
 
 
-def test_the_exit_status_distinguishes_success_deviations_and_errors(
+def test_the_exit_status_of_the_recording_check_distinguishes_success_deviations_and_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """0: matches; 1: deviations were reported; 2: nothing could be checked."""

@@ -41,8 +41,8 @@ def test_liveness_needs_nothing_but_the_process(api: Api) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "live"})
 
 
-def test_an_api_with_a_current_database_is_ready(api: Api) -> None:
-    """And says what it has checked."""
+def test_an_api_whose_database_is_up_to_date_is_ready(api: Api) -> None:
+    """The answer lists what was checked."""
     answer = api.client.get("/health/ready")
     assert answer.status_code == 200
     assert answer.json()["status"] == "ready"
@@ -57,7 +57,7 @@ def test_health_checks_answer_head_requests(api: Api, path: str) -> None:
 
 
 def test_without_redis_the_api_is_ready_and_reports_redis_as_unavailable(api: Api, postgres_url: str) -> None:
-    """Orders are accepted all the same."""
+    """Orders are still accepted."""
     with_redis = api.client.get("/health/ready").json()
     with serving(postgres_url, NO_REDIS) as own:
         answer = own.client.get("/health/ready")
@@ -80,8 +80,8 @@ def test_the_api_is_not_ready_until_the_databases_migrations_are_applied(
         assert own.client.get("/health/ready").status_code == 200
 
 
-def test_the_api_is_not_ready_while_the_database_is_away(tmp_path: Path, redis_url: str) -> None:
-    """It is live all the time; other requests are told to try again, and nothing is stored."""
+def test_the_api_is_not_ready_while_the_database_is_unreachable(tmp_path: Path, redis_url: str) -> None:
+    """It is live all the time; other requests are answered 503 with Retry-After, and nothing is stored."""
     with EmbeddedPostgres(tmp_path / "postgres", durable=False) as postgres:
         call_command("shared.database.migrate", database=postgres.url).check_returncode()
         with serving(postgres.url, redis_url) as own:

@@ -7,10 +7,10 @@ import pytest
 from shared.heartbeat import main
 
 
-def test_a_health_check_without_a_file_to_look_at_fails(
+def test_a_health_check_without_a_heartbeat_file_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty path would mean the working directory, which others may have changed a moment ago."""
+    """An empty path would mean the working directory, whose time of change says nothing about the process."""
     monkeypatch.delenv("OMS_HEARTBEAT_FILE", raising=False)
     assert main() == 1
     assert capsys.readouterr().err == "heartbeat: OMS_HEARTBEAT_FILE is not set\n"

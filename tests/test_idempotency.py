@@ -1,4 +1,4 @@
-"""Idempotency-Key: a repeated create stores nothing twice, wherever the first try failed."""
+"""Idempotency-Key: a repeated create stores nothing twice, whatever happened to the first."""
 
 from __future__ import annotations
 
@@ -55,17 +55,19 @@ def test_a_repeated_create_gets_the_first_answer_and_stores_nothing(
     assert first.status_code == 201
     counts = database.counts()
     same_answer(posted(api, path, body), first)
-    spelt_differently = json.dumps(body, sort_keys=True, indent=4).replace(
+    written_differently = json.dumps(body, sort_keys=True, indent=4).replace(
         '"totalfee": 100', '"totalfee": 1e2'
     )
     headers = {"Idempotency-Key": "try-1", "Content-Type": "application/json; charset=utf-8"}
-    same_answer(api.client.post(path, content=spelt_differently, headers=headers), first)
+    same_answer(api.client.post(path, content=written_differently, headers=headers), first)
     assert database.counts() == counts
 
 
 @pytest.mark.parametrize("path", CREATES)
-def test_a_reused_key_with_other_content_is_refused(api: Api, database: Database, path: str) -> None:
-    """Rather than answered with an order that was not asked for."""
+def test_an_idempotency_key_reused_with_other_content_is_refused(
+    api: Api, database: Database, path: str
+) -> None:
+    """Its answer would be an order with other content."""
     body, other = CREATES[path]
     posted(api, path, body)
     counts = database.counts()
@@ -87,14 +89,14 @@ def test_a_repeated_create_gets_the_first_answer_whatever_happened_to_the_order(
     assert api.client.get(path).status_code == 404
 
 
-def test_a_repeated_create_without_a_datetime_keeps_the_time_of_the_first(api: Api) -> None:
+def test_a_repeated_create_without_a_datetime_keeps_the_datetime_of_the_first(api: Api) -> None:
     """A repeat has no datetime of its own."""
     first = posted(api, "/orders", order_body(at=None))
     same_answer(posted(api, "/orders", order_body(at=None)), first)
 
 
-def test_one_key_may_be_used_for_different_operations(api: Api) -> None:
-    """So a caller may use one key for a whole piece of work."""
+def test_one_idempotency_key_may_be_used_for_different_operations(api: Api) -> None:
+    """So a caller may use one key for several operations that belong together."""
     for path, (body, _) in CREATES.items():
         moved = json.loads(json.dumps(body).replace("2030-06-01", "2031-06-01")) if "batch" in path else body
         answer = posted(api, path, moved, "one-for-all")
@@ -110,7 +112,7 @@ def test_idempotency_keys_are_compared_exactly(api: Api) -> None:
         assert "idempotency-replayed" not in answer.headers
 
 
-def test_a_refused_create_leaves_its_key_unused(api: Api, database: Database) -> None:
+def test_a_refused_create_leaves_its_idempotency_key_unused(api: Api, database: Database) -> None:
     """The corrected request may be sent with the same key."""
     in_the_way = api.placed_order(at=later(hours=1))
     counts = database.counts()
@@ -125,7 +127,7 @@ def test_a_refused_create_leaves_its_key_unused(api: Api, database: Database) ->
     same_answer(posted(api, "/orders", order_body()), first)
 
 
-def test_a_dry_run_leaves_its_key_unused(api: Api) -> None:
+def test_a_dry_run_leaves_its_idempotency_key_unused(api: Api) -> None:
     """It stores nothing, so there is nothing to repeat."""
     assert posted(api, "/orders?dry_run=true", order_body(fee=1)).status_code == 200
     first = posted(api, "/orders", order_body())
@@ -141,7 +143,7 @@ def test_a_dry_run_leaves_its_key_unused(api: Api) -> None:
 def test_twenty_concurrent_creates_with_one_key_store_one_order_and_get_one_answer(
     api: Api, database: Database, path: str
 ) -> None:
-    """None gets 409 because of its own order."""
+    """Not one gets 409 because of its own order."""
     body, _ = CREATES[path]
     answers = at_once([lambda: posted(api, path, body)] * 20)
     assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
@@ -163,7 +165,7 @@ def test_of_two_concurrent_creates_with_one_key_and_different_content_one_is_sto
 
 
 @contextmanager
-def held_up(database: Database) -> Iterator[None]:
+def delayed_creates(database: Database) -> Iterator[None]:
     """Make every create wait before its order is stored."""
     database.rows("BEGIN")
     database.rows("LOCK TABLE orders IN SHARE MODE")
@@ -185,10 +187,10 @@ def waiting(database: Database) -> int:
     )
 
 
-def test_a_repeat_waits_while_the_first_try_is_running(api: Api, database: Database) -> None:
+def test_a_repeated_create_waits_while_the_first_is_running(api: Api, database: Database) -> None:
     """It gets the same answer."""
     with ThreadPoolExecutor(2) as threads:
-        with held_up(database):
+        with delayed_creates(database):
             first = threads.submit(posted, api, "/orders", order_body())
             wait_until(lambda: waiting(database) == 1, "the first try is under way")
             repeat = threads.submit(posted, api, "/orders", order_body())
@@ -197,11 +199,13 @@ def test_a_repeat_waits_while_the_first_try_is_running(api: Api, database: Datab
         same_answer(repeat.result(), first.result())
 
 
-def test_a_repeat_is_executed_when_the_first_try_is_refused_meanwhile(api: Api, database: Database) -> None:
+def test_a_repeated_create_is_executed_when_the_first_is_refused_meanwhile(
+    api: Api, database: Database
+) -> None:
     """The refused one left the key unused."""
     refused = order_body(services=(999,))
     with ThreadPoolExecutor(2) as threads:
-        with held_up(database):
+        with delayed_creates(database):
             first = threads.submit(posted, api, "/orders", refused)
             wait_until(lambda: waiting(database) == 1, "the first try is under way")
             repeat = threads.submit(posted, api, "/orders", order_body())
@@ -210,20 +214,20 @@ def test_a_repeat_is_executed_when_the_first_try_is_refused_meanwhile(api: Api, 
         assert repeat.result().status_code == 201
 
 
-# --- and for how long --------------------------------------------------------------------------------
+# --- expiry ------------------------------------------------------------------------------------------
 
 
-def aged(database: Database, age: str) -> None:
+def make_keys_older(database: Database, age: str) -> None:
     """Make all keys that old."""
     database.rows(f"UPDATE idempotency_key SET created_at = now() - interval '{age}'")
 
 
 def test_an_idempotency_key_is_valid_for_24_hours(api: Api, database: Database) -> None:
-    """Then it counts as a new one."""
+    """Then it counts as a new key."""
     first = posted(api, "/orders", order_body())
-    aged(database, "23 hours 59 minutes")
+    make_keys_older(database, "23 hours 59 minutes")
     same_answer(posted(api, "/orders", order_body()), first)
-    aged(database, "24 hours 1 second")
+    make_keys_older(database, "24 hours 1 second")
     # A new attempt, as without a key: it conflicts with the first one's order.
     assert posted(api, "/orders", order_body()).status_code == 409
     second = posted(api, "/orders", order_body(at=later(days=1)))
@@ -232,16 +236,18 @@ def test_an_idempotency_key_is_valid_for_24_hours(api: Api, database: Database) 
     same_answer(posted(api, "/orders", order_body(at=later(days=1))), second)
 
 
-def test_many_concurrent_creates_with_an_expired_key_store_one_order(api: Api, database: Database) -> None:
+def test_many_concurrent_creates_with_an_expired_idempotency_key_store_one_order(
+    api: Api, database: Database
+) -> None:
     """One is the first, as with a key that was never used."""
     posted(api, "/orders", order_body())
-    aged(database, "2 days")
+    make_keys_older(database, "2 days")
     answers = at_once([lambda: posted(api, "/orders", order_body(at=later(days=1)))] * 10)
     assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
     assert database.counts()["orders"] == 2
 
 
-def test_the_relay_deletes_expired_keys_and_no_others(
+def test_the_relay_deletes_only_expired_idempotency_keys(
     run: Callable[[Coroutine[Any, Any, int]], int], database: Database
 ) -> None:
     """A thousand at a time, so that it blocks nothing."""
@@ -271,12 +277,12 @@ FOR EACH ROW EXECUTE FUNCTION be_slow();
     [("DEFERRED", True), ("IMMEDIATE", False)],
     ids=["while it commits", "before it commits"],
 )
-def test_a_create_whose_process_was_killed_is_safely_repeated_on_another(
+def test_a_create_whose_process_was_killed_is_safely_repeated_on_another_process(
     own_database_url: str, redis_url: str, when: str, *, stored: bool
 ) -> None:
-    """The COMMIT was sent, the process is dead, nobody was answered: the repeat gets the order that is there.
+    """The process ends at its COMMIT: the repeat gets the stored order, or stores it.
 
-    A trigger makes the server's COMMIT, or the statement before it, take long enough to be caught in the act.
+    A trigger delays the server's COMMIT, or the statement before it, so that the process can be killed.
     """
     port = free_port()
     process = ServiceProcess("api.server", database=own_database_url, redis=redis_url, port=port)
@@ -319,7 +325,7 @@ FOR EACH ROW EXECUTE FUNCTION break_off();
 
 
 @pytest.mark.parametrize(
-    ("when", "told"),
+    ("when", "ending"),
     [
         (
             "DEFERRED",
@@ -330,7 +336,7 @@ FOR EACH ROW EXECUTE FUNCTION break_off();
     ids=["while it commits", "before it commits"],
 )
 def test_a_503_says_whether_the_order_may_have_been_stored(
-    api: Api, database: Database, when: str, told: str
+    api: Api, database: Database, when: str, ending: str
 ) -> None:
     """A COMMIT whose connection broke may have succeeded; only a repeat shows whether it did."""
     for statement in BROKEN_COMMIT.format(when=when).split(";\n")[:2]:
@@ -341,6 +347,6 @@ def test_a_503_says_whether_the_order_may_have_been_stored(
         database.rows("DROP FUNCTION break_off CASCADE")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
     assert answer.json()["type"] == "/problems/unavailable"
-    assert answer.json()["detail"].endswith(told)
+    assert answer.json()["detail"].endswith(ending)
     assert posted(api, "/orders", order_body()).status_code == 201
     assert len(api.every_order()) == 1

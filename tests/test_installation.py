@@ -1,4 +1,4 @@
-"""Installing from a lock file: later releases do not matter."""
+"""Installing from a lock file: later releases have no effect."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _wheel(folder: Path, name: str, version: str, *metadata: str) -> str:
 
 
 @pytest.mark.parametrize("command", [_make, _docker])
-def test_a_release_after_the_lock_was_written_does_not_affect_an_installation(
+def test_a_package_released_after_the_lock_file_was_written_does_not_affect_an_installation(
     tmp_path: Path, command: Callable[[Path], list[str]]
 ) -> None:
     """Left to resolve, the pip of Python 3.11 finds the newer ``needed[extra]==1.*`` and misses its hash."""

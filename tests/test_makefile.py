@@ -46,7 +46,7 @@ def _matrix(folder: Path, *pythons: str) -> subprocess.CompletedProcess[str]:
 
 
 def _interpreter(folder: Path, name: str, version: str, test_status: int) -> str:
-    """Write what looks like a Python of some version, whose tests end with a status."""
+    """Write a stub of a Python of some version, whose tests end with a status."""
     python = folder / name
     python.write_text(
         f"""#!/bin/sh
@@ -61,7 +61,7 @@ def _interpreter(folder: Path, name: str, version: str, test_status: int) -> str
     return str(python)
 
 
-def test_the_matrix_tests_with_each_python_and_names_those_that_are_not_here(tmp_path: Path) -> None:
+def test_the_test_matrix_runs_with_each_python_and_names_those_that_are_missing(tmp_path: Path) -> None:
     """Each has a virtual environment of its own."""
     pythons = [_interpreter(tmp_path, f"python{n}", f"3.{n}", 0) for n in (12, 13)]
     done = _matrix(tmp_path, *pythons, "python3.99")
@@ -73,15 +73,15 @@ def test_the_matrix_tests_with_each_python_and_names_those_that_are_not_here(tmp
     assert (tmp_path / ".venv-3.13").is_dir()
 
 
-def test_the_matrix_fails_if_the_tests_fail_with_one_python(tmp_path: Path) -> None:
-    """The others are tested all the same."""
+def test_the_test_matrix_fails_if_the_tests_fail_with_one_python(tmp_path: Path) -> None:
+    """The tests still run with the others."""
     pythons = [_interpreter(tmp_path, f"python{n}", f"3.{n}", int(n == 12)) for n in (12, 13)]
     done = _matrix(tmp_path, *pythons)
     assert "passed: 3.13; failed: 3.12; not on this machine: none" in done.stdout
     assert done.returncode != 0
 
 
-def test_the_matrix_fails_if_there_is_no_python_at_all(tmp_path: Path) -> None:
+def test_the_test_matrix_fails_if_there_is_no_python(tmp_path: Path) -> None:
     """Nothing tested is not the same as everything passed."""
     done = _matrix(tmp_path, "python3.99")
     assert "passed: none" in done.stdout

@@ -1,7 +1,7 @@
-"""Every way in which a request can be malformed, and its exact answer, given without the database.
+"""Every way in which a request can be malformed, and its exact answer; the database is not needed.
 
 The API's database is dropped before the first request. Requests that need it are answered 5xx from then on,
-so a 400 or 422 proves that a malformed request never gets that far.
+so a 400 or 422 proves that a malformed request never reaches the database.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ INTERNALS = (
 )
 
 
-async def _take_away(url: str) -> None:
+async def _drop_database(url: str) -> None:
     name = urlsplit(url).path[1:]
     connection = await asyncpg.connect(url.replace(f"/{name}?", "/postgres?"))
     try:
@@ -59,7 +59,7 @@ def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
         Api(port) as api,
     ):
         api.wait_until_ready()
-        asyncio.run(_take_away(own_database_url))
+        asyncio.run(_drop_database(own_database_url))
         yield api
         # Nothing was logged as an unexpected error. The request that needs the database comes last.
         assert "internal_error" not in process.log
@@ -109,7 +109,7 @@ def test_every_malformed_request_is_refused_without_asking_the_database(
 
 
 def test_the_table_of_malformed_requests_has_no_duplicates() -> None:
-    """A case that hides another would show less than it seems."""
+    """A duplicate would count as a case without testing one."""
     cases = [*UNREADABLE, *UNACCEPTABLE, *ADDRESSES, *REST]
     assert len({(case.method, case.path, case.body, tuple(case.headers.items())) for case in cases}) == len(
         cases
@@ -128,7 +128,7 @@ def test_a_repeated_header_is_read_as_a_list_or_refused(without_database: Api, r
 
 
 def test_a_huge_malformed_request_is_refused_without_delaying_others(without_database: Api) -> None:
-    """Checking equal keys or list separators again and again could take hours."""
+    """Checking equal keys or list separators in quadratic time could take hours."""
     keys = b'{"orders":[{' + b'"a":1,' * 150_000 + b'"a":1}]}'
     assert without_database.post_text("/orders/batch", keys).status_code == 400
     tags = {"If-None-Match": '"1"' + " ," * 2_000 + "x"}
@@ -177,10 +177,10 @@ def test_a_client_that_disconnects_while_sending_its_body_is_not_logged_as_an_er
 
 
 @pytest.mark.parametrize("hosts", [(), (b"Host: a", b"Host: b")])
-def test_a_request_without_exactly_one_host_is_refused(
+def test_a_request_without_exactly_one_host_header_is_refused(
     without_database: Api, hosts: tuple[bytes, ...]
 ) -> None:
-    """400 (RFC 9112, section 3.2): a proxy in front might have chosen the other one of two."""
+    """400 (RFC 9112, section 3.2): of two, a proxy in front might have used the other."""
     for head in (create(*hosts), create(*hosts).replace(b"POST /orders", b"GET /health/live")):
         answer = raw(without_database, head)
         assert answer.startswith(b"HTTP/1.1 400 ")
@@ -224,7 +224,9 @@ def test_the_faults_reported_for_a_body_are_limited(without_database: Api) -> No
     assert len(answer.json()["errors"]) == 5_002
 
 
-def test_a_url_that_http_does_not_allow_is_refused_by_the_server_itself(without_database: Api) -> None:
+def test_a_request_target_that_http_does_not_allow_is_refused_by_the_http_server(
+    without_database: Api,
+) -> None:
     """Before any of our code runs."""
     host, port = without_database.url.removeprefix("http://").split(":")
     for target in (b"/orders/\xff", b"/orders/5?a=\xff", b"/orders/ 5"):

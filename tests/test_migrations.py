@@ -57,7 +57,7 @@ def run_piccolo(folder: Path, database: str, *arguments: str) -> str:
 
 
 def schema(url: str) -> set[str]:
-    """Describe all that migrations make, but for rows."""
+    """Describe all that migrations make, except rows."""
     with Database(url) as database:
         return catalogue(database)
 
@@ -117,8 +117,8 @@ def test_a_migration_that_fails_leaves_nothing_behind(new_database_url: str) -> 
         assert run_migrate(new_database_url).stdout == f"migrations applied: {MIGRATIONS - 1}\n"
 
 
-def test_a_missing_migration_is_applied_although_later_ones_are_there(new_database_url: str) -> None:
-    """As after another branch of the code was tried, which brought as many of its own."""
+def test_a_missing_migration_is_applied_although_later_ones_were_applied(new_database_url: str) -> None:
+    """As after another branch of the code, with as many migrations of its own, was tried."""
     run_piccolo(ROOT, new_database_url, "forwards", "shared", TABLES)
     with Database(new_database_url) as database:
         database.rows("INSERT INTO migration (name, app_name) VALUES ('of another branch', 'shared')")
@@ -145,10 +145,10 @@ def test_migrating_an_unusable_database_fails_with_one_line(tmp_path: Path, post
         (postgres_url.replace(name, "/nowhere"), 'database "nowhere" does not exist'),
         (re.sub("//[^@/]*@", "//nobody@", postgres_url), 'role "nobody" does not exist'),
     ):
-        assert_said_in_one_line(run_migrate(url), reason)
+        assert_failed_in_one_line(run_migrate(url), reason)
 
 
-def assert_said_in_one_line(done: subprocess.CompletedProcess[str], reason: str) -> None:
+def assert_failed_in_one_line(done: subprocess.CompletedProcess[str], reason: str) -> None:
     """Check that it ended with one line that says why."""
     assert done.returncode == 1
     assert done.stdout == ""
@@ -177,7 +177,7 @@ def test_migrating_a_database_that_is_starting_up_fails_with_one_line() -> None:
         server.start()
         done = run_migrate(f"postgresql://orders@127.0.0.1:{listener.getsockname()[1]}/orders")
         server.join(5)
-    assert_said_in_one_line(done, "the database system is starting up")
+    assert_failed_in_one_line(done, "the database system is starting up")
 
 
 def test_the_migrations_create_the_tables_that_the_code_describes(tmp_path: Path, postgres_url: str) -> None:

@@ -112,7 +112,7 @@ def test_the_largest_possible_change_fits_into_64_kib(api: Api, database: Databa
         assert expected < size <= 64 * 1024
 
 
-def test_a_batch_must_have_consecutive_positions(run: Run) -> None:
+def test_a_batch_of_changes_must_have_consecutive_positions(run: Run) -> None:
     """A batch with a gap would move a cursor past a change."""
 
     async def scenario() -> None:

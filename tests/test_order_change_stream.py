@@ -127,7 +127,7 @@ def test_a_stream_without_a_position_begins_now_and_can_be_resumed_before_its_fi
         assert [event.id for event in stream.take(1)] == [2]
 
 
-def test_an_idle_stream_sends_comments(api: Api) -> None:
+def test_an_idle_event_stream_sends_comments(api: Api) -> None:
     with EventStream(api.url) as stream:
         began = time.monotonic()
         for line in stream.lines():
@@ -136,7 +136,7 @@ def test_an_idle_stream_sends_comments(api: Api) -> None:
         assert 0.4 < time.monotonic() - began < 5
 
 
-def test_a_stream_can_be_cut_anywhere_and_resumed_without_gap_or_repeat(api: Api, run: Run) -> None:
+def test_a_stream_can_be_cut_off_anywhere_and_resumed_without_gap_or_repeat(api: Api, run: Run) -> None:
     for day in range(40):
         api.placed_order(at=later(days=day))
     run(assign_all())
@@ -194,17 +194,17 @@ def test_a_slow_reader_of_the_stream_is_disconnected_without_delaying_others(
     api: Api, run: Run, database: Database, process: ServiceProcess
 ) -> None:
     run(assign_all())
-    wait_until(lambda: open_streams(process) <= 3, "earlier streams are gone")
+    wait_until(lambda: open_streams(process) <= 3, "earlier streams are closed")
     before = open_streams(process)
     slow = raw_stream(api.url, 0, receive_buffer=4_096)
     with EventStream(api.url, 0) as quick:
-        wait_until(lambda: open_streams(process) == before + 2, "both are there")
+        wait_until(lambda: open_streams(process) == before + 2, "both streams are open")
         place_large(database, 200)
         run(assign_all())
         began = time.monotonic()
         assert [event.id for event in quick.take(200)] == list(range(1, 201))
         assert time.monotonic() - began < 10
-        wait_until(lambda: open_streams(process) == before + 1, "the slow reader is dropped")
+        wait_until(lambda: open_streams(process) == before + 1, "the slow reader is disconnected")
     # The events it received are complete up to a point; it can resume from there.
     received = b""
     try:
@@ -300,9 +300,9 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
         placing = time.monotonic() - began
         await assign_all()
         began = time.monotonic()
-        heard = await asyncio.gather(*(reader.readuntil(b"id: 1\n") for reader, _ in opened))
-        print(f"placed in {placing:.3f} s, heard by all after {time.monotonic() - began:.3f} s")
-        assert len(heard) == streams
+        received_first = await asyncio.gather(*(reader.readuntil(b"id: 1\n") for reader, _ in opened))
+        print(f"placed in {placing:.3f} s, received by all after {time.monotonic() - began:.3f} s")
+        assert len(received_first) == streams
         began = time.monotonic()
         await asyncio.to_thread(process.stop)
         rest = await asyncio.gather(*(reader.read() for reader, _ in opened))
@@ -326,14 +326,14 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
 
 def test_a_waiting_request_whose_client_disconnects_frees_its_place(api: Api) -> None:
     host, port = api.url.removeprefix("http://").split(":")
-    wait_until(lambda: api.waiting() == 0, "whoever followed before is gone")
+    wait_until(lambda: api.waiting() == 0, "no earlier reader is connected")
     callers = [socket.create_connection((host, int(port))) for _ in range(5)]
     for caller in callers:
         caller.sendall(f"GET /order-changes?wait=30 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    wait_until(lambda: api.waiting() == 5, "they wait")
+    wait_until(lambda: api.waiting() == 5, "all requests wait")
     for caller in callers:
         caller.close()
-    wait_until(lambda: api.waiting() == 0, "they wait no longer", seconds=10)
+    wait_until(lambda: api.waiting() == 0, "no request waits", seconds=10)
 
 
 def test_a_waiting_request_does_not_delay_the_end_of_the_process(
@@ -349,7 +349,7 @@ def test_a_waiting_request_does_not_delay_the_end_of_the_process(
         answers: list[Any] = []
         waiting = threading.Thread(target=lambda: answers.append(api.client.get("/order-changes?wait=30")))
         waiting.start()
-        wait_until(lambda: api.waiting() == 1, "it waits")
+        wait_until(lambda: api.waiting() == 1, "the request waits")
         began = time.monotonic()
         process.stop()
         assert time.monotonic() - began < 6

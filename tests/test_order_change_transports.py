@@ -30,7 +30,7 @@ SEED = 20_261_122
 
 
 class Collector(threading.Thread):
-    """A subscriber that keeps every notification that it was given, until it is told to stop."""
+    """A subscriber that keeps every notification that it received, until it is stopped."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__(daemon=True)
@@ -50,7 +50,7 @@ class FeedCollector(Collector):
         """Follow."""
         feed = Feed.after(self.pipeline.api, wait=1, limit=7)
         while not self.told_to_stop:
-            self.notifications += feed.turn()
+            self.notifications += feed.read_page()
 
 
 class StreamCollector(Collector):
@@ -83,7 +83,7 @@ class RedisCollector(Collector):
         reader = RedisReader(self.pipeline.redis_url)
         while not self.told_to_stop:
             with suppress(redis.RedisError):
-                self.notifications += reader.turn()
+                self.notifications += reader.read_page()
             time.sleep(0.01)
 
 
@@ -205,16 +205,16 @@ def test_all_transports_deliver_the_same_bytes_once_per_position_despite_kills_a
     while any(writer.is_alive() for writer in writers) or faults < 6:
         time.sleep(0.15 + rng.random() * 0.2)
         reader.client.flushdb()
-        victim = rng.choice((pipeline.relay, pipeline.worker))
+        process = rng.choice((pipeline.relay, pipeline.worker))
         if faults == 3:
-            victim = pipeline.worker
+            process = pipeline.worker
             wait_until(lambda: posted.unanswered is not None, "an attempt is under way")
-        victim.kill()
-        if victim is pipeline.worker:
+        process.kill()
+        if process is pipeline.worker:
             # No worker serves a webhook now, but that is only known when the lease ends, after 20 s.
             pipeline.database.rows("UPDATE webhook SET leased_until = now() WHERE lease IS NOT NULL")
         time.sleep(rng.random() * 0.2)
-        victim.start()
+        process.start()
         faults += 1
         if faults % 3 == 0:
             # A new relay needs a moment: let some changes pass before the next fault.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def test_the_feed_is_the_change_log_in_pages_that_never_change(api: Api, run: Run) -> None:
+def test_the_feed_returns_the_change_log_in_pages_that_never_change(api: Api, run: Run) -> None:
     for day in range(7):
         api.placed_order(at=later(days=day))
     run(assign_all())
@@ -88,7 +88,7 @@ def test_a_waiting_request_is_answered_as_soon_as_a_change_matches(api: Api, run
     waiting = [threading.Thread(target=wait, args=(query,)) for query in queries]
     for thread in waiting:
         thread.start()
-    wait_until(lambda: api.waiting() == len(queries), "all of them wait")
+    wait_until(lambda: api.waiting() == len(queries), "all requests wait")
     assert answers == {}
     api.placed_order(calendar="south")
     run(assign_all())
@@ -118,8 +118,8 @@ def test_a_waiting_request_without_a_match_is_answered_with_the_next_position(ap
     answer = api.client.get("/order-changes?after=1&wait=1")
     assert 0.9 < time.monotonic() - began < 5
     assert answer.json() == {"items": [], "next": "/order-changes?after=1&wait=1"}
-    nothing_fits = api.client.get("/order-changes?calendar=nowhere&wait=1").json()
-    assert nothing_fits["next"] == "/order-changes?calendar=nowhere&wait=1&after=1"
+    without_match = api.client.get("/order-changes?calendar=nowhere&wait=1").json()
+    assert without_match["next"] == "/order-changes?calendar=nowhere&wait=1&after=1"
 
 
 def test_many_waiting_requests_are_all_answered(api: Api, run: Run) -> None:
@@ -139,7 +139,7 @@ def test_many_waiting_requests_are_all_answered(api: Api, run: Run) -> None:
     assert positions_of(items_of(answers[0].text)) == [1]
 
 
-def test_a_reader_misses_no_change_while_transactions_stay_open(
+def test_a_reader_of_the_feed_misses_no_change_while_transactions_stay_open(
     api: Api, run: Run, postgres_url: str
 ) -> None:
     insert = """
@@ -236,7 +236,7 @@ def test_a_forged_cursor_of_a_history_is_refused(api: Api, run: Run, place: Any)
         assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-cursor"), forged
 
 
-def test_a_reader_may_start_from_the_latest_position(api: Api, run: Run) -> None:
+def test_a_reader_of_the_feed_may_start_from_the_latest_position(api: Api, run: Run) -> None:
     assert api.client.get("/order-changes/latest").json() == {"position": 0}
     api.placed_order()
     run(assign_all())
@@ -270,7 +270,7 @@ def test_a_position_older_than_the_log_is_answered_with_the_first_available_one(
     assert positions_of(history) == [4, 5]
 
 
-def test_a_position_of_another_log_is_refused(api: Api, run: Run) -> None:
+def test_a_position_of_another_change_log_is_refused(api: Api, run: Run) -> None:
     api.placed_order()
     run(assign_all())
     answer = api.client.get("/order-changes?after=2")
@@ -301,7 +301,7 @@ def test_a_malformed_query_of_the_feed_is_refused(api: Api, query: str, paramete
     assert answer.json()["errors"][0]["parameter"] == parameter
 
 
-def test_a_filter_finds_a_change_after_20_500_others_in_one_request(
+def test_a_filtered_feed_returns_a_change_after_20_500_others_in_one_request(
     api: Api, run: Run, database: Database
 ) -> None:
     order = int(api.placed_order(calendar="rare")["id"])

@@ -49,7 +49,7 @@ def place(order: dict[str, Any], sort: str) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("seed", seeds(0, 2))
-def test_paging_neither_skips_nor_repeats_an_unchanged_order_despite_writes(
+def test_pages_neither_skip_nor_repeat_an_unchanged_order_despite_writes(
     api: Api, database: Database, sort: str, seed: int
 ) -> None:
     """Orders come, go and move between any two pages, also the one that the cursor names."""
@@ -152,7 +152,7 @@ def test_the_next_link_keeps_filters_as_they_were_written(api: Api, database: Da
 
 
 def test_a_cursor_stays_valid_when_its_order_is_deleted_or_moved(api: Api, database: Database) -> None:
-    """It names a place, not an order."""
+    """It names a position in the list, not an order."""
     orders_apart(database, 6)
     for sort in SORTS:
         page = api.client.get(f"/orders?limit=2&sort={sort}").json()

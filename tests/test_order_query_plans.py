@@ -159,7 +159,7 @@ def lists(orders: Orders) -> dict[str, tuple[OrderFilters, list[Any] | None]]:
     return queries
 
 
-def test_the_cost_of_a_page_does_not_grow_with_the_number_of_orders(orders: Orders) -> None:
+def test_the_cost_of_a_page_of_orders_does_not_grow_with_the_number_of_orders(orders: Orders) -> None:
     """For every filter and sort: by an index in the list's order, or by one that finds few rows."""
     orders.fill(FEW)
     costs: dict[str, list[int]] = {name: [touched(orders.plans(*one))] for name, one in lists(orders).items()}
@@ -178,7 +178,7 @@ def test_the_cost_of_a_page_does_not_grow_with_the_number_of_orders(orders: Orde
     assert sorted(usual)[len(usual) // 2] <= 8 * (PAGE + 1)
 
 
-def test_a_stream_starts_without_reading_every_order(orders: Orders) -> None:
+def test_a_stream_of_orders_starts_without_reading_every_order(orders: Orders) -> None:
     """Its plan favours the first rows: in index order, with nothing sorted or written to disk."""
     if orders.count < MANY:
         orders.fill(MANY)

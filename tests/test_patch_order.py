@@ -31,7 +31,7 @@ def patch(api: Api, change: dict[str, Any]) -> httpx.Response:
     ],
     ids=str,
 )
-def test_a_patch_changes_what_it_names_and_leaves_the_rest(
+def test_a_patch_changes_the_members_that_it_names_and_no_others(
     api: Api, change: dict[str, Any], field: str, value: object
 ) -> None:
     """Null resets the calendar to the default one."""
@@ -88,8 +88,8 @@ def test_a_patch_that_is_not_an_object_is_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json-patch+json"])
-def test_a_body_of_another_media_type_is_refused(api: Api, content_type: str) -> None:
-    """And the acceptable ones are named where RFC 5789 says."""
+def test_a_patch_of_another_media_type_is_refused(api: Api, content_type: str) -> None:
+    """The acceptable ones are named in Accept-Patch (RFC 5789)."""
     api.placed_order(id=5)
     answer = api.client.patch("/orders/5", content=b"{}", headers={"Content-Type": content_type})
     assert answer.status_code == 415
@@ -104,7 +104,7 @@ def test_patching_an_unknown_order_is_404(api: Api, database: Database) -> None:
 
 
 def test_services_keep_their_names_unless_the_patch_names_services(api: Api) -> None:
-    """A new fee is no reason to rename what was ordered."""
+    """A new fee does not rename what was ordered."""
     api.placed_order(id=5)
     api.client.put("/services/123", json={"name": "Survey"})
     assert patch(api, {"totalfee": 7}).json()["services"] == [{"id": "123", "name": "Inspection"}]

@@ -33,7 +33,7 @@ def at_version_2(api: Api) -> None:
 
 
 def test_every_answer_with_an_order_has_the_etag_of_its_version(api: Api) -> None:
-    """A strong one: the same tag means the same bytes."""
+    """A strong ETag: the same tag means the same bytes."""
     created = api.place_order(id=5)
     assert created.headers["etag"] == '"1"'
     for version, method in ((2, "PUT"), (3, "PATCH")):
@@ -49,7 +49,7 @@ def test_every_answer_with_an_order_has_the_etag_of_its_version(api: Api) -> Non
     "condition",
     ['"2"', "*", '"1", "2"', '"x","2" , "3"', ', "2",,', 'W/"1", "2"', '"1,2", "2"'],
 )
-def test_a_write_whose_if_match_names_the_current_version_is_done(
+def test_a_write_whose_if_match_names_the_current_version_succeeds(
     api: Api, method: str, condition: str
 ) -> None:
     """By its tag, as one of several, or by *."""
@@ -90,7 +90,7 @@ def test_a_write_whose_if_none_match_names_the_current_version_is_refused(
 
 
 @pytest.mark.parametrize("method", WRITES)
-def test_a_write_whose_if_none_match_names_other_versions_is_done(api: Api, method: str) -> None:
+def test_a_write_whose_if_none_match_names_other_versions_succeeds(api: Api, method: str) -> None:
     """An unknown order is still 404."""
     at_version_2(api)
     answer = written(api, method, if_none_match='"1", W/"3"', if_match='"2"')
@@ -98,7 +98,7 @@ def test_a_write_whose_if_none_match_names_other_versions_is_done(api: Api, meth
     assert written(api, method, path="/orders/77", if_none_match="*").status_code == 404
 
 
-def test_conditions_in_several_header_lines_are_one_list(api: Api) -> None:
+def test_preconditions_in_several_header_lines_are_one_list(api: Api) -> None:
     """RFC 9110, 5.3."""
     at_version_2(api)
     lines = [("If-Match", '"1"'), ("If-Match", '"2"')]
@@ -109,7 +109,7 @@ def test_conditions_in_several_header_lines_are_one_list(api: Api) -> None:
 @pytest.mark.parametrize("method", WRITES)
 @pytest.mark.parametrize("condition", ['"1"', "*"])
 def test_a_conditional_write_to_an_unknown_order_is_404(api: Api, method: str, condition: str) -> None:
-    """Which says more than 412 would."""
+    """404 says more than 412 would."""
     assert written(api, method, if_match=condition).status_code == 404
 
 
@@ -122,7 +122,9 @@ def test_an_invalid_body_is_refused_before_its_precondition_is_checked(api: Api)
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("condition", ['"2"', 'W/"2"', "*", '"1", W/"2"', ', "2",'])
-def test_a_read_of_a_known_version_is_answered_304(api: Api, method: str, condition: str) -> None:
+def test_a_read_of_a_version_known_to_the_caller_is_answered_304(
+    api: Api, method: str, condition: str
+) -> None:
     """With the tag and no body; weak and strong tags both match."""
     at_version_2(api)
     answer = api.client.request(method, "/orders/5", headers={"If-None-Match": condition})
@@ -133,7 +135,7 @@ def test_a_read_of_a_known_version_is_answered_304(api: Api, method: str, condit
 
 
 @pytest.mark.parametrize("condition", ['"1"', 'W/"1"', '"22"', '"w/2"', '"1", "3"'])
-def test_a_read_of_an_unknown_version_is_answered_in_full(api: Api, condition: str) -> None:
+def test_a_read_of_a_version_unknown_to_the_caller_is_answered_in_full(api: Api, condition: str) -> None:
     """With its tag, for the next time."""
     at_version_2(api)
     answer = api.client.get("/orders/5", headers={"If-None-Match": condition})
@@ -150,7 +152,7 @@ def test_a_conditional_read_of_an_unknown_order_is_404(api: Api) -> None:
 
 
 @pytest.mark.parametrize("method", WRITES)
-def test_of_twenty_concurrent_writes_to_one_version_exactly_one_is_done(
+def test_of_twenty_concurrent_writes_to_one_version_exactly_one_succeeds(
     api: Api, database: Database, method: str
 ) -> None:
     """The refused ones have overwritten nothing."""
@@ -166,7 +168,7 @@ def test_of_twenty_concurrent_writes_to_one_version_exactly_one_is_done(
 
 
 def test_concurrent_increments_with_if_match_lose_no_update(api: Api) -> None:
-    """Each caller reads, adds one, writes if nobody else did, or tries again."""
+    """Each caller reads, adds one, writes if no other did, or tries again."""
     api.placed_order(id=5, fee=0)
 
     def add_one() -> httpx.Response:

@@ -166,7 +166,7 @@ class History:
         self.model = Model(dict(NAMES))
         self.imports = 0
 
-    def meant(self, number: int) -> int:
+    def order_id(self, number: int) -> int:
         """Return the id that a command refers to."""
         ids = sorted(self.model.orders)
         return ids[number % len(ids)] if ids and number else 999
@@ -208,18 +208,18 @@ class History:
                     self.model.store(got, at, fee, services, calendar)
                     self.shows(got, answer)
             case Put(number, at, fee, services, calendar):
-                order_id = self.meant(number)
+                order_id = self.order_id(number)
                 fields = {"at": at, "fee": fee, "services": services, "calendar": calendar}
                 answer = self.send("PUT", f"/orders/{order_id}", written(**fields))
                 self.check(command, answer, self.model.update(order_id, fields))
                 self.shows(order_id, answer)
             case Patch(number, fields):
-                order_id = self.meant(number)
+                order_id = self.order_id(number)
                 answer = self.send("PATCH", f"/orders/{order_id}", written(**fields))
                 self.check(command, answer, self.model.update(order_id, fields))
                 self.shows(order_id, answer)
             case Delete(number):
-                order_id = self.meant(number)
+                order_id = self.order_id(number)
                 self.check(command, self.send("DELETE", f"/orders/{order_id}"), self.model.delete(order_id))
             case Import():
                 self.do_import(command)
@@ -251,9 +251,9 @@ class History:
         if reasons:
             return
         shown = {int(order["id"]) for order in self.api.every_order()}
-        given = iter(sorted(shown - self.model.orders.keys() - {o.id for o in command.orders}))
+        new_ids = iter(sorted(shown - self.model.orders.keys() - {o.id for o in command.orders}))
         for order in command.orders:
-            order_id = order.id if order.id is not None else next(given)
+            order_id = order.id if order.id is not None else next(new_ids)
             self.model.store(order_id, order.at, order.fee, order.services, order.calendar)
 
     def shows(self, order_id: int, answer: httpx.Response) -> None:
@@ -311,7 +311,7 @@ class History:
     ],
     at_once=1,
 )
-def test_every_answer_and_the_final_state_equal_the_models(
+def test_every_answer_and_the_final_state_equal_those_of_the_model(
     api: Api, database: Database, run: Run, history: list[Command], at_once: int
 ) -> None:
     """Status, conflicts and nearest free datetimes of each answer; then all orders and all summaries."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.drivers import Api, Database
 
-NO_PATH_IDS = [
+INVALID_PATH_IDS = [
     *("abc", "0", "-1", "00", "0223", "+5", "1.0", "1e3", "99999999999999999999", "9223372036854775808"),
     *("%00", "%20", "5%20", "1%20OR%201=1", "1;DROP%20TABLE%20orders", "%D9%A3", "%EF%BC%95", "null"),
     *("*", "..%2e", "5,6", "5%0a", "'"),
@@ -85,7 +85,7 @@ def test_head_of_an_order_is_answered_like_get_without_the_body(api: Api, path: 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
 @pytest.mark.parametrize("order_id", ["5", "1000000000000", "999999999999999999"])
 def test_an_unknown_order_is_404(api: Api, method: str, order_id: str) -> None:
-    """A well-formed id that names nothing."""
+    """A well-formed id without an order."""
     answer = api.client.request(method, f"/orders/{order_id}")
     assert answer.status_code == 404
     if method != "HEAD":
@@ -95,15 +95,17 @@ def test_an_unknown_order_is_404(api: Api, method: str, order_id: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-@pytest.mark.parametrize("order_id", NO_PATH_IDS)
-def test_a_malformed_id_is_refused_before_the_database_is_asked(api: Api, method: str, order_id: str) -> None:
+@pytest.mark.parametrize("order_id", INVALID_PATH_IDS)
+def test_a_malformed_id_is_refused_before_the_database_is_queried(
+    api: Api, method: str, order_id: str
+) -> None:
     """Whatever the method; the parameter is named."""
     answer = api.client.request(method, f"/orders/{order_id}")
     assert parameters(answer) == ["order_id"]
 
 
 def test_a_path_that_is_not_utf_8_is_refused(api: Api) -> None:
-    """Its bytes are not replaced by something else that might name an order."""
+    """Its bytes are not replaced by characters that might name an order."""
     assert api.client.get("/orders/%ff").status_code == 400
 
 
@@ -117,7 +119,7 @@ def test_a_path_that_is_not_utf_8_is_refused(api: Api) -> None:
         ("TRACE", "/orders"),
     ],
 )
-def test_a_method_that_a_path_does_not_have_is_405(api: Api, method: str, path: str) -> None:
+def test_a_method_that_a_path_does_not_support_is_405(api: Api, method: str, path: str) -> None:
     """And the answer lists those that it has."""
     answer = api.client.request(method, path)
     assert answer.status_code == 405
@@ -132,8 +134,8 @@ def test_an_unknown_path_is_answered_with_a_problem(api: Api) -> None:
     assert answer.json()["type"] == "/problems/not-found"
 
 
-def test_a_query_parameter_on_a_single_order_is_refused(api: Api) -> None:
-    """It would do nothing."""
+def test_a_query_parameter_on_a_read_of_one_order_is_refused(api: Api) -> None:
+    """A parameter would have no effect."""
     api.placed_order(id=5)
     assert parameters(api.client.get("/orders/5?expand=services")) == ["expand"]
 
@@ -141,7 +143,7 @@ def test_a_query_parameter_on_a_single_order_is_refused(api: Api) -> None:
 # --- the list ----------------------------------------------------------------------------------------
 
 
-def test_a_list_without_matches_is_200_and_empty(api: Api) -> None:
+def test_a_list_of_orders_without_matches_is_200_and_empty(api: Api) -> None:
     """Not 404; also with filters that match nothing, such as an unused calendar."""
     for path in (
         "/orders",
@@ -174,7 +176,7 @@ def test_orders_are_listed_by_datetime_and_then_by_id(api: Api, database: Databa
     ],
 )
 @pytest.mark.parametrize("limit", ["1", "2", "3", "100"])
-def test_a_list_can_be_sorted_both_ways_with_any_page_size(
+def test_a_list_of_orders_can_be_sorted_both_ways_with_any_page_size(
     api: Api, database: Database, sort: str, expected: list[str], limit: str
 ) -> None:
     """Orders at one datetime included."""
@@ -205,7 +207,7 @@ def test_a_list_can_be_sorted_both_ways_with_any_page_size(
     ],
     ids=str,
 )
-def test_a_list_contains_only_the_orders_that_match_all_filters(
+def test_a_list_of_orders_contains_only_those_that_match_all_filters(
     api: Api, query: dict[str, str], expected: list[str]
 ) -> None:
     """From is included and to is not."""
@@ -241,7 +243,7 @@ def test_a_full_last_page_has_no_next_page(api: Api, database: Database) -> None
 
 
 def test_the_page_size_may_change_between_pages(api: Api, database: Database) -> None:
-    """The cursor names a place, not a page."""
+    """The cursor names a position in the list, not a page."""
     orders_at_noon(database, 5)
     following = api.client.get("/orders?limit=2").json()["next"].replace("limit=2", "limit=3")
     assert [order["id"] for order in api.client.get(following).json()["items"]] == ["3", "4", "5"]
@@ -282,7 +284,7 @@ def test_following_pages_returns_every_order_once_despite_writes(api: Api, datab
         ("from", "from"),
     ],
 )
-def test_a_malformed_query_is_refused(api: Api, query: str, wrong: str) -> None:
+def test_a_malformed_query_for_orders_is_refused(api: Api, query: str, wrong: str) -> None:
     """400, and the parameter is named."""
     assert parameters(api.client.get(f"/orders?{query}")) == [wrong]
 
@@ -327,7 +329,7 @@ FORGED = (
     ],
 )
 def test_a_cursor_that_the_server_did_not_issue_is_refused(api: Api, path: str) -> None:
-    """Forged ones included: none reaches the database."""
+    """Forged cursors too: not one reaches the database."""
     for cursor in FORGED:
         answer = api.client.get(path, params={"cursor": cursor})
         # A report's cursor begins with its position: one that is not reached is of another log.

@@ -1,4 +1,4 @@
-"""The README and the documents beside it say what is so."""
+"""The README and the documents beside it agree with the project."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HERE = "http://127.0.0.1:8000"
 
 
 def test_the_readme_can_be_read_in_one_sitting() -> None:
-    """Counted as ``wc -w`` does. What is longer belongs into a document beside it."""
+    """Counted as ``wc -w`` does. More belongs in a document beside it."""
     assert len(README.split()) <= MOST_WORDS
 
 
@@ -37,7 +37,7 @@ def _anchors(document: Path) -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_of_a_document_leads_to_a_file_and_a_heading(document: Path) -> None:
-    """No link leads nowhere."""
+    """Relative links and anchors."""
     for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         if "://" in link:
             continue
@@ -48,7 +48,7 @@ def test_every_link_of_a_document_leads_to_a_file_and_a_heading(document: Path) 
 
 
 def test_every_make_command_of_a_document_is_a_target_of_the_makefile() -> None:
-    """With the variables that it is given."""
+    """With the variables that are set for it."""
     commands = [
         command
         for document in DOCUMENTS
@@ -57,9 +57,9 @@ def test_every_make_command_of_a_document_is_a_target_of_the_makefile() -> None:
         )
     ]
     assert {"run", "test", "har", "verify"} <= {target for target, _ in commands}
-    for target, given in commands:
+    for target, setting in commands:
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
-        variable = given.strip(" =")
+        variable = setting.strip(" =")
         known = f"$({variable})" in MAKEFILE or re.search(
             rf"^{target}:.*\b{variable}=", MAKEFILE, re.MULTILINE
         )
@@ -75,14 +75,14 @@ def test_every_check_of_the_makefile_installs_what_it_needs() -> None:
 
 
 def _steps() -> list[tuple[str, str]]:
-    """The commands of the README's walk-through, each with what it is said to print."""
+    """The commands of the README's walk-through, each with the output that is shown."""
     (walk,) = [block for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) if "curl" in block]
     steps = [step.partition("\n{") if "curl" in step else step.partition("\n") for step in walk.split("$ ")]
     return [(command, brace.strip() + shown) for command, brace, shown in steps if command]
 
 
 def _shown_as(shown: str) -> re.Pattern[str]:
-    """Read what the README shows: ``…`` stands for anything, and lines are broken anywhere."""
+    """Make a pattern of what the README shows: ``…`` matches anything, and lines may break anywhere."""
     shown = re.sub(r"\n *", "", shown.strip())
     return re.compile(".*?".join(map(re.escape, shown.split("…"))), re.DOTALL)
 

@@ -67,7 +67,7 @@ def place_and_assign(run: Run, *days: int) -> list[str]:
     return [change.notification() for change in run(whole_log())]
 
 
-def test_an_entry_of_the_stream_is_a_notification_whose_id_is_its_position(
+def test_an_entry_of_the_redis_stream_is_a_notification_whose_id_is_its_position(
     run: Run, reader: RedisReader
 ) -> None:
     log = place_and_assign(run, 0, 1, 2)
@@ -76,10 +76,10 @@ def test_an_entry_of_the_stream_is_a_notification_whose_id_is_its_position(
     assert run(publish_all()) == 0
     log = place_and_assign(run, 3)
     assert run(publish_all()) == 1
-    assert reader.turn() == log
+    assert reader.read_page() == log
 
 
-def test_publishing_again_or_concurrently_adds_no_duplicates(run: Run, reader: RedisReader) -> None:
+def test_publishing_repeatedly_or_concurrently_adds_no_duplicates(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, *range(5))
 
     async def at_once() -> None:
@@ -90,18 +90,18 @@ def test_publishing_again_or_concurrently_adds_no_duplicates(run: Run, reader: R
     assert [notification for _, notification in reader.entries()] == log
 
 
-def test_a_wiped_stream_is_filled_again(run: Run, reader: RedisReader) -> None:
+def test_a_wiped_redis_stream_is_filled_again(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, *range(4))
     run(publish_all())
-    assert reader.turn() == log
+    assert reader.read_page() == log
     reader.client.flushdb()
     log = place_and_assign(run, 5)
     run(publish_all())
     assert [notification for _, notification in reader.entries()] == log
-    assert reader.turn() == log[4:]  # and a reader that had continued goes on
+    assert reader.read_page() == log[4:]  # a reader from before continues
 
 
-def test_a_stream_that_lost_its_last_entries_is_repaired(run: Run, reader: RedisReader) -> None:
+def test_a_redis_stream_that_lost_its_last_entries_is_repaired(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, *range(2))
     run(publish_all())
     saved: Any = reader.client.dump(STREAM)
@@ -112,7 +112,9 @@ def test_a_stream_that_lost_its_last_entries_is_repaired(run: Run, reader: Redis
     assert [notification for _, notification in reader.entries()] == log
 
 
-def test_the_stream_of_another_log_is_replaced(run: Run, reader: RedisReader, database: Database) -> None:
+def test_a_redis_stream_of_another_change_log_is_replaced(
+    run: Run, reader: RedisReader, database: Database
+) -> None:
     place_and_assign(run, *range(4))
     run(publish_all())
     database.clean()
@@ -132,7 +134,7 @@ def test_the_stream_of_another_log_is_replaced(run: Run, reader: RedisReader, da
     assert [notification for _, notification in reader.entries()] == log
 
 
-def test_a_stream_with_an_unreadable_entry_is_replaced(run: Run, reader: RedisReader) -> None:
+def test_a_redis_stream_with_an_unreadable_entry_is_replaced(run: Run, reader: RedisReader) -> None:
     log = place_and_assign(run, 0, 1)
     for foreign in ("[" * 200_000, "no JSON", "[]", "{}", '{"id": 5}', '{"id": "no-uuid"}'):
         reader.client.delete(STREAM)
@@ -166,7 +168,7 @@ def test_publishing_continues_after_every_error(run: Run, reader: RedisReader, d
     assert [notification for _, notification in reader.entries()] == log
 
 
-def test_the_stream_has_a_maximum_length_also_when_it_is_filled_again(
+def test_the_redis_stream_has_a_maximum_length_even_when_filled_again(
     run: Run, reader: RedisReader, setting: Callable[..., None], database: Database
 ) -> None:
     setting(redis_stream_length=100)
@@ -190,7 +192,7 @@ def test_the_stream_has_a_maximum_length_also_when_it_is_filled_again(
     assert reader.entries()[-1][0] == "1500-0"
 
 
-def test_a_stream_is_kept_when_all_its_changes_were_removed_from_the_log(
+def test_a_redis_stream_is_kept_when_all_its_changes_were_removed_from_the_log(
     run: Run, reader: RedisReader, database: Database
 ) -> None:
     log = place_and_assign(run, *range(3))
@@ -207,7 +209,7 @@ def test_a_stream_is_kept_when_all_its_changes_were_removed_from_the_log(
     assert [name for name, _ in reader.entries()] == ["4-0"]
 
 
-def test_removing_changes_while_the_stream_is_checked_does_not_delete_it(
+def test_removing_changes_during_a_check_of_the_redis_stream_does_not_delete_the_stream(
     run: Run, reader: RedisReader, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its consumer groups would be lost with it."""
@@ -217,11 +219,11 @@ def test_removing_changes_while_the_stream_is_checked_does_not_delete_it(
     run(apply_every_change())
     database.rows("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
 
-    async def trim_then_look(position: int, event_id: str) -> bool:
+    async def trim_then_check(position: int, event_id: str) -> bool:
         await trim_log()
         return await is_change_at(position, event_id)
 
-    monkeypatch.setattr("api.relay.redis_stream.is_change_at", trim_then_look)
+    monkeypatch.setattr("api.relay.redis_stream.is_change_at", trim_then_check)
     run(publish_all())
     assert [notification for _, notification in reader.entries()] == log
     assert reader.client.xinfo_groups(STREAM)

@@ -12,7 +12,7 @@ from tests.drivers import Database
 if TYPE_CHECKING:
     from tests.drivers import Api
 
-NEW = "a-calendar-nobody-has-used"
+NEW = "a-calendar-never-used"
 
 REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "too close": ("POST", "/orders", order_body(), 409),
@@ -65,7 +65,7 @@ def test_a_refused_write_neither_adds_nor_changes_a_row(api: Api, database: Data
 
 
 def test_a_write_that_stores_nothing_uses_up_no_calendar_id(api: Api, database: Database) -> None:
-    """A sequence takes none back: after 2**31 dry runs there would be no new calendar."""
+    """A sequence takes no number back: after 2**31 dry runs there would be no new calendar."""
     numbers = "SELECT last_value, is_called FROM calendar_id_seq"
     before = database.rows(numbers)
     assert api.client.post("/orders?dry_run=true", json=order_body(calendar=NEW)).status_code == 200

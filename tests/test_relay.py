@@ -162,7 +162,7 @@ def test_changes_are_published_again_at_once_when_the_cursor_goes_back(run: Run,
     assert [(batch.first, batch.last) for batch in queue.batches()] == [(2, 4)]
 
 
-def test_a_new_relay_publishes_from_the_cursor_on(run: Run, queue: Queue) -> None:
+def test_a_new_relay_publishes_from_the_cursor_onwards(run: Run, queue: Queue) -> None:
     """What the previous one had published is only remembered, not stored."""
     for day in range(4):
         run(place(later(days=day)))

@@ -58,7 +58,7 @@ def test_positions_are_assigned_while_redis_is_unreachable_and_published_later(
         wait_until(lambda: assigned(database) == 1, "assigned without Redis")
         run(place(later(days=1)))
         wait_until(lambda: assigned(database) == 2, "assigned without Redis, again")
-        wait_until(lambda: "queue_unavailable" in relay.log, "noticed")
+        wait_until(lambda: "queue_unavailable" in relay.log, "the outage is logged")
         own_valkey.start()
         queue = Queue(own_valkey.url)
         wait_until(lambda: bool(len(queue)), "published")
@@ -70,7 +70,7 @@ def test_positions_are_assigned_while_redis_is_unreachable_and_published_later(
 def test_a_redis_that_refuses_or_hangs_neither_ends_nor_blocks_the_relay(
     run: Run, database: Database, own_valkey: EmbeddedValkey, postgres_url: str
 ) -> None:
-    """Out of memory, then stopped with SIGSTOP; the relay also stops within ten seconds when told to."""
+    """Out of memory, then stopped with SIGSTOP; the relay also stops within ten seconds after SIGTERM."""
     queue = Queue(own_valkey.url)
     with ServiceProcess("api.relay.main", database=postgres_url, redis=own_valkey.url) as relay:
         run(place(later(days=0)))
@@ -103,7 +103,7 @@ def test_a_redis_that_refuses_or_hangs_neither_ends_nor_blocks_the_relay(
 def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
     run: Run, database: Database, redis_url: str, queue: Queue, postgres_url: str
 ) -> None:
-    """One leads, and the next one begins as soon as it is gone."""
+    """One leads, and the next one begins as soon as the first has ended."""
     with ExitStack() as processes:
 
         def start_relay() -> ServiceProcess:
@@ -111,9 +111,9 @@ def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
             return processes.enter_context(process)
 
         leading = start_relay()
-        wait_until(lambda: "leading" in leading.log, "the first one leads")
+        wait_until(lambda: "leading" in leading.log, "the first relay leads")
         standby = start_relay()
-        wait_until(lambda: "started" in standby.log, "the second one is there")
+        wait_until(lambda: "started" in standby.log, "the standby relay has started")
         run(place(later(days=0)))
         wait_until(lambda: run(_apply(queue)) == 1, "applied")
         assert "leading" not in standby.log
@@ -125,15 +125,15 @@ def test_a_standby_relay_takes_over_when_the_leading_one_is_killed(
         assert database.wrong_summaries() == []
 
 
-def test_sessions_that_end_at_their_beginning_do_not_end_the_relay(
+def test_postgresql_sessions_that_end_as_they_begin_do_not_end_the_relay(
     run: Run, database: Database, tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
-    """The server's farewell may come before the first statement; asyncpg then refuses to send it at all.
+    """The server may end a session before its first statement, which asyncpg then refuses to send.
 
-    The relay's first session looks at the time zone, and the next one is to hold the lock.
+    The relay's first session reads the time zone, and the next one is to hold the lock.
     """
     with (
-        farewell_to(range(1, 3), tmp_path, postgres_url) as url,
+        terminating_proxy(range(1, 3), tmp_path, postgres_url) as url,
         ServiceProcess("api.relay.main", database=url, redis=redis_url) as relay,
     ):
         run(place(later(days=0)))
@@ -144,10 +144,10 @@ def test_sessions_that_end_at_their_beginning_do_not_end_the_relay(
 def test_a_heartbeat_that_cannot_be_written_does_not_end_the_relay(
     run: Run, database: Database, tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
-    """With a full disk it seems dead to its health check, and says so once in its log, but it runs."""
-    nowhere = str(tmp_path / "missing" / "beat")
+    """With a full disk its health check fails and its log has one line about it, but the relay runs."""
+    missing = str(tmp_path / "missing" / "beat")
     with ServiceProcess(
-        "api.relay.main", database=postgres_url, redis=redis_url, OMS_HEARTBEAT_FILE=nowhere
+        "api.relay.main", database=postgres_url, redis=redis_url, OMS_HEARTBEAT_FILE=missing
     ) as relay:
         run(place(later(days=0)))
         wait_until(lambda: is_assigned(database, 1), "assigned")
@@ -155,31 +155,29 @@ def test_a_heartbeat_that_cannot_be_written_does_not_end_the_relay(
         assert "database_unavailable" not in relay.log
 
 
-FAREWELL = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+TERMINATED = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 READY = b"Z\0\0\0\x05I"
 
 
 @contextmanager
-def farewell_to(unlucky: range, folder: Path, postgres_url: str) -> Iterator[str]:
+def terminating_proxy(unlucky: range, folder: Path, postgres_url: str) -> Iterator[str]:
     """A proxy of PostgreSQL that ends some sessions as they are opened, as pg_terminate_backend may."""
     address = next(iter(parse_qs(urlsplit(postgres_url).query)["host"]))
     sessions = count()
 
-    async def forward(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, say_farewell: bool
-    ) -> None:
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, terminate: bool) -> None:
         while data := await reader.read(65_536):
-            if say_farewell and READY in data:
-                data += b"E" + (len(FAREWELL) + 4).to_bytes(4) + FAREWELL
+            if terminate and READY in data:
+                data += b"E" + (len(TERMINATED) + 4).to_bytes(4) + TERMINATED
             writer.write(data)
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_unix_connection(f"{address}/.s.PGSQL.5432")
-        say_farewell = next(sessions) in unlucky
+        terminate = next(sessions) in unlucky
         await asyncio.gather(
-            forward(reader, to_server, say_farewell=False),
-            forward(from_server, writer, say_farewell=say_farewell),
+            forward(reader, to_server, terminate=False),
+            forward(from_server, writer, terminate=terminate),
         )
 
     async def listen() -> None:
@@ -210,10 +208,10 @@ def leads(relay: ServiceProcess, times: int) -> bool:
     return relay.log.count("leading") == times
 
 
-def test_a_relay_leads_again_however_often_its_sessions_are_ended(
+def test_a_relay_becomes_leader_again_however_often_its_sessions_are_terminated(
     own_database_url: str, redis_url: str
 ) -> None:
-    """Ended at random moments; a cancellation that is lost must not leave it waiting for itself."""
+    """Ended at random moments; a lost cancellation must not leave the relay waiting for itself."""
     seed = 5
     print(f"seed {seed}")
     rng = random.Random(seed)

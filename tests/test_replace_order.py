@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 
-def test_a_put_replaces_everything_that_a_caller_sets(api: Api) -> None:
+def test_a_put_replaces_every_member_that_callers_may_set(api: Api) -> None:
     """Id and creation time stay, the version counts up, and a GET answers the same bytes."""
     order = api.placed_order(id=5, services=(123, 456))
     body = order_body(at=later(days=1), fee=7.5, services=(789,), calendar="crew-1")
@@ -45,14 +45,14 @@ def test_a_put_leaves_other_orders_unchanged(api: Api, database: Database) -> No
     assert api.every_order()[1:] == others
 
 
-def test_a_put_without_a_calendar_uses_the_default_one(api: Api) -> None:
+def test_a_put_without_a_calendar_uses_the_default_calendar(api: Api) -> None:
     """A PUT states the whole order."""
     api.placed_order(id=5, calendar="crew-1")
     assert api.client.put("/orders/5", json=order_body()).json()["calendar"] == "default"
 
 
 @pytest.mark.parametrize("order_id", ["5", 5])
-def test_the_id_in_the_body_may_repeat_the_one_in_the_path(api: Api, order_id: object) -> None:
+def test_the_id_in_the_body_of_a_put_may_repeat_the_id_in_the_path(api: Api, order_id: object) -> None:
     """So that an order can be sent back as it was read."""
     api.placed_order(id=5)
     assert api.client.put("/orders/5", json=order_body(id=order_id)).status_code == 200
@@ -118,7 +118,7 @@ def test_a_put_with_an_invalid_field_is_refused(api: Api, field: str, value: obj
     assert api.client.get("/orders/5").json() == order
 
 
-def test_a_malformed_body_is_refused(api: Api) -> None:
+def test_a_put_with_a_malformed_body_is_refused(api: Api) -> None:
     """As on every route."""
     api.placed_order(id=5)
     for content, content_type, status in (
@@ -132,7 +132,7 @@ def test_a_malformed_body_is_refused(api: Api) -> None:
         assert answer.status_code == status
 
 
-def test_an_order_keeps_its_services_names_until_it_is_written_again(api: Api) -> None:
+def test_an_order_keeps_the_names_of_its_services_until_the_next_write(api: Api) -> None:
     """What was agreed on stays readable; the next write uses the new name."""
     api.placed_order(id=5)
     api.client.put("/services/123", json={"name": "Survey"})

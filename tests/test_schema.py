@@ -1,4 +1,4 @@
-"""``shared/database/schema.sql`` documents the schema; here it is held equal to what the migrations make."""
+"""``shared/database/schema.sql`` documents the schema; here it is compared with what the migrations make."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def migrated(documented: Database) -> Iterator[Database]:
 def test_the_documented_schema_is_the_one_that_the_migrations_make(
     documented: Database, migrated: Database
 ) -> None:
-    """Compared by what PostgreSQL's catalogues say of both, and by the rows that both begin with."""
+    """Compared by PostgreSQL's catalogues, and by the rows that both begin with."""
     assert catalogue(documented) == catalogue(migrated)
     assert stored_rows(documented) == stored_rows(migrated)
 
@@ -79,7 +79,7 @@ def test_a_difference_of_any_kind_between_two_schemas_is_noticed(documented: Dat
 
 
 def test_every_file_that_the_documented_schema_names_exists() -> None:
-    """Whoever moves a file is told that schema.sql says where it was."""
+    """When a file is moved, schema.sql must name its new path."""
     named = set(re.findall(r"\b(?:api|shared|worker|tests)(?:/\w+)*/\w+\.\w+", SCHEMA))
     assert "api/orders/commands.py" in named
     assert sorted(name for name in named if not (ROOT / name).is_file()) == []

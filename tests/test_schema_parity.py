@@ -83,7 +83,7 @@ VALUES: dict[str, Callable[[Any], object]] = {
 }
 """Values in a body, where any JSON value may be sent."""
 
-NOT_IN_BODIES = {"schemas/Id": "AnyId is the schema for bodies", "schemas/Day": "it only stands in queries"}
+NOT_IN_BODIES = {"schemas/Id": "AnyId is the schema for bodies", "schemas/Day": "it is only used in queries"}
 
 LITERALS = (
     *(
@@ -182,7 +182,7 @@ def test_the_code_accepts_a_date_at_the_limits_exactly_where_it_matches_the_sche
 @pytest.mark.parametrize("name", sorted(VALUES.keys() - {*NOT_IN_BODIES}))
 @pytest.mark.parametrize("literal", LITERALS)
 def test_the_code_accepts_a_json_value_exactly_where_it_matches_the_schema(name: str, literal: str) -> None:
-    """Numbers as written, texts that look like numbers, and values that are neither."""
+    """Numbers as written, texts that look like numbers, and other values."""
     promised = SCHEMAS.faults(place(name), read_exactly(literal)) == []
     assert accepted(VALUES[name], read_json(literal.encode())) == promised
 

@@ -36,7 +36,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield folder
 
 
-def test_deleted_data_does_not_come_back(state: Path, elsewhere: Path) -> None:
+def test_deleted_data_of_a_stack_does_not_come_back(state: Path, elsewhere: Path) -> None:
     """Without the link in its state folder a start gets an empty database, although the old files exist."""
     link = state / "postgres"
     _, first = claim_folder(link)
@@ -50,7 +50,9 @@ def test_deleted_data_does_not_come_back(state: Path, elsewhere: Path) -> None:
     assert {first.parent, second.parent} == {elsewhere}
 
 
-def test_a_start_continues_where_a_killed_one_had_only_made_the_link(state: Path, elsewhere: Path) -> None:
+def test_a_start_after_a_kill_continues_with_the_link_made_before_the_kill(
+    state: Path, elsewhere: Path
+) -> None:
     """The link comes first, so every folder has a link that names it."""
     link = state / "postgres"
     _, home = claim_folder(link)

@@ -92,7 +92,7 @@ def test_an_invalid_service_is_refused(api: Api, database: Database, body: objec
     assert database.value("SELECT count(*) FROM service") == 3
 
 
-def test_a_malformed_body_is_refused(api: Api) -> None:
+def test_a_service_with_a_malformed_body_is_refused(api: Api) -> None:
     """As on every route."""
     assert api.post_text("/services", '{"name": "a", "name": "b"}').status_code == 400
     assert api.post_text("/services", '{"name": "\\u0000"}').status_code == 400
@@ -100,14 +100,14 @@ def test_a_malformed_body_is_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", ["Inspection", "INSPECTION", "inspection"])
-def test_the_name_of_another_service_is_refused(api: Api, name: str) -> None:
+def test_a_service_cannot_have_the_name_of_another(api: Api, name: str) -> None:
     """In any case, on create and on renaming."""
     for answer in (create(api, name=name), api.client.put("/services/456", json={"name": name})):
         assert (answer.status_code, answer.json()["type"]) == (409, "/problems/service-name-taken")
     assert api.client.get("/services/456").json()["name"] == "Analysis"
 
 
-def test_the_id_of_another_service_is_refused(api: Api) -> None:
+def test_a_service_cannot_have_the_id_of_another(api: Api) -> None:
     """Also when that one is archived."""
     api.client.delete("/services/456")
     for service_id in ("123", 123, 456):
@@ -137,7 +137,7 @@ def test_a_service_can_be_renamed(api: Api) -> None:
     [({}, "#/name"), ({"name": ""}, "#/name"), ({"name": "x", "id": "123"}, "#/id")],
     ids=str,
 )
-def test_an_invalid_renaming_is_refused(api: Api, body: object, place: str) -> None:
+def test_an_invalid_renaming_of_a_service_is_refused(api: Api, body: object, place: str) -> None:
     """Only the name can be changed."""
     assert refused(api.client.put("/services/123", json=body)) == [place]
 
@@ -181,7 +181,7 @@ def test_services_are_listed_by_id_page_by_page(api: Api) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "name=x", "limit=1&limit=1"])
-def test_a_malformed_query_is_refused(api: Api, query: str) -> None:
+def test_a_malformed_query_for_services_is_refused(api: Api, query: str) -> None:
     """400, and the parameter is named."""
     answer = api.client.get(f"/services?{query}")
     assert answer.status_code == 400
@@ -203,7 +203,7 @@ def test_an_unknown_service_is_404(
     assert database.counts() == before
 
 
-def test_an_order_and_an_archiving_at_the_same_time_both_succeed_or_the_order_is_refused(api: Api) -> None:
+def test_a_concurrent_order_and_archiving_both_succeed_or_the_order_is_refused(api: Api) -> None:
     """Depending on which one comes first."""
     answers = at_once(
         [

@@ -1,4 +1,4 @@
-"""The 3-hour rule: on a calendar, two orders are at least three hours apart, either way."""
+"""The 3-hour rule: two orders of a calendar are at least three hours apart."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_an_order_in_the_far_future_does_not_block_one_today(api: Api) -> None:
     api.placed_order(at=None)
 
 
-def test_an_order_for_now_blocks_another_for_now(api: Api) -> None:
+def test_an_order_without_a_datetime_blocks_another_without_one(api: Api) -> None:
     """Leaving the datetime out does not bypass the rule."""
     api.placed_order(at=None)
     refusal(api.place_order(at=None))
@@ -152,13 +152,13 @@ def test_a_deleted_order_blocks_nothing(api: Api) -> None:
 # --- the three hours in the database -----------------------------------------------------------------
 
 
-def test_the_database_and_the_code_mean_the_same_three_hours(database: Database) -> None:
-    """Each says it once: the column ``clear_until``, and ``CLEARANCE``."""
+def test_the_database_and_the_code_use_the_same_three_hours(database: Database) -> None:
+    """Each defines them once: the column ``clear_until``, and ``CLEARANCE``."""
     neighbours(database, NOON)
     assert database.value("SELECT clear_until - datetime FROM orders") == CLEARANCE
 
 
-def test_nobody_can_write_until_when_an_order_keeps_others_away(database: Database) -> None:
+def test_the_column_clear_until_cannot_be_written(database: Database) -> None:
     """PostgreSQL derives it from the datetime."""
     neighbours(database, NOON)
     with pytest.raises(asyncpg.GeneratedAlwaysError):
@@ -174,7 +174,7 @@ def test_nobody_can_write_until_when_an_order_keeps_others_away(database: Databa
         *("UTC+3", "UTC0UTC1,M3.2.0,M11.1.0"),  # zones of one's own, which call their time UTC
     ],
 )
-def test_three_hours_are_as_long_in_every_time_zone_of_a_session(database: Database, zone: str) -> None:
+def test_three_hours_are_equally_long_in_every_session_time_zone(database: Database, zone: str) -> None:
     """Also across a change of the clocks, where 3:00 to 6:00 local time is two hours or four."""
     database.rows("INSERT INTO calendar (id, name) SELECT n, 'c' || n FROM generate_series(1, 960) AS n")
     database.rows("SELECT set_config('TimeZone', $1, false)", zone)
@@ -226,7 +226,7 @@ def test_three_hours_are_as_long_in_every_time_zone_of_a_session(database: Datab
 def test_an_update_must_keep_the_distance_from_all_orders_but_itself(
     api: Api, method: str, at: datetime, status: int
 ) -> None:
-    """Moving an order by an hour is no conflict with where it was."""
+    """An order moved by an hour does not conflict with its own old datetime."""
     mine = api.placed_order(at=NOON)
     other = api.placed_order(at=later(hours=9))
     body = order_body(at=at) if method == "PUT" else {"datetime": text_of(at)}
@@ -239,8 +239,8 @@ def test_an_update_must_keep_the_distance_from_all_orders_but_itself(
         assert moment(answer.json()["datetime"]) == at
 
 
-def test_an_order_that_moved_away_leaves_its_place_free(api: Api) -> None:
-    """And takes its new one."""
+def test_an_order_that_moved_leaves_its_old_datetime_free(api: Api) -> None:
+    """The new datetime is booked."""
     mine = api.placed_order(at=NOON)
     assert replace(api, mine, at=later(days=1)).status_code == 200
     api.placed_order(at=NOON)
@@ -248,7 +248,9 @@ def test_an_order_that_moved_away_leaves_its_place_free(api: Api) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_an_order_that_moves_to_another_calendar_must_keep_the_distance_there(api: Api, method: str) -> None:
+def test_an_order_that_moves_to_another_calendar_must_keep_the_distance_on_that_calendar(
+    api: Api, method: str
+) -> None:
     """Its datetime stays, and another order has it on the other calendar."""
     mine = api.placed_order(calendar="crew-1")
     other = api.placed_order(calendar="crew-2")
@@ -260,7 +262,7 @@ def test_an_order_that_moves_to_another_calendar_must_keep_the_distance_there(ap
     api.placed_order(calendar="crew-1")
 
 
-def test_a_put_without_a_calendar_must_keep_the_distance_on_the_default_one(api: Api) -> None:
+def test_a_put_without_a_calendar_must_keep_the_distance_on_the_default_calendar(api: Api) -> None:
     """A full replacement: what is left out gets its default, not its old value."""
     mine = api.placed_order(calendar="crew-1")
     api.placed_order()
@@ -280,14 +282,14 @@ def test_only_orders_of_the_same_import_may_be_near_imported_orders(api: Api, da
     api.placed_order(at=NOON - CLEARANCE)
 
 
-# --- what a refusal tells ----------------------------------------------------------------------------
+# --- what a refusal contains -------------------------------------------------------------------------
 
 DENSE = tuple(later(hours=hours) for hours in (0, 3, 6, 11.5, 15, 21, 24))
 """Gaps of 3, 3, 5.5, 3.5, 6 and 3 hours: only the one of six has a free datetime, exactly one."""
 
 
 @pytest.mark.parametrize(
-    ("taken", "asked", "before", "after"),
+    ("orders", "wanted", "before", "after"),
     [
         ([NOON], NOON, later(hours=-3), later(hours=3)),
         ([NOON], later(hours=1), later(hours=-3), later(hours=3)),
@@ -303,12 +305,12 @@ DENSE = tuple(later(hours=hours) for hours in (0, 3, 6, 11.5, 15, 21, 24))
     ],
     ids=str,
 )
-def test_a_refusal_names_the_nearest_free_datetimes_on_both_sides(  # noqa: PLR0917 (a table's columns)
-    api: Api, database: Database, taken: list[datetime], asked: datetime, before: datetime, after: datetime
+def test_a_refused_order_gets_the_nearest_free_datetimes_on_both_sides(  # noqa: PLR0917 (a table's columns)
+    api: Api, database: Database, orders: list[datetime], wanted: datetime, before: datetime, after: datetime
 ) -> None:
     """Gaps that are too small are skipped; both can really be booked."""
-    neighbours(database, *taken)
-    nearest = refusal(api.place_order(at=asked))["nearest"]
+    neighbours(database, *orders)
+    nearest = refusal(api.place_order(at=wanted))["nearest"]
     assert (moment(nearest["before"]), moment(nearest["after"])) == (before, after)
     api.placed_order(at=nearest["before"])
     api.placed_order(at=nearest["after"])
@@ -326,7 +328,7 @@ def test_there_is_no_free_datetime_before_1970_or_after_2199(api: Api) -> None:
     api.placed_order(at=last["before"])
 
 
-def test_the_very_first_and_the_very_last_datetime_can_be_the_nearest(api: Api) -> None:
+def test_the_first_and_the_last_allowed_datetime_can_be_the_nearest(api: Api) -> None:
     """The limits are included."""
     api.placed_order(at="1970-01-01T03:00:00Z")
     api.placed_order(at="2199-12-31T20:59:59.999999Z")
@@ -346,7 +348,7 @@ def test_the_nearest_datetimes_of_an_update_ignore_the_order_itself(api: Api) ->
     assert replace(api, mine, at=problem["nearest"]["before"]).status_code == 200
 
 
-def test_the_nearest_datetimes_of_a_move_are_free_on_the_calendar_it_moves_to(api: Api) -> None:
+def test_the_nearest_datetimes_of_a_move_are_free_on_the_target_calendar(api: Api) -> None:
     """Orders on the calendar that it leaves do not matter."""
     mine = api.placed_order(at=NOON, calendar="crew-1")
     api.placed_order(at=later(hours=3), calendar="crew-1")
@@ -356,7 +358,7 @@ def test_the_nearest_datetimes_of_a_move_are_free_on_the_calendar_it_moves_to(ap
     assert replace(api, mine, at=nearest["after"], calendar="crew-2").status_code == 200
 
 
-def test_a_refusal_is_a_problem_that_says_what_to_do(api: Api) -> None:
+def test_the_problem_of_a_refused_order_says_what_to_do(api: Api) -> None:
     """RFC 9457, with the id of the request."""
     there = api.placed_order(at=NOON)
     answer = api.place_order(at=later(hours=1))
@@ -373,28 +375,28 @@ minutes = st.integers(-600, 600)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(taken=st.lists(minutes, max_size=12), asked=minutes)
+@given(orders=st.lists(minutes, max_size=12), wanted=minutes)
 def test_an_order_on_a_random_calendar_is_stored_or_gets_the_nearest_bookable_datetimes(
-    api: Api, database: Database, taken: list[int], asked: int
+    api: Api, database: Database, orders: list[int], wanted: int
 ) -> None:
     """The answer agrees with a search minute by minute: nothing nearer is free on either side."""
     database.clean()
     database.add_services()
-    standing = [later(minutes=m) for m in taken]
-    neighbours(database, *standing)
+    datetimes = [later(minutes=m) for m in orders]
+    neighbours(database, *datetimes)
 
     def free(minute: int) -> bool:
-        return not any(too_close(later(minutes=minute), at) for at in standing)
+        return not any(too_close(later(minutes=minute), at) for at in datetimes)
 
-    answer = api.place_order(at=later(minutes=asked))
-    assert answer.status_code == (201 if free(asked) else 409)
+    answer = api.place_order(at=later(minutes=wanted))
+    assert answer.status_code == (201 if free(wanted) else 409)
     if answer.status_code == 409:
         problem = answer.json()
         assert {moment(c["datetime"]) for c in problem["conflicts"]} == {
-            at for at in standing if too_close(later(minutes=asked), at)
+            at for at in datetimes if too_close(later(minutes=wanted), at)
         }
-        before = next(m for m in range(asked, -10_000, -1) if free(m))
-        after = next(m for m in range(asked, 10_000) if free(m))
+        before = next(m for m in range(wanted, -10_000, -1) if free(m))
+        after = next(m for m in range(wanted, 10_000) if free(m))
         nearest = problem["nearest"]
         assert (moment(nearest["before"]), moment(nearest["after"])) == (
             later(minutes=before),

@@ -82,16 +82,16 @@ def test_nothing_is_logged_after_the_ready_line_until_the_first_request(
     running: Run, client: httpx.Client
 ) -> None:
     """The supervisor's own requests are logged before it, or the line would scroll out of sight."""
-    (ready,) = (number for number, line in enumerate(running.said) if READY.search(line))
+    (ready,) = (number for number, line in enumerate(running.lines) if READY.search(line))
     for path in ("/health/ready", "/orders/223"):
-        assert any(f"path={path} " in line for line in running.said[:ready])
+        assert any(f"path={path} " in line for line in running.lines[:ready])
     assert client.get("/services").status_code == 200  # logged after all earlier requests
     running.read_until(re.compile("path=/services "), within=5.0)
-    (asked,) = (line for line in running.said[ready:] if "[request]" in line)
+    (asked,) = (line for line in running.lines[ready:] if "[request]" in line)
     assert "path=/services " in asked
 
 
-def test_the_curl_of_the_ready_line_shows_a_sample_order(running: Run, client: httpx.Client) -> None:
+def test_the_curl_command_of_the_ready_line_shows_a_sample_order(running: Run, client: httpx.Client) -> None:
     """The first start loads the sample data, and the suggested command works."""
     assert client.get(running.tried).json()["datetime"] == "2022-11-01T11:11:11.111Z"
 
@@ -113,7 +113,7 @@ def test_log_lines_carry_the_name_of_their_process(running: Run) -> None:
     """The relay may log its first line late; nothing waits for it."""
 
     def names() -> set[str]:
-        return {line.split("|")[0].strip() for line in running.said}
+        return {line.split("|")[0].strip() for line in running.lines}
 
     if "relay" not in names():
         running.read_until(re.compile("^relay"), within=15.0)
@@ -128,13 +128,13 @@ def test_a_port_in_use_is_reported_in_one_line(running: Run, address: str, tmp_p
     assert running.process.poll() is None
 
 
-def test_a_second_run_in_one_folder_is_refused_in_one_line(running: Run) -> None:
+def test_a_second_stack_in_one_folder_is_refused_in_one_line(running: Run) -> None:
     """The first one continues."""
     assert str(running.process.pid) in _refused(running.state, free_port())
     assert running.process.poll() is None
 
 
-def test_a_command_beside_the_stack_finds_its_servers(running: Run) -> None:
+def test_a_command_run_beside_the_stack_uses_the_servers_of_the_stack(running: Run) -> None:
     """What `make import` does: the sample file was imported already, so there is nothing to do."""
     done = subprocess.run(
         [
@@ -155,21 +155,21 @@ def test_a_command_on_another_database_needs_neither_a_stack_nor_redis(
     """What `OMS_DATABASE_URL=… make import` does; without that address it needs a stack."""
     call_command("shared.database.migrate", database=new_database_url).check_returncode()
     own = {"OMS_DATABASE_URL": new_database_url}
-    for given, status, said in ((own, 0, "imported 3 orders"), ({}, 2, "no system is running in")):
+    for setting, status, output in ((own, 0, "imported 3 orders"), ({}, 2, "no system is running in")):
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.orders.import_command"),
                 *("sample-data/orders.json", "--services", "sample-data/services.json"),
             ],
             cwd=ROOT,
-            env=stack_environment(tmp_path, 0) | given,
+            env=stack_environment(tmp_path, 0) | setting,
             capture_output=True,
             text=True,
             check=False,
             timeout=30,
         )
         assert done.returncode == status, done.stderr
-        assert said in done.stdout + done.stderr
+        assert output in done.stdout + done.stderr
 
 
 def test_a_killed_valkey_is_restarted_while_orders_are_accepted(running: Run, client: httpx.Client) -> None:
@@ -179,12 +179,12 @@ def test_a_killed_valkey_is_restarted_while_orders_are_accepted(running: Run, cl
     order = {"id": "9000", "datetime": "2031-01-01T12:00:00Z", "totalfee": 1, "services": [{"id": "123"}]}
     assert client.post("/orders", json=order).status_code == 201
     running.read_until(re.compile("Valkey is running again"), within=15.0)
-    assert any("Valkey ended unexpectedly (killed by SIGKILL)" in line for line in running.said)
+    assert any("Valkey ended unexpectedly (killed by SIGKILL)" in line for line in running.lines)
 
     def queue_is_back() -> bool:
         return bool(client.get("/health/ready").json()["checks"]["queue"] == "ok")
 
-    wait_until(queue_is_back, "the queue is back", seconds=15.0)
+    wait_until(queue_is_back, "the queue is reachable", seconds=15.0)
     (again,) = working_in(running.state / "valkey", "valkey-server")
     assert again.pid != valkey.pid
     assert client.delete("/orders/9000").status_code == 204
@@ -212,11 +212,11 @@ def test_a_killed_postgresql_is_restarted_with_every_acknowledged_order(running:
                 postmaster.kill()
                 killed = True
         running.read_until(re.compile("PostgreSQL is running again"), within=15.0)
-        assert any("PostgreSQL ended unexpectedly (killed by SIGKILL)" in line for line in running.said)
+        assert any("PostgreSQL ended unexpectedly (killed by SIGKILL)" in line for line in running.lines)
         for number in stored:
             assert client.get(f"/orders/{number}").status_code == 200
         last = f"/fee-summaries?after_version={stored[-1]}:1"
-        wait_until(lambda: client.get(last).status_code == 200, "relay and worker go on", seconds=30.0)
+        wait_until(lambda: client.get(last).status_code == 200, "relay and worker continue", seconds=30.0)
         for number in stored:
             assert client.delete(f"/orders/{number}").status_code == 204
     assert _postmaster(running).pid != postmaster.pid
@@ -255,8 +255,8 @@ def test_a_stack_told_to_stop_while_postgresql_recovers_stops_at_once(state: Pat
         processes = run.processes()
         run.process.send_signal(signal.SIGTERM)
         run.wait_until_ended(STOP_TIMEOUT_SECONDS)
-        assert run.process.returncode == 0, run.said
-        wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
+        assert run.process.returncode == 0, run.lines
+        wait_until(lambda: not living(processes), f"{processes} have ended", seconds=1.0)
     finally:
         run.stop()
 
@@ -268,8 +268,8 @@ def _server_state(data: Path) -> str:
         return ""
 
 
-def test_the_stack_gives_up_on_a_valkey_that_keeps_ending(state: Path) -> None:
-    """Restarting it forever would only hide the fault."""
+def test_the_stack_stops_when_valkey_keeps_ending(state: Path) -> None:
+    """Restarting Valkey forever would only hide the fault."""
     folder = StateFolder(state / "unstable")
     stack = Stack(replace(Plan.read({"OMS_DATABASE_URL": "none"}), state=folder.path), folder)
     assert stack._valkey
@@ -298,7 +298,7 @@ def _pid_of(stack: Stack) -> int:
 def test_a_command_without_a_running_stack_says_how_to_start_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the folder that it was asked for."""
+    """It names the folder that was asked for."""
     folder = tmp_path / "a b"
     with pytest.raises(StackError, match=re.escape(f"make run STATE_DIR='{folder}'")):
         StateFolder(folder).environment()
@@ -322,8 +322,8 @@ def test_a_stack_killed_with_sigkill_restarts_with_its_data_and_sigterm_ends_all
     try:
         again.wait_until_ready()
         assert client.get("/orders/9001").json()["totalfee"] == 12.5
-        assert any(re.search(r"import *\| .*not imported.*: nothing to do", line) for line in again.said)
-        assert again.tried == f"{address}/orders"  # 223 is gone
+        assert any(re.search(r"import *\| .*not imported.*: nothing to do", line) for line in again.lines)
+        assert again.tried == f"{address}/orders"  # order 223 was deleted
         processes = again.processes()
         assert len(processes) > 6  # API, relay, worker and their children, PostgreSQL's, Valkey
         assert before.isdisjoint(process.pid for process in processes)
@@ -335,7 +335,7 @@ def test_a_stack_killed_with_sigkill_restarts_with_its_data_and_sigterm_ends_all
         assert time.monotonic() - begun < STOP_TIMEOUT_SECONDS
         assert again.process.returncode == 0
         # Of a killed group only the leader is waited for; the others are still ending.
-        wait_until(lambda: not living(processes), f"none of {processes} lives", seconds=1.0)
+        wait_until(lambda: not living(processes), f"{processes} have ended", seconds=1.0)
         assert again.processes() == []
     finally:
         again.stop()

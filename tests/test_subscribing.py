@@ -155,6 +155,6 @@ def test_every_command_of_the_guide_works(pipeline: Pipeline, command: str) -> N
         assert len(items_of(ran.stdout)) == 2
 
 
-def test_the_guides_example_is_what_the_contract_says() -> None:
+def test_the_example_of_the_guide_is_that_of_the_contract() -> None:
     (example,) = re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)
     assert list(event_of(example)) == load(EVENTS).target("#/components/schemas/OrderChange").get("required")

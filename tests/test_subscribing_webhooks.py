@@ -116,9 +116,9 @@ def test_the_guides_commands_lead_to_a_verified_webhook(pipeline: Pipeline, tmp_
     assert webhook["url"] == f"http://127.0.0.1:{port}/"
     program = ".venv/bin/python receiver.py"
     assert starting.endswith(program)
-    given = shell(starting.replace(program, "printenv WEBHOOK_SECRET")).strip()
-    assert given == webhook["secret"]
-    with receiver(tmp_path, port, given):
+    secret = shell(starting.replace(program, "printenv WEBHOOK_SECRET")).strip()
+    assert secret == webhook["secret"]
+    with receiver(tmp_path, port, secret):
         test, _ = answers_to(trying)
         wait_until(
             lambda: answers_to(trying.splitlines()[1])[0]["items"][0]["status"] == "delivered",

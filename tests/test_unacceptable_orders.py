@@ -61,20 +61,20 @@ def test_a_datetime_that_is_not_a_string_is_refused(api: Api, at: object) -> Non
     ]
 
 
-NO_IDS: list[Any] = [
+INVALID_IDS: list[Any] = [
     *("abc", "0", "-1", "00223", "+5", "1.0", "1e3", "0x10", "", " 5", "5 ", "5\n", "1 OR 1=1"),
     *("99999999999999999999", "９", "٣", "1_000"),  # noqa: RUF001 (as above)
     *(0, -1, 1.5, 99999999999999999999, 10**100, True, False, None, [], {}),
 ]
 
 
-@pytest.mark.parametrize("order_id", [*NO_IDS, GREATEST_CALLERS_ID + 1, 10**12, str(10**12)], ids=repr)
+@pytest.mark.parametrize("order_id", [*INVALID_IDS, GREATEST_CALLERS_ID + 1, 10**12, str(10**12)], ids=repr)
 def test_an_id_that_is_invalid_or_reserved_for_the_server_is_refused(api: Api, order_id: object) -> None:
     """Valid ones are from 1 to 999,999,999,999, in plain digits."""
     assert faulty_places(api.place_order(id=order_id)) == ["#/id"]
 
 
-@pytest.mark.parametrize("service_id", NO_IDS, ids=repr)
+@pytest.mark.parametrize("service_id", INVALID_IDS, ids=repr)
 def test_an_invalid_service_id_is_refused(api: Api, service_id: Any) -> None:
     """The pointer names its place in the list."""
     assert faulty_places(api.place_order(services=(123, service_id))) == ["#/services/1/id"]
@@ -138,12 +138,12 @@ def test_an_invalid_calendar_name_is_refused(api: Api, database: Database, name:
         "name",
     ],
 )
-def test_a_field_that_callers_cannot_set_is_refused(api: Api, field: str) -> None:
+def test_an_order_with_a_field_that_callers_cannot_set_is_refused(api: Api, field: str) -> None:
     """No misspelt field is silently ignored."""
     assert faulty_places(api.place_order(**{field: 1})) == [f"#/{field}"]
 
 
-def test_pointers_are_escaped(api: Api) -> None:
+def test_pointers_to_faults_are_escaped(api: Api) -> None:
     """RFC 6901."""
     assert faulty_places(api.place_order(**{"a/b~c": 1})) == ["#/a~1b~0c"]
 
@@ -167,13 +167,13 @@ def test_all_faults_of_an_order_are_reported_together(api: Api) -> None:
 
 
 @pytest.mark.parametrize("body", ["[]", '"order"', "1", "null", "true"])
-def test_a_body_that_is_not_an_object_is_refused(api: Api, body: str) -> None:
+def test_an_order_that_is_not_an_object_is_refused(api: Api, body: str) -> None:
     """Valid JSON, but not an order."""
     assert faulty_places(api.post_text("/orders", body)) == ["#"]
 
 
 @pytest.mark.parametrize("missing", ["totalfee", "services"])
-def test_a_missing_field_is_named(api: Api, missing: str) -> None:
+def test_a_missing_field_of_an_order_is_named(api: Api, missing: str) -> None:
     """The two without a default."""
     body = order_body()
     del body[missing]

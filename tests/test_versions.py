@@ -30,7 +30,7 @@ def test_the_contracts_name_the_projects_licence() -> None:
     assert [contract["license"]["name"] for contract in CONTRACTS] == [PROJECT["license"]] * 2
 
 
-def test_the_changelog_begins_with_what_is_unreleased_and_goes_from_new_to_old() -> None:
+def test_the_changelog_begins_with_unreleased_changes_and_lists_the_newest_version_first() -> None:
     headings = re.findall(r"^## (.+)$", CHANGELOG, re.MULTILINE)
     assert headings == ["[Unreleased]", *(f"[{version}] - {day}" for version, day in RELEASES)]
     numbers = [tuple(map(int, version.split("."))) for version, _ in RELEASES]

@@ -30,7 +30,7 @@ WIDE_OPEN = AddressPolicy(read_networks("0.0.0.0/0,::/0"), plain_http="always")
     ],
 )
 def test_ordinary_webhook_urls_are_accepted(url: str) -> None:
-    """As a subscriber would give them."""
+    """As a subscriber would write them."""
     STRICT.read_url(url)
 
 
@@ -103,8 +103,8 @@ def test_an_unsuitable_webhook_url_is_refused(url: str) -> None:
         "4294967297",
     ],
 )
-def test_numbers_that_a_resolver_may_read_as_an_address_are_refused(host: str) -> None:
-    """Whichever address that would be."""
+def test_host_names_that_a_resolver_may_read_as_an_address_are_refused(host: str) -> None:
+    """Whatever the address."""
     with pytest.raises(RefusedAddressError):
         WIDE_OPEN.read_url(f"https://{host}/")
 

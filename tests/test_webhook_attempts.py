@@ -59,18 +59,20 @@ def test_retry_after_is_honoured_up_to_twice_the_scheduled_delay(
     before = datetime.now(UTC)
     run(deliver())
     (delivery,) = deliveries(api, webhook)
-    asked = datetime.fromisoformat(delivery["next_attempt_at"]) - before
-    assert timedelta(seconds=8) <= asked <= timedelta(seconds=13)
+    delay = datetime.fromisoformat(delivery["next_attempt_at"]) - before
+    assert timedelta(seconds=8) <= delay <= timedelta(seconds=13)
     receiver.answer = lambda _: Answer(429, {"Retry-After": "86400"})
     make_due(database)
     before = datetime.now(UTC)
     run(deliver())
     (delivery,) = deliveries(api, webhook)
-    asked = datetime.fromisoformat(delivery["next_attempt_at"]) - before
-    assert timedelta(seconds=600) <= asked <= timedelta(seconds=605)
+    delay = datetime.fromisoformat(delivery["next_attempt_at"]) - before
+    assert timedelta(seconds=600) <= delay <= timedelta(seconds=605)
 
 
-def test_a_redirect_is_a_failure_and_is_not_followed(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_redirected_delivery_is_a_failure_and_is_not_followed(
+    api: Api, receiver: Receiver, run: Run
+) -> None:
     with Receiver() as elsewhere:
         receiver.answer = lambda _: Answer(307, {"Location": elsewhere.url})
         webhook = subscribe(api, receiver.url)
@@ -81,7 +83,7 @@ def test_a_redirect_is_a_failure_and_is_not_followed(api: Api, receiver: Receive
     assert delivery["attempts"][0]["error"] == "answered 307: redirects are not followed"
 
 
-def test_a_410_disables_the_webhook_and_notifies_those_who_subscribed_to_that(
+def test_a_410_disables_the_webhook_and_notifies_subscribers_of_disabled_webhooks(
     api: Api, receiver: Receiver, run: Run
 ) -> None:
     with Receiver() as operators:
@@ -93,10 +95,10 @@ def test_a_410_disables_the_webhook_and_notifies_those_who_subscribed_to_that(
         run(deliver())
         run(deliver())
         assert len(receiver.received) == 1
-        (told,) = operators.received
-        assert told.is_signed_with(watching["secret"])
-        assert told.event["type"] == "webhook.disabled"
-        assert told.event["data"] == {
+        (notification,) = operators.received
+        assert notification.is_signed_with(watching["secret"])
+        assert notification.event["type"] == "webhook.disabled"
+        assert notification.event["data"] == {
             "webhook": webhook["id"],
             "url": receiver.url.removesuffix("hook"),
             "reason": "gone",
@@ -108,7 +110,7 @@ def test_a_410_disables_the_webhook_and_notifies_those_who_subscribed_to_that(
     assert missed(api, webhook) == {1: "disabled", 2: "disabled", 3: "disabled"}
 
 
-def test_five_days_of_nothing_but_failures_disable_a_webhook(
+def test_five_days_of_failures_without_a_success_disable_a_webhook(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     receiver.answer = lambda _: Answer(500)
@@ -132,19 +134,19 @@ def test_five_days_of_nothing_but_failures_disable_a_webhook(
     api.placed_order()
     assert fail_once("4 days 23 hours", "1 day")["enabled"]
     silent = fail_once("6 days", "3 days")
-    assert silent["enabled"], "with nothing to send in between nothing was learnt"
+    assert silent["enabled"], "nothing was sent in between, so the series begins again"
     assert datetime.now(UTC) - datetime.fromisoformat(silent["failing_since"]) < timedelta(minutes=1)
     with Receiver() as operators:
         subscribe(api, operators.url, types=["webhook.disabled"])
-        given_up = fail_once("5 days 1 minute", "1 day")
+        disabled = fail_once("5 days 1 minute", "1 day")
         run(deliver())
-        (told,) = operators.received
-    assert told.event["data"] == {
+        (notification,) = operators.received
+    assert notification.event["data"] == {
         "webhook": webhook["id"],
         "url": receiver.url.removesuffix("hook"),
         "reason": "failing",
     }
-    assert given_up["disabled"]["reason"] == "failing"
+    assert disabled["disabled"]["reason"] == "failing"
     assert missed(api, webhook) == {1: "disabled"}
 
 
@@ -168,14 +170,16 @@ def test_a_slow_endpoint_and_a_dead_one_delay_no_other_webhook(
     with Receiver() as slow:
         slow.answer = lambda _: Answer(after=30)
         subscribe(api, slow.url)
-        subscribe(api, f"http://127.0.0.1:{free_port()}/nobody")
+        subscribe(api, f"http://127.0.0.1:{free_port()}/closed")
         subscribe(api, receiver.url)
         for number in range(5):
             api.placed_order(at=later(hours=3 * number))
         assert run(deliver(seconds=1.5)) >= 7
         assert receiver.positions == [1, 2, 3, 4, 5]
-        assert slow.received, "it was tried"
-        assert receiver.received[-1].at - slow.received[0].at < 1.5, "nobody waited for its time limit"
+        assert slow.received, "it was attempted"
+        assert receiver.received[-1].at - slow.received[0].at < 1.5, (
+            "no other webhook waited for its time limit"
+        )
 
 
 def test_failing_endpoints_take_at_most_half_of_the_concurrent_requests(
@@ -206,11 +210,11 @@ def test_a_webhook_receives_one_request_at_a_time_and_in_order(
         async with client() as one, client() as other:
             return list(await asyncio.gather(attempt_due(one), attempt_due(other)))
 
-    assert sorted(run(both())) == [0, 8], "a second task leaves it to the first"
+    assert sorted(run(both())) == [0, 8], "a second task leaves the webhook to the first"
     assert receiver.positions == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_an_interrupted_attempt_is_repeated_with_the_same_id(
+def test_an_interrupted_webhook_attempt_is_repeated_with_the_same_id(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     receiver.answer = lambda _: Answer(after=30)
@@ -228,7 +232,7 @@ def test_an_interrupted_attempt_is_repeated_with_the_same_id(
 
     run(killed())
     receiver.answer = lambda _: OK
-    assert run(deliver()) == 0, "under a lease: whoever has it may still be at work"
+    assert run(deliver()) == 0, "the lease has not expired: its worker may still be sending"
     (delivery,) = deliveries(api, webhook)
     began = delivery["under_way_since"]
     assert began >= delivery["created_at"]

@@ -23,15 +23,15 @@ HERE = AddressPolicy(read_networks("127.0.0.0/8,::1/128"))
 
 
 def resolver(*answers: str) -> tuple[Resolve, list[str]]:
-    """Make a resolver that returns these addresses, one set per look-up, and records the names."""
-    asked: list[str] = []
+    """Make a resolver that returns these addresses, one set per query, and records the names."""
+    resolved: list[str] = []
 
     async def resolve(host: str, _port: int) -> Sequence[Address]:
-        asked.append(host)
-        addresses = answers[min(len(asked), len(answers)) - 1]
+        resolved.append(host)
+        addresses = answers[min(len(resolved), len(answers)) - 1]
         return [ip_address(address) for address in addresses.split(",")]
 
-    return resolve, asked
+    return resolve, resolved
 
 
 def attempt(
@@ -55,7 +55,7 @@ def attempt(
     return asyncio.run(go())
 
 
-def test_every_valid_secret_signs_the_bytes_that_are_sent(receiver: Receiver) -> None:
+def test_every_valid_secret_of_a_webhook_signs_the_bytes_that_are_sent(receiver: Receiver) -> None:
     """Verified from outside, with the library."""
     (outcome,) = attempt(receiver.url)
     assert outcome.delivered
@@ -80,20 +80,20 @@ def test_the_signature_matches_the_standards_own_example() -> None:
 
 def test_a_host_name_is_resolved_once_and_the_checked_address_is_used(receiver: Receiver) -> None:
     """The Host header stays the URL's."""
-    resolve, asked = resolver("127.0.0.1", "169.254.169.254")
+    resolve, resolved = resolver("127.0.0.1", "169.254.169.254")
     (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
     assert outcome.delivered
-    assert asked == ["receiver.test"]
+    assert resolved == ["receiver.test"]
     assert receiver.received[0].headers["host"] == f"receiver.test:{receiver.port}"
 
 
 def test_a_host_name_that_changes_to_a_forbidden_address_is_refused(receiver: Receiver) -> None:
     """DNS rebinding: the address is checked again for each connection."""
     receiver.answer = lambda _: Answer(headers={"Connection": "close"})
-    resolve, asked = resolver("127.0.0.1", "169.254.169.254")
+    resolve, resolved = resolver("127.0.0.1", "169.254.169.254")
     first, second = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve, times=2)
     assert first.delivered
-    assert len(asked) == 2
+    assert len(resolved) == 2
     assert second.status is None
     assert second.error
     assert "never allowed" in second.error
@@ -129,14 +129,16 @@ def test_tls_verifies_the_host_name_of_the_url() -> None:
         assert len(receiver.received) == 1
 
 
-def test_a_second_address_is_tried_when_the_first_refuses(receiver: Receiver) -> None:
+def test_a_second_address_is_tried_when_the_first_refuses_the_connection(receiver: Receiver) -> None:
     """Nothing listens on the first."""
     resolve, _ = resolver("127.0.0.2,127.0.0.1")
     (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
     assert outcome.delivered
 
 
-def test_proxies_of_the_environment_are_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_requests_ignore_the_environments_proxies(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A proxy would resolve the name again, and connect elsewhere."""
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "https_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
@@ -145,7 +147,7 @@ def test_proxies_of_the_environment_are_not_used(receiver: Receiver, monkeypatch
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_webhook_redirect_is_not_followed(receiver: Receiver, status: int) -> None:
-    """Its target was not checked, nor asked for."""
+    """Its target was not checked, nor requested by the subscriber."""
     receiver.answer = lambda _: Answer(status, {"Location": receiver.url + "/again"})
     (outcome,) = attempt(receiver.url)
     assert (outcome.status, outcome.error) == (status, f"answered {status}: redirects are not followed")
@@ -170,7 +172,7 @@ def test_an_attempt_ends_at_its_time_limit_however_slowly_it_is_answered(receive
     began = time.monotonic()
     (trickling,) = attempt(receiver.url, seconds=0.5)
     assert time.monotonic() - began < 3
-    assert trickling.delivered, "the status was there: what follows it decides nothing"
+    assert trickling.delivered, "the status had arrived: what follows it does not matter"
     assert 1 <= len(trickling.answer) < 100
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def test_a_webhook_receives_the_bytes_of_the_feed_signed(api: Api, receiver: Receiver, run: Run) -> None:
+def test_a_webhook_receives_the_same_bytes_as_the_feed_signed(api: Api, receiver: Receiver, run: Run) -> None:
     webhook = subscribe(api, receiver.url)
     api.placed_order(id="7")
     assert run(deliver()) == 1
@@ -32,7 +32,7 @@ def test_a_webhook_receives_the_bytes_of_the_feed_signed(api: Api, receiver: Rec
     assert [attempt["status"] for attempt in delivery["attempts"]] == [204]
 
 
-def test_a_webhook_receives_what_it_subscribed_to_and_nothing_from_before_its_creation(
+def test_a_webhook_receives_only_matching_changes_made_after_its_creation(
     api: Api, receiver: Receiver, run: Run
 ) -> None:
     api.placed_order(id="1")
@@ -49,7 +49,7 @@ def test_a_webhook_receives_what_it_subscribed_to_and_nothing_from_before_its_cr
     assert missed(api, webhook) == {3: "filtered", 4: "filtered", 5: "filtered"}
 
 
-def test_a_webhook_of_a_calendar_receives_orders_that_leave_it(
+def test_a_webhook_of_a_calendar_receives_orders_that_leave_the_calendar(
     api: Api, receiver: Receiver, run: Run
 ) -> None:
     subscribe(api, receiver.url, calendars=["a"])

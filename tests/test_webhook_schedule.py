@@ -33,21 +33,23 @@ def test_the_retry_schedule_is_the_documented_one() -> None:
     assert pauses == [*RETRY_SCHEDULE_SECONDS[1:], None]
 
 
-def test_jitter_lengthens_a_delay_by_a_tenth_at_most() -> None:
+def test_jitter_lengthens_a_delay_by_at_most_a_tenth() -> None:
     """And never shortens it."""
     assert pause_before_next(2, jitter=0.5) == 315
     assert pause_before_next(2, jitter=1) == 330
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"), [(0, 300), (299, 300), (301, 301), (450.5, 450.5), (600, 600), (86_400, 600)]
+    ("retry_after", "pause"), [(0, 300), (299, 300), (301, 301), (450.5, 450.5), (600, 600), (86_400, 600)]
 )
-def test_retry_after_counts_between_the_scheduled_delay_and_twice_that(asked: float, given: float) -> None:
+def test_retry_after_counts_between_the_scheduled_delay_and_twice_that_delay(
+    retry_after: float, pause: float
+) -> None:
     """An endpoint can neither bring attempts together nor postpone them forever."""
-    assert pause_before_next(2, jitter=0, retry_after=asked) == given
+    assert pause_before_next(2, jitter=0, retry_after=retry_after) == pause
 
 
-def test_the_last_attempt_stays_the_last_whatever_retry_after_says() -> None:
+def test_retry_after_never_adds_an_attempt_after_the_last() -> None:
     """Retry-After does not lengthen the schedule."""
     assert pause_before_next(len(RETRY_SCHEDULE_SECONDS), jitter=0, retry_after=10) is None
 

@@ -34,7 +34,7 @@ def queue(redis_url: str) -> Iterator[redis.Redis]:
         queue.flushdb()
 
 
-def test_attempts_are_due_until_a_worker_starts_them(
+def test_webhook_attempts_are_due_until_a_worker_starts_them(
     api: Api, receiver: Receiver, run: Run, database: Database
 ) -> None:
     """Not without deliveries, not during an attempt, not under a lease, not before the next delay is over."""
@@ -49,7 +49,7 @@ def test_attempts_are_due_until_a_worker_starts_them(
     run(fan_out())
     assert due()
 
-    async def look_meanwhile() -> bool:
+    async def check_meanwhile() -> bool:
         async with client() as sender:
             task = asyncio.create_task(attempt_due(sender))
             await asyncio.sleep(0.15)
@@ -57,7 +57,7 @@ def test_attempts_are_due_until_a_worker_starts_them(
             await task
             return are_due
 
-    assert run(look_meanwhile()) is False
+    assert run(check_meanwhile()) is False
     assert not due(), "the next attempt is later"
     make_due(database)
     # PostgreSQL needs a moment to see that the connection with the lock is gone.
@@ -66,7 +66,7 @@ def test_attempts_are_due_until_a_worker_starts_them(
     assert not due()
 
 
-def test_the_relay_requests_attempts_once_and_again_when_the_request_is_lost(
+def test_the_relay_requests_attempts_once_and_again_when_the_request_was_lost(
     api: Api, run: Run, queue: redis.Redis
 ) -> None:
     """A stopped worker does not fill the queue; a wiped Redis stops no delivery."""

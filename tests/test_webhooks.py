@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 URL = "https://orders.example/changes"
 
 
-def fits(answer: httpx.Response, schema: str) -> bool:
+def matches_contract(answer: httpx.Response, schema: str) -> bool:
     """Whether an answer matches the contract."""
     faults = SCHEMAS.faults(CONTRACT.target(f"#/components/schemas/{schema}"), read_json(answer.text))
     assert faults == []
@@ -41,13 +41,13 @@ def test_a_webhook_is_created_with_a_secret_that_is_shown_once(api: Api) -> None
     """32 random bytes, in the form that libraries read."""
     answer = api.client.post("/webhooks", json={"url": URL, "description": "Planung für Süd"})
     assert answer.status_code == 201
-    assert fits(answer, "WebhookWithSecret")
+    assert matches_contract(answer, "WebhookWithSecret")
     assert answer.headers["cache-control"] == "no-store"
     webhook = answer.json()
     secret = webhook.pop("secret")
     assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
     read = api.client.get(answer.headers["location"])
-    assert fits(read, "Webhook")
+    assert matches_contract(read, "Webhook")
     assert read.json() == webhook
     assert secret not in api.client.get("/webhooks").text
 
@@ -101,15 +101,15 @@ def test_webhooks_are_listed_page_by_page(api: Api) -> None:
     """By id, each once."""
     made = [subscribe(api, f"{URL}/{number}")["id"] for number in range(5)]
     assert [webhook["id"] for webhook in api.every_item("/webhooks?limit=2")] == made
-    assert fits(api.client.get("/webhooks?limit=2"), "WebhookList")
+    assert matches_contract(api.client.get("/webhooks?limit=2"), "WebhookList")
 
 
 def test_a_patch_changes_only_the_named_parts_of_a_webhook(api: Api) -> None:
-    """The others stay."""
+    """Other members stay as they were."""
     webhook = subscribe(api, URL, types=["order.created"], description="one")
     path = f"/webhooks/{webhook['id']}"
     answer = api.client.patch(path, json={"calendars": ["a"], "description": ""})
-    assert fits(answer, "Webhook")
+    assert matches_contract(answer, "Webhook")
     changed = answer.json()
     assert (changed["url"], changed["types"], changed["calendars"]) == (URL, ["order.created"], ["a"])
     assert changed["description"] == ""
@@ -125,11 +125,11 @@ def test_a_patch_changes_only_the_named_parts_of_a_webhook(api: Api) -> None:
         assert api.client.patch(path, json=wrong).status_code == 422, wrong
 
 
-def test_a_disabled_webhook_shows_since_when_and_why_until_it_is_enabled(api: Api) -> None:
+def test_a_disabled_webhook_shows_when_and_why_it_was_disabled_until_it_is_enabled(api: Api) -> None:
     """Here by the caller's own request; a second time changes nothing."""
     path = f"/webhooks/{subscribe(api, URL)['id']}"
     first = api.client.patch(path, json={"enabled": False})
-    assert fits(first, "Webhook")
+    assert matches_contract(first, "Webhook")
     assert first.json()["disabled"]["reason"] == "caller"
     again = api.client.patch(path, json={"enabled": False}).json()
     assert again["disabled"] == first.json()["disabled"]
@@ -163,7 +163,7 @@ def test_no_secret_of_a_deleted_webhook_remains_in_the_database(api: Api, databa
 
 
 def test_a_deleted_webhook_is_gone_for_every_operation(api: Api) -> None:
-    """With its secrets."""
+    """Its secrets are deleted too."""
     path = f"/webhooks/{subscribe(api, URL)['id']}"
     assert api.client.delete(path).status_code == 204
     for method, rest, body in (
@@ -181,17 +181,19 @@ def test_a_deleted_webhook_is_gone_for_every_operation(api: Api) -> None:
     assert api.client.get("/webhooks").json()["items"] == []
 
 
-def test_the_old_secret_stays_valid_for_a_day_or_the_requested_time(api: Api, database: Database) -> None:
+def test_the_old_secret_of_a_webhook_stays_valid_for_a_day_or_the_requested_time(
+    api: Api, database: Database
+) -> None:
     """From 0 to 7 days; 0 when the old one leaked."""
     webhook = subscribe(api, URL)
     path = f"/webhooks/{webhook['id']}/secret/rotation"
     answer = api.client.post(path, json={})
-    assert fits(answer, "NewSecret")
+    assert matches_contract(answer, "NewSecret")
     until = datetime.fromisoformat(answer.json()["old_valid_until"])
     assert abs(until - datetime.now(UTC) - timedelta(days=1)) < timedelta(minutes=1)
     assert answer.json()["secret"] != webhook["secret"]
     leaked = api.client.post(path, json={"old_valid_for": 0})
-    assert fits(leaked, "NewSecret")
+    assert matches_contract(leaked, "NewSecret")
     assert leaked.json()["old_valid_until"] is None
     assert (
         database.value("SELECT count(*) FROM webhook_secret WHERE secret = $1", answer.json()["secret"]) == 0
@@ -204,7 +206,7 @@ def test_the_old_secret_stays_valid_for_a_day_or_the_requested_time(api: Api, da
     assert database.value("SELECT count(*) FROM webhook_secret") == 8, "the header stays short"
 
 
-def test_a_repeated_rotation_with_a_key_returns_the_same_secret(api: Api) -> None:
+def test_a_secret_rotation_repeated_with_a_key_returns_the_same_secret(api: Api) -> None:
     """Otherwise a lost answer would cost a secret that a receiver still uses."""
     path = f"/webhooks/{subscribe(api, URL)['id']}/secret/rotation"
     first, again = (api.client.post(path, json={}, headers={"Idempotency-Key": "r"}).json() for _ in range(2))
@@ -213,17 +215,17 @@ def test_a_repeated_rotation_with_a_key_returns_the_same_secret(api: Api) -> Non
     assert api.client.post(other, json={}, headers={"Idempotency-Key": "r"}).json() != first
 
 
-def test_deliveries_and_misses_are_listed_as_the_contract_says(api: Api) -> None:
-    """Also where there are none, and with cursors of other lists."""
+def test_deliveries_and_missed_changes_are_listed_as_the_contract_says(api: Api) -> None:
+    """Also where there are no items, and with cursors of other lists."""
     webhook = subscribe(api, URL)
     path = f"/webhooks/{webhook['id']}"
     test = api.client.post(f"{path}/test")
-    assert fits(test, "Delivery")
-    assert fits(api.client.get(test.headers["location"]), "Delivery")
-    assert fits(api.client.get(f"{path}/deliveries"), "DeliveryList")
-    assert fits(api.client.get(f"{path}/missed"), "MissedList")
+    assert matches_contract(test, "Delivery")
+    assert matches_contract(api.client.get(test.headers["location"]), "Delivery")
+    assert matches_contract(api.client.get(f"{path}/deliveries"), "DeliveryList")
+    assert matches_contract(api.client.get(f"{path}/missed"), "MissedList")
     assert api.client.get(f"{path}/missed").json()["items"] == []
-    assert fits(api.client.post(f"{path}/replay", json={}), "Replayed")
+    assert matches_contract(api.client.post(f"{path}/replay", json={}), "Replayed")
     for wrong in ("status=lost", "status=pending&status=pending", "cursor=WyJhIl0", "limit=0", "after=1"):
         assert api.client.get(f"{path}/deliveries?{wrong}").status_code == 400, wrong
     assert api.client.get(f"{path}/missed?reason=delivered").status_code == 400
@@ -232,10 +234,10 @@ def test_deliveries_and_misses_are_listed_as_the_contract_says(api: Api) -> None
     assert api.client.get("/webhooks/0").status_code == 400
 
 
-def test_deleting_a_webhook_and_repeating_a_rotation_never_deadlock(
+def test_deleting_a_webhook_and_repeating_a_secret_rotation_never_deadlock(
     api: Api, database: Database, run: Callable[[Coroutine[Any, Any, Any]], Any]
 ) -> None:
-    """Queued behind a lock in the unlucky order, with an expired key, whose row the repeat takes over."""
+    """Both wait for a lock, in the order that could deadlock; the repeat reuses an expired key's row."""
     webhook_id = int(subscribe(api, URL)["id"])
 
     def key() -> IdempotencyKey:

@@ -14,7 +14,7 @@ def wrong_address(method: str, path: str, *places: str) -> Case:
 
 # --- paths and queries: 400 --------------------------------------------------------------------------
 
-NO_PATH_IDS = (
+INVALID_PATH_IDS = (
     *(
         "abc",
         "0",
@@ -46,7 +46,7 @@ NO_PATH_IDS = (
     ),
     *("1%20OR%201=1", "'", "%EF%BB%BF5", "9" * 1_000),
 )
-NO_LIMITS = (
+INVALID_LIMITS = (
     "0",
     "101",
     "-1",
@@ -62,7 +62,7 @@ NO_LIMITS = (
     "%00",
     "%FF",
 )
-NO_QUERY_TIMES = (
+INVALID_QUERY_TIMES = (
     "",
     "now",
     "2030-06-01",
@@ -75,17 +75,17 @@ NO_QUERY_TIMES = (
     "%FF",
     "9" * 5_000,
 )
-NO_CURSORS = ("", "abc", "%00", "%FF", "W10", "bnVsbA", "MQ", "=", "a" * 5_000, "W1tbW1tb")
+INVALID_CURSORS = ("", "abc", "%00", "%FF", "W10", "bnVsbA", "MQ", "=", "a" * 5_000, "W1tbW1tb")
 
 ADDRESSES = [
     *(
         wrong_address(method, f"/orders/{text}", "order_id")
-        for text in NO_PATH_IDS
+        for text in INVALID_PATH_IDS
         for method in ("GET", "PUT", "PATCH", "DELETE")
     ),
     *(
         wrong_address(method, f"/services/{text}", "service_id")
-        for text in NO_PATH_IDS
+        for text in INVALID_PATH_IDS
         for method in ("GET", "PUT", "DELETE")
     ),
     *(
@@ -94,17 +94,17 @@ ADDRESSES = [
     ),
     *(
         wrong_address("GET", f"{path}?limit={text}", "limit")
-        for text in NO_LIMITS
+        for text in INVALID_LIMITS
         for path in ("/orders", "/services", "/calendars", "/fee-summaries")
     ),
     *(
         wrong_address("GET", f"/orders?{name}={text}", name)
-        for text in NO_QUERY_TIMES
+        for text in INVALID_QUERY_TIMES
         for name in ("from", "to")
     ),
     *(
         wrong_address("GET", f"/calendars/a/availability?from={text}&to=2030-06-02T00:00:00Z", "from")
-        for text in NO_QUERY_TIMES
+        for text in INVALID_QUERY_TIMES
     ),
     *(
         wrong_address("GET", f"/fee-summaries?from={text}", "from")
@@ -182,7 +182,7 @@ ADDRESSES = [
             400,
             "malformed-request" if text == "%FF" else "invalid-cursor",
         )
-        for text in NO_CURSORS
+        for text in INVALID_CURSORS
         for path in ("/orders", "/services", "/calendars", "/fee-summaries")
     ),
 ]

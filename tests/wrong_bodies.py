@@ -87,7 +87,7 @@ def _unreadable_bodies(operation: Operation) -> Iterator[tuple[str, bytes]]:
     valid = operation.body()
     name = next(iter(operation.members))
     yield "empty", b""
-    yield "no JSON", b"totalfee=100"
+    yield "not JSON", b"totalfee=100"
     yield "cut off", valid[:-1]
     yield "trailing data", valid + b"{}"
     yield "trailing letters", valid + b" x"
@@ -97,12 +97,12 @@ def _unreadable_bodies(operation: Operation) -> Iterator[tuple[str, bytes]]:
     yield "a duplicate key", operation.body(more='1,"more":1')
     yield "a duplicate known key", operation.body(**{name: f'1,"{name}":{operation.members[name]}'})
     yield "a duplicate key, escaped once", operation.body(more='1,"mor\\u0065":1')
-    yield "a duplicate key further in", operation.body(more='{"a":1,"a":1}')
+    yield "a duplicate key in a nested object", operation.body(more='{"a":1,"a":1}')
     yield "NaN", operation.body(more="NaN")
     yield "Infinity", operation.body(more="Infinity")
     yield "-Infinity", operation.body(more="-Infinity")
     yield "an integer of 10,000 digits", operation.body(more="9" * 10_000)
-    yield "an endless exponent", operation.body(more="1e99999999999999999999")
+    yield "a huge exponent", operation.body(more="1e99999999999999999999")
     yield "a leading zero", operation.body(more="01")
     yield "a plus sign", operation.body(more="+1")
     yield "a hexadecimal number", operation.body(more="0x1")
@@ -110,17 +110,17 @@ def _unreadable_bodies(operation: Operation) -> Iterator[tuple[str, bytes]]:
     yield "an escaped NUL", operation.body(more='"a\\u0000"')
     yield "a NUL in a key", operation.body(**{"a\\u0000": "1"})
     yield "a lone surrogate", operation.body(more='"\\ud83d"')
-    yield "the other half of a pair", operation.body(more='"\\ude00"')
-    yield "a pair the wrong way round", operation.body(more='"\\ude00\\ud83d"')
+    yield "a lone low surrogate", operation.body(more='"\\ude00"')
+    yield "a surrogate pair in reverse order", operation.body(more='"\\ude00\\ud83d"')
     yield "a lone surrogate in a key", operation.body(**{"\\ud83d": "1"})
-    yield "a lone surrogate deep inside", operation.body(more='[{"a":[{"b":"\\ud83d"}]}]')
+    yield "a lone surrogate in a nested value", operation.body(more='[{"a":[{"b":"\\ud83d"}]}]')
     yield "invalid UTF-8", operation.body(more='"#"').replace(b"#", b"\xff")
     yield "UTF-8 of a surrogate", operation.body(more='"#"').replace(b"#", b"\xed\xa0\x80")
     yield "overlong UTF-8", operation.body(more='"#"').replace(b"#", b"\xc0\x80")
     yield "UTF-8 cut off", operation.body(more='"#"').replace(b"#", b"\xf0\x9f\x98")
-    yield "60,000 arrays that open", b"[" * 60_000
-    yield "60,000 objects", (b'{"a":' * 13_000)[:60_000]
-    yield "30,000 arrays in each other", operation.body(more="[" * 30_000 + "]" * 30_000)
+    yield "60,000 unclosed arrays", b"[" * 60_000
+    yield "60,000 bytes of unclosed objects", (b'{"a":' * 13_000)[:60_000]
+    yield "30,000 nested arrays", operation.body(more="[" * 30_000 + "]" * 30_000)
 
 
 UNREADABLE = [
@@ -131,7 +131,7 @@ UNREADABLE = [
 
 # --- well-formed bodies with invalid content: 422 --------------------------------------------------
 
-NO_FEES = (
+INVALID_FEES = (
     '"1"',
     '"100.00"',
     "true",
@@ -145,8 +145,8 @@ NO_FEES = (
     "1e10",
     "10000000000",
 )
-NO_CENTS = ("0.001", "1.005", "1e-7", "1e-999", "9999999999.999", "0." + "0" * 5_000 + "1")
-NO_DATETIMES = (
+TOO_MANY_DECIMALS = ("0.001", "1.005", "1e-7", "1e-999", "9999999999.999", "0." + "0" * 5_000 + "1")
+INVALID_DATETIMES = (
     '"2030-06-01T12:00:00"',
     '"2030-06-01 12:00:00Z"',
     '"2030-06-01"',
@@ -186,13 +186,13 @@ NO_DATETIMES = (
     "null",
     "{}",
 )
-NO_IDS = (
+INVALID_IDS = (
     *('"abc"', '"0"', '"-1"', '"1_000"', '"+5"', '"٣"', '"12345678901234567890"', '"9223372036854775808"'),
     *('""', '" 5"', '"5 "', '"5\\n"', '"05"', '"5.0"', '"1e3"', '"0x5"', "0", "-1", "1.5", "1e999", "1e19"),
     *("9223372036854775808", "12345678901234567890", "true", "null", "[]", "{}"),
 )
-NOT_THE_CALLERS = ("1000000000000", '"1000000000000"', "9223372036854775807")
-NO_CALENDARS = (
+IDS_OF_THE_SERVER = ("1000000000000", '"1000000000000"', "9223372036854775807")
+INVALID_CALENDARS = (
     '""',
     '" a"',
     '"a b"',
@@ -206,7 +206,7 @@ NO_CALENDARS = (
     "true",
     "[]",
 )
-NO_NAMES = (
+INVALID_NAMES = (
     '""',
     '" a"',
     '"a "',
@@ -220,17 +220,17 @@ NO_NAMES = (
     "{}",
 )
 MANY_SERVICES = "[" + ",".join(f'{{"id":{n}}}' for n in range(1, 52)) + "]"
-NO_SERVICES = ("[]", "{}", "null", '"123"', "123", MANY_SERVICES)
+INVALID_SERVICES = ("[]", "{}", "null", '"123"', "123", MANY_SERVICES)
 
 UNACCEPTABLE = [
     case
     for operation in OF_ORDERS
     for case in (
-        *(unacceptable(operation, "totalfee", totalfee=text) for text in (*NO_FEES, *NO_CENTS)),
-        *(unacceptable(operation, "datetime", datetime=text) for text in NO_DATETIMES),
-        *(unacceptable(operation, "calendar", calendar=text) for text in NO_CALENDARS),
-        *(unacceptable(operation, "services", services=text) for text in NO_SERVICES),
-        *(unacceptable(operation, "services/0/id", services=f'[{{"id":{text}}}]') for text in NO_IDS),
+        *(unacceptable(operation, "totalfee", totalfee=text) for text in (*INVALID_FEES, *TOO_MANY_DECIMALS)),
+        *(unacceptable(operation, "datetime", datetime=text) for text in INVALID_DATETIMES),
+        *(unacceptable(operation, "calendar", calendar=text) for text in INVALID_CALENDARS),
+        *(unacceptable(operation, "services", services=text) for text in INVALID_SERVICES),
+        *(unacceptable(operation, "services/0/id", services=f'[{{"id":{text}}}]') for text in INVALID_IDS),
         *(
             unacceptable(operation, "services/0", services=f"[{text}]")
             for text in ("1", '"123"', "null", "[]")
@@ -257,13 +257,13 @@ UNACCEPTABLE += [
     *(
         unacceptable(operation, "id", id=text)
         for operation in (CREATE, BATCH)
-        for text in (*NO_IDS, *NOT_THE_CALLERS)
+        for text in (*INVALID_IDS, *IDS_OF_THE_SERVER)
     ),
-    *(unacceptable(REPLACE, "id", id=text) for text in (*NO_IDS, '"6"', "6")),
-    *(unacceptable(operation, "name", name=text) for operation in OF_SERVICES for text in NO_NAMES),
+    *(unacceptable(REPLACE, "id", id=text) for text in (*INVALID_IDS, '"6"', "6")),
+    *(unacceptable(operation, "name", name=text) for operation in OF_SERVICES for text in INVALID_NAMES),
     *(unacceptable(operation, "name", name=None) for operation in OF_SERVICES),
     *(unacceptable(operation, "archived_at", archived_at="null") for operation in OF_SERVICES),
-    *(unacceptable(ADD_SERVICE, "id", id=text) for text in (*NO_IDS, *NOT_THE_CALLERS)),
+    *(unacceptable(ADD_SERVICE, "id", id=text) for text in (*INVALID_IDS, *IDS_OF_THE_SERVER)),
     unacceptable(RENAME, "id", id="5"),
     *(
         Case(
