@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,16 +15,23 @@ from api.http.media_types import JSON
 from api.http.parameters import NO_QUERY
 from api.http.problem_types import TYPES, ProblemType
 from api.http.problems import ProblemError
+from api.operations.health import NotReadyError
 from api.orders.routes import LARGEST_BATCH_BYTES
-from api.problem_map import _PROBLEM_OF
+from api.problem_map import _PROBLEM_OF, problem_of
 from contract.checks.document import operations, parameters
+from shared.database.engine import DatabaseUnavailableError, OutcomeUnknownError
+from tests.builders import order_body
 from tests.contract_schemas import CONTRACT
+from tests.drivers import Api, Database
+from tests.processes import ServiceProcess, free_port
 from tests.referenced_code import referenced_code
+from tests.webhook_steps import subscribe
 
 if TYPE_CHECKING:
-    from litestar.handlers import HTTPRouteHandler
+    from collections.abc import Iterator
 
-    from tests.drivers import Api
+    import httpx
+    from litestar.handlers import HTTPRouteHandler
 
 OPERATIONS = {(method.upper(), path): operation for path, method, operation in operations(CONTRACT)}
 IDS = {key: operation.get("operationId") for key, operation in OPERATIONS.items()}
@@ -181,14 +189,21 @@ def test_the_problem_types_are_the_contracts() -> None:
     assert in_contract == {(kind.uri, kind.status) for kind in TYPES.values()}
 
 
+def _problem_examples() -> dict[str, dict[str, Any]]:
+    values = {
+        name: example["value"]
+        for name, example in CONTRACT.members("components")["examples"].value.items()
+        if isinstance(example["value"], dict)
+    }
+    return {n: value for n, value in values.items() if str(value.get("type", "")).startswith("/problems/")}
+
+
 def test_a_problem_type_has_the_same_title_in_the_contracts_examples_as_in_answers() -> None:
     """A title belongs to its type and never varies (RFC 9457, section 3.1.3)."""
     problems = [
         problem
-        for example in CONTRACT.members("components")["examples"].value.values()
-        if isinstance(example["value"], dict)
-        and str(example["value"].get("type", "")).startswith("/problems/")
-        for problem in (example["value"], *example["value"].get("items", ()))
+        for example in _problem_examples().values()
+        for problem in (example, *example.get("items", ()))
     ]
     titles = {kind.uri: kind.title for kind in TYPES.values()}
     wrong = {
@@ -197,6 +212,121 @@ def test_a_problem_type_has_the_same_title_in_the_contracts_examples_as_in_answe
         if problem["title"] != titles[problem["type"]]
     }
     assert wrong == {}
+
+
+SAMPLE_TIME = "2022-11-01T11:11:11.111Z"
+ITS_KEY = "8f14e45f-ceea-467f-a9c3-0d1f6c2e7b90"
+
+
+@pytest.fixture
+def guarded_api(postgres_url: str, redis_url: str) -> Iterator[Api]:
+    """An API that requires keys and If-Match."""
+    callers = {"dashboard": "read", "shop": "write"}
+    keys = (f"{name}:{role}:{sha256(name.encode()).hexdigest()}" for name, role in callers.items())
+    port = free_port()
+    process = ServiceProcess(
+        "api.server",
+        database=postgres_url,
+        redis=redis_url,
+        port=port,
+        OMS_API_KEYS=",".join(keys),
+        OMS_REQUIRE_IF_MATCH="yes",
+    )
+    with process, Api(port) as guarded:
+        guarded.wait_until_ready()
+        yield guarded
+
+
+def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
+    """Return the problems that need only requests, by the name of their example."""
+    get, post = api.client.get, api.client.post
+    api.placed_order(id=223, at=SAMPLE_TIME)
+    api.placed_order(id=224, at="2022-11-03T00:00:00Z", calendar="crew-7")
+    cursor = get("/orders?limit=1").json()["next"]
+    batch = [order_body(at=f"2026-11-24T{hour}:00:00Z") for hour in ("09", "10")]
+    key = {"Idempotency-Key": ITS_KEY}
+    post("/orders", json=order_body(at="2022-11-05T00:00:00Z"), headers=key)
+    answers = {
+        "MalformedId": get("/orders/abc"),
+        "BrokenJson": api.post_text("/orders", '{"totalfee": 100'),
+        "UnknownParameter": get("/orders?offset=20"),
+        "ForeignCursor": get(f"{cursor}&calendar=crew-7"),
+        "UnknownOrder": get("/orders/999"),
+        "WrongMethod": api.client.patch("/orders"),
+        "XmlWanted": get("/orders/223", headers={"Accept": "application/xml"}),
+        "TooClose": api.place_order(at="2022-11-01T12:11:11.111Z"),
+        "TakenOrderId": api.place_order(id=223, at="2022-11-07T00:00:00Z"),
+        "BatchTooClose": post("/orders/batch", json={"orders": batch}),
+        "TakenServiceName": post("/services", json={"name": "Inspection"}),
+        "TakenServiceId": post("/services", json={"name": "Cleaning", "id": 123}),
+        "LongBody": api.post_text("/orders", " " * 1_000_000),
+        "TextBody": api.post_text("/orders", "223", "text/plain"),
+        "TwoFaults": api.place_order(fee=-1, at="2022-11-07T00:00:00"),
+        "ReusedKey": post("/orders", json=order_body(at="2022-11-08T00:00:00Z"), headers=key),
+    }
+    assert api.client.patch("/orders/223", json={"totalfee": 180}).status_code == 200
+    answers["StaleVersion"] = api.client.delete("/orders/223", headers={"If-Match": '"1"'})
+    return answers
+
+
+def _provoke_with_rows(api: Api, database: Database) -> dict[str, httpx.Response]:
+    """Return the problems of a long history: its positions are written into the database."""
+    database.rows("SELECT setval('webhook_id_seq', 6)")
+    subscribe(api, "https://orders.example/changes")
+    database.rows("UPDATE webhook SET disabled_at = now(), disabled_reason = 'failing'")
+    answers = {"DisabledWebhook": api.client.post("/webhooks/7/replay", json={})}
+    database.rows("UPDATE change_log SET first_position = 4712, last_position = 5120")
+    answers["ExpiredPosition"] = api.client.get("/order-changes?after=17")
+    database.rows("UPDATE change_log SET first_position = 1, last_position = 61207")
+    database.rows("UPDATE consumer_cursor SET position = 61207")
+    answers["LateReport"] = api.client.get("/fee-summaries?position=3")
+    database.rows("UPDATE consumer_cursor SET position = 41, moved_at = '2026-11-22T09:30:00.418Z'")
+    database.rows("UPDATE order_change SET position = 44 WHERE order_id = 223 AND order_version = 2")
+    answers["NotSummedYet"] = api.client.get("/fee-summaries?after_version=223:2&wait=0")
+    return answers
+
+
+def _provoke_with_settings(api: Api) -> dict[str, httpx.Response]:
+    """Return the problems of an API that requires keys and If-Match."""
+    client = api.client
+    return {
+        "NoApiKey": client.get("/orders"),
+        "NotAllowed": client.delete("/orders/223", headers={"Authorization": "Bearer dashboard"}),
+        "NoIfMatch": client.delete("/orders/223", headers={"Authorization": "Bearer shop"}),
+    }
+
+
+FAILURES = {
+    "Fault": RuntimeError(),
+    "DatabaseDown": DatabaseUnavailableError(),
+    "OutcomeUnknown": OutcomeUnknownError(),
+    "Starting": NotReadyError({"database": "ok", "migrations": "pending", "queue": "ok"}),
+}
+"""Problems that no request alone can provoke, and the errors that ``problem_map`` translates into them."""
+
+
+def test_the_problems_in_the_contracts_examples_are_what_the_service_answers(
+    api: Api, guarded_api: Api, database: Database
+) -> None:
+    """Every member of each, except the id of the request."""
+    examples = _problem_examples()
+    provoked = (
+        _provoke_with_requests(api) | _provoke_with_rows(api, database) | _provoke_with_settings(guarded_api)
+    )
+    problems = {name: answer.json() for name, answer in provoked.items()}
+    for name, error in FAILURES.items():
+        problem = problem_of(error)
+        problems[name] = {
+            "type": problem.type.uri,
+            "title": problem.type.title,
+            "status": problem.type.status,
+            "detail": problem.detail,
+            "instance": examples[name]["instance"],
+            **problem.members,
+        }
+    assert problems.keys() == examples.keys()
+    for name, answer in problems.items():
+        assert {**answer, "request_id": ""} == {**examples[name], "request_id": ""}, name
 
 
 def test_the_size_limits_of_bodies_are_the_contracts() -> None:
