@@ -30,12 +30,12 @@ REASONS = {
     ("from", "must not be later than to"),
     ("to", "must be at most 32 days after from"),
     ("#/id", r"must be \d+, as in the path"),
-    ("position", "is exact; leave out min_position and after_version"),
+    ("position", "can't be combined with min_position or after_version"),
     ("fill", r"zero would make [\d,]+ items"),
     ("#/orders", "must not use an id for two orders"),
     (r"#(/orders/\d+)?/services", "must name each service once"),
     (r"#(/orders/\d+)?/services/\d+/id", r"there is no service \d+|service \d+ \(.*\) is archived"),
-    (r"#(/orders/\d+)?/datetime|from|to", "must be within 1970"),
+    (r"#(/orders/\d+)?/datetime|from|to", "must be between 1970"),
     # Ports and addresses depend on the deployment, and no pattern describes IPv6 addresses.
     (
         "#/url",

@@ -100,7 +100,7 @@ def test_a_page_read_while_the_time_zone_changes_never_mixes_days_of_both_zones(
 
     answer = run(read_while_it_changes())
     assert (answer.status_code, answer.json()["type"]) == (410, "/problems/report-expired")
-    assert "was shown in days of UTC; now they are those of Asia/Tokyo" in answer.json()["detail"]
+    assert "belongs to a report with days in UTC; days are now in Asia/Tokyo" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("module", ["api.server", "api.relay.main", "worker.main"])

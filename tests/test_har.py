@@ -79,7 +79,7 @@ PLACED = {"totalfee": 0.07, "services": [{"id": "123"}, {"id": 456}], "datetime"
 MADE = {"ETag": '"1"', "Location": "/orders/223"}
 NOT_FOUND = {
     "type": "/problems/not-found",
-    "title": "There is no such thing here",
+    "title": "Not found",
     "status": 404,
     "detail": "There is no order 9.",
     "instance": "/orders/9",
