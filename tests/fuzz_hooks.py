@@ -39,7 +39,7 @@ REASONS = {
     # Ports and addresses depend on the deployment, and no pattern describes IPv6 addresses.
     (
         "#/url",
-        r"must (not name port|name a host|have an IPv6|write an IPv4|be a URL such as)|.* is (not|never) ",
+        r"must (not use port|name a host|have an IPv6|write an IPv4|be a URL such as)|.* is (not|never) ",
     ),
 }
 """Why a request that matches its schema may be refused: place and beginning of the detail, as patterns."""
