@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     """
 
     republish_after: Seconds = 5
-    """How long a consumer's cursor may stand still before the relay publishes the waiting changes again."""
+    """How long a cursor may stay unchanged before the relay publishes the waiting changes again."""
 
     change_retention: Duration = Field("90d", validate_default=True)
     """How long changes are kept for subscribers."""

@@ -19,7 +19,7 @@ from stack.child_processes import StackError
 
 _ROOT = 0
 _UNPRIVILEGED = ("postgres", "nobody", "daemon")
-_ROOTS_FOLDERS = Path("/var/lib/order-management")
+_ROOT_OWNED_FOLDERS = Path("/var/lib/order-management")
 """The folder for the data of checkouts that the unprivileged user can't enter."""
 
 
@@ -55,21 +55,21 @@ def _folder_elsewhere(folder: Path, owner: pwd.struct_passwd) -> Path:
     """Return the folder that the link names; create the link if it is missing."""
     advice = f"choose a STATE_DIR that {owner.pw_name} can enter: PostgreSQL doesn't run as root"
     try:
-        _ROOTS_FOLDERS.mkdir(parents=True, exist_ok=True)
-        _ROOTS_FOLDERS.chmod(0o755)  # whatever the umask is
+        _ROOT_OWNED_FOLDERS.mkdir(parents=True, exist_ok=True)
+        _ROOT_OWNED_FOLDERS.chmod(0o755)  # whatever the umask is
     except OSError as error:
-        raise StackError(f"{_ROOTS_FOLDERS} can't be created ({error.strerror}); {advice}") from None
-    if not can_enter(owner, _ROOTS_FOLDERS):
-        raise StackError(f"{owner.pw_name} cannot enter {_ROOTS_FOLDERS} either; {advice}")
+        raise StackError(f"{_ROOT_OWNED_FOLDERS} can't be created ({error.strerror}); {advice}") from None
+    if not can_enter(owner, _ROOT_OWNED_FOLDERS):
+        raise StackError(f"{owner.pw_name} cannot enter {_ROOT_OWNED_FOLDERS} either; {advice}")
     checkout = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     if not folder.is_symlink():
         if folder.exists():
             raise StackError(f"{owner.pw_name} can no longer enter {folder.parent}; {advice}")
         # The link comes first: if the run is killed before the folder is created, the next run creates it.
         # There is never a folder without a link.
-        folder.symlink_to(_ROOTS_FOLDERS / f"{checkout}-{secrets.token_hex(8)}")
+        folder.symlink_to(_ROOT_OWNED_FOLDERS / f"{checkout}-{secrets.token_hex(8)}")
     home = folder.readlink()
-    if home.parent != _ROOTS_FOLDERS or home.name.partition("-")[0] != checkout:
+    if home.parent != _ROOT_OWNED_FOLDERS or home.name.partition("-")[0] != checkout:
         # Two copies of a checkout would run two servers on one data folder.
         raise StackError(
             f"{folder} is the link of another checkout; remove it to start with an empty database"

@@ -233,7 +233,7 @@ def test_proof_and_rebuild_report_their_result_and_exit_status(
     assert "rebuilt from 1 orders, in days of UTC, at position 1" in rebuilt.stdout
     shown = call_command("worker.fee_summaries.proof", database=postgres_url)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert "every fee summary is what the orders say, to the cent: 1 orders at position 1" in shown.stdout
+    assert "every fee summary matches the orders, to the cent: 1 orders at position 1" in shown.stdout
 
 
 def test_a_proof_or_rebuild_that_could_not_be_done_exits_with_status_2(new_database_url: str) -> None:

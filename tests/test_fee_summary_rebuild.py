@@ -16,7 +16,7 @@ from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
 from tests.processes import call_command
 from tests.steps import apply_every_change, place
-from worker.fee_summaries.consumer import ChangesForgottenError, Generation, add_logged_changes
+from worker.fee_summaries.consumer import ChangesDeletedError, Generation, add_logged_changes
 from worker.fee_summaries.rebuild import RebuildSupersededError, _begin_generation, _swap_if_close, rebuild
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def test_a_rebuild_whose_remaining_changes_were_removed_changes_nothing(run: Run
         await execute("UPDATE order_change SET recorded_at = recorded_at - interval '91 days'")
         assert await trim_log() == 2
 
-    with pytest.raises(ChangesForgottenError):
+    with pytest.raises(ChangesDeletedError):
         run(rebuild_slowly())
     assert differences(run) == []
     assert database.wrong_summaries() == []

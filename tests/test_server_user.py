@@ -32,7 +32,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="oms-") as place:
         Path(place).chmod(0o755)  # pytest's own folders are closed to everybody else
         folder = Path(place) / "var" / "lib" / "order-management"
-        monkeypatch.setattr(server_user, "_ROOTS_FOLDERS", folder)
+        monkeypatch.setattr(server_user, "_ROOT_OWNED_FOLDERS", folder)
         yield folder
 
 

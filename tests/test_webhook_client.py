@@ -15,7 +15,14 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from shared.webhook_addresses import Address, AddressPolicy, read_networks
 from tests.processes import free_port
 from tests.webhook_receiver import CERTIFICATE, Answer, Receiver
-from worker.webhooks.client import ANSWER_BYTES, Message, Outcome, Resolve, WebhookClient, signed_headers
+from worker.webhooks.client import (
+    MAX_RESPONSE_BYTES,
+    Message,
+    Outcome,
+    Resolve,
+    WebhookClient,
+    signed_headers,
+)
 
 SECRET = "whsec_dGhpcnR5LXR3byBieXRlcyBvZiBub3RoaW5nIHNlY3JldA=="
 OTHER = "whsec_YW5vdGhlciBzZWNyZXQsIG9mIG90aGVyIGJ5dGVzIHN0aWxs"
@@ -160,7 +167,7 @@ def test_only_the_beginning_of_a_webhook_answer_is_read(receiver: Receiver) -> N
     began = time.monotonic()
     (outcome,) = attempt(receiver.url)
     assert time.monotonic() - began < 4
-    assert outcome.answer == "\ufffd\ufffd" + "x" * (ANSWER_BYTES - 2)
+    assert outcome.answer == "\ufffd\ufffd" + "x" * (MAX_RESPONSE_BYTES - 2)
 
 
 def test_an_attempt_ends_at_its_time_limit_however_slowly_it_is_answered(receiver: Receiver) -> None:

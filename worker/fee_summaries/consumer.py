@@ -79,7 +79,7 @@ DELETE FROM fee_summary_step AS old USING step WHERE old.position < step.positio
 """
 
 
-class ChangesForgottenError(Exception):
+class ChangesDeletedError(Exception):
     """Changes that have to be added were deleted meanwhile: they are older than ``OMS_CHANGE_RETENTION``."""
 
     def __init__(self, first: int) -> None:
@@ -149,7 +149,7 @@ async def add_logged_changes(generation: Generation, after: int, last: int) -> N
     """Add the changes of positions ``after + 1`` … ``last`` to a generation, in the current transaction.
 
     Raises:
-        ChangesForgottenError: some of them are no longer retained.
+        ChangesDeletedError: some of them are no longer retained.
 
     """
     await _disable_hash_and_merge_joins()
@@ -157,4 +157,4 @@ async def add_logged_changes(generation: Generation, after: int, last: int) -> N
     # Counted afterwards: retention only deletes, so changes that still exist now existed when they were
     # added.
     if await fetch_value(int, _COUNT_LOGGED_CHANGES, after, last) < last - after:
-        raise ChangesForgottenError(after + 1)
+        raise ChangesDeletedError(after + 1)

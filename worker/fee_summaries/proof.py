@@ -207,7 +207,7 @@ def main() -> int:
             "`make rebuild` rebuilds them\n"
         )
         return 1
-    print(f"every fee summary is what the orders say, to the cent: {extent}")  # noqa: T201 (a command prints)
+    print(f"every fee summary matches the orders, to the cent: {extent}")  # noqa: T201 (a command prints)
     return 0
 
 

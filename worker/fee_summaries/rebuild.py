@@ -24,7 +24,7 @@ from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.statements import execute, fetch_one
 from shared.database.transaction import transaction
 from shared.settings import settings
-from worker.fee_summaries.consumer import ChangesForgottenError, Generation, add_logged_changes
+from worker.fee_summaries.consumer import ChangesDeletedError, Generation, add_logged_changes
 from worker.fee_summaries.progress import ProgressLine, ReportProgress, no_progress
 from worker.fee_summaries.recount import COUNTED, EXPECTED_SUMMARIES, CountedRow, OrderChunks, open_snapshot
 
@@ -89,7 +89,7 @@ async def rebuild(
 
     Raises:
         RebuildSupersededError: another one began; nothing has changed.
-        ChangesForgottenError: it took longer than changes are retained; nothing has changed.
+        ChangesDeletedError: it took longer than changes are retained; nothing has changed.
 
     """
     began = time.monotonic()
@@ -100,7 +100,7 @@ async def rebuild(
             pass
     try:
         swapped_at = await _catch_up_and_swap(new, snapshot.position)
-    except (RebuildSupersededError, ChangesForgottenError):
+    except (RebuildSupersededError, ChangesDeletedError):
         # A rebuild that superseded this one saw none of these rows before the snapshot's transaction ended.
         await _remove_generations(new.number, new.number + 1)
         raise
@@ -179,7 +179,7 @@ def main() -> int:
         sys.stderr.write("rebuild: another rebuild began meanwhile; this one changed nothing\n")
         return 1
     except (
-        ChangesForgottenError,
+        ChangesDeletedError,
         DatabaseUnavailableError,
         asyncpg.PostgresError,
         asyncpg.InterfaceError,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
-ANSWER_BYTES = 2_048
+MAX_RESPONSE_BYTES = 2_048
 """How much of a response's body is read and stored."""
 
 CONNECT_SECONDS = 5.0
@@ -233,8 +233,8 @@ class WebhookClient:
             headers = {name.lower(): value for name, value in response.headers}
             received.retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
             async for chunk in response.aiter_stream():
-                received.answer += chunk[: ANSWER_BYTES - len(received.answer)]
-                if len(received.answer) >= ANSWER_BYTES:
+                received.answer += chunk[: MAX_RESPONSE_BYTES - len(received.answer)]
+                if len(received.answer) >= MAX_RESPONSE_BYTES:
                     break
         finally:
             # If more of the response is to come, this closes the connection.
