@@ -17,6 +17,7 @@ from celery import Celery
 from api.relay.main import Relay
 from shared.change_log import changes_after
 from shared.changes import batch_of
+from shared.progress import ProgressLine
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
 from tests.builders import later
 from tests.drivers import wait_until
@@ -26,7 +27,6 @@ from tests.processes import ServiceProcess, call_command, run_command
 from tests.random_rounds import seeds
 from tests.steps import applied, apply_every_change, assign_all, place
 from worker.fee_summaries.consumer import apply_changes
-from worker.fee_summaries.progress import ProgressLine
 from worker.fee_summaries.proof import CursorBeyondLog, Difference, prove
 from worker.fee_summaries.rebuild import rebuild
 
@@ -181,7 +181,9 @@ def test_a_proof_shows_its_progress_however_orders_are_distributed_over_time(
     many_orders(database, 6_000)
     run(work(ProgressLine("proof", pause=0)))
     lines = capsys.readouterr().err.splitlines()
-    matches = [re.fullmatch(r"proof: ([\d,]+) of 6,001 orders, about (\d+) s left", line) for line in lines]
+    matches = [
+        re.fullmatch(r"proof: ([\d,]+) of 6,001 orders counted, about (\d+) s left", line) for line in lines
+    ]
     counted = [int(one[1].replace(",", "")) for one in matches if one]
     assert len(counted) >= 3
     assert counted == sorted(set(counted))
@@ -207,7 +209,7 @@ def test_proof_and_rebuild_show_progress_after_one_second(
             shown = done.result()
             assert shown.returncode == 0
             first = shown.stderr.splitlines()[0]
-            match = re.fullmatch(rf"{name}: ([\d,]+) of 6,001 orders, about (\d+) s left", first)
+            match = re.fullmatch(rf"{name}: ([\d,]+) of 6,001 orders counted, about (\d+) s left", first)
             assert match
             assert 0 < int(match[1].replace(",", "")) < 6_001
             assert int(match[2]) > 0

@@ -11,6 +11,7 @@ import pytest
 
 from api.relay.retention import trim_log
 from shared.database.statements import execute
+from shared.progress import Progress
 from tests.builders import later
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
@@ -129,7 +130,7 @@ def test_a_rebuild_that_another_one_replaced_leaves_no_rows_behind(
     run(apply_every_change())
     others: list[int] = []
 
-    def take_over(_counted: int, _total: int) -> None:
+    def take_over(_progress: Progress) -> None:
         if not others:
             # In a thread, as this one is within an event loop, which waits here.
             with ThreadPoolExecutor(1) as thread:

@@ -73,7 +73,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def tick(seconds: float) -> None:
         looks = itertools.count(step=seconds)
-        monkeypatch.setattr("api.orders.import_command.time", SimpleNamespace(monotonic=looks.__next__))
+        monkeypatch.setattr("shared.progress.time", SimpleNamespace(monotonic=looks.__next__))
 
     return tick
 
@@ -87,11 +87,11 @@ def test_a_long_import_shows_its_progress_and_an_estimate(
     done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)])
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        *(f"{n} of 6 orders checked" for n in range(1, 6)),
-        "2 of 6 orders compared with what is stored",
-        "4 of 6 orders compared with what is stored",
-        "2 of 6 orders stored, about 2 s left",
-        "4 of 6 orders stored, about 1 s left",
+        *(f"import: {n} of 6 orders checked" for n in range(1, 6)),
+        "import: 2 of 6 orders compared with what is stored",
+        "import: 4 of 6 orders compared with what is stored",
+        "import: 2 of 6 orders stored, about 2 s left",
+        "import: 4 of 6 orders stored, about 1 s left",
     ]
 
 
@@ -104,7 +104,7 @@ def test_an_import_prints_at_most_one_line_of_progress_per_second(
     done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)])
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "3 of 6 orders checked",
-        "2 of 6 orders compared with what is stored",
-        "4 of 6 orders stored, about 0 s left",
+        "import: 3 of 6 orders checked",
+        "import: 2 of 6 orders compared with what is stored",
+        "import: 4 of 6 orders stored, about 0 s left",
     ]

@@ -19,7 +19,6 @@ import argparse
 import asyncio
 import math
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -40,14 +39,11 @@ from api.orders.imports import (
     ImportedOrder,
     ImportRefusedError,
     NotEmptyError,
-    Progress,
-    ReportProgress,
-    Step,
     import_orders,
-    report_nothing,
 )
 from api.services.bodies import NewService
 from shared.database.engine import DB, DatabaseUnavailableError
+from shared.progress import Progress, ProgressLine, ReportProgress, ignore_progress
 
 
 class UnreadableFileError(Exception):
@@ -72,13 +68,13 @@ def _place(name: str, index: int, pointer: str | None) -> str:
 
 
 def _check_orders(
-    values: list[Any], faults: list[str], report: ReportProgress = report_nothing
+    values: list[Any], faults: list[str], progress: ReportProgress = ignore_progress
 ) -> dict[int, ImportedOrder]:
     """Return the orders that can be read, by their places; append the faults of the others to ``faults``."""
     orders: dict[int, ImportedOrder] = {}
     first_of_id: dict[int, int] = {}
     for index, value in enumerate(values):
-        report(Progress(Step.CHECKED, index, len(values)))
+        progress(Progress(index, len(values), "checked", is_last_step=False))
         try:
             order = ImportedOrder.model_validate(value, strict=True)
         except ValidationError as error:
@@ -115,25 +111,6 @@ def _check_services(values: list[Any], faults: list[str]) -> tuple[list[Imported
     return services, faulty_services
 
 
-class _ProgressPrinter:
-    """Prints a line a second at most: a long import is seen to move, and a short one prints none."""
-
-    def __init__(self) -> None:
-        self.step_began = self.last_printed = time.monotonic()
-
-    def print(self, progress: Progress) -> None:
-        """Print how far an import is, unless the last line is less than a second old."""
-        now = time.monotonic()
-        if progress.done == 0:  # the time that earlier steps took says nothing about this one
-            self.step_began = now
-        elif progress.done < progress.total and now - self.last_printed >= 1:
-            self.last_printed = now
-            rest = (now - self.step_began) / progress.done * (progress.total - progress.done)
-            left = f", about {rest:.0f} s left" if progress.step is Step.STORED else ""
-            line = f"{progress.done:,} of {progress.total:,} orders {progress.step}{left}"
-            print(line, file=sys.stderr, flush=True)
-
-
 async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = False) -> Imported:
     """Read, check and import the files.
 
@@ -142,11 +119,11 @@ async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = F
         NotEmptyError: ``only_if_empty``, and the database holds data or did; nothing is stored.
 
     """
-    report = _ProgressPrinter().print
+    progress = ProgressLine("import")
     values, content = _read_list(path)
     listed = _read_list(services_path)[0] if services_path else []
     faults: list[str] = []
-    orders = _check_orders(values, faults, report)
+    orders = _check_orders(values, faults, progress)
     services, faulty_services = _check_services(listed, faults)
     await DB.start(size=1)
     try:
@@ -155,7 +132,7 @@ async def run(path: Path, services_path: Path | None, *, only_if_empty: bool = F
             sha256(content).hexdigest(),
             orders,
             services,
-            report,
+            progress,
             faults=faults,
             faulty_services=faulty_services,
             only_if_empty=only_if_empty,

@@ -7,11 +7,9 @@ between them and all other orders. Every order is recorded as a change, like any
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import asyncpg
@@ -25,6 +23,7 @@ from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS, values_of
 from api.orders.spacing import CLEARANCE
 from shared.database.statements import execute, fetch_all, fetch_optional, fetch_value
 from shared.database.transaction import transaction
+from shared.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -70,30 +69,6 @@ CROSS JOIN LATERAL (
 ) AS o
 ORDER BY n.place
 """
-
-
-class Step(StrEnum):
-    """What an import does with each order, one step after the other."""
-
-    CHECKED = "checked"
-    COMPARED = "compared with what is stored"
-    STORED = "stored"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How many of the file's orders a step is done with; each step begins with 0."""
-
-    step: Step
-    done: int
-    total: int
-
-
-ReportProgress = Callable[[Progress], None]
-
-
-def report_nothing(_progress: Progress) -> None:
-    """Ignore the progress of an import."""
 
 
 class ImportedOrder(NewOrder):
@@ -149,7 +124,7 @@ async def import_orders(
     sha256: str,
     orders: Mapping[int, ImportedOrder],
     services: Sequence[ImportedService] = (),
-    report: ReportProgress = report_nothing,
+    progress: ReportProgress = ignore_progress,
     *,
     faults: Sequence[str] = (),
     faulty_services: Collection[int] = (),
@@ -164,7 +139,7 @@ async def import_orders(
         sha256: the digest of that file, in hexadecimal; a file is imported once.
         orders: its orders by their places, from 0, ascending.
         services: the services of the other file.
-        report: is called with the progress of comparing the orders with what is stored, and of storing them.
+        progress: is called with how many orders are compared with what is stored, then how many are stored.
         faults: faults found while the files were read. The orders and services that could be read are checked
             all the same, so that one refusal names everything.
         faulty_services: ids of services that ``faults`` is about. Orders of them are not refused for that.
@@ -190,7 +165,7 @@ async def import_orders(
                     sha256,
                     orders,
                     services,
-                    report,
+                    progress,
                     faults=faults,
                     faulty_services=faulty_services,
                 )
@@ -202,7 +177,7 @@ async def _import(
     sha256: str,
     orders: Mapping[int, ImportedOrder],
     services: Sequence[ImportedService],
-    report: ReportProgress,
+    progress: ReportProgress,
     *,
     faults: Sequence[str],
     faulty_services: Collection[int],
@@ -227,12 +202,12 @@ async def _import(
     places = list(orders.items())
     chunks = [dict(places[start : start + CHUNK]) for start in range(0, len(places), CHUNK)]
     for n, chunk in enumerate(chunks):
-        report(Progress(Step.COMPARED, n * CHUNK, len(orders)))
+        progress(Progress(n * CHUNK, len(orders), "compared with what is stored", is_last_step=False))
         reasons += await _too_close(chunk, calendars)
     if reasons:
         raise ImportRefusedError(reasons)
     for n, chunk in enumerate(chunks):
-        report(Progress(Step.STORED, n * CHUNK, len(orders)))
+        progress(Progress(n * CHUNK, len(orders), "stored"))
         await execute(_INSERT_ORDERS, _records(chunk.values(), calendars), this_import.id)
     return Imported(len(orders), this_import.imported_at, before=False, services_added=added)
 

@@ -19,7 +19,7 @@ import asyncpg
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.locks import PROOF_LOCK, only_one
 from shared.database.statements import execute, fetch_value
-from worker.fee_summaries.progress import ProgressLine, ReportProgress, no_progress
+from shared.progress import ProgressLine, ReportProgress, ignore_progress
 from worker.fee_summaries.recount import COUNTED, ORDER_SHARES, CountedRow, OrderChunks, open_snapshot
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _ignore(_difference: Difference | CursorBeyondLog) -> None:
     pass
 
 
-async def prove(progress: ReportProgress = no_progress, report: Report = _ignore) -> Proof:
+async def prove(progress: ReportProgress = ignore_progress, report: Report = _ignore) -> Proof:
     """Compare every fee summary with the orders, in one snapshot, and store the result."""
     began = time.monotonic()
     differing = 0

@@ -23,9 +23,9 @@ from shared.change_log import FEE_SUMMARIES, cursor_of, last_position, lock_curs
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.statements import execute, fetch_one
 from shared.database.transaction import transaction
+from shared.progress import ProgressLine, ReportProgress, ignore_progress
 from shared.settings import settings
 from worker.fee_summaries.consumer import ChangesDeletedError, Generation, add_logged_changes
-from worker.fee_summaries.progress import ProgressLine, ReportProgress, no_progress
 from worker.fee_summaries.recount import COUNTED, EXPECTED_SUMMARIES, CountedRow, OrderChunks, open_snapshot
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ class Rebuilt:
 
 
 async def rebuild(
-    progress: ReportProgress = no_progress,
+    progress: ReportProgress = ignore_progress,
     on_swap: Callable[[int], None] = lambda _position: None,
 ) -> Rebuilt:
     """Rebuild the fee summaries while they are read and kept up to date.
 
     Args:
-        progress: called with how many of how many orders are counted.
+        progress: called with how many orders are counted.
         on_swap: called with the position at which the new rows became the current ones; removing the old
             rows then takes about as long as building the new ones.
 

@@ -18,12 +18,12 @@ import msgspec
 from shared.change_log import FEE_SUMMARIES, cursor_of
 from shared.database.statements import execute, fetch_all, fetch_one, fetch_values
 from shared.database.transaction import transaction
+from shared.progress import Progress, ReportProgress
 from worker.fee_summaries.consumer import Generation, current_generation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from worker.fee_summaries.progress import ReportProgress
 
 FIRST_CHUNK_ORDERS = 1_000
 """Orders in the first chunk; the later ones are as large as ``CHUNK_SECONDS`` allows."""
@@ -188,7 +188,7 @@ class OrderChunks:
             end = (min(max(last_days[0], first), last) if last_days else last) + timedelta(days=1)
             rows = await fetch_all(row_type, statement, zone, first, end, *more)
             self.counted += rows[0].counted
-            self.progress(self.counted, self.snapshot.orders)
+            self.progress(Progress(self.counted, self.snapshot.orders))
             yield rows
             took = time.monotonic() - began
             if took < CHUNK_SECONDS / 2:
