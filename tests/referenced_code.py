@@ -26,7 +26,8 @@ def referenced_code(function: Any) -> list[Any]:
 
 
 def _named_by(value: Any) -> Iterator[Any]:
-    value = getattr(value, "__wrapped__", value)
+    if hasattr(value, "__wrapped__"):  # a decorator's function runs too, around the one that it wraps
+        yield value.__wrapped__
     if isinstance(value, type):
         for member in vars(value).values():
             inner = getattr(member, "fget", None) or getattr(member, "__func__", member)

@@ -12,11 +12,10 @@ wait for one, so others may wait for them, but never in a cycle.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import asyncpg
 import msgspec
@@ -24,19 +23,19 @@ import msgspec
 from api.http.idempotency_keys import Answer, IdempotencyKey, idempotent
 from api.http.json_text import read_json
 from api.orders.bodies import OrderPatch, OrderReplacement
+from api.orders.calendars import calendar_ids, lock_calendars, make_calendar
 from api.orders.errors import (
     BatchRefusedError,
-    ContentionError,
     OrderIdTakenError,
     OrderNotFoundError,
     OrdersTooCloseError,
     ServicesNotOrderableError,
     VersionMismatchError,
 )
-from api.orders.members import COLUMNS, parameters, values_of
+from api.orders.members import COLUMNS, SETTABLE, parameters, values_of
 from api.orders.queries import StoredOrder, conflicts_near, nearest_free
-from shared.database.locks import CALENDAR_LOCK
-from shared.database.statements import execute, fetch_all, fetch_optional, fetch_values
+from api.orders.transactions import in_transaction
+from shared.database.statements import fetch_all, fetch_optional, fetch_values
 from shared.database.transaction import retry_on_lock_timeout, transaction
 
 if TYPE_CHECKING:
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
     from api.http.entity_tags import Preconditions
     from api.orders.bodies import NewOrder
 
-
-ATTEMPTS = 5
-"""How often a command tries again when a conflict has vanished before it could be read."""
 
 # No row comes back when the place is taken, a service can't be ordered or the calendar does not exist yet.
 # The calling function finds out which.
@@ -86,21 +82,13 @@ INSERT INTO claimed_order_id (id) SELECT id FROM unnest($1::bigint[]) AS id ORDE
 ON CONFLICT DO NOTHING RETURNING id
 """
 
-# The id is random: a sequence never takes a number back, so refused batches and previews would use them up.
-# Where the number is another calendar's already no row is inserted, and the caller tries again.
-_INSERT_CALENDAR = """
-INSERT INTO calendar (id, name)
-SELECT 1 + floor(random() * 2147483647)::int, $1::text
-WHERE NOT EXISTS (SELECT FROM calendar WHERE name = $1::text)
-ON CONFLICT DO NOTHING
-"""
-
 
 class _ConflictVanishedError(Exception):
     """A conflict was there a moment ago and is gone: roll back and try again."""
 
 
 @retry_on_lock_timeout
+@in_transaction(retry_on=_ConflictVanishedError)
 async def create_order(new: NewOrder, key: IdempotencyKey | None = None) -> Answer:
     """Store a new order and its change, or return the stored answer of an earlier request with the same key.
 
@@ -112,12 +100,7 @@ async def create_order(new: NewOrder, key: IdempotencyKey | None = None) -> Answ
         ContentionError: other transactions kept interfering.
 
     """
-    for _ in range(ATTEMPTS):
-        # Raising rolls back also the key, the claim and the new calendar: a refusal leaves nothing behind.
-        with suppress(_ConflictVanishedError):
-            async with transaction():
-                return await _create_once(key, new)
-    raise ContentionError
+    return await _create_once(key, new)
 
 
 @idempotent
@@ -138,17 +121,16 @@ async def preview_order(new: NewOrder) -> dict[str, Any]:
 
     Returns the order as it would be stored, without the members that only a stored order has.
     """
-    for _ in range(ATTEMPTS):
-        with suppress(_ConflictVanishedError):
-            try:
-                async with transaction():
-                    raise _PreviewedError(await _create(new))  # noqa: TRY301 (only raising rolls back)
-            except _PreviewedError as preview:
-                members: dict[str, Any] = read_json(preview.order.json.encode())
-                for member in ("version", "created_at", "updated_at"):
-                    del members[member]
-                return members | {"id": None if new.id is None else str(new.id)}
-    raise ContentionError
+    try:
+        await _create_and_roll_back(new)
+    except _PreviewedError as preview:
+        members = read_json(preview.order.json.encode())
+    return {"id": None if new.id is None else members["id"]} | {name: members[name] for name in SETTABLE}
+
+
+@in_transaction(retry_on=_ConflictVanishedError)
+async def _create_and_roll_back(new: NewOrder) -> NoReturn:
+    raise _PreviewedError(await _create(new))
 
 
 async def _create(new: NewOrder) -> StoredOrder:
@@ -173,6 +155,7 @@ async def _insert(new: NewOrder, at: datetime) -> StoredOrder | None:
 
 
 @retry_on_lock_timeout
+@in_transaction(retry_on=_ConflictVanishedError)
 async def create_orders(batch: Sequence[NewOrder], key: IdempotencyKey | None = None) -> Answer:
     """Store all orders of a batch, or none; the rule holds between them too.
 
@@ -183,11 +166,7 @@ async def create_orders(batch: Sequence[NewOrder], key: IdempotencyKey | None = 
         ContentionError: other transactions kept interfering.
 
     """
-    for _ in range(ATTEMPTS):
-        with suppress(_ConflictVanishedError):
-            async with transaction():
-                return await _create_all_once(key, batch)
-    raise ContentionError
+    return await _create_all_once(key, batch)
 
 
 @idempotent
@@ -231,7 +210,22 @@ async def _create_all(batch: Sequence[NewOrder]) -> list[StoredOrder]:
     return list(stored.values())
 
 
+class _LockedOrder(msgspec.Struct, frozen=True):
+    """What an update reads of the current order."""
+
+    version: int
+    datetime: datetime
+    totalfee: Decimal
+    service_ids: list[int]
+    service_names: list[str]
+    calendar_id: int
+    calendar: str
+
+
+# A create needs no calendar lock, so one may still take the place between our check and our UPDATE. Then the
+# constraint refuses the UPDATE, and the next attempt names the conflict.
 @retry_on_lock_timeout
+@in_transaction(retry_on=asyncpg.ExclusionViolationError)
 async def update_order(
     order_id: int, change: OrderReplacement | OrderPatch, preconditions: Preconditions | None = None
 ) -> StoredOrder:
@@ -245,30 +239,6 @@ async def update_order(
         ContentionError: other transactions kept interfering.
 
     """
-    for _ in range(ATTEMPTS):
-        # A create needs no calendar lock, so one may still take the place between our check and our UPDATE.
-        # Then the constraint refuses the UPDATE, and the next attempt names the conflict.
-        with suppress(asyncpg.ExclusionViolationError):
-            async with transaction():
-                return await _update(order_id, change, preconditions)
-    raise ContentionError
-
-
-class _LockedOrder(msgspec.Struct, frozen=True):
-    """What an update reads of the current order."""
-
-    version: int
-    datetime: datetime
-    totalfee: Decimal
-    service_ids: list[int]
-    service_names: list[str]
-    calendar_id: int
-    calendar: str
-
-
-async def _update(
-    order_id: int, change: OrderReplacement | OrderPatch, preconditions: Preconditions | None
-) -> StoredOrder:
     current = await fetch_optional(_LockedOrder, _LOCK_ORDER, order_id)
     if current is None:
         raise OrderNotFoundError(order_id)
@@ -329,39 +299,6 @@ def _check_preconditions(order_id: int, version: int, preconditions: Preconditio
 async def claim_ids(order_ids: Collection[int]) -> set[int]:
     """Claim ids for new orders, permanently; return those that are, or were, the ids of other orders."""
     return set(order_ids) - set(await fetch_values(int, _CLAIM_IDS, list(order_ids)))
-
-
-async def make_calendar(name: str) -> bool:
-    """Make a calendar if there is none of that name; return whether this transaction made it.
-
-    If another transaction is making it right now, this waits for that one to end.
-    """
-    return await execute(_INSERT_CALENDAR, name) == 1
-
-
-async def calendar_ids(names: Collection[str]) -> dict[str, int]:
-    """Return the ids of calendars by name, making those that do not exist yet."""
-    ids: dict[str, int] = {}
-    while len(ids) < len(names):
-        for name in sorted(set(names) - set(ids)):
-            await make_calendar(name)
-        calendars = await fetch_all(
-            _CalendarId, "SELECT name, id FROM calendar WHERE name = ANY($1::text[])", list(names)
-        )
-        ids = {calendar.name: calendar.id for calendar in calendars}
-    return ids
-
-
-class _CalendarId(msgspec.Struct, frozen=True):
-    name: str
-    id: int
-
-
-async def lock_calendars(ids: Collection[int]) -> None:
-    """Lock calendars until the transaction ends, against all others that may move orders on them."""
-    await execute(
-        "SELECT pg_advisory_xact_lock($1, id) FROM unnest($2::int[]) AS id", CALENDAR_LOCK, sorted(ids)
-    )
 
 
 async def _orderable_names(ids: Sequence[int], already_ordered: Collection[int] = ()) -> list[str]:

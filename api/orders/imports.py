@@ -7,7 +7,6 @@ between them and all other orders. Every order is recorded as a change, like any
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
 from typing import TYPE_CHECKING, Annotated
@@ -16,13 +15,14 @@ import asyncpg
 import msgspec
 
 from api.orders.bodies import NewOrder, OrderDatetime
-from api.orders.commands import ATTEMPTS, calendar_ids, claim_ids, lock_calendars
+from api.orders.calendars import calendar_ids, lock_calendars
+from api.orders.commands import claim_ids
 from api.orders.errors import ContentionError
 from api.orders.imported_services import ImportedService, add_services
 from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS, values_of
 from api.orders.spacing import CLEARANCE
+from api.orders.transactions import in_transaction
 from shared.database.statements import execute, fetch_all, fetch_optional, fetch_value
-from shared.database.transaction import transaction
 from shared.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
@@ -119,6 +119,9 @@ class _TooCloseOrder(msgspec.Struct, frozen=True):
     datetime: str
 
 
+# Creates take no calendar lock, so one may take a place between our comparison and our INSERT. Then the
+# constraint refuses the INSERT, and the next attempt names the conflict.
+@in_transaction(retry_on=asyncpg.ExclusionViolationError)
 async def import_orders(
     file_name: str,
     sha256: str,
@@ -152,36 +155,9 @@ async def import_orders(
         ContentionError: other transactions kept interfering.
 
     """
-    for _ in range(ATTEMPTS):
-        # Creates take no calendar lock, so one may take a place between our comparison and our INSERT. Then
-        # the constraint refuses the INSERT, and the next attempt names the conflict.
-        with suppress(asyncpg.ExclusionViolationError):
-            async with transaction():
-                await execute("SET LOCAL statement_timeout = 0")
-                if only_if_empty and await fetch_value(bool, _EVER_HELD_DATA):
-                    raise NotEmptyError
-                return await _import(
-                    file_name,
-                    sha256,
-                    orders,
-                    services,
-                    progress,
-                    faults=faults,
-                    faulty_services=faulty_services,
-                )
-    raise ContentionError
-
-
-async def _import(
-    file_name: str,
-    sha256: str,
-    orders: Mapping[int, ImportedOrder],
-    services: Sequence[ImportedService],
-    progress: ReportProgress,
-    *,
-    faults: Sequence[str],
-    faulty_services: Collection[int],
-) -> Imported:
+    await execute("SET LOCAL statement_timeout = 0")
+    if only_if_empty and await fetch_value(bool, _EVER_HELD_DATA):
+        raise NotEmptyError
     this_import = await fetch_optional(_ImportRow, _INSERT_IMPORT, sha256, file_name, len(orders))
     if this_import is None:
         return await _import_services_again(sha256, services, faults)

@@ -1,0 +1,45 @@
+"""One transaction for a command, and the next attempt if it met a conflict that may be gone by then."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from api.orders.errors import ContentionError
+from shared.database.transaction import transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ATTEMPTS = 5
+"""How often a command is tried when a conflict has vanished before it could be read."""
+
+
+def in_transaction(
+    retry_on: type[Exception],
+) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Coroutine[object, object, T]]]:
+    """Make a coroutine function one transaction, which is run again when it raises ``retry_on``.
+
+    Any error rolls back all that the attempt wrote, also the key, the claimed id and the new calendar.
+
+    Raises:
+        ContentionError: every attempt raised ``retry_on``.
+
+    """
+
+    def decorate(command: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[object, object, T]]:
+        @wraps(command)
+        async def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
+            for _ in range(ATTEMPTS):
+                with suppress(retry_on):
+                    async with transaction():
+                        return await command(*args, **kwargs)
+            raise ContentionError
+
+        return retrying
+
+    return decorate
