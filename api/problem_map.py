@@ -1,4 +1,4 @@
-"""The problem map: the only place where an error gets a status code.
+"""The problem map: the only place where an error of the domain gets a status code.
 
 Commands and queries raise errors that name what happened and carry data; this module translates each
 into a problem. What a caller sees never contains a stack trace, SQL or any other internals.

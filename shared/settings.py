@@ -219,7 +219,7 @@ class Settings(BaseSettings):
     """
 
     webhook_ca_file: str = ""
-    """A file of CA certificates (PEM) to trust besides the system's; empty means none."""
+    """A file of CA certificates (PEM) to trust in addition to the system's; empty means none."""
 
     webhook_timeout: Annotated[float, Field(gt=0, le=15)] = 15
     """Total time limit of one attempt: name look-up, connection, request and response."""

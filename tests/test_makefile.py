@@ -23,6 +23,7 @@ def test_the_commit_hooks_run_what_make_check_runs() -> None:
     assert repository["repo"] == "local"
     (checks,) = re.findall(r"^check: ([^#\n]+)", MAKEFILE, re.MULTILINE)
     assert [hook["entry"] for hook in repository["hooks"]] == [f"make {target}" for target in checks.split()]
+    assert all(hook["always_run"] for hook in repository["hooks"]), "a hook would skip some changes"
 
 
 def test_every_target_with_a_help_text_is_phony() -> None:

@@ -1,4 +1,4 @@
-"""Changing orders: each command is one transaction, and the only place that commits.
+"""Changing orders: each command is one transaction; nothing below it commits.
 
 An order's row is written together with its change: the trigger ``orders_record_change`` records it in the
 same statement, so there is no path on which one is stored without the other. Nothing here touches Redis.

@@ -1,4 +1,4 @@
-"""Transactions: the only place where anything commits.
+"""Transactions: the only place where several statements commit together.
 
 Piccolo's own transaction does not release its connection when COMMIT or ROLLBACK raises (a deferred
 constraint, a cancelled request, a killed backend). The pool would run empty, and every later request

@@ -146,7 +146,7 @@ class WebhookClient:
             seconds: total time limit of one attempt.
             at_once: attempts that may run at the same time. Each may wait for a name server that does not
                 answer, which blocks a thread: with fewer threads, such names would delay all others.
-            ca_file: CA certificates (PEM) to trust besides the system's.
+            ca_file: CA certificates (PEM) to trust in addition to the system's.
             resolve: resolves a name, in place of the system's resolver.
 
         """
