@@ -12,19 +12,14 @@ from api.relay.publisher import most_waiting
 from shared.database.locks import ATTEMPTS_LOCK
 from shared.database.statements import execute, fetch_value
 from shared.task_queue import ATTEMPT_DUE_DELIVERIES, ATTEMPTS_QUEUE, PROVE_FEE_SUMMARIES
+from shared.webhooks import IS_DUE
 
 if TYPE_CHECKING:
     from api.relay.sender import Sender
 
-# A webhook under a lease is being served, or was by a task that was killed: then its lease ends soon.
-_ATTEMPTS_ARE_DUE = """
+_ATTEMPTS_ARE_DUE = f"""
 SELECT EXISTS (
-    SELECT FROM webhook AS w
-    WHERE w.disabled_at IS NULL AND w.deleted_at IS NULL
-        AND (w.leased_until IS NULL OR w.leased_until < now())
-        AND EXISTS (
-            SELECT FROM webhook_delivery AS d WHERE d.webhook_id = w.id AND d.next_attempt_at <= now()
-        )
+    SELECT FROM webhook AS w WHERE {IS_DUE}
 ) AND NOT EXISTS (
     SELECT FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid::bigint = $1 AND objsubid = 1

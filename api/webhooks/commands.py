@@ -9,7 +9,6 @@ Times by which deliveries are scheduled are set in SQL, so that only the databas
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from shared.change_log import WEBHOOK_DELIVERIES, Bounds, last_position, lock_cu
 from shared.database.statements import execute, fetch_one, fetch_optional, fetch_value, fetch_values
 from shared.database.tables import WebhookSecret
 from shared.database.transaction import retry_on_lock_timeout, transaction
+from shared.webhooks import DISABLE_DELIVERIES, notification
 
 if TYPE_CHECKING:
     from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
@@ -55,11 +55,6 @@ UPDATE webhook SET
     disabled_reason = CASE WHEN NOT $6 THEN coalesce(disabled_reason, 'caller') END,
     failing_since = CASE WHEN $6 AND disabled_at IS NOT NULL THEN NULL ELSE failing_since END
 WHERE id = $1 RETURNING {WEBHOOK_COLUMNS}
-"""
-
-_DISABLE_DELIVERIES = """
-UPDATE webhook_delivery SET state = 'disabled', next_attempt_at = NULL
-WHERE webhook_id = $1 AND next_attempt_at IS NOT NULL
 """
 
 _LOCK_ANSWERS_WITH_SECRETS = """
@@ -198,7 +193,7 @@ async def change_webhook(webhook_id: int, patch: WebhookPatch) -> StoredWebhook:
             enabled,
         )
         if not enabled:
-            await execute(_DISABLE_DELIVERIES, webhook_id)
+            await execute(DISABLE_DELIVERIES, webhook_id)
         return changed
 
 
@@ -221,7 +216,7 @@ async def delete_webhook(webhook_id: int) -> None:
         await WebhookSecret.delete().where(WebhookSecret.webhook_id == webhook_id)
         # Searched again: until the webhook was locked, a rotation may have added an answer.
         await execute(_DELETE_ANSWERS_WITH_SECRETS, *secrets_shown_in)
-        await execute(_DISABLE_DELIVERIES, webhook_id)
+        await execute(DISABLE_DELIVERIES, webhook_id)
 
 
 @retry_on_lock_timeout
@@ -266,17 +261,7 @@ async def send_test(webhook_id: int) -> StoredDelivery:
     async with transaction():
         await _lock_enabled_webhook(webhook_id)
         event = await fetch_one(_TestEvent, "SELECT uuidv7() AS id, utc_text(now()) AS time")
-        payload = {
-            "specversion": "1.0",
-            "id": str(event.id),
-            "source": "/webhooks",
-            "type": "webhook.test",
-            "subject": str(webhook_id),
-            "time": event.time,
-            "datacontenttype": "application/json",
-            "data": {"webhook": str(webhook_id)},
-        }
-        text = json.dumps(payload, separators=(",", ":"))
+        text = notification(event.id, event.time, "webhook.test", webhook_id, {})
         delivery_id = await fetch_value(int, _INSERT_TEST, webhook_id, event.id, text)
         return await find_delivery(webhook_id, delivery_id)
 

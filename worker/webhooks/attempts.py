@@ -29,6 +29,7 @@ from shared.database.engine import DatabaseUnavailableError
 from shared.database.locks import ATTEMPTS_LOCK, only_one
 from shared.database.statements import execute, fetch_all, fetch_optional
 from shared.settings import settings
+from shared.webhooks import IS_DUE
 from worker.webhooks.client import Message, WebhookClient
 from worker.webhooks.outcomes import Attempt, record_attempt
 
@@ -50,14 +51,9 @@ POLL_SECONDS = 0.05
 
 # Webhooks that have waited longest come first. Failing ones get $4 of the $3 leases at most. The condition on
 # leased_until is repeated for the locked row, which may have been leased since this statement's snapshot.
-_LEASE_WEBHOOKS = """
+_LEASE_WEBHOOKS = f"""
 WITH due AS (
-    SELECT w.id, w.failing_since, w.served_at FROM webhook AS w
-    WHERE w.disabled_at IS NULL AND w.deleted_at IS NULL
-        AND (w.leased_until IS NULL OR w.leased_until < now())
-        AND EXISTS (
-            SELECT FROM webhook_delivery AS d WHERE d.webhook_id = w.id AND d.next_attempt_at <= now()
-        )
+    SELECT w.id, w.failing_since, w.served_at FROM webhook AS w WHERE {IS_DUE}
 ), chosen AS (
     (SELECT id FROM due WHERE failing_since IS NULL ORDER BY served_at NULLS FIRST LIMIT $3)
     UNION ALL

@@ -8,7 +8,6 @@ disabled.
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +20,7 @@ import structlog
 
 from shared.database.statements import execute, fetch_one, fetch_optional
 from shared.database.transaction import transaction
+from shared.webhooks import DISABLE_DELIVERIES, notification
 from worker.webhooks.schedule import failing_since_when, must_be_disabled, pause_before_next
 
 if TYPE_CHECKING:
@@ -61,11 +61,6 @@ _DISABLE_WEBHOOK = """
 UPDATE webhook
 SET disabled_at = clock_timestamp(), disabled_reason = $2, updated_at = clock_timestamp()
 WHERE id = $1
-"""
-
-_DISABLE_DELIVERIES = """
-UPDATE webhook_delivery SET state = 'disabled', next_attempt_at = NULL
-WHERE webhook_id = $1 AND next_attempt_at IS NOT NULL
 """
 
 _NEW_EVENT = "SELECT uuidv7() AS id, utc_text(clock_timestamp()) AS time"
@@ -174,7 +169,7 @@ async def _disable(webhook: _Webhook, reason: DisabledReason) -> None:
     Webhooks that ask for ``webhook.disabled`` by name are notified.
     """
     await execute(_DISABLE_WEBHOOK, webhook.id, reason)
-    await execute(_DISABLE_DELIVERIES, webhook.id)
+    await execute(DISABLE_DELIVERIES, webhook.id)
     log.warning("webhook_disabled", webhook=webhook.id, reason=reason)
     event = await fetch_one(_Event, _NEW_EVENT)
     await execute(
@@ -189,17 +184,5 @@ def _origin(url: str) -> str:
 
 
 def _announcement(event: _Event, webhook: _Webhook, reason: DisabledReason) -> str:
-    return json.dumps(
-        {
-            "specversion": "1.0",
-            "id": str(event.id),
-            "source": "/webhooks",
-            "type": DISABLED,
-            "subject": str(webhook.id),
-            "time": event.time,
-            "datacontenttype": "application/json",
-            "data": {"webhook": str(webhook.id), "url": _origin(webhook.url), "reason": reason},
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
+    data = {"url": _origin(webhook.url), "reason": reason}
+    return notification(event.id, event.time, DISABLED, webhook.id, data)
