@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 
-JSON = ("application/json",)
+JSON_ONLY = ("application/json",)
 MERGE_PATCH = ("application/merge-patch+json", "application/json")
 
 
@@ -33,7 +33,9 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-async def read_body(request: AnyRequest, model: type[Model], media_types: tuple[str, ...] = JSON) -> Model:
+async def read_body(
+    request: AnyRequest, model: type[Model], media_types: tuple[str, ...] = JSON_ONLY
+) -> Model:
     """Read a JSON body as a model.
 
     Raises:
