@@ -18,12 +18,19 @@ from api.fee_summaries import errors as fee_summaries
 from api.http import errors as http
 from api.http.json_text import encode
 from api.http.problem_types import (
-    BATCH_REFUSED,
     BODY_TOO_LARGE,
     IDEMPOTENCY_KEY_REUSED,
     INTERNAL_ERROR,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
+    UNAVAILABLE,
+)
+from api.http.problems import Fault, ProblemError, invalid, malformed
+from api.http.times import utc_text
+from api.operations.health import NotReadyError
+from api.orders import errors as orders
+from api.problem_types import (
+    BATCH_REFUSED,
     ORDER_ID_TAKEN,
     ORDERS_TOO_CLOSE,
     POSITION_EXPIRED,
@@ -31,14 +38,9 @@ from api.http.problem_types import (
     SERVICE_ID_TAKEN,
     SERVICE_NAME_TAKEN,
     SUMMARIES_BEHIND,
-    UNAVAILABLE,
     VERSION_MISMATCH,
     WEBHOOK_DISABLED,
 )
-from api.http.problems import Fault, ProblemError, invalid, malformed
-from api.http.times import utc_text
-from api.operations.health import NotReadyError
-from api.orders import errors as orders
 from api.services import errors as services
 from api.webhooks import errors as webhooks
 from shared.database.engine import DatabaseUnavailableError, LockTimeoutError, OutcomeUnknownError

@@ -13,11 +13,12 @@ from api.http import access
 from api.http.bodies import read_body
 from api.http.media_types import JSON
 from api.http.parameters import NO_QUERY
-from api.http.problem_types import TYPES, ProblemType
+from api.http.problem_types import ProblemType
 from api.http.problems import ProblemError
 from api.operations.health import NotReadyError
 from api.orders.routes import LARGEST_BATCH_BYTES
 from api.problem_map import _PROBLEM_OF, problem_of
+from api.problem_types import TYPES
 from contract.checks.document import operations, parameters
 from shared.database.engine import DatabaseUnavailableError, OutcomeUnknownError
 from tests.builders import order_body

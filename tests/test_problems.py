@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.http.problem_types import TYPES
 from api.operations.documentation import contract_json
+from api.problem_types import TYPES
 from tests.builders import NOON, later, order_body
 from tests.drivers import Api, Database
 from tests.processes import ServiceProcess, free_port

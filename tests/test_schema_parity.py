@@ -27,7 +27,9 @@ from api.http.parameters import read_boolean, read_limit
 from api.http.request_log import _USABLE
 from api.http.times import read_datetime
 from api.orders import bodies
+from api.orders.fields import read_calendar, read_fee
 from api.services import bodies as services
+from api.services.bodies import read_service_name
 from api.webhooks import bodies as webhooks
 from contract.checks.document import Place
 from contract.checks.validation import read_json as read_exactly
@@ -64,8 +66,8 @@ TEXTS: dict[str, Callable[[str], object]] = {
     "schemas/Id": fields.read_id,
     "schemas/Time": read_datetime,
     "schemas/Day": read_date,
-    "schemas/CalendarName": fields.read_calendar,
-    "schemas/ServiceTitle": fields.read_service_name,
+    "schemas/CalendarName": read_calendar,
+    "schemas/ServiceTitle": read_service_name,
     "schemas/RequestId": matches(_USABLE),
     "parameters/IdempotencyKey/schema": matches(_KEY),
 }
@@ -79,7 +81,7 @@ VALUES: dict[str, Callable[[Any], object]] = {
     },
     "schemas/AnyId": fields.read_id,
     "schemas/OwnId": fields.read_callers_id,
-    "schemas/Fee": fields.read_fee,
+    "schemas/Fee": read_fee,
 }
 """Values in a body, where any JSON value may be sent."""
 

@@ -7,7 +7,6 @@ from datetime import timedelta
 from litestar import Response, route
 
 from api.calendars import queries
-from api.http.fields import read_calendar
 from api.http.json_text import encode
 from api.http.media_types import JSON
 from api.http.pages import answer_page, limit_of, read_cursor
@@ -15,6 +14,7 @@ from api.http.parameters import PAGING, Query, path_value, query_of, require
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.times import read_datetime, utc_text
+from api.orders.fields import read_calendar
 from api.orders.spacing import free_intervals
 
 LONGEST_WINDOW = timedelta(days=32)

@@ -13,11 +13,12 @@ from litestar import Response, route
 from api.changes.queries import TYPES, ChangeFilters, FeedPage, feed_page, order_history
 from api.changes.tail import TAIL
 from api.http.connections import until_disconnect
-from api.http.fields import one_of, read_calendar, read_id, read_position
+from api.http.fields import one_of, read_id, read_position
 from api.http.media_types import JSON
 from api.http.pages import Page, answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_id, query_of, read_limit, read_seconds
 from api.http.request import READ, AnyRequest
+from api.orders.fields import read_calendar
 from shared.change_log import log_bounds
 from shared.changes import Change
 

@@ -12,6 +12,7 @@ from api.http import fields
 from api.http.parameters import PAGING, Query, Readers, read_seconds
 from api.http.problems import Fault, malformed
 from api.http.times import EARLIEST, LATEST
+from api.orders.fields import read_calendar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +42,7 @@ SCOPE: Readers = {
     "from": read_date,
     "to": read_date,
     "service": fields.read_id,
-    "calendar": fields.read_calendar,
+    "calendar": read_calendar,
     "position": fields.read_position,
     "min_position": fields.read_position,
     "after_version": positions.read_order_version,

@@ -30,6 +30,7 @@ from api.http.parameters import query_of
 from api.http.request import READ, AnyRequest
 from api.http.row_streams import CSV, RowStream, stream_rows
 from api.http.times import EARLIEST, read_datetime
+from api.orders.fields import read_calendar
 from shared.database.engine import DB
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _read_place(period: str, service_id: object, calendar: object) -> tuple[date
     return (
         date.fromisoformat(period),
         fields.read_id(service_id) if service_id != 0 else 0,
-        fields.read_calendar(calendar) if calendar != "" else "",
+        read_calendar(calendar) if calendar != "" else "",
     )
 
 

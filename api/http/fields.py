@@ -20,12 +20,8 @@ GREATEST_CALLERS_ID = 999_999_999_999
 
 GREATEST_POSITION = 10**18 - 1
 
-GREATEST_FEE = Decimal("9999999999.99")
-DEFAULT_CALENDAR = "default"
-
 _ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _POSITION = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
-_CALENDAR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -63,36 +59,6 @@ def read_callers_id(value: object) -> int:
             f"must be a whole number from 1 to {GREATEST_CALLERS_ID}, or omitted to have one assigned"
         )
     return number
-
-
-def read_fee(value: object) -> Decimal:
-    """Read a fee: a JSON number, never rounded."""
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise ValueError("must be a number such as 100 or 99.95")  # noqa: TRY004 (one kind of error for every fault)
-    if not 0 <= value <= GREATEST_FEE:
-        raise ValueError(f"must be from 0 to {GREATEST_FEE}")
-    fee = Decimal(value)
-    if fee != fee.quantize(Decimal("0.01")):
-        raise ValueError("must have at most two decimals; fees are never rounded")
-    return abs(fee.quantize(Decimal("0.01")))
-
-
-def read_calendar(value: object) -> str:
-    """Read a calendar's name."""
-    if not isinstance(value, str) or not _CALENDAR.fullmatch(value):
-        raise ValueError(
-            "must be 1 to 64 letters, digits, dots, underscores and hyphens, starting with a letter or digit"
-        )
-    return value
-
-
-def read_service_name(value: object) -> str:
-    """Read a service's name; space at its beginning or end is refused, not removed."""
-    if not isinstance(value, str) or not 1 <= len(value) <= 100 or CONTROL_CHARACTERS.search(value):
-        raise ValueError("must be a string of 1 to 100 characters, without control characters")
-    if value != value.strip():
-        raise ValueError("must not begin or end with space")
-    return value
 
 
 def one_of(*words: str) -> Callable[[str], str]:

@@ -1,12 +1,11 @@
-"""The types of problems (RFC 9457), each with a page that explains it: ``/problems/<slug>``. Pure."""
+"""The types of problems (RFC 9457) with a request itself, whatever it is about. Pure.
+
+Those of the domain, and a list of all: ``api/problem_types.py``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -67,65 +66,6 @@ NOT_ACCEPTABLE = ProblemType(
     "None of the accepted media types is available",
     "Accept `application/json`, or one of the media types that the contract names for this operation.",
 )
-ORDERS_TOO_CLOSE = ProblemType(
-    "orders-too-close",
-    409,
-    "Another order is less than three hours away",
-    "Orders on one calendar are at least three hours apart. `conflicts` are those that are too close; "
-    "`nearest.before` and `nearest.after` are the nearest datetimes that were free.",
-)
-ORDER_ID_TAKEN = ProblemType(
-    "order-id-taken",
-    409,
-    "The order's id is taken",
-    "An id is never reused, not even after its order is deleted. Choose another, or omit `id` to have one "
-    "assigned.",
-)
-BATCH_REFUSED = ProblemType(
-    "batch-refused",
-    409,
-    "Some orders of the batch can't be stored",
-    "`items` has one problem for each of them, with its index in the batch. Nothing was stored: correct "
-    "those orders and send the whole batch again.",
-)
-SERVICE_ID_TAKEN = ProblemType(
-    "service-id-taken",
-    409,
-    "The service's id is taken",
-    "Choose another id, or omit `id` to have one assigned.",
-)
-SERVICE_NAME_TAKEN = ProblemType(
-    "service-name-taken",
-    409,
-    "Another service has this name",
-    "Use the service that has it, or choose another name. Names of archived services are free again.",
-)
-WEBHOOK_DISABLED = ProblemType(
-    "webhook-disabled",
-    409,
-    "The webhook is disabled",
-    "The webhook's `disabled` says when and why. Enable it first: PATCH `enabled: true`.",
-)
-POSITION_EXPIRED = ProblemType(
-    "position-expired",
-    410,
-    "The change log can't continue from this position",
-    "Changes after it are no longer retained, or the position is of another log. Read all orders again, then "
-    "continue from `resume`, which begins at the first change that is retained.",
-)
-REPORT_EXPIRED = ProblemType(
-    "report-expired",
-    410,
-    "The figures for this position are no longer available",
-    "Figures are available for the current position and a limited number of changes back. Start the report "
-    "again, without `cursor` and `position`: it is then exact for `latest_position`, or a later one.",
-)
-VERSION_MISMATCH = ProblemType(
-    "version-mismatch",
-    412,
-    "The order is at another version",
-    "It was changed after you read it. Read it again, check your change against it, and send the new ETag.",
-)
 BODY_TOO_LARGE = ProblemType(
     "body-too-large",
     413,
@@ -162,20 +102,9 @@ INTERNAL_ERROR = ProblemType(
     "Something went wrong on our side",
     "Nothing was stored unless a later GET shows it. Try again; if it persists, report the `request_id`.",
 )
-SUMMARIES_BEHIND = ProblemType(
-    "summaries-behind",
-    503,
-    "The fee summaries don't include that change yet",
-    "They will include it soon: repeat the request after the seconds in `Retry-After`, or with a longer "
-    "`wait`. Or do without the change: `as_of` is what the figures are exact for now.",
-)
 UNAVAILABLE = ProblemType(
     "unavailable",
     503,
     "The service can't answer right now",
     "Try again after the seconds in `Retry-After`, with the same Idempotency-Key if it was a create.",
 )
-
-TYPES: Mapping[str, ProblemType] = {
-    value.slug: value for value in list(globals().values()) if isinstance(value, ProblemType)
-}

@@ -18,9 +18,10 @@ from litestar import Response, route
 
 from api.http.json_text import encode
 from api.http.parameters import path_value
-from api.http.problem_types import NOT_FOUND, TYPES
+from api.http.problem_types import NOT_FOUND
 from api.http.problems import ProblemError
 from api.http.request import READ, AnyRequest
+from api.problem_types import TYPES
 
 CONTRACT = Path(__file__).parent.parent.parent / "contract" / "openapi.yaml"
 EVENTS = CONTRACT.with_name("asyncapi.yaml")

@@ -15,22 +15,23 @@ from pydantic import (
     model_validator,
 )
 
-from api.http import fields
 from api.http.bodies import Body
+from api.http.fields import read_callers_id, read_id
 from api.http.times import read_datetime
+from api.orders.fields import DEFAULT_CALENDAR, read_calendar, read_fee
 
 LARGEST_BATCH = 100
 
-OrderId = PlainValidator(fields.read_callers_id)
-Fee = PlainValidator(fields.read_fee)
+OrderId = PlainValidator(read_callers_id)
+Fee = PlainValidator(read_fee)
 OrderDatetime = PlainValidator(read_datetime)
-CalendarName = PlainValidator(fields.read_calendar)
+CalendarName = PlainValidator(read_calendar)
 
 
 class ServiceReference(Body):
     """A service of an order: ``{"id": "123"}``; the id may also be a number."""
 
-    id: Annotated[int, PlainValidator(fields.read_id)]
+    id: Annotated[int, PlainValidator(read_id)]
 
 
 def _require_distinct_services(services: list[ServiceReference]) -> list[ServiceReference]:
@@ -54,7 +55,7 @@ class NewOrder(Body):
     datetime: Annotated[Datetime | None, OrderDatetime] = None
     totalfee: Annotated[Decimal, Fee]
     services: Services
-    calendar: Annotated[str, CalendarName] = fields.DEFAULT_CALENDAR
+    calendar: Annotated[str, CalendarName] = DEFAULT_CALENDAR
 
 
 def _require_distinct_ids(orders: list[NewOrder]) -> list[NewOrder]:
@@ -76,7 +77,7 @@ class NewOrders(Body):
 class OrderReplacement(NewOrder):
     """The body of a PUT: the whole order, with a datetime. Without a calendar, it is on ``default``."""
 
-    id: Annotated[int | None, PlainValidator(fields.read_id)] = None
+    id: Annotated[int | None, PlainValidator(read_id)] = None
     datetime: Annotated[Datetime, OrderDatetime]
 
 
@@ -87,7 +88,7 @@ def _require_an_array(value: Any) -> Any:
 
 
 def _read_calendar_or_null(value: Any) -> str:
-    return fields.DEFAULT_CALENDAR if value is None else fields.read_calendar(value)
+    return DEFAULT_CALENDAR if value is None else read_calendar(value)
 
 
 class OrderPatch(Body):

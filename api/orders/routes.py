@@ -9,7 +9,7 @@ from litestar import Response, delete, patch, post, put, route
 
 from api.http.bodies import MERGE_PATCH, read_body
 from api.http.entity_tags import etag, read_if_none_match, read_preconditions
-from api.http.fields import one_of, read_calendar, read_id
+from api.http.fields import one_of, read_id
 from api.http.idempotency import created, read_idempotency_key
 from api.http.json_text import encode
 from api.http.media_types import JSON, media_type_of
@@ -22,6 +22,7 @@ from api.http.times import read_datetime
 from api.orders import commands, queries
 from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
 from api.orders.exports import export_orders
+from api.orders.fields import read_calendar
 from api.orders.filters import OrderFilters
 
 if TYPE_CHECKING:

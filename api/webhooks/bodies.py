@@ -10,6 +10,7 @@ from pydantic import Field, PlainValidator, model_validator
 from api.changes.queries import TYPES as ORDER_CHANGE_TYPES
 from api.http import fields
 from api.http.bodies import Body
+from api.orders.fields import read_calendar
 from shared.settings import settings
 from shared.webhook_addresses import RefusedAddressError
 
@@ -50,7 +51,7 @@ def _read_types(value: object) -> list[str]:
 
 def _read_calendars(value: object) -> list[str]:
     names = _read_distinct_texts(value, "names of calendars", MAX_CALENDARS)
-    return [fields.read_calendar(name) for name in names]
+    return [read_calendar(name) for name in names]
 
 
 def _read_description(value: object) -> str:
