@@ -8,9 +8,8 @@ one assigner at a time. They are dense and final, and ascend with the versions o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.changes import Change
 from shared.database.engine import DB
@@ -27,7 +26,6 @@ CHANGE = """
 """
 """The columns of ``order_change`` that are the fields of a ``Change``."""
 
-_FIELDS = tuple(field.name for field in fields(Change))
 
 # Ordered, so that PostgreSQL uses the index and never reads the whole table.
 _FIRST_WAITING = "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1"
@@ -85,11 +83,6 @@ async def log_bounds() -> Bounds:
 async def last_position() -> int:
     """Return the newest position that is assigned; 0 if no position is yet."""
     return await fetch_value(int, _LAST_POSITION)
-
-
-def read_change(row: Mapping[str, Any]) -> Change:
-    """Read a change from a row that has the columns of ``CHANGE``; other columns are ignored."""
-    return Change(**{name: row[name] for name in _FIELDS})
 
 
 async def changes_after(position: int, limit: int) -> list[Change]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from api.changes.errors import PositionNotInLogError
 from api.http.fields import GREATEST_POSITION
 from api.orders.errors import OrderNotFoundError
-from shared.change_log import CHANGE, Bounds, read_change
+from shared.change_log import CHANGE, Bounds
 from shared.changes import Change
 from shared.database.engine import DB
-from shared.database.statements import fetch_value
+from shared.database.statements import fetch_value, read_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +118,7 @@ async def _search(
         *arguments,
     )
     bounds = Bounds(rows[0]["log_first"], rows[0]["log_last"]) if rows else Bounds(1, 0)
-    return [read_change(row) for row in rows if row["position"] is not None], bounds
+    return [read_row(Change, row) for row in rows if row["position"] is not None], bounds
 
 
 async def order_history(order_id: int, after: int | None, limit: int) -> list[Change]:

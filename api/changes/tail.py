@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from api.http.errors import TooManyStreamsError
-from shared.change_log import CHANGE, log_bounds, read_change
+from shared.change_log import CHANGE, log_bounds
+from shared.changes import Change
 from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.statements import read_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from api.changes.queries import ChangeFilters
-    from shared.changes import Change
 
 log = structlog.get_logger("order_change_tail")
 
@@ -234,7 +235,7 @@ class Tail:
             return 0
         new = [row for row in rows if row["position"] is not None and row["position"] > last]
         for row in new:
-            self._add(read_change(row), frozenset(row["calendars"]))
+            self._add(read_row(Change, row), frozenset(row["calendars"]))
         if new:
             self._chunks = {}
             self._wake()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from api.fee_summaries.positions import ReadAsOf
 from api.fee_summaries.reports import ReportQuery, ReportRow, Totals, item_figures, total_figures
-from api.fee_summaries.statements import read_row
 from api.http.row_streams import csv_lines
 from api.http.times import utc_text
+from shared.database.statements import read_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ class CsvReport:
 
         """
         if self._totals is None:
-            self._figures.check(records[0])
+            self._figures.check(read_row(ReadAsOf, records[0]))
             self._totals = read_row(Totals, records[0])
             self._query.check_size(self._totals)
             records = records[1:]

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from litestar import Response
 
 from api.fee_summaries import positions
-from api.fee_summaries.positions import AsOf
-from api.fee_summaries.statements import read_row
 from api.http import fields
 from api.http.entity_tags import read_if_none_match
 from api.http.json_text import encode_text
@@ -19,6 +17,7 @@ from api.http.problems import Fault, malformed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from api.fee_summaries.positions import AsOf, ReadAsOf
     from api.http.entity_tags import EntityTags
     from api.http.request import AnyRequest
 
@@ -83,18 +82,14 @@ class FiguresRequest(Generic[PlaceT]):
             return Response(b"", status_code=304, headers=headers)
         return None
 
-    def check(self, record: Mapping[str, Any]) -> None:
-        """Check what the records are exact for, and store it as ``as_of``.
-
-        Args:
-            record: the first one, with the columns of ``as_of.sql`` and the number of changes ``undone``.
+    def check(self, as_of: ReadAsOf) -> None:
+        """Check what the rows that were read are exact for, and store it as ``as_of``.
 
         Raises:
             ReportExpiredError: they are not the figures of the position, see ``positions.check_read``.
 
         """
-        as_of = read_row(AsOf, record)
-        positions.check_read(as_of, record["undone"], self._first_page_zone)
+        positions.check_read(as_of, self._first_page_zone)
         self.as_of = as_of
 
     def headers(self) -> dict[str, str]:

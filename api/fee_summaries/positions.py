@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api.fee_summaries.errors import OrderVersionNotFoundError, ReportExpiredError, SummariesBehindError
-from api.fee_summaries.statements import Statement, read_row
+from api.fee_summaries.statements import Statement
 from api.http.fields import read_id
 from api.http.times import utc_text
 from shared.database.engine import DB
-from shared.database.statements import fetch_optional, fetch_values
+from shared.database.statements import fetch_optional, fetch_values, read_row
 from shared.fee_summaries import FURTHEST_BACK
 
 if TYPE_CHECKING:
@@ -71,6 +71,13 @@ class AsOf(msgspec.Struct, frozen=True):
         return f'"{self.position}-{blake2s(text.encode(), digest_size=8).hexdigest()}"'
 
 
+class ReadAsOf(AsOf, frozen=True):
+    """What the rows of a statement are exact for."""
+
+    undone: int
+    """How many changes it has undone."""
+
+
 async def read_as_of(position: int | None) -> AsOf:
     """Return what figures are exact for at a position, or at the current one."""
     at_position, _ = await _read_as_of_and_assigned(position)
@@ -101,7 +108,7 @@ def check_available(as_of: AsOf, time_zone: str | None = None) -> None:
         raise ReportExpiredError(as_of.position, as_of.applied, reason)
 
 
-def check_read(as_of: AsOf, undone: int, time_zone: str | None = None) -> None:
+def check_read(as_of: ReadAsOf, time_zone: str | None = None) -> None:
     """Check that the rows that were read are figures for the position, in the zone the report began with.
 
     ``check_available`` was called before they were read; a rebuild, a restored database or retention may have
@@ -109,7 +116,6 @@ def check_read(as_of: AsOf, undone: int, time_zone: str | None = None) -> None:
 
     Args:
         as_of: what the rows are exact for.
-        undone: how many changes after the position the statement undid.
         time_zone: the zone of the first page, if these are of a later one.
 
     Raises:
@@ -118,7 +124,7 @@ def check_read(as_of: AsOf, undone: int, time_zone: str | None = None) -> None:
 
     """
     check_available(as_of, time_zone)
-    if undone < as_of.applied - as_of.position:
+    if as_of.undone < as_of.applied - as_of.position:
         raise ReportExpiredError(
             as_of.position, as_of.applied, "is followed by changes that are no longer retained"
         )

@@ -8,20 +8,19 @@ from urllib.parse import urlencode
 
 from litestar import Response, route
 
+from api.fee_summaries.counted_orders import CountedOrder, CountedOrdersQuery
 from api.fee_summaries.csv_report import CSV_HEAD, CsvReport
 from api.fee_summaries.figures_request import FiguresRequest
-from api.fee_summaries.orders import CountedOrder, CountedOrdersQuery
 from api.fee_summaries.parameters import COUNTED_ORDERS, LAST_END, REPORT, read_days, read_report_query
 from api.fee_summaries.proof import read_proof
+from api.fee_summaries.queries import read_counted_orders, read_report
 from api.fee_summaries.reports import (
     ReportQuery,
     ReportRow,
-    Totals,
     end_of_period,
     item_figures,
     total_figures,
 )
-from api.fee_summaries.statements import read_row
 from api.http import fields
 from api.http.json_text import encode, encode_text
 from api.http.media_types import JSON, media_type_of
@@ -31,7 +30,6 @@ from api.http.request import READ, AnyRequest
 from api.http.row_streams import CSV, RowStream, stream_rows
 from api.http.times import EARLIEST, read_datetime
 from api.orders.fields import read_calendar
-from shared.database.engine import DB
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -95,16 +93,14 @@ async def list_fee_summaries(request: AnyRequest) -> Response[Any]:
         statement, arguments = query.statement(figures.position, None, None)
         chunks = await stream_rows(statement, arguments, report.lines, CSV_HEAD, report.total_line)
         return RowStream(chunks, CSV, figures.headers())
-    statement, arguments = query.statement(figures.position, figures.after, limit_of(request) + 1)
-    first, *others = await DB.fetch(statement, *arguments)
-    figures.check(first)
-    totals = read_row(Totals, first)
-    query.check_size(totals)
+    page = await read_report(query, figures.position, figures.after, limit_of(request) + 1)
+    figures.check(page.as_of)
+    query.check_size(page.totals)
     return figures.answer(
-        [read_row(ReportRow, record) for record in others],
+        page.rows,
         lambda row: _item(query, figures.as_of, row),
         _place_of,
-        {"totals": total_figures(query, totals)},
+        {"totals": total_figures(query, page.totals)},
     )
 
 
@@ -121,12 +117,9 @@ async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
     not_modified = figures.not_modified()
     if not_modified:
         return not_modified
-    statement, arguments = query.statement(figures.position, figures.after, limit_of(request) + 1)
-    records = await DB.fetch(statement, *arguments)
-    figures.check(records[0])
-    # Without orders there is still one record: it has what the list is exact for.
-    orders = [read_row(CountedOrder, record) for record in records if record["id"] is not None]
-    return figures.answer(orders, query.item, CountedOrder.place)
+    page = await read_counted_orders(query, figures.position, figures.after, limit_of(request) + 1)
+    figures.check(page.as_of)
+    return figures.answer(page.orders, query.item, CountedOrder.place)
 
 
 @route("/fee-summaries/proof", http_method=READ)

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import msgspec
-
-RowT = TypeVar("RowT", bound="msgspec.Struct")
+from typing import Any
 
 
 def _read(file: str) -> str:
@@ -42,8 +35,3 @@ class Statement:
 
         """
         return [values[name] for name in self._parameters]
-
-
-def read_row(row_type: type[RowT], record: Mapping[str, Any]) -> RowT:
-    """Read a row from a record that has at least the columns of ``row_type``."""
-    return row_type(*(record[name] for name in row_type.__struct_fields__))

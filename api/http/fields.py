@@ -49,7 +49,7 @@ def read_position(value: object) -> int:
 
 
 def read_callers_id(value: object) -> int:
-    """Read the id that a caller chooses for a new order or service."""
+    """Read an id that a caller chooses."""
     try:
         number = read_id(value)
     except ValueError:

@@ -16,7 +16,7 @@ from api.http.times import utc_text
 from api.webhooks.errors import DeliveryNotFoundError, WebhookNotFoundError
 from shared.change_log import WEBHOOK_DELIVERIES
 from shared.database.engine import DB
-from shared.database.statements import fetch_all, fetch_optional
+from shared.database.statements import fetch_all, fetch_optional, read_row
 from shared.database.tables import Webhook
 
 STATUSES = ("pending", "retrying", "delivered", "exhausted", "disabled")
@@ -290,11 +290,7 @@ async def list_missed(webhook_id: int, reason: str | None, after: int, limit: in
     if not rows:
         raise WebhookNotFoundError(webhook_id)
     # If nothing was missed there is one row, with the figures of the whole list and no change.
-    misses = [
-        Miss(**{name: row[name] for name in Miss.__struct_fields__})
-        for row in rows
-        if row["position"] is not None
-    ]
+    misses = [read_row(Miss, row) for row in rows if row["position"] is not None]
     return Missed(
         Page.of(misses, limit, Miss.json, lambda miss: [miss.position]),
         after=rows[0]["after"],

@@ -6,9 +6,12 @@ columns: a missing or an unexpected column fails where the row is read.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.database.engine import DB
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 T = TypeVar("T")
 
@@ -51,6 +54,12 @@ async def fetch_one(row_type: type[T], sql: str, *args: object) -> T:
     if row is None:
         raise RowMissingError(sql)
     return row
+
+
+def read_row(row_type: type[T], record: Mapping[str, Any]) -> T:
+    """Read a row out of a record that has further columns; see ``fetch_all`` for ``row_type``."""
+    # Dataclasses and msgspec's Structs both list their fields there.
+    return row_type(*(record[name] for name in row_type.__match_args__))  # type: ignore[attr-defined]
 
 
 async def fetch_values(value_type: type[T], sql: str, *args: object) -> list[T]:

@@ -24,10 +24,11 @@ from uuid import UUID, uuid4
 import msgspec
 import structlog
 
-from shared.change_log import CHANGE, read_change
+from shared.change_log import CHANGE
+from shared.changes import Change
 from shared.database.engine import DatabaseUnavailableError
 from shared.database.locks import ATTEMPTS_LOCK, only_one
-from shared.database.statements import execute, fetch_all, fetch_optional
+from shared.database.statements import execute, fetch_all, fetch_optional, read_row
 from shared.settings import settings
 from shared.webhooks import IS_DUE
 from worker.webhooks.client import Message, WebhookClient
@@ -132,7 +133,7 @@ class _BegunAttempt(msgspec.Struct, frozen=True):
     secrets: list[str]
 
     def notification(self) -> str:
-        return self.payload or read_change(msgspec.structs.asdict(self)).notification()
+        return self.payload or read_row(Change, msgspec.structs.asdict(self)).notification()
 
 
 async def attempt_due(client: WebhookClient, leasing_seconds: float = LEASING_SECONDS) -> int:
