@@ -46,7 +46,7 @@ REASONS = {
 
 
 # What matches the pattern of an order's datetime never violates the format `date-time` alone. schemathesis
-# 4.32 recognises that for dates; here it searched in vain, 5 s for each member.
+# 4.32 recognises that for dates; here it searched 5 s for each member and found nothing.
 _SOUND = ("2024-02-29T23:59:59Z", "2024-01-31T10:20:30.123456+05:30")
 _NEAR_MISSES = (
     *(f"{date}T10:20:30Z" for date in ("2024-13-01", "2024-00-10", "2024-01-00", "2023-02-29", "2024-1-01")),

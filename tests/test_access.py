@@ -103,7 +103,7 @@ def test_a_request_without_a_valid_key_is_answered_401_and_changes_nothing(
 
 @pytest.mark.parametrize("caller", ["board", "office"])
 def test_any_key_may_read(guarded: Guarded, caller: str) -> None:
-    """GET, HEAD and OPTIONS."""
+    """GET, HEAD and OPTIONS are allowed with either kind of key."""
     for path in READS:
         assert guarded.request("GET", path, caller).status_code == 200, path
         assert guarded.request("HEAD", path, caller).status_code == 200, path
@@ -154,7 +154,7 @@ def test_an_idempotency_key_is_private_to_the_api_key_that_sent_it(guarded: Guar
 
 
 def test_no_key_is_ever_logged(guarded: Guarded) -> None:
-    """Neither valid nor invalid ones."""
+    """Valid and invalid keys are both kept out of the log."""
     guarded.request("GET", "/orders", "office")
     guarded.api.client.get("/orders", headers={"Authorization": "Bearer a wrong guess"})
     log = guarded.process.log

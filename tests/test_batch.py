@@ -119,7 +119,7 @@ def test_unknown_services_of_a_batch_are_reported_with_their_pointers(api: Api, 
 
 
 def test_the_faults_of_all_orders_of_a_batch_are_reported_together(api: Api) -> None:
-    """As with a single order."""
+    """One response names every fault, as for a single order."""
     answer = posted(api, {"totalfee": 1}, order_body(fee=-1, more=1))
     assert answer.status_code == 422
     assert {fault["pointer"] for fault in answer.json()["errors"]} == {

@@ -146,7 +146,7 @@ def test_of_many_concurrent_moves_to_one_datetime_exactly_one_succeeds(api: Api)
 
 
 def test_of_concurrent_creates_and_moves_to_one_datetime_exactly_one_succeeds(api: Api) -> None:
-    """POST against PUT and PATCH."""
+    """Creates by POST compete with moves by PUT and PATCH."""
     orders = spread(api, MANY // 2)
     calls = [replacing(api, order, at=later(minutes=n)) for n, order in enumerate(orders)]
     calls += [placing(api, at=later(minutes=-n)) for n in range(MANY // 2)]

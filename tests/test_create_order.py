@@ -53,7 +53,7 @@ def test_the_first_order_on_a_calendar_is_answered_like_every_later_one(api: Api
 
 
 def test_an_order_without_a_datetime_is_placed_at_the_current_time(api: Api) -> None:
-    """By the server's clock."""
+    """The current time is read from the server's clock."""
     before = datetime.now(UTC)
     order = api.placed_order(at=None)
     assert before <= datetime.fromisoformat(order["datetime"]) <= datetime.now(UTC)
@@ -191,7 +191,7 @@ def test_the_id_of_a_deleted_order_stays_taken(api: Api) -> None:
 
 
 def test_the_id_of_a_refused_create_stays_free(api: Api) -> None:
-    """It names nothing yet."""
+    """A caller may correct the request and send it again with the same id."""
     api.placed_order()
     assert api.place_order(id=5).json()["type"] == "/problems/orders-too-close"
     api.placed_order(id=5, at=later(hours=3))

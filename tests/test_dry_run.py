@@ -34,7 +34,7 @@ def test_a_dry_run_returns_the_order_as_a_create_would_store_it(api: Api, databa
 
 
 def test_a_dry_run_returns_no_server_assigned_id(api: Api) -> None:
-    """Another order may get it."""
+    """Another order may get that id before this one is created."""
     assert dry_run(api).json()["id"] is None
 
 
@@ -79,7 +79,7 @@ def test_a_dry_run_is_refused_with_the_same_problem_as_a_create(
 
 
 def test_a_create_with_dry_run_false_stores_the_order(api: Api) -> None:
-    """As without the parameter."""
+    """It does what a create without the parameter does."""
     answer = api.client.post("/orders?dry_run=false", json=order_body())
     assert answer.status_code == 201
     assert api.client.get(answer.headers["location"]).status_code == 200

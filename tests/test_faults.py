@@ -147,7 +147,7 @@ def test_orders_are_accepted_while_redis_is_unreachable(deployment: Deployment) 
 
 
 def test_a_worker_that_starts_while_redis_is_unreachable_waits_for_redis(deployment: Deployment) -> None:
-    """Instead of giving up."""
+    """It connects as soon as Redis answers."""
     deployment.worker.kill()
     deployment.valkey.kill()
     try:

@@ -52,7 +52,7 @@ def test_at_every_position_a_report_equals_the_model_in_plain_python(run: Run, a
 
 
 def test_changes_that_are_not_summed_yet_are_in_neither_figures_nor_orders(run: Run, api: Api) -> None:
-    """With and without a position."""
+    """It holds for the current position and for a given one."""
     history = History(25)
     run(history.write(20))
     assert run(apply_every_change()) == 20

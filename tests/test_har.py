@@ -104,7 +104,7 @@ def test_traffic_that_matches_the_contract_has_no_deviation(check: TrafficCheck)
 
 
 def test_the_media_type_of_a_recorded_stream_is_checked(check: TrafficCheck) -> None:
-    """Its lines are not."""
+    """The lines of its body are not checked."""
     entry = exchange("GET /orders", 200)
     entry["response"]["content"] = {"mimeType": "text/csv; charset=utf-8", "text": "id,datetime\r\n"}
     assert deviations_in(check, entry) == []
@@ -173,7 +173,7 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
 def test_a_recorded_request_that_deviates_from_the_contract_is_reported(
     check: TrafficCheck, what: str
 ) -> None:
-    """Whatever the answer was."""
+    """It is reported even if the service accepted it."""
     entry, text = REQUESTS[what]
     assert any(line.startswith("request: ") and text in line for line in deviations_in(check, entry)), (
         deviations_in(check, entry)

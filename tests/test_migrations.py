@@ -97,7 +97,7 @@ def test_concurrent_migrations_run_one_after_the_other(new_database_url: str, po
 def test_a_failing_migration_is_named(
     new_database_url: str, obstacle: str, migration: str, reason: str
 ) -> None:
-    """Beside PostgreSQL's message."""
+    """Its name is printed before PostgreSQL's message."""
     with Database(new_database_url) as database:
         database.rows(obstacle)
     done = run_migrate(new_database_url)

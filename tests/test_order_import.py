@@ -99,7 +99,7 @@ def test_a_long_import_shows_its_progress_and_an_estimate(
 def test_an_import_prints_at_most_one_line_of_progress_per_second(
     clock: Callable[[float], None], tmp_path: Path
 ) -> None:
-    """However often it could."""
+    """Faster steps print no more."""
     clock(0.25)
     done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)])
     assert done.returncode == 0

@@ -67,7 +67,7 @@ def test_every_settable_member_has_a_value_here() -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_body_has_every_member_that_callers_set(body: type[NewOrder], members: set[str]) -> None:
-    """No more and no fewer."""
+    """A body with a missing or an extra member would differ from the list."""
     assert set(body.model_fields) == members
 
 
@@ -118,7 +118,7 @@ def test_a_replacement_stores_every_member(api: Api) -> None:
 
 @pytest.mark.parametrize("name", SETTABLE)
 def test_a_patch_changes_the_member_that_it_names_and_no_other(api: Api, name: str) -> None:
-    """Whichever it is."""
+    """Each member is tried by itself."""
     order = api.client.post("/orders", json=PLAIN).json()
     answer = api.client.patch(f"/orders/{order['id']}", json={name: OTHER[name]})
     assert answer.status_code == 200

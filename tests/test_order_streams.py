@@ -111,7 +111,7 @@ def test_the_format_follows_the_accept_header(api: Api, accept: str) -> None:
 
 @pytest.mark.parametrize("query", ["limit=5", "cursor=abc"])
 def test_a_stream_refuses_the_parameters_of_pages(api: Api, query: str) -> None:
-    """They would do nothing."""
+    """A stream has no pages, so they would have no effect."""
     for accept in (NDJSON, CSV):
         answer = api.client.get(f"/orders?{query}", headers=accept)
         assert answer.status_code == 400

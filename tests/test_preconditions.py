@@ -99,7 +99,7 @@ def test_a_write_whose_if_none_match_names_other_versions_succeeds(api: Api, met
 
 
 def test_preconditions_in_several_header_lines_are_one_list(api: Api) -> None:
-    """RFC 9110, 5.3."""
+    """RFC 9110, section 5.3, says that such lines are combined."""
     at_version_2(api)
     lines = [("If-Match", '"1"'), ("If-Match", '"2"')]
     assert api.client.patch("/orders/5", json={"totalfee": 1}, headers=lines).status_code == 200
@@ -144,7 +144,7 @@ def test_a_read_of_a_version_unknown_to_the_caller_is_answered_in_full(api: Api,
 
 
 def test_a_conditional_read_of_an_unknown_order_is_404(api: Api) -> None:
-    """Not 304."""
+    """A tag that would match does not turn it into 304."""
     assert api.client.get("/orders/5", headers={"If-None-Match": "*"}).status_code == 404
 
 

@@ -179,7 +179,7 @@ def test_orders_are_listed_by_datetime_and_then_by_id(api: Api, database: Databa
 def test_a_list_of_orders_can_be_sorted_both_ways_with_any_page_size(
     api: Api, database: Database, sort: str, expected: list[str], limit: str
 ) -> None:
-    """Orders at one datetime included."""
+    """Orders with the same datetime are sorted by id."""
     orders_at_noon(database, 2)
     api.placed_order(id=3, at=later(days=-1))
     api.placed_order(id=4, at=later(days=1))
@@ -290,7 +290,7 @@ def test_a_malformed_query_for_orders_is_refused(api: Api, query: str, wrong: st
 
 
 def test_all_faults_of_a_query_are_reported_together(api: Api) -> None:
-    """As with bodies."""
+    """One response names every wrong parameter."""
     answer = api.client.get("/orders?limit=0&calendar=&color=red&from=now&limit=2")
     assert parameters(answer) == ["limit", "calendar", "color", "from", "limit"]
 

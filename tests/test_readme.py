@@ -37,7 +37,7 @@ def _anchors(document: Path) -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_of_a_document_leads_to_a_file_and_a_heading(document: Path) -> None:
-    """Relative links and anchors."""
+    """Relative links and their anchors are followed."""
     for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         if "://" in link:
             continue

@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_refused_write_neither_adds_nor_changes_a_row(api: Api, database: Database, what: str) -> None:
-    """In any table."""
+    """All tables are compared before and after."""
     api.placed_order(id=5)
     api.placed_order(id=6, at=later(days=1))
     api.placed_order(id=8, calendar="crew-1")

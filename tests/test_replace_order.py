@@ -119,7 +119,7 @@ def test_a_put_with_an_invalid_field_is_refused(api: Api, field: str, value: obj
 
 
 def test_a_put_with_a_malformed_body_is_refused(api: Api) -> None:
-    """As on every route."""
+    """The same readers check it as on every other route."""
     api.placed_order(id=5)
     for content, content_type, status in (
         (b"{", "application/json", 400),
@@ -153,7 +153,7 @@ def test_an_archived_service_can_stay_on_an_order_but_not_be_added_to_one(api: A
 
 
 def test_each_put_is_recorded_as_a_change_with_old_and_new_state(api: Api, database: Database) -> None:
-    """In the order's own transaction."""
+    """The change is stored in the same transaction as the order."""
     created = api.placed_order(id=5)
     replaced = api.client.put("/orders/5", json=order_body(at=later(days=1), calendar="crew-1"))
     change = database.rows("SELECT * FROM order_change WHERE order_version = 2")[0]

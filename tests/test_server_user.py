@@ -75,7 +75,7 @@ def test_two_stacks_side_by_side_never_share_data(state: Path, elsewhere: Path) 
 
 
 def test_a_data_folder_that_cannot_be_created_is_reported_in_one_line(state: Path, elsewhere: Path) -> None:
-    """With what would be right."""
+    """The line says what to do about it."""
     elsewhere.parent.mkdir(parents=True)
     elsewhere.touch()
     with pytest.raises(StackError, match=r"File exists.*choose a STATE_DIR that .* can enter"):

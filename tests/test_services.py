@@ -93,7 +93,7 @@ def test_an_invalid_service_is_refused(api: Api, database: Database, body: objec
 
 
 def test_a_service_with_a_malformed_body_is_refused(api: Api) -> None:
-    """As on every route."""
+    """The same readers check it as on every other route."""
     assert api.post_text("/services", '{"name": "a", "name": "b"}').status_code == 400
     assert api.post_text("/services", '{"name": "\\u0000"}').status_code == 400
     assert api.post_text("/services", '{"name": "a"}', "text/plain").status_code == 415
@@ -156,7 +156,7 @@ def test_an_archived_service_cannot_be_ordered_but_can_be_read(api: Api) -> None
 
 
 def test_archiving_a_service_twice_is_404_the_second_time(api: Api) -> None:
-    """204, then 404."""
+    """The first answer is 204."""
     assert api.client.delete("/services/123").status_code == 204
     archived = api.client.get("/services/123").json()
     assert api.client.delete("/services/123").status_code == 404
@@ -164,7 +164,7 @@ def test_archiving_a_service_twice_is_404_the_second_time(api: Api) -> None:
 
 
 def test_the_name_of_an_archived_service_is_free_again(api: Api) -> None:
-    """Its id is not."""
+    """Its id stays taken."""
     api.client.delete("/services/123")
     assert create(api, name="Inspection").status_code == 201
     assert create(api, id=123, name="Another").status_code == 409

@@ -97,7 +97,7 @@ def test_an_order_three_hours_away_or_more_is_accepted(api: Api, side: int, dist
     ],
 )
 def test_the_distance_between_orders_does_not_depend_on_their_zones(api: Api, text: str, status: int) -> None:
-    """12:00Z is 17:30+05:30."""
+    """12:00Z and 17:30+05:30 are the same time."""
     api.placed_order(at="2030-06-01T12:00:00Z")
     assert api.place_order(at=text).status_code == status
 

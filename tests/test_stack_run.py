@@ -99,7 +99,7 @@ def test_the_curl_command_of_the_ready_line_shows_a_sample_order(running: Run, c
 def test_the_ready_line_suggests_a_public_path_where_orders_need_a_key(
     postgres_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And that request works."""
+    """The suggested request succeeds without a key."""
     port = free_port()
     folder = StateFolder(tmp_path)
     plan = Plan.read({"OMS_DATABASE_URL": "none", "OMS_REDIS_URL": "none", "PORT": str(port)})

@@ -144,7 +144,7 @@ def test_an_order_with_a_field_that_callers_cannot_set_is_refused(api: Api, fiel
 
 
 def test_pointers_to_faults_are_escaped(api: Api) -> None:
-    """RFC 6901."""
+    """RFC 6901 writes ``/`` as ``~1`` and ``~`` as ``~0``."""
     assert faulty_places(api.place_order(**{"a/b~c": 1})) == ["#/a~1b~0c"]
 
 
@@ -174,7 +174,7 @@ def test_an_order_that_is_not_an_object_is_refused(api: Api, body: str) -> None:
 
 @pytest.mark.parametrize("missing", ["totalfee", "services"])
 def test_a_missing_field_of_an_order_is_named(api: Api, missing: str) -> None:
-    """The two without a default."""
+    """Only the two fields without a default can be missing."""
     body = order_body()
     del body[missing]
     assert faulty_places(api.client.post("/orders", json=body)) == [f"#/{missing}"]

@@ -99,7 +99,7 @@ def test_a_body_without_a_content_type_is_refused(api: Api) -> None:
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
 def test_the_content_type_may_have_parameters_and_any_case(api: Api, content_type: str) -> None:
-    """RFC 9110."""
+    """RFC 9110 allows both."""
     assert api.post_text("/orders", VALID % "", content_type).status_code == 201
 
 

@@ -104,7 +104,7 @@ def test_an_unsuitable_webhook_url_is_refused(url: str) -> None:
     ],
 )
 def test_host_names_that_a_resolver_may_read_as_an_address_are_refused(host: str) -> None:
-    """Whatever the address."""
+    """They are refused even if that address would be allowed."""
     with pytest.raises(RefusedAddressError):
         WIDE_OPEN.read_url(f"https://{host}/")
 
@@ -166,7 +166,7 @@ def test_link_local_metadata_and_multicast_addresses_are_always_refused(address:
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_addresses_are_refused_unless_their_network_is_allowed(address: str) -> None:
-    """However they are written."""
+    """Every notation of a private address is tried."""
     with pytest.raises(RefusedAddressError):
         STRICT.check(ip_address(address), "https")
     WIDE_OPEN.check(ip_address(address), "https")

@@ -112,7 +112,7 @@ def test_a_host_name_that_changes_to_a_forbidden_address_is_refused(receiver: Re
     ["127.0.0.1,169.254.169.254", "10.0.0.1", "::ffff:10.0.0.1,127.0.0.1", "fe80::1", "0.0.0.0"],
 )
 def test_a_host_name_with_one_forbidden_address_is_refused(receiver: Receiver, addresses: str) -> None:
-    """Whichever comes first."""
+    """It is refused in either order of its addresses."""
     resolve, _ = resolver(addresses)
     (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
     assert outcome.error

@@ -34,7 +34,7 @@ def test_the_retry_schedule_is_the_documented_one() -> None:
 
 
 def test_jitter_lengthens_a_delay_by_at_most_a_tenth() -> None:
-    """And never shortens it."""
+    """A delay is never shortened."""
     assert pause_before_next(2, jitter=0.5) == 315
     assert pause_before_next(2, jitter=1) == 330
 
@@ -79,7 +79,7 @@ def test_retry_after_is_read_as_seconds_or_a_date(header: str | None, seconds: f
 
 
 def test_a_webhook_is_disabled_after_exactly_five_days_of_failures() -> None:
-    """And not a moment before."""
+    """A microsecond earlier it is still enabled."""
     assert timedelta(days=5) == DISABLED_AFTER
     assert must_be_disabled(NOW - timedelta(days=5), NOW)
     assert not must_be_disabled(NOW - timedelta(days=5, microseconds=-1), NOW)

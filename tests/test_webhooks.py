@@ -90,7 +90,7 @@ def test_a_repeated_create_with_a_key_returns_the_same_webhook_and_secret(
 def test_an_invalid_webhook_is_refused_with_every_fault(
     api: Api, database: Database, body: dict[str, Any], pointers: list[str]
 ) -> None:
-    """And nothing is stored."""
+    """A refused webhook is not stored."""
     answer = api.client.post("/webhooks", json=body)
     assert answer.status_code == 422, answer.text
     assert sorted(fault["pointer"] for fault in answer.json()["errors"]) == pointers
@@ -98,7 +98,7 @@ def test_an_invalid_webhook_is_refused_with_every_fault(
 
 
 def test_webhooks_are_listed_page_by_page(api: Api) -> None:
-    """By id, each once."""
+    """They are sorted by id, and each is listed once."""
     made = [subscribe(api, f"{URL}/{number}")["id"] for number in range(5)]
     assert [webhook["id"] for webhook in api.every_item("/webhooks?limit=2")] == made
     assert matches_contract(api.client.get("/webhooks?limit=2"), "WebhookList")
