@@ -20,6 +20,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.drivers import Api, Database, Pipeline
+from tests.open_files import raise_limit
 from tests.processes import QUICK, ServiceProcess, free_port, migrate
 from tests.webhook_receiver import Receiver
 
@@ -78,6 +79,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the servers once, and set this process's own databases before anything reads the settings."""
+    raise_limit()
     if not hasattr(config, "workerinput"):
         from stack.embedded_postgres import EmbeddedPostgres
         from stack.embedded_valkey import EmbeddedValkey
