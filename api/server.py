@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -13,10 +14,29 @@ from granian.constants import Interfaces
 
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
+from shared.logs import configure_logs
 from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+class _Farewell(logging.Filter):
+    """Drops the line with which granian says goodbye: it has said that its worker has stopped."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to keep the record."""
+        return "see ya" not in record.getMessage()
+
+
+# Its lines go to the handler of ``configure_logs``, like all others.
+_GRANIAN_LOGS = {
+    "filters": {"farewell": {"()": _Farewell}},
+    "loggers": {
+        "_granian": {"handlers": [], "filters": ["farewell"], "propagate": True},
+        "granian.access": {"handlers": []},
+    },
+}
 
 
 def main() -> None:
@@ -26,6 +46,7 @@ def main() -> None:
         OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
 
     """
+    configure_logs()
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
@@ -42,6 +63,7 @@ def main() -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=5,
         log_access=False,
+        log_dictconfig=_GRANIAN_LOGS,
     ).serve()
 
 

@@ -8,6 +8,8 @@ import gc
 import warnings
 from typing import Any
 
+import structlog
+
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
@@ -18,8 +20,11 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 # After shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
 from celery import bootsteps  # isort: skip
 from celery.exceptions import SecurityWarning  # isort: skip
-from celery.signals import worker_init  # isort: skip
+from celery.apps import worker as celery_worker  # isort: skip
+from celery.signals import worker_init, worker_shutdown  # isort: skip
 
+
+log = structlog.get_logger("worker")
 
 BEAT_SECONDS = 2.0
 
@@ -40,6 +45,19 @@ def _freeze_imported_objects(**_: object) -> None:
     gc.freeze()
 
 
+def _print_nothing(_text: str, _stream: object = None) -> None:
+    """Replace Celery's function that writes to standard output when a signal arrives, past every logger.
+
+    It says that Ctrl-C again would end all tasks, even if SIGTERM was sent, and in no log format. It
+    is called in signal handlers, where logging could wait for a lock that the interrupted code holds.
+    """
+
+
+@worker_shutdown.connect
+def _log_stop(**_: object) -> None:
+    log.info("stopped")
+
+
 def main() -> None:
     """Run the worker until a signal stops it.
 
@@ -53,6 +71,7 @@ def main() -> None:
         asyncio.run(check_time_zone())
     # Run as root, Celery warns about pickle. That does not apply here: accept_content is JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    celery_worker.safe_say = _print_nothing  # type: ignore[attr-defined]
     app.steps["worker"].add(Heartbeat)
     app.worker_main(
         [
