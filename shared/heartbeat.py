@@ -12,6 +12,8 @@ import time
 from functools import cache
 from pathlib import Path
 
+from shared.command_output import print_line
+
 LONGEST_SILENCE_SECONDS = 30.0
 """Longer than one run of the loop may take: a statement's time limit, and a Redis that hangs."""
 
@@ -42,15 +44,15 @@ def main() -> int:
     """
     file = os.environ.get("OMS_HEARTBEAT_FILE", "")
     if not file:
-        sys.stderr.write("heartbeat: OMS_HEARTBEAT_FILE is not set\n")
+        print_line("heartbeat: OMS_HEARTBEAT_FILE is not set", level="error")
         return 1
     try:
         age_seconds = time.time() - Path(file).stat().st_mtime
     except OSError as error:
-        sys.stderr.write(f"heartbeat: {file}: {error.strerror}\n")
+        print_line(f"heartbeat: {file}: {error.strerror}", level="error")
         return 1
     if age_seconds > LONGEST_SILENCE_SECONDS:
-        sys.stderr.write(f"heartbeat: {file}: not touched for {age_seconds:.0f} s\n")
+        print_line(f"heartbeat: {file}: not touched for {age_seconds:.0f} s", level="error")
         return 1
     return 0
 

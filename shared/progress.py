@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shared.command_output import print_line
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -51,5 +53,4 @@ class ProgressLine:
             self._write(text)
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(f"{self._command}: {text}\n")
-        sys.stderr.flush()
+        print_line(f"{self._command}: {text}", file=sys.stderr)

@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     """The least severe level that is logged."""
 
     log_format: Literal["text", "json"] = "text"
-    """``text`` is for people, ``json`` for machines: one object per line."""
+    """``text`` is for people, ``json`` for machines: one object per line, of commands too."""
 
     heartbeat_file: str = ""
     """A file that the relay or the worker touches each time its main loop runs; empty means none.

@@ -97,7 +97,9 @@ def run_command(
 
 def migrate(database: str) -> None:
     """Bring a database's schema up to date, as a deployment does: also before this process has settings."""
-    run_command("shared.database.migrate", database=database).check_returncode()
+    done = run_command("shared.database.migrate", database=database)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
 
 
 class ServiceProcess:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.drivers import Api, wait_until
-from tests.processes import ServiceProcess, free_port
+from tests.import_steps import SAMPLE_ORDERS
+from tests.processes import ServiceProcess, free_port, run_command
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -57,3 +58,26 @@ def test_a_process_that_is_stopped_prints_nothing_that_looks_like_trouble(
         assert "[info" in line, line
         assert "Ctrl" not in line
         assert "see ya" not in line
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "status"),
+    [
+        ("shared.database.migrate", (), 0),
+        ("api.orders.import_command", (str(SAMPLE_ORDERS),), 1),
+        ("api.orders.import_command", ("no-such-file.json",), 2),
+        ("worker.fee_summaries.proof", (), 0),
+        ("worker.fee_summaries.rebuild", (), 0),
+    ],
+)
+def test_every_line_of_a_command_is_json_where_that_is_set(
+    command: str, arguments: tuple[str, ...], status: int, database: Database, postgres_url: str
+) -> None:
+    """On standard output and on standard error; the import is refused, as there are no services."""
+    del database
+    done = run_command(command, *arguments, database=postgres_url, OMS_LOG_FORMAT="json")
+    assert done.returncode == status
+    lines = done.stdout.splitlines() + done.stderr.splitlines()
+    assert lines
+    for line in lines:
+        assert {"event", "level", "timestamp"} <= json.loads(line).keys(), line

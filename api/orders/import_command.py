@@ -11,7 +11,6 @@ Exit status:
   unavailable.
 - 2: a file can't be read.
 """
-# ruff: noqa: T201 (a command prints)
 
 from __future__ import annotations
 
@@ -42,6 +41,7 @@ from api.orders.imports import (
     import_orders,
 )
 from api.services.bodies import NewService
+from shared.command_output import print_line
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.progress import Progress, ProgressLine, ReportProgress, ignore_progress
 
@@ -161,33 +161,33 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         imported = asyncio.run(run(options.file, options.services, only_if_empty=options.only_if_empty))
     except UnreadableFileError as error:
-        print(error, file=sys.stderr)
+        print_line(str(error), level="error")
         return 2
     except NotEmptyError:
-        print(f"{options.file} was not imported, as the database is not new: nothing to do")
+        print_line(f"{options.file} was not imported, as the database is not new: nothing to do")
         return 0
     except ImportRefusedError as error:
         _print_reasons(error.reasons)
         return 1
     except (ContentionError, DatabaseUnavailableError) as error:
-        print(f"nothing was imported, try again: {error}", file=sys.stderr)
+        print_line(f"nothing was imported, try again: {error}", level="error")
         return 1
     services = f"; services added: {imported.services_added:,}" if imported.services_added else ""
     if imported.before:
-        print(
+        print_line(
             f"{options.file} was imported before, on {utc_text(imported.at)}{services or ': nothing to do'}"
         )
     else:
-        print(f"imported {imported.orders:,} orders from {options.file}{services}")
+        print_line(f"imported {imported.orders:,} orders from {options.file}{services}")
     return 0
 
 
 def _print_reasons(reasons: Sequence[str]) -> None:
     for reason in reasons:
-        print(reason, file=sys.stderr)
+        print_line(reason, level="error")
     bad = Counter(place.partition("[")[0] for place in {reason.partition("]")[0] for reason in reasons})
     counts = f"bad orders: {bad['orders']:,}, bad services: {bad['services']:,}"
-    print(f"refused: nothing was imported; {counts}", file=sys.stderr)
+    print_line(f"refused: nothing was imported; {counts}", level="error")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from shared.command_output import print_line
 from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
 from shared.database.locks import MIGRATOR_LOCK
 from shared.database.statements import fetch_value, fetch_values
@@ -66,7 +67,8 @@ async def migrate() -> int:
             with redirect_stdout(piccolo_output):
                 result = await run_forwards("shared")
         except BaseException:
-            print(*piccolo_output.getvalue().splitlines()[-1:], file=sys.stderr)  # noqa: T201 (a command's own output)
+            for line in piccolo_output.getvalue().splitlines()[-1:]:
+                print_line(line, level="error")
             raise
     if not result.success:
         raise MigrationFailedError(result.message or "a migration failed")
@@ -101,9 +103,9 @@ def main() -> int:
     ) as error:
         # PostgreSQL may add lines of detail and hints; print one line.
         reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"migrate: {reason}", file=sys.stderr)  # noqa: T201 (a command's own output)
+        print_line(f"migrate: {reason}", level="error")
         return 1
-    print(f"migrations applied: {applied}")  # noqa: T201 (as above)
+    print_line(f"migrations applied: {applied}")
     return 0
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from shared.command_output import print_line
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.locks import PROOF_LOCK, only_one
 from shared.database.statements import execute, fetch_value
@@ -187,7 +188,7 @@ async def _run() -> Proof:
     try:
         return await prove(
             ProgressLine("verify"),
-            lambda difference: print(difference, flush=True),  # noqa: T201 (a command prints)
+            lambda difference: print_line(str(difference)),
         )
     finally:
         await DB.stop()
@@ -198,16 +199,17 @@ def main() -> int:
     try:
         proof = asyncio.run(_run())
     except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        sys.stderr.write(f"verify: the proof failed: {error}\n")
+        print_line(f"verify: the proof failed: {error}", level="error")
         return 2
     extent = f"{proof.orders:,} orders at position {proof.position:,}, in {proof.seconds:.1f} s"
     if proof.differing:
-        sys.stderr.write(
+        print_line(
             f"verify: {proof.differing:,} fee summaries do not match the orders ({extent}); "
-            "`make rebuild` rebuilds them\n"
+            "`make rebuild` rebuilds them",
+            level="error",
         )
         return 1
-    print(f"every fee summary matches the orders, to the cent: {extent}")  # noqa: T201 (a command prints)
+    print_line(f"every fee summary matches the orders, to the cent: {extent}")
     return 0
 
 

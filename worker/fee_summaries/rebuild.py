@@ -20,6 +20,7 @@ import asyncpg
 import msgspec
 
 from shared.change_log import FEE_SUMMARIES, cursor_of, last_position, lock_cursor, move_cursor
+from shared.command_output import print_line
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.statements import execute, fetch_one
 from shared.database.transaction import transaction
@@ -176,7 +177,7 @@ def main() -> int:
     try:
         done = asyncio.run(_run())
     except RebuildSupersededError:
-        sys.stderr.write("rebuild: another rebuild began meanwhile; this one changed nothing\n")
+        print_line("rebuild: another rebuild began meanwhile; this one changed nothing", level="error")
         return 1
     except (
         ChangesDeletedError,
@@ -184,9 +185,11 @@ def main() -> int:
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
     ) as error:
-        sys.stderr.write(f"rebuild: {error}; nothing has changed, unless the new rows were already in use\n")
+        print_line(
+            f"rebuild: {error}; nothing has changed, unless the new rows were already in use", level="error"
+        )
         return 2
-    print(  # noqa: T201 (a command prints)
+    print_line(
         f"rebuilt from {done.orders:,} orders, in days of {done.time_zone}, at position {done.position:,}, "
         f"in {done.seconds:.1f} s"
     )
