@@ -28,7 +28,7 @@ def contract() -> Place:
 
 @pytest.fixture(scope="module")
 def check(contract: Place) -> TrafficCheck:
-    """The check against it."""
+    """A check of traffic against the real contract."""
     return TrafficCheck(contract)
 
 

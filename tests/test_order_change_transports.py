@@ -47,7 +47,7 @@ class FeedCollector(Collector):
     """Follows the feed, waiting at its end."""
 
     def run(self) -> None:
-        """Follow."""
+        """Read pages of the feed until stopped."""
         feed = Feed.after(self.pipeline.api, wait=1, limit=7)
         while not self.told_to_stop:
             self.notifications += feed.read_page()
@@ -57,7 +57,7 @@ class StreamCollector(Collector):
     """Reads the live stream, disconnects now and then, and reconnects with the last id."""
 
     def run(self) -> None:
-        """Read."""
+        """Read events of the live stream until stopped."""
         rng = random.Random(SEED)
         while not self.told_to_stop:
             events = rng.randrange(1, 40)
@@ -79,7 +79,7 @@ class RedisCollector(Collector):
     """Reads the Redis stream after its last entry."""
 
     def run(self) -> None:
-        """Read."""
+        """Read pages of the Redis stream until stopped."""
         reader = RedisReader(self.pipeline.redis_url)
         while not self.told_to_stop:
             with suppress(redis.RedisError):
@@ -136,7 +136,7 @@ class Writer(threading.Thread):
         self._writes = writes
 
     def run(self) -> None:
-        """Write."""
+        """Make the given number of writes."""
         orders: list[str] = []
         with http_client(self._url) as client:
             for _ in range(self._writes):

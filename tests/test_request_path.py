@@ -21,7 +21,7 @@ class NoThreads(ThreadPoolExecutor):
     """Replaces the executor of the event loop, to which nothing may be submitted."""
 
     def submit(self, function: Any, /, *_: Any, **__: Any) -> Any:
-        """Refuse."""
+        """Fail the test that submits anything."""
         raise AssertionError(f"{function} was submitted to a thread")
 
 

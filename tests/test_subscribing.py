@@ -47,13 +47,13 @@ class Consumer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Run it."""
+        """Start the program as a process."""
         self._process = subprocess.Popen(
             [sys.executable, self._program], cwd=self._folder, env=self._environment
         )
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the process if it was started; it must not have ended by itself."""
         if self._process is not None:
             assert self._process.poll() is None, f"{self.name} ended by itself"
             self._process.kill()
