@@ -117,7 +117,7 @@ def test_a_calendar_that_was_never_used_is_free(api: Api, database: Database) ->
 
 
 def test_a_window_of_availability_may_be_one_instant_or_thirty_two_days(api: Api) -> None:
-    """Both ends are included."""
+    """The first and the last instant of the window are included."""
     api.placed_order(at=NOON)
     assert free(api, later(hours=3), later(hours=3)) == [(later(hours=3), later(hours=3))]
     assert free(api, later(hours=2), later(hours=2)) == []

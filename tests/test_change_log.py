@@ -118,7 +118,7 @@ def test_positions_are_assigned_quickly_when_planner_statistics_show_an_empty_lo
 
 
 def test_positions_of_changes_may_exceed_32_bits(run: Run, database: Database) -> None:
-    """They are bigint everywhere."""
+    """The columns and parameters that hold positions are bigint."""
     database.rows("UPDATE change_log SET last_position = 2 ^ 31")
     run(place())
     assert run(assign_all()) == 2**31 + 1

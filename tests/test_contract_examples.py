@@ -67,7 +67,7 @@ def test_every_example_of_the_contract_matches_its_schema(pointer: str) -> None:
 
 
 def test_every_answer_with_a_body_and_every_request_body_has_an_example() -> None:
-    """One for each media type."""
+    """Each media type of a body has its own examples."""
     missing = [
         content.pointer
         for place in places(CONTRACT)

@@ -331,7 +331,7 @@ def test_the_problems_in_the_contracts_examples_are_what_the_service_answers(
 
 
 def test_the_size_limits_of_bodies_are_the_contracts() -> None:
-    """Its description states them."""
+    """The contract's description states the limits that the API enforces."""
     assert f"A body is at most {LARGEST_BODY_BYTES:,} bytes, a batch {LARGEST_BATCH_BYTES:,}." in (
         CONTRACT.get("info")["description"].replace("\n", " ").replace("  ", " ")
     )

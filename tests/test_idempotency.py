@@ -188,7 +188,7 @@ def waiting(database: Database) -> int:
 
 
 def test_a_repeated_create_waits_while_the_first_is_running(api: Api, database: Database) -> None:
-    """It gets the same answer."""
+    """The repeat gets the first one's answer."""
     with ThreadPoolExecutor(2) as threads:
         with delayed_creates(database):
             first = threads.submit(posted, api, "/orders", order_body())
@@ -218,7 +218,7 @@ def test_a_repeated_create_is_executed_when_the_first_is_refused_meanwhile(
 
 
 def make_keys_older(database: Database, age: str) -> None:
-    """Make all keys that old."""
+    """Set the age of all keys, a PostgreSQL interval."""
     database.rows(f"UPDATE idempotency_key SET created_at = now() - interval '{age}'")
 
 

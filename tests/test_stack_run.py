@@ -46,7 +46,7 @@ def _refused(state: Path, port: int) -> str:
 
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
-    """A folder for a stack; the database's unprivileged user may not enter pytest's own folders."""
+    """A folder for a stack; the database's unprivileged user cannot read pytest's own folders."""
     folder = Path(tempfile.mkdtemp(prefix="oms-"))
     folder.chmod(0o755)
     yield folder

@@ -106,7 +106,7 @@ def test_a_list_of_services_that_cannot_be_ordered_is_refused(
 
 
 def test_an_order_of_an_archived_service_is_refused(api: Api) -> None:
-    """The pointer names its place."""
+    """The pointer names the archived service's place in the body."""
     api.client.delete("/services/456")
     answer = api.place_order(services=(123, 456))
     assert faulty_places(answer) == ["#/services/1/id"]

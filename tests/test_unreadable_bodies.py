@@ -93,7 +93,7 @@ def test_a_body_of_another_media_type_is_refused(api: Api, content_type: str) ->
 
 
 def test_a_body_without_a_content_type_is_refused(api: Api) -> None:
-    """Nothing is guessed."""
+    """The server does not guess the media type of a body."""
     assert api.client.post("/orders", content=(VALID % "").encode()).status_code == 415
 
 

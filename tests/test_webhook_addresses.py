@@ -180,7 +180,7 @@ def test_an_ipv4_address_written_as_ipv6_is_checked_and_used_as_ipv4() -> None:
 
 
 def test_plain_http_is_accepted_for_allowed_networks_only() -> None:
-    """Unencrypted requests stay inside."""
+    """By default, unencrypted requests do not leave these networks."""
     INTERNAL.check(ip_address("10.0.0.1"), "http")
     INTERNAL.check(ip_address("1.1.1.1"), "https")
     with pytest.raises(RefusedAddressError):
@@ -192,6 +192,6 @@ def test_plain_http_is_accepted_for_allowed_networks_only() -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "70000", "9-1", "x", "1-2-3", "80,,90", "-5"])
 def test_the_service_does_not_start_with_invalid_webhook_ports(text: str) -> None:
-    """The error names the setting."""
+    """The error states which values are valid."""
     with pytest.raises(ValueError, match="must be ports"):
         read_ports(text)

@@ -137,7 +137,7 @@ def test_tls_verifies_the_host_name_of_the_url() -> None:
 
 
 def test_a_second_address_is_tried_when_the_first_refuses_the_connection(receiver: Receiver) -> None:
-    """Nothing listens on the first."""
+    """Nothing listens on the first address."""
     resolve, _ = resolver("127.0.0.2,127.0.0.1")
     (outcome,) = attempt(f"http://receiver.test:{receiver.port}/hook", resolve=resolve)
     assert outcome.delivered
