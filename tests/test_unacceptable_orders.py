@@ -53,6 +53,41 @@ def test_an_invalid_datetime_is_refused(api: Api, at: str) -> None:
     assert faulty_places(api.place_order(at=at)) == ["#/datetime"]
 
 
+@pytest.mark.parametrize(
+    ("at", "reason"),
+    [
+        ("2030-06-01T12:00:00", "must have a time zone: end it with Z or an offset such as +05:30"),
+        ("2030-06-01T12:00:00+0530", "the offset needs a colon, as in +05:30"),
+        ("2030-06-01T12:00:00 05:30", "a + in a URL means a space, so send it as %2B"),
+        ("2030-06-01", "the time is missing"),
+        ("2030-06-01T12:00Z", "the seconds are missing"),
+        ("2030-06-01 12:00:00Z", "a T separates date and time"),
+        ("2030-06-01T23:59:60Z", "must have seconds from 00 to 59; send a leap second as 59.999"),
+        ("1667301071", "not a number of seconds"),
+        (1667301071, "not a number of seconds"),
+        (1667301071.5, "not a number of seconds"),
+        ("2030-02-30T12:00:00Z", "must be a date, time and offset that exist"),
+    ],
+)
+def test_the_refusal_of_a_datetime_says_what_is_wrong_with_this_one(
+    api: Api, at: str | float, reason: str
+) -> None:
+    """It names the mistake that clients make, and not only the format."""
+    answer = api.client.post("/orders", json=order_body(at=None) | {"datetime": at})
+    assert faulty_places(answer) == ["#/datetime"]
+    (fault,) = answer.json()["errors"]
+    assert fault["detail"].endswith(reason)
+
+
+def test_a_query_whose_plus_sign_became_a_space_is_told_so(api: Api) -> None:
+    """A + in a query is a space to every server."""
+    answer = api.client.get("/orders?from=2030-06-01T12:00:00+05:30")
+    assert answer.status_code == 400
+    (fault,) = answer.json()["errors"]
+    assert fault["parameter"] == "from"
+    assert fault["detail"].endswith("a + in a URL means a space, so send it as %2B")
+
+
 @pytest.mark.parametrize("at", [None, 0, 1667301071, 1667301071.111, True, [], {}], ids=repr)
 def test_a_datetime_that_is_not_a_string_is_refused(api: Api, at: object) -> None:
     """Null is not the same as leaving it out, and numbers have neither unit nor zone."""
