@@ -107,6 +107,18 @@ def test_a_failing_migration_is_named(
     assert why == f"migrate: {reason}"
 
 
+def test_a_server_that_is_too_old_is_refused_before_any_migration(
+    new_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line that says which version is needed."""
+    monkeypatch.setattr("shared.database.migrate.REQUIRED_POSTGRESQL", 99)
+    done = run_migrate(new_database_url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"migrate: PostgreSQL 99 or newer is needed; this is 18\.\d+.*\n", done.stderr)
+    with Database(new_database_url) as database:
+        assert database.value("SELECT to_regclass('orders')") is None
+
+
 def test_a_migration_that_fails_leaves_nothing_behind(new_database_url: str) -> None:
     """Its statements are one transaction: once the obstacle is gone, the next run applies it whole."""
     with Database(new_database_url) as database:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+REQUIRED_POSTGRESQL = 18
+"""The major version. Statements use ``uuidv7()``, which is new in it."""
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_ID = re.compile('^ID = "(.+)"$', re.MULTILINE)
 
@@ -50,10 +53,11 @@ async def migrate() -> int:
     """Apply the pending migrations; return how many there were.
 
     Raises:
-        MigrationFailedError: a migration could not be applied.
+        MigrationFailedError: the server is too old, or a migration could not be applied.
 
     """
     async with _only_migrator():
+        await _check_version()
         pending = await pending_migrations()
         if pending == 0:
             return 0
@@ -73,6 +77,15 @@ async def migrate() -> int:
     if not result.success:
         raise MigrationFailedError(result.message or "a migration failed")
     return pending
+
+
+async def _check_version() -> None:
+    version = await fetch_value(str, "SHOW server_version")
+    if (
+        await fetch_value(int, "SELECT current_setting('server_version_num')::int / 10000")
+        < REQUIRED_POSTGRESQL
+    ):
+        raise MigrationFailedError(f"PostgreSQL {REQUIRED_POSTGRESQL} or newer is needed; this is {version}")
 
 
 async def pending_migrations() -> int:
