@@ -110,7 +110,13 @@ class Settings(BaseSettings):
     """
 
     redis_url: Annotated[str, Field(pattern=r"^rediss?://")]
-    """The Redis-compatible server. Only speed depends on it: its data may be lost at any time."""
+    """The Redis-compatible server. Only speed depends on it: its data may be lost at any time.
+
+    With ``rediss:`` it is reached over TLS, and its certificate is verified.
+    """
+
+    redis_ca_file: str = ""
+    """A file of CA certificates (PEM) to trust for Redis in addition to the system's; empty means none."""
 
     host: str = "127.0.0.1"
     """The address that the API listens on."""

@@ -19,6 +19,7 @@ from kombu.transport import redis as redis_transport
 from kombu.transport import virtual
 from redis import RedisError
 
+from shared.redis_tls import tls_options
 from shared.settings import settings
 
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
@@ -71,6 +72,7 @@ class Transport(redis_transport.Transport):
 app = Celery("oms", broker=settings().redis_url, include=["worker.tasks"])
 app.conf.update(
     broker_transport=f"{__name__}:{Transport.__name__}",
+    broker_use_ssl=tls_options() or None,
     task_default_queue=CONSUMER_QUEUE,
     task_routes={ATTEMPT_DUE_DELIVERIES: {"queue": ATTEMPTS_QUEUE}},
     task_serializer="json",

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 
 CERTIFICATE = Path(__file__).parent / "certificates" / "receiver.crt"
 """For receiver.test, localhost and 127.0.0.1; self-signed."""
-_WITH_KEY = Path(__file__).parent / "certificates" / "receiver.pem"
+CERTIFICATE_WITH_KEY = Path(__file__).parent / "certificates" / "receiver.pem"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Receiver:
 
         if tls:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(_WITH_KEY)
+            context.load_cert_chain(CERTIFICATE_WITH_KEY)
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_address[1]
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}/hook"

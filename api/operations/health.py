@@ -15,6 +15,7 @@ from api.http.request import READ
 from shared.database.engine import DatabaseUnavailableError
 from shared.database.migrate import pending_migrations
 from shared.database.statements import execute
+from shared.redis_tls import tls_options
 from shared.settings import settings
 
 REDIS_TIMEOUT_SECONDS = 0.5
@@ -59,6 +60,7 @@ async def _queue() -> str:
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         retry=None,
+        **tls_options(),
     )
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):

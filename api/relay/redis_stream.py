@@ -19,6 +19,7 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 
 from shared.change_log import changes_after, is_change_at, log_bounds
 from shared.database.engine import DatabaseUnavailableError
+from shared.redis_tls import tls_options
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class RedisStream:
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=None,
             health_check_interval=10,
+            **tls_options(),
         )
         self._is_unavailable = False
 
