@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,9 @@ def test_a_process_that_is_stopped_prints_nothing_that_looks_like_trouble(
 ) -> None:
     """Every line has a time and a level, and none of them is a warning."""
     del database
-    for line in lines_of(module, postgres_url, redis_url, "text"):
+    lines = lines_of(module, postgres_url, redis_url, "text")
+    assert len([line for line in lines if re.search(r"\] [Ss]topped", line)]) == 1, lines
+    for line in lines:
         assert "[info" in line, line
         assert "Ctrl" not in line
         assert "see ya" not in line

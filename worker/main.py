@@ -21,7 +21,7 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 from celery import bootsteps  # isort: skip
 from celery.exceptions import SecurityWarning  # isort: skip
 from celery.apps import worker as celery_worker  # isort: skip
-from celery.signals import worker_init, worker_shutdown  # isort: skip
+from celery.signals import worker_init  # isort: skip
 
 
 log = structlog.get_logger("worker")
@@ -48,14 +48,9 @@ def _freeze_imported_objects(**_: object) -> None:
 def _print_nothing(_text: str, _stream: object = None) -> None:
     """Replace Celery's function that writes to standard output when a signal arrives, past every logger.
 
-    It says that Ctrl-C again would end all tasks, even if SIGTERM was sent, and in no log format. It
-    is called in signal handlers, where logging could wait for a lock that the interrupted code holds.
+    It says that Ctrl-C again would end all tasks, even if SIGTERM was sent, and in no log format. It is
+    called in signal handlers, where logging could wait for a lock that the interrupted code holds.
     """
-
-
-@worker_shutdown.connect
-def _log_stop(**_: object) -> None:
-    log.info("stopped")
 
 
 def main() -> None:
@@ -73,22 +68,26 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     celery_worker.safe_say = _print_nothing  # type: ignore[attr-defined]
     app.steps["worker"].add(Heartbeat)
-    app.worker_main(
-        [
-            "--quiet",
-            "worker",
-            "--pool=prefork",
-            # Two more for the tasks that attempt deliveries, one that leases webhooks and one that finishes:
-            # they wait for subscribers' endpoints, which must not delay consumers. And one for the daily
-            # proof of the fee summaries, which may take minutes.
-            f"--concurrency={settings().worker_processes + 3}",
-            f"--queues={CONSUMER_QUEUE},{ATTEMPTS_QUEUE}",
-            f"--loglevel={settings().log_level}",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-        ]
-    )
+    log.info("started")
+    try:
+        app.worker_main(
+            [
+                "--quiet",
+                "worker",
+                "--pool=prefork",
+                # Two more for the tasks that attempt deliveries, one that leases webhooks and one that
+                # finishes: they wait for subscribers' endpoints, which must not delay consumers. And one for
+                # the daily proof of the fee summaries, which may take minutes.
+                f"--concurrency={settings().worker_processes + 3}",
+                f"--queues={CONSUMER_QUEUE},{ATTEMPTS_QUEUE}",
+                f"--loglevel={settings().log_level}",
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+            ]
+        )
+    finally:
+        log.info("stopped")
 
 
 if __name__ == "__main__":
