@@ -26,6 +26,17 @@ SEARCH_SECONDS = 1.0
 TYPES = ("order.created", "order.updated", "order.deleted")
 
 # The change of a new order may have no position yet; those of an order deleted long ago may all be gone.
+# At least one row: without a change it has the log's bounds only.
+_SEARCH = f"""
+SELECT l.first_position AS first, l.last_position AS last, c.*
+FROM change_log AS l LEFT JOIN LATERAL (
+    SELECT {CHANGE} FROM order_change
+    WHERE position > $1 AND position <= least($1 + $2::bigint, l.last_position){{conditions}}
+    ORDER BY position LIMIT $3
+) AS c ON true
+WHERE l.id = 1 ORDER BY c.position
+"""
+
 _ORDER_EXISTED = """
 SELECT EXISTS (SELECT FROM orders WHERE id = $1)
     OR EXISTS (SELECT FROM order_change WHERE order_id = $1)
@@ -102,23 +113,8 @@ async def _search(
 ) -> tuple[list[Change], Bounds]:
     # One statement, so one snapshot: changes and bounds agree, even if changes are deleted meanwhile.
     conditions, arguments = filters.conditions(4)
-    rows = await DB.fetch(
-        f"""
-        SELECT l.first_position AS log_first, l.last_position AS log_last, c.*
-        FROM change_log AS l LEFT JOIN LATERAL (
-            SELECT {CHANGE} FROM order_change
-            WHERE position > $1 AND position <= least($1 + $2::bigint, l.last_position){conditions}
-            ORDER BY position LIMIT $3
-        ) AS c ON true
-        WHERE l.id = 1 ORDER BY c.position
-        """,
-        after,
-        positions,
-        limit,
-        *arguments,
-    )
-    bounds = Bounds(rows[0]["log_first"], rows[0]["log_last"]) if rows else Bounds(1, 0)
-    return [read_row(Change, row) for row in rows if row["position"] is not None], bounds
+    rows = await DB.fetch(_SEARCH.format(conditions=conditions), after, positions, limit, *arguments)
+    return [read_row(Change, row) for row in rows if row["position"] is not None], read_row(Bounds, rows[0])
 
 
 async def order_history(order_id: int, after: int | None, limit: int) -> list[Change]:

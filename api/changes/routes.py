@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from contextlib import suppress
 from urllib.parse import urlencode
@@ -14,6 +13,7 @@ from api.changes.queries import TYPES, ChangeFilters, FeedPage, feed_page, order
 from api.changes.tail import TAIL
 from api.http.connections import until_disconnect
 from api.http.fields import one_of, read_id, read_position
+from api.http.json_text import encode_text
 from api.http.media_types import JSON
 from api.http.pages import Page, answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_id, query_of, read_limit, read_seconds
@@ -58,7 +58,7 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
     next_url = f"{request.url.path}?{urlencode({**parameters, 'after': str(page.through)})}"
     items = ",".join(change.notification() for change in page.changes)
     return Response(
-        f'{{"items":[{items}],"next":{json.dumps(next_url)}}}'.encode(),
+        f'{{"items":[{items}],"next":{encode_text(next_url)}}}'.encode(),
         media_type=JSON,
         headers={"Link": f'<{next_url}>; rel="next"'},
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from api.http.errors import TooManyStreamsError
-from shared.change_log import CHANGE, log_bounds
+from shared.change_log import CHANGE, Bounds, log_bounds
 from shared.changes import Change
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.statements import read_row
@@ -44,7 +44,7 @@ MAX_FOLLOWERS = 1_500
 
 # The changes from a position on, each with the names of its calendars and the log's bounds. At least one row.
 _CHANGES_FROM = f"""
-SELECT {CHANGE}, l.first_position AS log_first, l.last_position AS log_last,
+SELECT {CHANGE}, l.first_position AS first, l.last_position AS last,
     ARRAY(SELECT name FROM calendar WHERE id IN (c.calendar_id, c.previous_calendar_id)) AS calendars
 FROM change_log AS l LEFT JOIN order_change AS c ON c.position >= $1 WHERE l.id = 1
 ORDER BY position LIMIT $2
@@ -224,11 +224,11 @@ class Tail:
         # replaced.
         last, known = self._last, self._ring.get(self._last)
         rows = await DB.fetch(_CHANGES_FROM, last, CHANGES_PER_POLL + 1)
-        log_last = rows[0]["log_last"] if rows else 0
+        bounds = read_row(Bounds, rows[0])
         # If retention has deleted that change, it can no longer be compared.
-        comparable = known if rows and rows[0]["log_first"] <= last else None
-        if log_last < last or (comparable and rows[0]["event_id"] != comparable.event_id):
-            log.warning("log_replaced", known=last, latest=log_last)
+        comparable = known if bounds.first <= last else None
+        if bounds.last < last or (comparable and rows[0]["event_id"] != comparable.event_id):
+            log.warning("log_replaced", known=last, latest=bounds.last)
             self._clear()
             self.generation += 1
             self._wake()

@@ -20,8 +20,7 @@ from api.fee_summaries.errors import OrderVersionNotFoundError, ReportExpiredErr
 from api.fee_summaries.statements import Statement
 from api.http.fields import read_id
 from api.http.times import utc_text
-from shared.database.engine import DB
-from shared.database.statements import fetch_optional, fetch_values, read_row
+from shared.database.statements import fetch_one, fetch_optional, fetch_values
 from shared.fee_summaries import FURTHEST_BACK
 
 if TYPE_CHECKING:
@@ -78,16 +77,16 @@ class ReadAsOf(AsOf, frozen=True):
     """How many changes it has undone."""
 
 
-async def read_as_of(position: int | None) -> AsOf:
+class _AsOfNow(AsOf, frozen=True):
+    """What figures are exact for, and how far the change log is."""
+
+    assigned: int
+    """The last position that a change was assigned."""
+
+
+async def read_as_of(position: int | None) -> _AsOfNow:
     """Return what figures are exact for at a position, or at the current one."""
-    at_position, _ = await _read_as_of_and_assigned(position)
-    return at_position
-
-
-async def _read_as_of_and_assigned(position: int | None) -> tuple[AsOf, int]:
-    """Return what ``read_as_of`` returns, and the last position that a change was assigned."""
-    (record,) = await DB.fetch(_AS_OF_NOW.sql, *_AS_OF_NOW.arguments(position=position))
-    return read_row(AsOf, record), record["assigned"]
+    return await fetch_one(_AsOfNow, _AS_OF_NOW.sql, *_AS_OF_NOW.arguments(position=position))
 
 
 def check_available(as_of: AsOf, time_zone: str | None = None) -> None:
@@ -198,13 +197,14 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
     """
     deadline = time.monotonic() + seconds
     goal: int | None = min_position if after_version is None else None
-    summaries, assigned = await _read_as_of_and_assigned(None)
+    summaries = await read_as_of(None)
     assigned_when_checked: int | None = None
     while True:
         # The version can only have got a position if positions were assigned since the last check.
-        if goal is None and after_version is not None and assigned_when_checked != assigned:
+        if goal is None and after_version is not None and assigned_when_checked != summaries.assigned:
             position = await _position_of(after_version)
-            goal, assigned_when_checked = None if position is None else max(position, min_position), assigned
+            goal = None if position is None else max(position, min_position)
+            assigned_when_checked = summaries.assigned
         if goal is not None and summaries.position >= goal:
             return
         # So far ahead that the summaries can't reach it in time: don't wait.
@@ -214,7 +214,7 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
             if after_version is not None:
                 requested = f"version {after_version.version} of order {after_version.order_id}"
             raise SummariesBehindError(summaries.position, summaries.moved_at, requested, goal)
-        summaries, assigned = await _Poll.next()
+        summaries = await _Poll.next()
 
 
 def waiting_requests() -> int:
@@ -225,11 +225,11 @@ def waiting_requests() -> int:
 class _Poll:
     """One poll for all requests that wait, so that a thousand of them poll no more often than one."""
 
-    pending: asyncio.Task[tuple[AsOf, int]] | None = None
+    pending: asyncio.Task[_AsOfNow] | None = None
     waiting = 0
 
     @classmethod
-    async def next(cls) -> tuple[AsOf, int]:
+    async def next(cls) -> _AsOfNow:
         if cls.pending is None or cls.pending.done():
             cls.pending = asyncio.create_task(cls._poll_after_a_pause())
         cls.waiting += 1
@@ -240,6 +240,6 @@ class _Poll:
             cls.waiting -= 1
 
     @staticmethod
-    async def _poll_after_a_pause() -> tuple[AsOf, int]:
+    async def _poll_after_a_pause() -> _AsOfNow:
         await asyncio.sleep(POLL_SECONDS)
-        return await _read_as_of_and_assigned(None)
+        return await read_as_of(None)

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 from litestar import Response
 
+from api.http.json_text import encode_text
 from api.http.media_types import JSON
 from api.http.parameters import query_of
 from api.http.problem_types import INVALID_CURSOR
@@ -123,6 +124,6 @@ def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[byt
         cursor = encode_cursor(page.next_after, filters_of(request.query_params))
         query = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
         next_url = f"{request.url.path}?{urlencode([*query, ('cursor', cursor)])}"
-    body = f'{{{head}"items":[{",".join(page.items)}],"next":{json.dumps(next_url)}}}'
+    body = f'{{{head}"items":[{",".join(page.items)}],"next":{encode_text(next_url)}}}'
     headers = {"Link": f'<{next_url}>; rel="next"'} if next_url else {}
     return Response(body.encode(), media_type=JSON, headers=headers)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import asyncpg
 import msgspec
 
+from api.http.json_text import encode_text
 from api.orders.bodies import NewOrder, OrderDatetime
 from api.orders.calendars import calendar_ids, lock_calendars
 from api.orders.commands import claim_ids
@@ -202,7 +203,7 @@ async def _import_services_again(
 
 
 def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
-    return msgspec.json.encode(
+    return encode_text(
         [
             {
                 "id": order.id,
@@ -212,7 +213,7 @@ def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
             }
             for order in orders
         ]
-    ).decode()
+    )
 
 
 async def _unorderable(orders: Mapping[int, ImportedOrder], in_file: Collection[int]) -> list[str]:

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from api.orders.filters import Arguments, where
+from shared.database.statements import read_row
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +34,14 @@ ORDER BY o.id {direction}
 """
 
 
+class _WindowSize(msgspec.Struct, frozen=True):
+    count: int
+
+
+class _Edge(msgspec.Struct, frozen=True):
+    id: int
+
+
 async def find_in_window(
     fetch: Callable[..., Awaitable[list[Any]]],
     filters: OrderFilters,
@@ -44,13 +55,13 @@ async def find_in_window(
     scan reads every order up to that edge, so that the next page may start there.
     """
     sql, arguments = _count_window(filters, scan_limit + 1)
-    (row,) = await fetch(sql, *arguments)
-    if row["count"] <= scan_limit:
+    (record,) = await fetch(sql, *arguments)
+    if read_row(_WindowSize, record).count <= scan_limit:
         sql, arguments = _sort_window(filters, after, limit)
         return await fetch(sql, *arguments), None
     sql, arguments = _find_edge(filters, after, scan_limit)
-    rows = await fetch(sql, *arguments)
-    edge = rows[0]["id"] if rows else None
+    records = await fetch(sql, *arguments)
+    edge = read_row(_Edge, records[0]).id if records else None
     sql, arguments = _scan_to_edge(filters, after, edge, limit)
     return await fetch(sql, *arguments), edge
 

@@ -260,6 +260,14 @@ async def list_webhooks(after: int, limit: int) -> Page:
     )
 
 
+class _WholeList(msgspec.Struct, frozen=True):
+    """Figures of a whole list of missed changes, in each of its rows."""
+
+    after: int
+    last_position: int
+    acknowledged: int
+
+
 async def find_delivery(webhook_id: int, delivery_id: int) -> StoredDelivery:
     """Find a delivery of a webhook.
 
@@ -291,9 +299,10 @@ async def list_missed(webhook_id: int, reason: str | None, after: int, limit: in
         raise WebhookNotFoundError(webhook_id)
     # If nothing was missed there is one row, with the figures of the whole list and no change.
     misses = [read_row(Miss, row) for row in rows if row["position"] is not None]
+    whole = read_row(_WholeList, rows[0])
     return Missed(
         Page.of(misses, limit, Miss.json, lambda miss: [miss.position]),
-        after=rows[0]["after"],
-        position=rows[0]["last_position"],
-        acknowledged=rows[0]["acknowledged"],
+        after=whole.after,
+        position=whole.last_position,
+        acknowledged=whole.acknowledged,
     )
