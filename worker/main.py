@@ -66,7 +66,7 @@ def main() -> None:
         asyncio.run(check_time_zone())
     # Run as root, Celery warns about pickle. That does not apply here: accept_content is JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    celery_worker.safe_say = _print_nothing  # type: ignore[attr-defined]
+    celery_worker.safe_say = _print_nothing  # type: ignore[attr-defined]  # imported there, not exported
     app.steps["worker"].add(Heartbeat)
     log.info("started")
     try:

@@ -58,7 +58,7 @@ async def fetch_one(row_type: type[T], sql: str, *args: object) -> T:
 
 def read_row(row_type: type[T], record: Mapping[str, Any]) -> T:
     """Read a row out of a record that has further columns; see ``fetch_all`` for ``row_type``."""
-    # Dataclasses and msgspec's Structs both list their fields there.
+    # Dataclasses and msgspec's Structs both list their fields in ``__match_args__``, which no type declares.
     return row_type(*(record[name] for name in row_type.__match_args__))  # type: ignore[attr-defined]
 
 
