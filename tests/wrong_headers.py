@@ -188,7 +188,7 @@ REST = [
             "/orders/5%2F",
             "/orders/",
             "/orders/5/",
-            "//orders",
+            "/orders//5",
         )
         for method in ("GET", "OPTIONS")
         if method == "GET" or path in ("/order", "/nope?%FF", "/.env")
