@@ -14,7 +14,7 @@ from worker.webhooks.fan_out import apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
-    from worker.webhooks.client import Resolve
+    from worker.webhooks.connections import Resolve
 
 
 def subscribe(api: Api, url: str, **fields: Any) -> dict[str, Any]:
