@@ -23,10 +23,10 @@ from shared.redis_tls import tls_options
 from shared.settings import settings
 
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 APPLY_TO_WEBHOOK_DELIVERIES = "webhook_deliveries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 ATTEMPT_DUE_DELIVERIES = "webhook_deliveries.attempt_due"
 """Task, without arguments: attempt the deliveries that are due, as PostgreSQL has them stored."""
