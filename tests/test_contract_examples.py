@@ -13,7 +13,7 @@ import pytest
 from contract.checks import lint
 from contract.checks.document import Place, operations
 from contract.checks.validation import read_json, read_text
-from tests.contract_schemas import CONTRACT, SCHEMAS
+from tests.contract_schemas import CONTRACT, SCHEMAS, is_problem
 
 
 def places(place: Place) -> Iterator[Place]:
@@ -117,7 +117,7 @@ def test_every_problem_type_in_an_answer_has_a_page_and_every_page_a_type() -> N
     used = {
         schema["properties"]["type"]["const"].removeprefix("/problems/")
         for schema in schemas.values()
-        if "unevaluatedProperties" in schema
+        if is_problem(schema)
     }
     assert used == set(schemas["ProblemSlug"]["enum"])
 
