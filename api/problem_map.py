@@ -43,7 +43,12 @@ from api.problem_types import (
 )
 from api.services import errors as services
 from api.webhooks import errors as webhooks
-from shared.database.engine import DatabaseUnavailableError, LockTimeoutError, OutcomeUnknownError
+from shared.database.engine import (
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    LockTimeoutError,
+    OutcomeUnknownError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +97,9 @@ def _unavailable(event: str, detail: str) -> Callable[[Exception], ProblemError]
 
 _database_unavailable = _unavailable(
     "unavailable", "The database is busy or can't be reached; the request was not carried out."
+)
+_database_read_only = _unavailable(
+    "database_read_only", "The database accepts no writes at the moment; nothing was stored."
 )
 _lock_timeout = _unavailable(
     "lock_timeout",
@@ -228,6 +236,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     HTTPException: _framework_error,
     DatabaseUnavailableError: _database_unavailable,
     OutcomeUnknownError: _outcome_unknown,
+    DatabaseReadOnlyError: _database_read_only,
     LockTimeoutError: _lock_timeout,
     NotReadyError: _not_ready,
     http.TooManyStreamsError: _too_many_streams,
