@@ -255,6 +255,7 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
         "UnknownOrder": get("/orders/999"),
         "WrongMethod": api.client.patch("/orders"),
         "XmlWanted": get("/orders/223", headers={"Accept": "application/xml"}),
+        "CsvWanted": get("/orders", headers={"Accept": "text/csv"}),
         "TooClose": api.place_order(at="2022-11-01T12:11:11.111Z"),
         "TakenOrderId": api.place_order(id=223, at="2022-11-07T00:00:00Z"),
         "BatchTooClose": post("/orders/batch", json={"orders": batch}),
