@@ -87,8 +87,8 @@ def _read_query(query_string: bytes, query: Query, media_type: str) -> dict[str,
             faults.append(Fault("the query is not UTF-8", parameter=ascii(raw_name.decode("latin-1"))[1:-1]))
             continue
         if name not in readers:
-            known = ", ".join(sorted(readers)) or "none"
-            faults.append(Fault(f"is unknown; known parameters: {known}", parameter=name))
+            known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
+            faults.append(Fault(f"is unknown; {known}", parameter=name))
         elif name in query.json_readers and media_type != JSON:
             faults.append(Fault(f"does not apply to {media_type}", parameter=name))
         elif name in values and name not in query.repeatable:
