@@ -31,6 +31,8 @@ REASONS = {
     ("from", "must not be later than to"),
     ("to", "must be at most 32 days after from"),
     ("#/id", r"must be \d+, as in the path"),
+    ("#/name", "must contain only characters that can be seen"),
+    (r"#(/orders/\d+)?/calendar", "there is a calendar .*; a name may not differ only in case"),
     ("position", "can't be combined with min_position or after_version"),
     ("bom", "has no meaning with application/x-ndjson"),
     ("fill", r"zero would make [\d,]+ items"),
@@ -170,8 +172,11 @@ def _use_existing_ids(case: Case[Any], drawn: int) -> None:
             # A chosen id is soon taken, as is a place on a calendar that is drawn often.
             order.pop("id", None)
             order["calendar"] = f"crew-{drawn % 1000}-{index}"
-    if case.method == "PUT" and "id" in body:
-        body["id"] = case.path_parameters["order_id"]
+    if case.method in ("PUT", "PATCH"):
+        if "id" in body:
+            (body["id"],) = case.path_parameters.values()
+        # A version that is drawn is hardly ever the current one.
+        body.pop("version", None)
 
 
 @schemathesis.deserializer("application/yaml")

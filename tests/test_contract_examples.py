@@ -149,7 +149,7 @@ def test_the_patterns_of_times_and_days_match_exactly_the_dates_that_exist() -> 
                 text = f"{year}-{month:02}-{number:02}"
                 exists = 1 <= number <= last
                 assert bool(day.search(text)) == exists, text
-                assert bool(time.search(f"{text}T23:59:59.999999+05:30")) == exists, text
+                assert bool(time.search(f"{text}T23:59:59.999000+05:30")) == exists, text
     for text in ("1969-12-31", "2200-01-02", "2022-00-01", "2022-13-01", "2022-1-01"):
         assert not day.search(text), text
     for clock in (

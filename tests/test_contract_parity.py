@@ -97,8 +97,9 @@ def test_a_route_refuses_a_query_parameter_that_it_does_not_declare(key: tuple[s
         )
         assert answer.status_code == 400, answer.text
         (fault,) = answer.json()["errors"]
-        known = ", ".join(sorted(HANDLERS[key].opt.get("query", NO_QUERY).names)) or "none"
-        assert fault == {"parameter": "no_such", "detail": f"is unknown; known parameters: {known}"}
+        names = sorted(HANDLERS[key].opt.get("query", NO_QUERY).names)
+        known = f"known parameters: {', '.join(names)}" if names else "this path takes none"
+        assert fault == {"parameter": "no_such", "detail": f"is unknown; {known}"}
 
 
 @CASES

@@ -35,9 +35,9 @@ FIRST_ID_OF_THE_SERVER = 10**12
 
 calendars = st.sampled_from(["default", "default", "default", "north", "north", "East.2"])
 # Mostly a grid of the clearance, so that gaps of exactly three and six hours are common; else half of it,
-# or a microsecond beside it.
+# or a millisecond beside it.
 times = st.builds(
-    lambda step, tick: NOON + step * timedelta(minutes=90) + tick * timedelta(microseconds=1),
+    lambda step, tick: NOON + step * timedelta(minutes=90) + tick * timedelta(milliseconds=1),
     st.sampled_from([-2, 0, 2, 4, 6, 8, 10, 1, 3, 5]),
     st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1]),
 )
