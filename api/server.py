@@ -15,7 +15,7 @@ from granian.constants import Interfaces
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
-from shared.settings import settings
+from shared.settings import check_listening, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,9 +43,11 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
+        SettingsError: other machines could reach it, and it would let everyone in.
         OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
 
     """
+    check_listening()
     configure_logs()
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):

@@ -41,7 +41,7 @@ def _identify(authorization: str) -> Caller | None:
     if scheme.lower() != "bearer":
         return None
     digest = sha256(key.strip().encode("utf-8", "replace")).hexdigest()
-    for api_key in settings().api_keys:
+    for api_key in settings().all_api_keys:
         if hmac.compare_digest(api_key.sha256, digest):
             return Caller(api_key.name, may_write=api_key.role == "write")
     return None
@@ -55,7 +55,7 @@ def check_access(connection: AnyConnection) -> None:
 
     """
     path = connection.scope["path"]
-    if not settings().api_keys or path.startswith(OPEN_PATHS):
+    if not settings().all_api_keys or path.startswith(OPEN_PATHS):
         caller = ANYONE
     else:
         identified = _identify(connection.headers.get("authorization", ""))
