@@ -6,7 +6,7 @@ import re
 import socket
 from dataclasses import dataclass
 from hashlib import sha256
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 
 
@@ -79,16 +79,21 @@ def _is_address(host: str) -> bool:
     return True
 
 
+def resolve(host: str) -> list[IPv4Address | IPv6Address]:
+    """Return the addresses of a host, which may be one itself; empty if it has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a server that listens on this host can be reached from this machine only.
 
     A name counts as loopback if all of its addresses do; one that can't be resolved does not.
     """
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM) if host else []
-    except (OSError, UnicodeError):
-        return False
-    addresses = [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+    addresses = resolve(host)
     return bool(addresses) and all(
         (getattr(address, "ipv4_mapped", None) or address).is_loopback for address in addresses
     )
