@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio as redis_client
 from litestar import Response, route
 from redis.exceptions import RedisError
 
@@ -15,8 +14,7 @@ from api.http.request import READ
 from shared.database.engine import DatabaseUnavailableError
 from shared.database.migrate import pending_migrations
 from shared.database.statements import execute
-from shared.redis_tls import tls_options
-from shared.settings import settings
+from shared.redis_clients import async_client, close_client
 
 REDIS_TIMEOUT_SECONDS = 0.5
 
@@ -55,12 +53,10 @@ async def _database() -> dict[str, str]:
 
 async def _queue() -> str:
     # The only code in the API that connects to Redis; no order waits for it.
-    client = redis_client.from_url(
-        settings().redis_url,
+    client = async_client(
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         retry=None,
-        **tls_options(),
     )
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
@@ -68,7 +64,7 @@ async def _queue() -> str:
     except (RedisError, OSError):
         return "unavailable"
     finally:
-        await client.aclose()
+        await close_client(client)
     return "ok"
 
 
