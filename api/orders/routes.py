@@ -15,7 +15,7 @@ from api.http.json_text import encode
 from api.http.media_types import CSV, JSON, NDJSON, choose, media_type_of
 from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, Readers, path_id, query_of, read_bom, read_boolean
-from api.http.problems import Fault, invalid, malformed
+from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.times import read_time
 from api.orders import commands, exports, queries

@@ -90,4 +90,3 @@ class Session(asyncpg.Connection):
     def must_be_replaced(self) -> bool:
         """Whether it is read-only, and so old that a new session may not be."""
         return time.monotonic() - self._began > RENEWAL_SECONDS and self.is_read_only
-
