@@ -24,9 +24,7 @@ _SESSION_STATES = (
     "28",  # the role or its password is refused
     "3D000",  # the database does not exist
     "42501",  # the role lacks a privilege
-    "42703",  # no such column, no such function, no such table: the schema is not the one this code is for
-    "42883",
-    "42P01",
+    "42P01",  # no such table: not migrated yet, or the session looks for tables elsewhere
     "53",  # the disk is full, memory or connections are used up
     "57",  # the server stops, starts or has crashed; the database was dropped; the statement was cancelled
     "58",  # the server's disk or file system failed
@@ -90,4 +88,3 @@ class Session(asyncpg.Connection):
     def must_be_replaced(self) -> bool:
         """Whether it is read-only, and so old that a new session may not be."""
         return time.monotonic() - self._began > RENEWAL_SECONDS and self.is_read_only
-
