@@ -200,7 +200,7 @@ def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
 def _not_ready(error: NotReadyError) -> ProblemError:
     return ProblemError(
         UNAVAILABLE,
-        "Orders can't be stored: the database can't be reached, or migrations are pending.",
+        f"Orders can't be stored: {error.reason}.",
         headers=RETRY_SOON,
         members={"checks": error.checks},
     )

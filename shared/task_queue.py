@@ -19,6 +19,7 @@ from kombu.transport import redis as redis_transport
 from kombu.transport import virtual
 from redis import ConnectionPool, RedisError
 
+from shared import queues
 from shared.redis_clients import connection_class, connection_pool
 from shared.settings import settings
 
@@ -31,14 +32,12 @@ APPLY_TO_WEBHOOK_DELIVERIES = "webhook_deliveries.apply_changes"
 ATTEMPT_DUE_DELIVERIES = "webhook_deliveries.attempt_due"
 """Task, without arguments: attempt the deliveries that are due, as PostgreSQL has them stored."""
 
-CONSUMER_QUEUE = "order-change-batches"
-"""The queue's key in Redis. Not ``order-changes``: that is the stream that subscribers read."""
+CONSUMER_QUEUE = queues.CONSUMER_QUEUE
 
 PROVE_FEE_SUMMARIES = "fee_summaries.prove"
 """Task, without arguments: compare every fee summary with the orders, and store the result."""
 
-ATTEMPTS_QUEUE = "webhook-attempts"
-"""A queue of its own: at most one request to attempt deliveries waits in it, however many batches wait."""
+ATTEMPTS_QUEUE = queues.ATTEMPTS_QUEUE
 
 TASK_LIMIT_SECONDS = 50
 

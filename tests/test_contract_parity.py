@@ -135,7 +135,10 @@ def test_the_media_types_of_request_bodies_are_the_contracts(key: tuple[str, str
     assert set(named) == set(media_types(body))
 
 
-NEVER = {"archiveService": {409: "it sets no name that another service could have"}}
+NEVER = {
+    "archiveService": {409: "it sets no name that another service could have"},
+    "getMetrics": {503: "without the database it shows what it knows"},
+}
 """Statuses that a route's code refers to but never answers."""
 
 
@@ -303,7 +306,10 @@ FAILURES = {
     "Fault": RuntimeError(),
     "DatabaseDown": DatabaseUnavailableError(),
     "OutcomeUnknown": OutcomeUnknownError(),
-    "Starting": NotReadyError({"database": "ok", "migrations": "pending", "queue": "ok"}),
+    "Starting": NotReadyError(
+        {"database": "ok", "migrations": "pending", "queue": "ok"},
+        "2 of the migrations are pending; run shared.database.migrate",
+    ),
 }
 """Problems that no request alone can provoke, and the errors that ``problem_map`` translates into them."""
 

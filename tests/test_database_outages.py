@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
+import psutil
 import pytest
 
 from stack.embedded_postgres import EmbeddedPostgres
-from tests.drivers import Database, wait_until
+from tests.builders import order_body
+from tests.drivers import Api, Database, wait_until
 from tests.faults import Deployment
-from tests.processes import migrate, run_command
+from tests.processes import NO_REDIS, ServiceProcess, free_port, migrate, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -238,3 +241,158 @@ def test_commands_say_what_is_wrong_in_one_line(
     assert done.returncode == status, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "first" not in done.stderr
+
+
+REASONS = {
+    "the server is read-only": ("read_only", "the database is read-only"),
+    "the role is read-only": ("read_only", "the database is read-only"),
+    "the role may not log in": ("refused", "the database refuses the role or the password"),
+    "the role has another password": ("refused", "the database refuses the role or the password"),
+    "the role may have no connection": ("unavailable", "the database allows no more connections"),
+    "the database accepts no connections": ("refused", "the database accepts no connections"),
+    "the role may not write orders": ("not_permitted", "the database role lacks INSERT on orders"),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_readiness_says_why_orders_cannot_be_stored(
+    server: Server, deployment: Deployment, name: str
+) -> None:
+    """Within two seconds; and that they can be stored again, as soon."""
+    begin, end = OUTAGES[name]
+    database, reason = REASONS[name]
+    begin(server)
+    try:
+        server.end_sessions()
+        wait_until(
+            lambda: (
+                deployment.api.client.get("/health/ready").json().get("detail")
+                == f"Orders can't be stored: {reason}."
+            ),
+            reason,
+            2,
+        )
+        answer = deployment.api.client.get("/health/ready")
+        assert (answer.status_code, answer.json()["checks"]["database"]) == (503, database)
+        assert int(answer.headers["retry-after"]) >= 1
+    finally:
+        end(server)
+    wait_until(lambda: deployment.api.client.get("/health/ready").status_code == 200, "ready again", 2)
+    assert_healed(deployment)
+
+
+OTHER_VERSIONS = {
+    "pending": (
+        "UPDATE migration SET app_name = 'another' WHERE name = (SELECT max(name) FROM migration)",
+        "UPDATE migration SET app_name = 'shared'",
+        "1 of the migrations are pending; run shared.database.migrate",
+    ),
+    "newer": (
+        "INSERT INTO migration (name, app_name) VALUES ('of the next version', 'shared')",
+        "DELETE FROM migration WHERE name = 'of the next version'",
+        "the database has migrations of a newer version of this service",
+    ),
+}
+
+
+@pytest.mark.parametrize("migrations", OTHER_VERSIONS)
+def test_an_api_is_not_ready_on_a_schema_of_another_version(
+    server: Server, deployment: Deployment, migrations: str
+) -> None:
+    """An older one and a newer one."""
+    begin, end, reason = OTHER_VERSIONS[migrations]
+    server.in_shop(begin)
+    try:
+        answer = deployment.api.client.get("/health/ready")
+    finally:
+        server.in_shop(end)
+    assert (answer.status_code, answer.json()["checks"]["migrations"]) == (503, migrations)
+    assert answer.json()["detail"] == f"Orders can't be stored: {reason}."
+    assert deployment.api.client.get("/health/ready").status_code == 200
+
+
+def test_a_role_with_exactly_the_privileges_that_readiness_asks_for_can_write_orders(server: Server) -> None:
+    """And each of them is needed: without it the API is not ready."""
+    from api.operations.readiness import NEEDED_PRIVILEGES
+
+    server.run("CREATE ROLE clerk LOGIN")
+    server.in_shop("GRANT SELECT ON migration TO clerk")
+    for what, privileges in NEEDED_PRIVILEGES.items():
+        kind = "SEQUENCE" if what.endswith("_seq") else "TABLE"
+        server.in_shop(f"GRANT {', '.join(privileges)} ON {kind} {what} TO clerk")
+    port = free_port()
+    url = server.postgres.url_of("shop").replace("postgres@", "clerk@")
+    with ServiceProcess("api.server", database=url, redis=NO_REDIS, port=port) as process, Api(port) as api:
+        api.wait_until_ready()
+        order = api.placed_order(calendar=f"clerk-{time.monotonic_ns()}")
+        assert api.client.patch(f"/orders/{order['id']}", json={"totalfee": 3}).status_code == 200
+        assert api.client.delete(f"/orders/{order['id']}").status_code == 204
+        numbered = {"Idempotency-Key": "clerk"}
+        body = order_body(id=77, calendar=f"clerk-{time.monotonic_ns()}")
+        assert api.client.post("/orders", json=body, headers=numbered).status_code == 201
+        assert "internal_error" not in process.log
+        for what, privileges in NEEDED_PRIVILEGES.items():
+            for privilege in privileges:
+                kind = "SEQUENCE" if what.endswith("_seq") else "TABLE"
+                server.in_shop(f"REVOKE {privilege} ON {kind} {what} FROM clerk")
+                answer = api.client.get("/health/ready")
+                assert answer.json()["detail"] == (
+                    f"Orders can't be stored: the database role lacks {privilege} on {what}."
+                )
+                server.in_shop(f"GRANT {privilege} ON {kind} {what} TO clerk")
+    server.in_shop("DROP OWNED BY clerk")
+    server.run("DROP ROLE clerk")
+
+
+def test_health_and_metrics_answer_in_time_while_the_database_does_not_answer(
+    server: Server, deployment: Deployment
+) -> None:
+    """All of its processes are stopped, which still accepts connections, and answers none."""
+    stopped = [
+        process
+        for process in psutil.process_iter(["name"])
+        if process.info["name"] == "postgres" and process.cwd() == str(server.postgres.home / "data")
+    ]
+    assert_healed(deployment)
+    try:
+        for process in stopped:
+            process.suspend()
+        for path, status, seconds in (
+            ("/health/live", 200, 0.5),
+            ("/health/ready", 503, 4),
+            ("/metrics", 200, 4),
+            ("/health/live", 200, 0.5),
+        ):
+            before = time.monotonic()
+            answer = deployment.api.client.get(path)
+            assert (path, answer.status_code) == (path, status)
+            assert time.monotonic() - before < seconds, path
+    finally:
+        for process in stopped:
+            process.resume()
+    assert_healed(deployment)
+
+
+def test_a_standby_is_never_used_and_a_promoted_one_is(tmp_path: Path) -> None:
+    """The server is stopped, comes back as a standby, and is then promoted; a restart heals too."""
+    with EmbeddedPostgres(tmp_path / "postgres", durable=False) as postgres:
+        migrate(postgres.url)
+        with Deployment(tmp_path, postgres.url, postgres) as deployment:
+            assert_healed(deployment)
+            postgres.stop()
+            postgres.start()
+            assert_healed(deployment)
+            postgres.stop()
+            (postgres.home / "data" / "standby.signal").touch()
+            postgres.start()
+            answers = placing(deployment, time.monotonic() + PHASE_SECONDS)
+            answer = deployment.api.client.get("/health/ready")
+            done = run_command("worker.fee_summaries.proof", database=postgres.url)
+            with Database(postgres.url) as database:
+                assert database.value("SELECT pg_is_in_recovery()")
+                database.rows("SELECT pg_promote()")
+            assert_healed(deployment)
+            assert set(answers) == {200, 503}  # 200: /health/live
+            assert (answer.status_code, answer.json()["checks"]["database"]) == (503, "standby")
+            assert answer.json()["detail"] == "Orders can't be stored: the database server is a standby."
+            assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -284,11 +284,13 @@ CREATE TRIGGER orders_record_change AFTER INSERT OR UPDATE OR DELETE ON orders
 -- GUARANTEE 3: positions have no gap and appear in order. A transaction that assigns positions or deletes old
 -- changes locks this row first, so only one does either at a time.
 --
--- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position).
+-- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position);
+-- api/relay/main.py (led_at).
 CREATE TABLE change_log (
     id integer PRIMARY KEY DEFAULT 1,
     last_position bigint NOT NULL DEFAULT 0,  -- the newest that is assigned; 0: no position is yet
     first_position bigint NOT NULL DEFAULT 1,  -- the oldest that is retained; in an empty log, the next one
+    led_at timestamptz,  -- when a relay last worked, to 2 s; null: none has yet
 
     CONSTRAINT change_log_one_row CHECK (id = 1)
 );

@@ -7,11 +7,15 @@ that says that it is read-only is replaced as soon as it is a second old.
 
 from __future__ import annotations
 
+import socket
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
+
+if TYPE_CHECKING:
+    import asyncio
 
 READ_ONLY = "25006"
 """The SQLSTATE of a write in a session that can't write: ``read_only_sql_transaction``."""
@@ -24,14 +28,22 @@ _SESSION_STATES = (
     "28",  # the role or its password is refused
     "3D000",  # the database does not exist
     "42501",  # the role lacks a privilege
-    "42703",  # no such column, no such function, no such table: the schema is not the one this code is for
-    "42883",
-    "42P01",
+    "42P01",  # no such table: not migrated yet, or the session looks for tables elsewhere
     "53",  # the disk is full, memory or connections are used up
     "57",  # the server stops, starts or has crashed; the database was dropped; the statement was cancelled
     "58",  # the server's disk or file system failed
 )
 _STATEMENT_CANCELLED = "57014"
+
+_DEAD_SERVER_OPTIONS = {
+    "TCP_KEEPIDLE": 2,
+    "TCP_KEEPINTVL": 1,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 5_000,
+}
+"""The kernel closes a connection to a server that has not answered for about 5 s: a host that is gone says
+nothing, and a statement would wait for it forever. Systems without an option leave it out.
+"""
 
 RENEWAL_SECONDS = 1.0
 """A session that says that it is read-only is replaced when it is this old."""
@@ -73,9 +85,15 @@ class Session(asyncpg.Connection):
 
     __slots__ = ("_began",)
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *arguments: Any) -> None:
+        super().__init__(protocol, transport, *arguments)
         self._began = time.monotonic()
+        connection: socket.socket = transport.get_extra_info("socket")
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _DEAD_SERVER_OPTIONS.items():
+                if option := getattr(socket, name, None):
+                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
     @property
     def is_read_only(self) -> bool:
