@@ -38,6 +38,7 @@ from api.problem_types import (
     SERVICE_ID_TAKEN,
     SERVICE_NAME_TAKEN,
     SUMMARIES_BEHIND,
+    TOO_MANY_WEBHOOKS,
     VERSION_MISMATCH,
     WEBHOOK_DISABLED,
 )
@@ -303,6 +304,9 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ),
     webhooks.WebhookDisabledError: lambda error: ProblemError(
         WEBHOOK_DISABLED, f"Webhook {error.webhook_id} is disabled ({error.reason})."
+    ),
+    webhooks.TooManyWebhooksError: lambda error: ProblemError(
+        TOO_MANY_WEBHOOKS, f"There are {error.most} webhooks already. Delete one, or change one."
     ),
     webhooks.TooMuchToReplayError: lambda error: invalid(
         Fault(f"must be at least {error.first}: one replay can't cover more changes", pointer="#/after")

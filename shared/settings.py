@@ -258,6 +258,9 @@ class Settings(BaseSettings):
     Failing webhooks get at most half of these places.
     """
 
+    max_webhooks: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """The most webhooks that there may be; further ones are refused. Each gets a row for every change."""
+
     @property
     def redis_address(self) -> RedisAddress:
         """Where Redis is, and how to get in."""

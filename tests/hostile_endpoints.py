@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import itertools
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+
+from tests.webhook_receiver import CERTIFICATE_WITH_KEY
 
 Behaviour = Callable[[socket.socket, threading.Event], None]
 """What is done with a connection, until the event is set."""
@@ -132,14 +135,16 @@ TLS: dict[str, Behaviour] = {
 
 
 @contextmanager
-def listening(behaviour: Behaviour) -> Iterator[int]:
-    """Run an endpoint that does this with every connection; yield its port."""
+def listening(behaviour: Behaviour, *, tls: bool = False) -> Iterator[int]:
+    """Run an endpoint that does this with every connection, perhaps over TLS; yield its port."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE_WITH_KEY)
     ended = threading.Event()
 
     def serve(connection: socket.socket) -> None:
         # The other side closes the connection as soon as it has had enough.
         with connection, suppress(OSError):
-            behaviour(connection, ended)
+            behaviour(context.wrap_socket(connection, server_side=True) if tls else connection, ended)
 
     def accept() -> None:
         with suppress(OSError):

@@ -281,6 +281,11 @@ def _provoke_with_rows(api: Api, database: Database) -> dict[str, httpx.Response
     subscribe(api, "https://orders.example/changes")
     database.rows("UPDATE webhook SET disabled_at = now(), disabled_reason = 'failing'")
     answers = {"DisabledWebhook": api.client.post("/webhooks/7/replay", json={})}
+    database.rows(
+        "INSERT INTO webhook (url, types, calendars, description, starts_after) "
+        "SELECT '', '{}', '{}', '', 0 FROM generate_series(2, 100)"
+    )
+    answers["HundredWebhooks"] = api.client.post("/webhooks", json={"url": "https://orders.example/"})
     database.rows("UPDATE change_log SET first_position = 4712, last_position = 5120")
     answers["ExpiredPosition"] = api.client.get("/order-changes?after=17")
     database.rows("UPDATE change_log SET first_position = 1, last_position = 61207")

@@ -150,6 +150,7 @@ def test_each_problem_type_carries_what_a_caller_needs_to_continue(api: Api) -> 
         "position-expired",
         "report-expired",
         "webhook-disabled",
+        "too-many-webhooks",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -15,7 +16,7 @@ from shared.webhook_addresses import AddressPolicy, read_networks
 from tests import hostile_endpoints
 from tests.builders import later
 from tests.hostile_endpoints import all_in_another_process, listening
-from tests.webhook_receiver import Answer, Receiver
+from tests.webhook_receiver import CERTIFICATE, Answer, Receiver
 from tests.webhook_steps import client, deliveries, fan_out, subscribe
 from worker.webhooks.attempts import attempt_due
 from worker.webhooks.client import Message, Outcome, WebhookClient
@@ -28,7 +29,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 SECRET = "whsec_dGhpcnR5LXR3byBieXRlcyBvZiBub3RoaW5nIHNlY3JldA=="
 PATCH = {"Content-Type": "application/merge-patch+json"}
-HERE = AddressPolicy(read_networks("127.0.0.0/8"))
+HERE = AddressPolicy(read_networks("127.0.0.0/8,::1/128"))
 SECONDS = 1.5
 """The time limit of an attempt in these tests."""
 
@@ -43,7 +44,7 @@ def attempt_beside(receiver: Receiver, url: str) -> tuple[Outcome, float]:
     """
 
     async def attempt_both() -> tuple[Outcome, float]:
-        async with WebhookClient(HERE, seconds=SECONDS, at_once=4) as sender:
+        async with WebhookClient(HERE, seconds=SECONDS, at_once=4, ca_file=str(CERTIFICATE)) as sender:
             attempt = asyncio.create_task(sender.attempt(Message(url, "evt", "{}", [SECRET])))
             slowest = 0.0
             while not attempt.done():
@@ -92,6 +93,55 @@ def test_an_endpoint_with_a_status_and_no_manners_delays_no_other(
         assert time.monotonic() - began < SECONDS + MOST_DELAY
     assert outcome.status is not None
     assert delay < MOST_DELAY
+
+
+@pytest.mark.parametrize("name", ["sends early hints without end", "sends headers without end"])
+def test_what_is_read_is_limited_over_tls_too(receiver: Receiver, name: str) -> None:
+    """With a certificate that is trusted."""
+    with listening(hostile_endpoints.NO_STATUS[name], tls=True) as port:
+        outcome, delay = attempt_beside(receiver, f"https://127.0.0.1:{port}/")
+    print(f"others {delay:.3f} s: {outcome.error}")
+    assert outcome.status is None
+    assert outcome.error
+    assert outcome.error.startswith("RemoteProtocolError: ")
+    assert delay < MOST_DELAY
+
+
+def test_name_servers_that_do_not_answer_delay_no_other_name(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's resolver goes on waiting when the attempt has ended, and blocks a thread."""
+    resolve = socket.getaddrinfo
+    ended = threading.Event()
+
+    def resolve_slowly(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".hangs.test"):
+            ended.wait(30)
+        return resolve(host, *arguments, **options)
+
+    async def attempt_all() -> tuple[set[str | None], float, Outcome]:
+        async with WebhookClient(HERE, seconds=0.2, at_once=2) as sender:
+
+            async def attempt_name_that_hangs(number: int) -> str | None:
+                url = f"http://n{number}.hangs.test/"
+                return (await sender.attempt(Message(url, "evt", "{}", [SECRET]))).error
+
+            errors: set[str | None] = set()
+            for _ in range(3):
+                errors |= set(await asyncio.gather(*(attempt_name_that_hangs(number) for number in (1, 2))))
+            began = time.monotonic()
+            url = f"http://localhost:{receiver.port}/hook"
+            good = await sender.attempt(Message(url, "evt", "{}", [SECRET]))
+            return errors, time.monotonic() - began, good
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_slowly)
+    try:
+        errors, seconds, good = asyncio.run(attempt_all())
+    finally:
+        ended.set()
+    assert errors == {"no response within 0.2 s"}
+    assert good.delivered, good.error
+    assert seconds < MOST_DELAY
 
 
 def test_all_hostile_endpoints_together_delay_a_good_one_by_a_second_at_most(

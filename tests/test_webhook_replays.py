@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.webhooks import commands
+from api.webhooks import replays
 from api.webhooks.bodies import Replay
 from api.webhooks.errors import TooMuchToReplayError
 from tests.builders import later
@@ -100,7 +100,7 @@ def test_a_replay_is_limited_in_size_and_the_next_one_continues(
     api: Api, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest stays missed, and the answer says from which position a replay can begin."""
-    monkeypatch.setattr(commands, "REPLAYED_AT_ONCE", 2)
+    monkeypatch.setattr(replays, "REPLAYED_AT_ONCE", 2)
     webhook = subscribe(api, "https://orders.example/")
     for number in range(5):
         api.placed_order(at=later(hours=3 * number))
@@ -108,12 +108,12 @@ def test_a_replay_is_limited_in_size_and_the_next_one_continues(
     path = f"/webhooks/{webhook['id']}"
     for enabled in (False, True):
         api.client.patch(path, json={"enabled": enabled})
-    replays = [run(commands.replay(int(webhook["id"]), Replay())) for _ in range(4)]
-    assert replays == [2, 2, 1, 0]
+    sizes = [run(replays.replay(int(webhook["id"]), Replay())) for _ in range(4)]
+    assert sizes == [2, 2, 1, 0]
     with pytest.raises(TooMuchToReplayError) as refused:
-        run(commands.replay(int(webhook["id"]), Replay(after=2)))
+        run(replays.replay(int(webhook["id"]), Replay(after=2)))
     assert refused.value.first == 3
-    assert run(commands.replay(int(webhook["id"]), Replay(after=3))) == 2
+    assert run(replays.replay(int(webhook["id"]), Replay(after=3))) == 2
 
 
 def test_a_replay_during_an_attempt_is_delivered_again_after_it(

@@ -13,7 +13,7 @@ from api.http.media_types import JSON
 from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_id, query_of
 from api.http.request import READ, AnyRequest
-from api.webhooks import commands, missed, queries
+from api.webhooks import commands, missed, queries, replays
 from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
 from api.webhooks.queries import StoredDelivery, StoredWebhook
 
@@ -123,7 +123,7 @@ async def replay(request: AnyRequest) -> Response[bytes]:
     """Send again what was missed, or everything after a position, in order."""
     webhook_id = path_id(request, "webhook_id")
     requested = await read_body(request, Replay)
-    deliveries = await commands.replay(webhook_id, requested)
+    deliveries = await replays.replay(webhook_id, requested)
     return Response(encode({"deliveries": deliveries}), status_code=202, media_type=JSON)
 
 
