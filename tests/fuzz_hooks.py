@@ -123,8 +123,8 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     for name in ("If-Match", "If-None-Match"):
-        # schemathesis 4.32 draws no valid header that needs more than letters and digits, and sends an invalid
-        # one in requests that it counts as valid.
+        # schemathesis 4.32 draws no valid header that needs more than letters and digits, and sends an
+        # invalid one in requests that it counts as valid.
         if name in case.headers and SCHEMAS.faults(ENTITY_TAGS, case.headers[name]):
             del case.headers[name]
     for name, value in case.path_parameters.items():
