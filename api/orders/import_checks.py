@@ -35,8 +35,12 @@ ORDER BY n.place
 _FIND_EARLIER_IMPORTS = """
 SELECT o.place, p.import_id
 FROM unnest($1::int[], $2::bigint[], $3::timestamptz[], $4::int[]) AS o (place, id, at, calendar_id)
-JOIN imported_place AS p ON p.order_id = o.id AND p.calendar_id = o.calendar_id AND p.datetime = o.at
-WHERE NOT EXISTS (SELECT FROM orders WHERE orders.id = o.id)
+CROSS JOIN LATERAL (
+    SELECT import_id FROM imported_place
+    WHERE order_id = o.id AND calendar_id = o.calendar_id AND datetime = o.at
+      AND NOT EXISTS (SELECT FROM orders WHERE orders.id = o.id)
+    LIMIT 1
+) AS p
 """
 
 _FIND_STORED = "SELECT id FROM orders WHERE id = ANY($1::bigint[])"
