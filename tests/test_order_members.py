@@ -11,7 +11,7 @@ import pytest
 
 from api.orders.bodies import NewOrder, OrderPatch, OrderReplacement
 from api.orders.exports import CSV_COLUMNS
-from api.orders.imports import ImportedOrder
+from api.orders.imported_orders import ImportedOrder
 from api.orders.members import READ_ONLY, SETTABLE, SHOWN
 from contract.checks.document import EVENTS, load
 from tests.contract_schemas import CONTRACT
