@@ -18,7 +18,7 @@ from api.http.json_text import encode_text
 from api.orders.bodies import NewOrder, OrderDatetime
 from api.orders.calendars import calendar_ids, lock_calendars
 from api.orders.commands import claim_ids
-from api.orders.errors import ContentionError
+from api.orders.errors import CalendarNameTakenError, ContentionError
 from api.orders.imported_services import ImportedService, add_services
 from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS, values_of
 from api.orders.spacing import CLEARANCE
@@ -151,7 +151,8 @@ async def import_orders(
 
     Raises:
         ImportRefusedError: there are faults; an id is taken; a service is unknown or archived; an order is
-            too close to one outside of the import; or a service differs from the one in the catalogue.
+            too close to one outside of the import; a service differs from the one in the catalogue; or a
+            calendar is new, and its name differs only in case from another's.
         NotEmptyError: ``only_if_empty``, and the database is not.
         ContentionError: other transactions kept interfering.
 
@@ -164,7 +165,17 @@ async def import_orders(
         return await _import_services_again(sha256, services, faults)
     added, service_faults = await add_services(services)
     taken = await claim_ids({order.id for order in orders.values() if order.id is not None})
-    calendars = await calendar_ids({order.calendar for order in orders.values()})
+    try:
+        calendars = await calendar_ids({order.calendar for order in orders.values()})
+    except CalendarNameTakenError as refusal:
+        existing = {namesake.name: namesake.existing for namesake in refusal.namesakes}
+        namesakes = [
+            f"orders[{place}].calendar: there is a calendar {existing[order.calendar]}; a name may not "
+            "differ only in case"
+            for place, order in orders.items()
+            if order.calendar in existing
+        ]
+        raise ImportRefusedError([*faults, *service_faults, *namesakes]) from None
     await lock_calendars(calendars.values())
     reasons = [
         *faults,
