@@ -13,6 +13,7 @@ COPY shared/ shared/
 COPY api/ api/
 COPY worker/ worker/
 COPY contract/ contract/
+COPY docs/ docs/
 COPY sample-data/ sample-data/
 
 # A numeric user, so that a platform can check that it is not root.
