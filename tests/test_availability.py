@@ -167,3 +167,22 @@ def test_calendars_are_listed_by_name_page_by_page(api: Api) -> None:
     assert sorted(calendar["name"] for calendar in listed) == sorted(names)
     assert listed == api.every_item("/calendars?limit=100")
     assert set(listed[0]) == {"name", "created_at"}
+
+
+def test_the_window_of_an_availability_is_to_the_millisecond(api: Api) -> None:
+    """An order may start at its ends, so they are datetimes of orders; filters of lists only compare."""
+    window = {"from": "2030-06-01T12:00:00.000500Z", "to": "2030-06-01T12:00:00.111000000Z"}
+    answer = api.client.get("/calendars/default/availability", params=window)
+    assert answer.status_code == 400
+    assert answer.json()["errors"] == [
+        {
+            "parameter": "from",
+            "detail": "must be to the millisecond, as in 2030-06-01T12:00:00.000Z; "
+            "further digits must be zeros",
+        }
+    ]
+    api.placed_order(at="2030-06-01T12:00:00.001Z")
+    assert len(api.client.get("/orders", params=window).json()["items"]) == 1
+    window["from"] = "2030-06-01T12:00:00.001000001Z"
+    refused = api.client.get("/orders", params=window)
+    assert refused.json()["errors"][0]["detail"] == "must be to the microsecond; further digits must be zeros"

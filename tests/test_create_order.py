@@ -129,6 +129,15 @@ def test_datetimes_are_returned_in_utc_to_the_millisecond(api: Api, text: str, a
     assert api.placed_order(at=text)["datetime"] == answered
 
 
+def test_an_order_for_now_and_the_nearest_free_times_are_to_the_millisecond(api: Api) -> None:
+    """So that a client that keeps milliseconds can send them back."""
+    now = api.placed_order(at=None)["datetime"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", now)
+    nearest = api.place_order(at=None).json()["nearest"]
+    for at in nearest.values():
+        assert api.placed_order(at=at)["datetime"] == at
+
+
 @pytest.mark.parametrize(
     ("sent", "answered"),
     [

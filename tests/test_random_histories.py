@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from api.orders.errors import ImportRefusedError
 from api.orders.import_command import _check_orders
 from api.orders.import_faults import FaultReport
 from api.orders.import_files import ImportedFile
-from api.orders.imports import ImportRefusedError, import_orders
+from api.orders.imports import import_orders
 from tests.builders import NOON, text_of
 from tests.model import Answer, Model, ModelOrder
 from tests.random_rounds import ROUNDS

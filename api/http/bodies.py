@@ -73,7 +73,8 @@ class Patch(StrictObject):
     @model_validator(mode="after")
     def _require_a_member(self) -> Self:
         if not self.model_fields_set:
-            *names, last = (name for name, f in type(self).model_fields.items() if not f.exclude)
+            fields = type(self).model_fields
+            *names, last = (n for n in fields if not fields[n].exclude and n not in ("id", "version"))
             raise ValueError(f"must name at least one field: {', '.join(names)} or {last}")
         return self
 

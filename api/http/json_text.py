@@ -111,7 +111,7 @@ _MISTAKES = [
         (r"[:,\[]\s*-?0", r"\d", "a number has no leading zeros"),
         ("", r"-?\.\d", "a number has a digit before its decimal point"),
         (r"\d", r"\.(?!\d)", "a number has a digit after its decimal point"),
-        (r"\d", r",\d+\s*[,}\]]", "a number has a decimal point, not a comma"),
+        (r":\s*-?\d+,\s*", r"\d+\s*[,}]", "a number has a decimal point, not a comma"),
         (r"\A", r"\w+=", "it is a form, not JSON"),
     )
 ]

@@ -76,7 +76,7 @@ class NewOrders(Body):
 class OrderReplacement(NewOrder):
     """The body of a PUT: the whole order, with a datetime. Without a calendar, it is on ``default``."""
 
-    if_missing = "is required, as PUT replaces the whole order; PATCH changes only the members that it names"
+    if_missing = "must be sent, as PUT replaces the whole order; PATCH changes only what it names"
 
     id: Annotated[int | None, PlainValidator(read_id)] = None
     datetime: Annotated[Datetime, OrderDatetime]
