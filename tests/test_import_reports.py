@@ -113,7 +113,7 @@ def test_invalid_rows_do_not_hide_conflicts_of_the_others(
     reasons = [
         "orders[0].totalfee: must be",
         "orders[3].id: 9 is the id of orders[2] too",
-        "services[0].name: must be",
+        "services[0].name: must not be blank",
         "services[1].name: service 123 is called 'Inspection', not 'Survey'",
         "orders[1].id: 5 is, or was, the id of another order",
         "orders[4].services[1].id: there is no service 999",
