@@ -198,7 +198,7 @@ def test_the_old_secret_of_a_webhook_stays_valid_for_a_day_or_the_requested_time
         database.value("SELECT count(*) FROM webhook_secret WHERE secret = $1", answer.json()["secret"]) == 0
     )
     assert api.client.post(path, json={"old_valid_for": 604_800}).status_code == 200
-    for wrong in (604_801, -1, 0.5, "1", True, None):
+    for wrong in (604_801, -1, 0.5, "1", True):
         assert api.client.post(path, json={"old_valid_for": wrong}).status_code == 422, wrong
     for _ in range(12):
         api.client.post(path, json={})
