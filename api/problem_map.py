@@ -38,12 +38,18 @@ from api.problem_types import (
     SERVICE_ID_TAKEN,
     SERVICE_NAME_TAKEN,
     SUMMARIES_BEHIND,
+    TOO_MANY_WEBHOOKS,
     VERSION_MISMATCH,
     WEBHOOK_DISABLED,
 )
 from api.services import errors as services
 from api.webhooks import errors as webhooks
-from shared.database.engine import DatabaseUnavailableError, LockTimeoutError, OutcomeUnknownError
+from shared.database.engine import (
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    LockTimeoutError,
+    OutcomeUnknownError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +98,9 @@ def _unavailable(event: str, detail: str) -> Callable[[Exception], ProblemError]
 
 _database_unavailable = _unavailable(
     "unavailable", "The database is busy or can't be reached; the request was not carried out."
+)
+_database_read_only = _unavailable(
+    "database_read_only", "The database accepts no writes at the moment; nothing was stored."
 )
 _lock_timeout = _unavailable(
     "lock_timeout",
@@ -192,7 +201,7 @@ def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
 def _not_ready(error: NotReadyError) -> ProblemError:
     return ProblemError(
         UNAVAILABLE,
-        "Orders can't be stored: the database can't be reached, or migrations are pending.",
+        f"Orders can't be stored: {error.reason}.",
         headers=RETRY_SOON,
         members={"checks": error.checks},
     )
@@ -241,6 +250,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     HTTPException: _framework_error,
     DatabaseUnavailableError: _database_unavailable,
     OutcomeUnknownError: _outcome_unknown,
+    DatabaseReadOnlyError: _database_read_only,
     LockTimeoutError: _lock_timeout,
     NotReadyError: _not_ready,
     http.TooManyStreamsError: _too_many_streams,
@@ -294,6 +304,9 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ),
     webhooks.WebhookDisabledError: lambda error: ProblemError(
         WEBHOOK_DISABLED, f"Webhook {error.webhook_id} is disabled ({error.reason})."
+    ),
+    webhooks.TooManyWebhooksError: lambda error: ProblemError(
+        TOO_MANY_WEBHOOKS, f"There are {error.most} webhooks already. Delete one, or change one."
     ),
     webhooks.TooMuchToReplayError: lambda error: invalid(
         Fault(f"must be at least {error.first}: one replay can't cover more changes", pointer="#/after")

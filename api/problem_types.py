@@ -53,6 +53,13 @@ WEBHOOK_DISABLED = ProblemType(
     "The webhook is disabled",
     "The webhook's `disabled` says when and why. Enable it first: PATCH `enabled: true`.",
 )
+TOO_MANY_WEBHOOKS = ProblemType(
+    "too-many-webhooks",
+    409,
+    "There are as many webhooks as this deployment allows",
+    "Delete a webhook that is no longer needed, or change one: PATCH its `url`, `types` or `calendars`. The "
+    "operator of the service can allow more (`OMS_MAX_WEBHOOKS`).",
+)
 POSITION_EXPIRED = ProblemType(
     "position-expired",
     410,

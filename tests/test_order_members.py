@@ -11,7 +11,7 @@ import pytest
 
 from api.orders.bodies import NewOrder, OrderPatch, OrderReplacement
 from api.orders.exports import CSV_COLUMNS
-from api.orders.imports import ImportedOrder
+from api.orders.imported_orders import ImportedOrder
 from api.orders.members import READ_ONLY, SETTABLE, SHOWN
 from contract.checks.document import EVENTS, load
 from tests.contract_schemas import CONTRACT
@@ -137,11 +137,11 @@ def test_an_import_stores_every_member(api: Api, tmp_path: Path) -> None:
 def test_exports_have_every_member(api: Api) -> None:
     """NDJSON as the order is shown everywhere; CSV with a cell for each."""
     order = api.client.post("/orders", json=OTHER).json()
-    lines = api.client.get("/orders", headers={"Accept": "application/x-ndjson"}).text
+    lines = api.client.get("/orders/export", headers={"Accept": "application/x-ndjson"}).text
     assert json.loads(lines) == order
     cells = [cell for name in SHOWN for cell in CSV_CELLS.get(name, (name,))]
     assert set(CSV_COLUMNS) == set(cells)
-    table = api.client.get("/orders", headers={"Accept": "text/csv"}).text
+    table = api.client.get("/orders/export", headers={"Accept": "text/csv"}).text
     (row,) = csv.DictReader(io.StringIO(table))
     assert {name: row[name] for name in ("datetime", "calendar")} == {
         name: OTHER[name] for name in ("datetime", "calendar")

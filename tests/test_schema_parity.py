@@ -239,10 +239,10 @@ def test_a_boolean_parameter_must_be_true_or_false() -> None:
 
 
 @FEW
-@given(text=st.from_regex(place("schemas/EntityTags").get("oneOf")[1]["pattern"], fullmatch=True))
+@given(text=st.from_regex(place("schemas/EntityTags").get("pattern"), fullmatch=True))
 def test_the_code_reads_every_list_of_entity_tags_that_matches_the_schema(text: str) -> None:
     """One way only: a recipient also reads empty elements (RFC 9110, section 5.6.1)."""
-    assert _LIST.fullmatch(text), text
+    assert text == "*" or _LIST.fullmatch(text), text
 
 
 MODELS: dict[str, type[BaseModel]] = {

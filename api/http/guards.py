@@ -6,23 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from api.http.problem_types import NOT_FOUND
-from api.http.problems import Fault, ProblemError, malformed
+from api.http.problems import ProblemError
 
 if TYPE_CHECKING:
     from api.http.request import AnyConnection
-
-
-def check_host(connection: AnyConnection) -> None:
-    """Refuse an HTTP/1.1 request without exactly one Host header (RFC 9112, section 3.2).
-
-    Raises:
-        ProblemError: 400, there is no Host header, or more than one.
-
-    """
-    hosts = [value for name, value in connection.scope["headers"] if name == b"host"]
-    # granian adds an empty one if there is none.
-    if connection.scope.get("http_version") == "1.1" and (len(hosts) != 1 or not hosts[0].strip()):
-        raise malformed(Fault("exactly one is required", header="Host"))
 
 
 def check_path(connection: AnyConnection) -> None:

@@ -37,7 +37,7 @@ from api.orders.members import COLUMNS, SETTABLE, parameters, values_of
 from api.orders.orderable_services import orderable_names, refuse_unless_orderable
 from api.orders.queries import StoredOrder, conflicts_near, find_order, nearest_free
 from api.orders.transactions import in_transaction
-from shared.database.statements import fetch_optional, fetch_values
+from shared.database.statements import fetch_optional, fetch_value, fetch_values
 from shared.database.transaction import retry_on_lock_timeout, transaction
 
 if TYPE_CHECKING:
@@ -64,16 +64,25 @@ RETURNING id, version, order_json(orders) AS json
 """
 
 _LOCK_ORDER = f"""
-SELECT version, service_ids, service_names, calendar_id, calendar, {COLUMNS}
+SELECT version, service_ids, service_names, calendar_id, calendar, import_id, {COLUMNS}
 FROM orders JOIN (SELECT id AS calendar_id, name AS calendar FROM calendar) AS c USING (calendar_id)
 WHERE id = $1 FOR UPDATE OF orders
 """
 
-# An order that stays may remain near the others of its import; one that moves may not.
+# An order that moves may not be near the others of its import, unless it returns to where it came from. Where
+# that is can't change meanwhile: only an import that stores this order again writes it.
+_IMPORT_ID_THERE = """
+SELECT coalesce(
+    (SELECT import_id FROM imported_place
+     WHERE order_id = $1 AND calendar_id = $2 AND datetime = $3::timestamptz),
+    nextval('order_import_id_seq')
+)
+"""
+
 _UPDATE = f"""
 UPDATE orders SET
     (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(6)}),
-    import_id = CASE WHEN $5 THEN nextval('order_import_id_seq') ELSE import_id END,
+    import_id = $5,
     version = version + 1, updated_at = clock_timestamp()
 WHERE id = $1
 RETURNING id, version, order_json(orders) AS json
@@ -90,7 +99,7 @@ class _ConflictVanishedError(Exception):
 
 
 @retry_on_lock_timeout
-@in_transaction(retry_on=_ConflictVanishedError)
+@in_transaction(_ConflictVanishedError)
 async def create_order(new: NewOrder, key: IdempotencyKey | None = None) -> Answer:
     """Store a new order and its change, or return the stored answer of an earlier request with the same key.
 
@@ -131,7 +140,7 @@ async def preview_order(new: NewOrder) -> dict[str, Any]:
     return {"id": None if new.id is None else members["id"]} | {name: members[name] for name in SETTABLE}
 
 
-@in_transaction(retry_on=_ConflictVanishedError)
+@in_transaction(_ConflictVanishedError)
 async def _create_and_roll_back(new: NewOrder) -> NoReturn:
     raise _PreviewedError(await _create(new))
 
@@ -148,7 +157,7 @@ async def _create(new: NewOrder) -> StoredOrder:
         else:
             await refuse_namesakes([new.calendar])
     if order is None:
-        await _refuse_if_too_close(new.calendar, at, None)
+        await _refuse_if_too_close(new.calendar, at)
         raise _ConflictVanishedError
     return order
 
@@ -160,7 +169,7 @@ async def _insert(new: NewOrder, at: datetime) -> StoredOrder | None:
 
 
 @retry_on_lock_timeout
-@in_transaction(retry_on=_ConflictVanishedError)
+@in_transaction(_ConflictVanishedError)
 async def create_orders(batch: Sequence[NewOrder], key: IdempotencyKey | None = None) -> Answer:
     """Store all orders of a batch, or none; the rule holds between them too.
 
@@ -210,7 +219,7 @@ async def _create_all(batch: Sequence[NewOrder]) -> list[StoredOrder]:
             continue
         # The batch's earlier orders are stored by now, so they are among the conflicts.
         try:
-            await _refuse_if_too_close(new.calendar, at, None)
+            await _refuse_if_too_close(new.calendar, at)
         except OrdersTooCloseError as refusal:
             indexes = {order.id: index for index, order in stored.items()}
             refusal.conflicts = [replace(c, index=indexes.get(c.id)) for c in refusal.conflicts]
@@ -232,12 +241,13 @@ class _LockedOrder(msgspec.Struct, frozen=True):
     service_names: list[str]
     calendar_id: int
     calendar: str
+    import_id: int
 
 
 # A create needs no calendar lock, so one may still take the place between our check and our UPDATE. Then the
 # constraint refuses the UPDATE, and the next attempt names the conflict.
 @retry_on_lock_timeout
-@in_transaction(retry_on=asyncpg.ExclusionViolationError)
+@in_transaction(asyncpg.ExclusionViolationError)
 async def update_order(
     order_id: int, change: OrderReplacement | OrderPatch, preconditions: Preconditions | None = None
 ) -> StoredOrder:
@@ -276,10 +286,11 @@ async def update_order(
     moves = (wanted.datetime, wanted.calendar) != (current.datetime, current.calendar)
     if moves:
         calendar_id = (await calendar_ids([wanted.calendar]))[wanted.calendar]
-        wanted = msgspec.structs.replace(wanted, calendar_id=calendar_id)
+        import_id = await fetch_value(int, _IMPORT_ID_THERE, order_id, calendar_id, wanted.datetime)
+        wanted = msgspec.structs.replace(wanted, calendar_id=calendar_id, import_id=import_id)
         # The calendar that it leaves is locked too: two orders that swap calendars would deadlock otherwise.
         await lock_calendars({current.calendar_id, calendar_id})
-        await _refuse_if_too_close(wanted.calendar, wanted.datetime, order_id)
+        await _refuse_if_too_close(wanted.calendar, wanted.datetime, order_id, import_id)
     order = await fetch_optional(
         StoredOrder,
         _UPDATE,
@@ -287,7 +298,7 @@ async def update_order(
         wanted.service_ids,
         wanted.service_names,
         wanted.calendar_id,
-        moves,
+        wanted.import_id,
         *values_of(wanted),
     )
     if order is None:
@@ -323,8 +334,10 @@ async def claim_ids(order_ids: Collection[int]) -> set[int]:
     return set(order_ids) - set(await fetch_values(int, _CLAIM_IDS, list(order_ids)))
 
 
-async def _refuse_if_too_close(calendar: str, at: datetime, order_id: int | None) -> None:
-    conflicts = await conflicts_near(calendar, at, order_id)
+async def _refuse_if_too_close(
+    calendar: str, at: datetime, order_id: int | None = None, import_id: int | None = None
+) -> None:
+    conflicts = await conflicts_near(calendar, at, order_id, import_id)
     if conflicts:
         before, after = await nearest_free(calendar, at, order_id)
         raise OrdersTooCloseError(calendar, at, conflicts, before, after)

@@ -90,5 +90,9 @@ class CalendarNameTakenError(Exception):
     """Where each was named in the body."""
 
 
+class ImportRefusedError(Exception):
+    """Nothing was imported; the report that ``import_orders`` was called with says why."""
+
+
 class ContentionError(Exception):
     """Other transactions changed what this command had read, several times in a row. Try again."""

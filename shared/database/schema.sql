@@ -95,10 +95,34 @@ CREATE TABLE order_import (
     imported_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP
 );
 
+-- Where an imported order came from. If it was moved, it can return there and shares the import's number again; so
+-- can one that was deleted and is imported again. Rows are never changed or deleted.
+--
+-- Guarantee 1: an order has the number of an import only at a place that it has here. So orders are near each other
+-- only where their import placed them.
+--
+-- Written by: api/orders/imports.py, in the transaction that stores the orders.
+CREATE TABLE imported_place (
+    order_id bigint NOT NULL,
+    calendar_id integer NOT NULL,
+    datetime timestamptz NOT NULL,
+    import_id bigint NOT NULL,  -- of order_import
+    PRIMARY KEY (order_id, calendar_id, datetime)
+);
+
+-- The ids of deleted orders. Only an import uses one again, for the order that had it: it continues its versions.
+--
+-- Written by: a trigger of orders, below. Nothing else writes it.
+CREATE TABLE deleted_order (
+    id bigint PRIMARY KEY,
+    version integer NOT NULL  -- of its latest deletion
+);
+
 -- Orders as they are now. Deleting an order deletes the row; its history remains in order_change.
 --
 -- Written by: api/orders/commands.py (create, replace, patch, delete, batch); api/orders/imports.py.
--- Two triggers write the order's change and its entries in ordered_service in the same statement.
+-- Three triggers write the order's change, its entries in ordered_service and, when it is deleted, its entry in
+-- deleted_order in the same statement.
 --
 -- Guarantees: 1 (orders_spacing) and 2 (orders_record_change).
 CREATE TABLE orders (
@@ -114,7 +138,8 @@ CREATE TABLE orders (
     service_names text[] NOT NULL,  -- in the order of service_ids; as of the order's last write
     calendar_id integer NOT NULL REFERENCES calendar ON DELETE CASCADE ON UPDATE CASCADE,
     import_id bigint NOT NULL DEFAULT nextval('order_import_id_seq'),  -- shared only by the orders of one import;
-                                                                      -- an order that moves gets a new one
+                                                                      -- an order that moves gets a new one, or
+                                                                      -- that of its imported_place
     version integer NOT NULL DEFAULT 1,  -- 1, 2, 3, …: one more with each change
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -184,6 +209,16 @@ CREATE TRIGGER orders_move_ordered_services AFTER UPDATE ON orders FOR EACH ROW
     EXECUTE FUNCTION keep_ordered_services();
 CREATE TRIGGER orders_forget_ordered_services AFTER TRUNCATE ON orders
     FOR EACH STATEMENT EXECUTE FUNCTION keep_ordered_services();
+
+CREATE FUNCTION remember_deleted_order() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO deleted_order (id, version) VALUES (OLD.id, OLD.version + 1)
+    ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER orders_remember_deleted AFTER DELETE ON orders
+    FOR EACH ROW EXECUTE FUNCTION remember_deleted_order();
 
 
 -- =============================================================================================================
@@ -284,11 +319,13 @@ CREATE TRIGGER orders_record_change AFTER INSERT OR UPDATE OR DELETE ON orders
 -- GUARANTEE 3: positions have no gap and appear in order. A transaction that assigns positions or deletes old
 -- changes locks this row first, so only one does either at a time.
 --
--- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position).
+-- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position);
+-- api/relay/main.py (led_at).
 CREATE TABLE change_log (
     id integer PRIMARY KEY DEFAULT 1,
     last_position bigint NOT NULL DEFAULT 0,  -- the newest that is assigned; 0: no position is yet
     first_position bigint NOT NULL DEFAULT 1,  -- the oldest that is retained; in an empty log, the next one
+    led_at timestamptz,  -- when a relay last worked, to 2 s; null: none has yet
 
     CONSTRAINT change_log_one_row CHECK (id = 1)
 );

@@ -109,6 +109,7 @@ class ChangeLog(Table, tablename="change_log"):
     first_position = BigInt(
         default=1, help_text="the oldest retained; in an empty log, the next to be assigned"
     )
+    led_at = Timestamptz(null=True, default=None, help_text="when a relay last worked; null: none has yet")
 
 
 class ConsumerCursor(Table, tablename="consumer_cursor"):
