@@ -40,7 +40,7 @@ class ModelOrder:
     services: tuple[tuple[int, str], ...]
     calendar: str
     version: int = 1
-    had: frozenset[int] = frozenset()
+    had: frozenset[int] = field(default=frozenset(), compare=False)
     """Every service that it ever had: archived ones among them may be kept or taken back."""
 
 

@@ -68,7 +68,7 @@ def read_datetime(value: object) -> datetime:
     """
     at, fraction = _read(value)
     if len(fraction) > _MILLISECONDS:
-        shorter = str(value).replace(f".{fraction}", f".{fraction[:_MILLISECONDS]}")
+        shorter = re.sub(r"\.(\d{3})\d+", r".\1", str(value))
         raise ValueError(f"must be to the millisecond, as in {shorter}; further digits must be zeros")
     return at
 
