@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 THREE_HOURS = timedelta(hours=3)
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
 
 ImportedRow = tuple[int, datetime, Decimal, tuple[int, ...], str]
@@ -40,6 +40,8 @@ class ModelOrder:
     services: tuple[tuple[int, str], ...]
     calendar: str
     version: int = 1
+    had: frozenset[int] = frozenset()
+    """Every service that it ever had: archived ones among them may be kept or taken back."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ class Model:
         """Add an order that was accepted."""
         self.claimed.add(order_id)
         version = self.last_versions.get(order_id, 0) + 1
-        self.orders[order_id] = ModelOrder(order_id, at, fee, self.named(services), calendar, version)
+        self.orders[order_id] = ModelOrder(
+            order_id, at, fee, self.named(services), calendar, version, had=frozenset(services)
+        )
         self.changes += 1
 
     def store_imported(self, number: int, order_id: int, order: ImportedRow) -> None:
@@ -147,22 +151,24 @@ class Model:
         if order is None:
             return Answer(404, "not-found")
         services = fields.get("services")
-        if services is not None and self.not_orderable(services, [service for service, _ in order.services]):
+        if services is not None and self.not_orderable(services, order.had):
             return Answer(422, "validation-failed")
         at, calendar = fields.get("at", order.at), fields.get("calendar", order.calendar)
         if (at, calendar) != (order.at, order.calendar):
             refused = self.too_close(at, calendar, order_id)
             if refused:
                 return refused
-        self.orders[order_id] = replace(
+        changed = replace(
             order,
             at=at,
             calendar=calendar,
             fee=fields.get("fee", order.fee),
             services=order.services if services is None else self.named(services),
-            version=order.version + 1,
         )
-        self.changes += 1
+        if changed != order:  # a write that changes nothing is no change
+            had = order.had | {service for service, _ in changed.services}
+            self.orders[order_id] = replace(changed, version=order.version + 1, had=had)
+            self.changes += 1
         return Answer(200)
 
     def delete(self, order_id: int) -> Answer:

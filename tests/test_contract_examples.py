@@ -13,7 +13,7 @@ import pytest
 from contract.checks import lint
 from contract.checks.document import Place, operations
 from contract.checks.validation import read_json, read_text
-from tests.contract_schemas import CONTRACT, SCHEMAS
+from tests.contract_schemas import CONTRACT, SCHEMAS, is_problem
 
 
 def places(place: Place) -> Iterator[Place]:
@@ -119,7 +119,7 @@ def test_every_problem_type_in_an_answer_has_a_page_and_every_page_a_type() -> N
     used = {
         schema["properties"]["type"]["const"].removeprefix("/problems/")
         for schema in schemas.values()
-        if "unevaluatedProperties" in schema
+        if is_problem(schema)
     }
     assert used == set(schemas["ProblemSlug"]["enum"])
 
@@ -149,7 +149,7 @@ def test_the_patterns_of_times_and_days_match_exactly_the_dates_that_exist() -> 
                 text = f"{year}-{month:02}-{number:02}"
                 exists = 1 <= number <= last
                 assert bool(day.search(text)) == exists, text
-                assert bool(time.search(f"{text}T23:59:59.999999+05:30")) == exists, text
+                assert bool(time.search(f"{text}T23:59:59.999000+05:30")) == exists, text
     for text in ("1969-12-31", "2200-01-02", "2022-00-01", "2022-13-01", "2022-1-01"):
         assert not day.search(text), text
     for clock in (

@@ -73,7 +73,7 @@ def test_every_fault_of_a_request_is_reported_with_its_place(api: Api) -> None:
             "id": "0",
             "datetime": "2030-06-01T12:00:00",
             "totalfee": "100",
-            "services": [{"id": "123"}, {"id": "x", "name": "y"}, 7, {}],
+            "services": [{"id": "123"}, {"id": "x", "title": "y"}, 7, {}],
             "calendar": "a b",
             "a/b": 1,
             "c~d": 2,
@@ -83,7 +83,7 @@ def test_every_fault_of_a_request_is_reported_with_its_place(api: Api) -> None:
     assert sorted(fault["pointer"] for fault in problem["errors"]) == sorted(
         [
             *("#/id", "#/datetime", "#/totalfee", "#/calendar", "#/a~1b", "#/c~0d"),
-            *("#/services/1/id", "#/services/1/name", "#/services/2", "#/services/3/id"),
+            *("#/services/1/id", "#/services/1/title", "#/services/2", "#/services/3/id"),
         ]
     )
     assert all(len(fault["detail"].split()) > 1 for fault in problem["errors"])
@@ -150,6 +150,7 @@ def test_each_problem_type_carries_what_a_caller_needs_to_continue(api: Api) -> 
         "position-expired",
         "report-expired",
         "webhook-disabled",
+        "too-many-webhooks",
     }
 
 

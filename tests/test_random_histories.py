@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from api.orders.errors import ImportRefusedError
 from api.orders.import_command import _check_orders
 from api.orders.import_faults import FaultReport
 from api.orders.import_files import ImportedFile
-from api.orders.imports import ImportRefusedError, import_orders
+from api.orders.imports import import_orders
 from tests.builders import NOON, text_of
 from tests.model import Answer, Model, ModelOrder
 from tests.random_rounds import ROUNDS
@@ -37,9 +38,9 @@ FIRST_ID_OF_THE_SERVER = 10**12
 
 calendars = st.sampled_from(["default", "default", "default", "north", "north", "East.2"])
 # Mostly a grid of the clearance, so that gaps of exactly three and six hours are common; else half of it,
-# or a microsecond beside it.
+# or a millisecond beside it.
 times = st.builds(
-    lambda step, tick: NOON + step * timedelta(minutes=90) + tick * timedelta(microseconds=1),
+    lambda step, tick: NOON + step * timedelta(minutes=90) + tick * timedelta(milliseconds=1),
     st.sampled_from([-2, 0, 2, 4, 6, 8, 10, 1, 3, 5]),
     st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1]),
 )

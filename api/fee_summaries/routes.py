@@ -35,7 +35,7 @@ from api.http.pages import limit_of
 from api.http.parameters import query_of
 from api.http.request import READ, AnyRequest
 from api.http.row_streams import RowStream, attachment, stream_rows
-from api.http.times import EARLIEST, read_datetime
+from api.http.times import EARLIEST, read_time
 from api.orders.fields import read_calendar
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ async def export_fee_summaries(request: AnyRequest) -> Response[Any]:
 
 
 def _read_orders_place(at: object, order_id: object) -> tuple[datetime, int]:
-    return read_datetime(at), fields.read_id(order_id)
+    return read_time(at), fields.read_id(order_id)
 
 
 @route("/fee-summaries/orders", http_method=READ, opt={"query": COUNTED_ORDERS})

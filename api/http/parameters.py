@@ -89,8 +89,8 @@ def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -
             pages = f"has no meaning with {' or '.join(media_types)}, which always has every match"
             faults.append(Fault(pages, parameter=name))
         elif name not in readers:
-            known = ", ".join(sorted(readers)) or "none"
-            faults.append(Fault(f"is unknown; known parameters: {known}", parameter=name))
+            known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
+            faults.append(Fault(f"is unknown; {known}", parameter=name))
         elif name in values and name not in query.repeatable:
             faults.append(Fault("appears twice", parameter=name))
         else:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from api.http.fields import GREATEST_CALLERS_ID
+from api.orders.calendars import calendar_ids
 from api.orders.commands import claim_ids
+from api.orders.errors import CalendarNameTakenError, ImportRefusedError
 from api.orders.spacing import CLEARANCE
 from shared.database.statements import fetch_all, fetch_values
 
@@ -90,6 +92,25 @@ async def claim_ids_of_file(orders: Mapping[int, ImportedOrder], faults: FaultRe
     for place, order in orders.items():
         if order.id in taken:
             faults.add("orders", place, ".id", f"{order.id} is, or was, the id of another order")
+
+
+async def calendars_of_file(orders: Mapping[int, ImportedOrder], faults: FaultReport) -> dict[str, int]:
+    """Return the ids of the orders' calendars by name, making those that do not exist yet.
+
+    Raises:
+        ImportRefusedError: the name of a new one differs only in case from another's, so nothing
+            can be compared with its orders.
+
+    """
+    try:
+        return await calendar_ids({order.calendar for order in orders.values()})
+    except CalendarNameTakenError as refusal:
+        existing = {namesake.name: namesake.existing for namesake in refusal.namesakes}
+    for place, order in orders.items():
+        if order.calendar in existing:
+            why = f"there is a calendar {existing[order.calendar]}; a name may not differ only in case"
+            faults.add("orders", place, ".calendar", why)
+    raise ImportRefusedError
 
 
 async def check_services(

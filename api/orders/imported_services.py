@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
     from api.orders.import_faults import FaultReport
 
-# Only PostgreSQL compares names, as its unique index does: Python's lower() differs for some letters.
+# Only PostgreSQL compares names, as its unique index does: Python folds some letters differently.
 _COMPARE_SERVICES = """
 WITH given AS (
     SELECT
         place, id, name,
         min(place) OVER (PARTITION BY id) AS first_of_id,
-        min(place) OVER (PARTITION BY lower(name)) AS first_of_name
+        min(place) OVER (PARTITION BY name_key(name)) AS first_of_name
     FROM unnest($1::int[], $2::bigint[], $3::text[]) AS s (place, id, name)
 )
 SELECT given.*, known.name AS known_as, namesake.id AS taken_by
 FROM given
 LEFT JOIN service AS known ON known.id = given.id
 LEFT JOIN service AS namesake
-    ON lower(namesake.name) = lower(given.name) AND namesake.archived_at IS NULL
+    ON name_key(namesake.name) = name_key(given.name) AND namesake.archived_at IS NULL
 ORDER BY place
 """
 

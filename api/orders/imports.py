@@ -14,9 +14,10 @@ import asyncpg
 import msgspec
 
 from api.http.json_text import encode_text
-from api.orders.calendars import calendar_ids, lock_calendars
-from api.orders.errors import ContentionError
+from api.orders.calendars import lock_calendars
+from api.orders.errors import ContentionError, ImportRefusedError
 from api.orders.import_checks import (
+    calendars_of_file,
     check_services,
     check_spacing,
     check_spacing_in_file,
@@ -95,10 +96,6 @@ SELECT setval('orders_id_seq', $1::bigint + 10000) FROM orders_id_seq WHERE last
 """
 
 
-class ImportRefusedError(Exception):
-    """Nothing was imported; the report that ``import_orders`` was called with says why."""
-
-
 @dataclass(frozen=True)
 class Imported:
     """What an import stored, or what the same file's earlier import stored."""
@@ -153,7 +150,8 @@ async def import_orders(
 
     Raises:
         ImportRefusedError: there are faults; an id is taken; a service is unknown or archived; an order is
-            too close to one outside of the import; or a service differs from the one in the catalogue.
+            too close to one outside of the import; a service differs from the one in the catalogue; or a
+            calendar is new, and its name differs only in case from another's.
         NotEmptyError: ``only_if_empty``, and the database is not.
         ContentionError: other transactions kept interfering.
 
@@ -166,7 +164,7 @@ async def import_orders(
         return await _import_services_again(sha256, services, faults)
     added = await add_services(services, faults)
     await claim_ids_of_file(orders, faults)
-    calendars = await calendar_ids({order.calendar for order in orders.values()})
+    calendars = await calendars_of_file(orders, faults)
     await lock_calendars(calendars.values())
     await check_services(orders, {*faulty_services, *(service.id for service in services)}, faults)
     places = list(orders.items())

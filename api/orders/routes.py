@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Response, delete, patch, post, put, route
 
-from api.http.bodies import MERGE_PATCH, read_body
+from api.http.bodies import MERGE_PATCH, check_own_id, read_body
 from api.http.entity_tags import etag, read_if_none_match, read_preconditions
 from api.http.fields import one_of, read_id
 from api.http.idempotency import created, read_idempotency_key
@@ -15,9 +15,9 @@ from api.http.json_text import encode
 from api.http.media_types import CSV, JSON, NDJSON, choose, media_type_of
 from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, Readers, path_id, query_of, read_bom, read_boolean
-from api.http.problems import Fault, invalid, malformed
+from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
-from api.http.times import read_datetime
+from api.http.times import read_time
 from api.orders import commands, exports, queries
 from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
 from api.orders.fields import read_calendar
@@ -79,8 +79,7 @@ async def replace_order(request: AnyRequest) -> Response[bytes]:
     order_id = path_id(request, "order_id")
     preconditions = read_preconditions(request)
     new = await read_body(request, OrderReplacement)
-    if new.id is not None and new.id != order_id:
-        raise invalid(Fault(f"must be {order_id}, as in the path, or be left out", pointer="#/id"))
+    check_own_id(new.id, order_id)
     return _answer(await commands.update_order(order_id, new, preconditions))
 
 
@@ -90,6 +89,7 @@ async def patch_order(request: AnyRequest) -> Response[bytes]:
     order_id = path_id(request, "order_id")
     preconditions = read_preconditions(request)
     change = await read_body(request, OrderPatch, MERGE_PATCH)
+    check_own_id(change.id, order_id)
     return _answer(await commands.update_order(order_id, change, preconditions))
 
 
@@ -101,8 +101,8 @@ async def delete_order(request: AnyRequest) -> None:
 
 
 _FILTERS: Readers = {
-    "from": read_datetime,
-    "to": read_datetime,
+    "from": read_time,
+    "to": read_time,
     "calendar": read_calendar,
     "service": read_id,
     "sort": one_of("datetime", "-datetime", "id", "-id"),

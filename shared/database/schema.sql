@@ -28,28 +28,43 @@ CREATE EXTENSION btree_gist;  -- lets an exclusion constraint compare integers (
 -- Written by: api/orders/commands.py (make_calendar).
 CREATE TABLE calendar (
     id serial PRIMARY KEY,  -- random, not from the sequence: rolled-back creates would exhaust the sequence
-    name text NOT NULL DEFAULT '' UNIQUE,  -- as the caller wrote it; names that differ in case are different
+    name text NOT NULL DEFAULT '' UNIQUE,  -- as the caller wrote it, and looked up in that case only
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    is_case_variant boolean NOT NULL DEFAULT false,  -- true: from before names that differ only in case were refused
 
     CONSTRAINT calendar_name CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND length(name) <= 64)
 );
+-- No two calendars whose names differ only in case: orders on one would not see those on the other.
+CREATE UNIQUE INDEX calendar_name_ignoring_case ON calendar (lower(name COLLATE "C")) WHERE NOT is_case_variant;
 
 -- What can be ordered. Archived, never deleted, so that the services of an old order can still be read.
 --
--- State: in use while archived_at is null; archiving it (api/services/commands.py) is final.
+-- State: in use while archived_at is null. Archived and restored by api/services/commands.py.
 --
 -- Written by: api/services/commands.py; imports (api/orders/imported_services.py).
 CREATE TABLE service (
     id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
-    name text NOT NULL DEFAULT '',  -- unique, ignoring case, among services that are not archived
+    name text NOT NULL DEFAULT '',  -- its name_key is unique among services that are not archived
     archived_at timestamptz,  -- since when it can't be ordered any more
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
-    CONSTRAINT service_name_length CHECK (length(name) BETWEEN 1 AND 100)
+    CONSTRAINT service_name_length CHECK (length(name) BETWEEN 1 AND 100),
+    -- Not blank, and without INVISIBLE_CHARACTERS (api/http/fields.py): what looks the same is the same.
+    CONSTRAINT service_name_visible CHECK (
+        btrim(normalize(name, NFKC), U&' \1680') <> ''
+        AND name !~ '[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u115f-\u1160\u17b4-\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
+    )
 );
 ALTER SEQUENCE service_id_seq START WITH 1000000000000 RESTART WITH 1000000000000;
-CREATE UNIQUE INDEX service_name_in_use ON service (lower(name)) WHERE archived_at IS NULL;
+
+-- Names are compared as Unicode's compatibility caseless match (section 3.13, D146) compares them: neither case nor
+-- the form of letters (full-width, ligatures, composed or not) makes a difference.
+CREATE FUNCTION name_key(name text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN normalize(casefold(
+    normalize(casefold(normalize(name, NFD) COLLATE pg_unicode_fast), NFKD) COLLATE pg_unicode_fast
+), NFKD);
+CREATE UNIQUE INDEX service_name_in_use ON service (name_key(name)) WHERE archived_at IS NULL;
 
 
 -- =============================================================================================================
@@ -132,7 +147,7 @@ CREATE TABLE orders (
     -- GUARANTEE 1: no two orders on a calendar are less than three hours apart, even if written at the same time.
     --
     -- Two orders conflict if they have the same calendar, their ranges overlap, and their import_ids differ.
-    -- The ranges are half-open: exactly three hours apart is allowed, a microsecond less is not, either way.
+    -- The ranges are half-open: exactly three hours apart is allowed, a millisecond less is not, either way.
     -- Orders of one import share an import_id, so they may be closer to each other; no other order may be
     -- placed near them.
     CONSTRAINT orders_spacing EXCLUDE USING gist (
@@ -143,6 +158,9 @@ CREATE TABLE orders (
 
     CONSTRAINT orders_datetime
         CHECK (datetime >= '1970-01-01T00:00:00Z' AND datetime < '2200-01-01T00:00:00Z'),
+    -- To the millisecond, which is all that some clients keep. Computed in UTC, as clear_until is.
+    CONSTRAINT orders_datetime_milliseconds
+        CHECK (datetime AT TIME ZONE 'UTC' = date_trunc('milliseconds', datetime AT TIME ZONE 'UTC')),
     CONSTRAINT orders_totalfee CHECK (totalfee BETWEEN 0 AND 9999999999.99),
     CONSTRAINT orders_version CHECK (version >= 1),
     CONSTRAINT orders_services
@@ -301,11 +319,13 @@ CREATE TRIGGER orders_record_change AFTER INSERT OR UPDATE OR DELETE ON orders
 -- GUARANTEE 3: positions have no gap and appear in order. A transaction that assigns positions or deletes old
 -- changes locks this row first, so only one does either at a time.
 --
--- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position).
+-- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position);
+-- api/relay/main.py (led_at).
 CREATE TABLE change_log (
     id integer PRIMARY KEY DEFAULT 1,
     last_position bigint NOT NULL DEFAULT 0,  -- the newest that is assigned; 0: no position is yet
     first_position bigint NOT NULL DEFAULT 1,  -- the oldest that is retained; in an empty log, the next one
+    led_at timestamptz,  -- when a relay last worked, to 2 s; null: none has yet
 
     CONSTRAINT change_log_one_row CHECK (id = 1)
 );
