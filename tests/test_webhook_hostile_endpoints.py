@@ -162,8 +162,8 @@ def test_all_hostile_endpoints_together_delay_no_request_to_a_good_one_by_more_t
             api.placed_order(at=later(days=day))
         receiver.received.clear()
         began = run(deliver())
-        times = [began, *(request.at for request in receiver.received)]
-        waits = [after - before for before, after in pairwise(times)]
+        times: list[float] = [began, *(request.at for request in receiver.received)]
+        waits: list[float] = [after - before for before, after in pairwise(times)]
         print(f"the good webhook waited {', '.join(f'{wait:.2f}' for wait in waits)} s")
         assert receiver.positions == [first_day + 1, first_day + 2, first_day + 3]
         return max(waits)
