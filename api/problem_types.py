@@ -44,7 +44,8 @@ SERVICE_NAME_TAKEN = ProblemType(
     "service-name-taken",
     409,
     "Another service has this name",
-    "Use the service that has it, or choose another name. Names of archived services are free again.",
+    "Use the service that has it, or choose another name. Case and the form of letters, such as full width, "
+    "make no difference. Names of archived services are free again.",
 )
 WEBHOOK_DISABLED = ProblemType(
     "webhook-disabled",
@@ -76,8 +77,9 @@ REPORT_EXPIRED = ProblemType(
 VERSION_MISMATCH = ProblemType(
     "version-mismatch",
     412,
-    "The order is at another version",
-    "It was changed after you read it. Read it again, check your change against it, and send the new ETag.",
+    "A condition on the order's version is not met",
+    "It was changed after you read it: read it again, check your change against it, and send the new ETag. "
+    "Or the tag in If-Match is weak: send the ETag as the order has it, without W/.",
 )
 SUMMARIES_BEHIND = ProblemType(
     "summaries-behind",

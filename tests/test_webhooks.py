@@ -80,7 +80,6 @@ def test_a_repeated_create_with_a_key_returns_the_same_webhook_and_secret(
         ({"url": URL, "types": ["order.exploded"]}, ["#/types"]),
         ({"url": URL, "types": ["order.created", "order.created"]}, ["#/types"]),
         ({"url": URL, "types": "order.created"}, ["#/types"]),
-        ({"url": URL, "types": None}, ["#/types"]),
         ({"url": URL, "calendars": ["no spaces"]}, ["#/calendars"]),
         ({"url": URL, "calendars": [[]]}, ["#/calendars"]),
         ({"url": URL, "description": "a\nb"}, ["#/description"]),

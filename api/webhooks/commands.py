@@ -160,6 +160,8 @@ async def lock_enabled_webhook(webhook_id: int) -> None:
 async def change_webhook(webhook_id: int, patch: WebhookPatch) -> StoredWebhook:
     """Change parts of a webhook. If this enables it, its earlier failures no longer count.
 
+    If nothing would change, nothing is stored.
+
     Deliveries that were disabled stay so, and are listed as missed; a replay sends them.
 
     Raises:
@@ -168,9 +170,12 @@ async def change_webhook(webhook_id: int, patch: WebhookPatch) -> StoredWebhook:
     """
     async with transaction():
         webhook = await _lock_webhook(webhook_id)
-        members = patch.model_dump(exclude_unset=True)
-        enabled = members.pop("enabled", webhook.disabled_at is None)
+        members = patch.model_dump(exclude={"id"}, exclude_unset=True)
+        was_enabled = webhook.disabled_at is None
+        enabled = members.pop("enabled", was_enabled)
         wanted = msgspec.structs.replace(webhook, **members)
+        if (wanted, enabled) == (webhook, was_enabled):
+            return webhook
         changed = await fetch_one(
             StoredWebhook,
             _UPDATE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from litestar import Response, delete, patch, post, route
 
-from api.http.bodies import MERGE_PATCH, read_body
+from api.http.bodies import MERGE_PATCH, check_own_id, read_body
 from api.http.fields import GREATEST_ID, one_of, read_id, read_position
 from api.http.idempotency import created, read_idempotency_key
 from api.http.json_text import encode
@@ -52,6 +52,7 @@ async def update_webhook(request: AnyRequest) -> Response[bytes]:
     """Change parts of a webhook; enable or disable it."""
     webhook_id = path_id(request, "webhook_id")
     change = await read_body(request, WebhookPatch, MERGE_PATCH)
+    check_own_id(change.id, webhook_id)
     return _answer(await commands.change_webhook(webhook_id, change))
 
 
