@@ -17,17 +17,17 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as redis_transport
 from kombu.transport import virtual
-from redis import RedisError
+from redis import ConnectionPool, RedisError
 
 from shared import queues
-from shared.redis_tls import tls_options
+from shared.redis_clients import connection_class, connection_pool
 from shared.settings import settings
 
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 APPLY_TO_WEBHOOK_DELIVERIES = "webhook_deliveries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 ATTEMPT_DUE_DELIVERIES = "webhook_deliveries.attempt_due"
 """Task, without arguments: attempt the deliveries that are due, as PostgreSQL has them stored."""
@@ -59,7 +59,27 @@ class _Acknowledgements(redis_transport.QoS):
 
 
 class _Channel(redis_transport.Channel):
+    """Kombu's channel on connections of our own; Kombu's limits apply to them.
+
+    Kombu reads TLS, sentinels and sockets from URLs in ways of its own, and only for its own transports.
+    """
+
     QoS = _Acknowledgements
+    connection_class = connection_class()
+
+    def _get_pool(self, asynchronous: bool = False) -> ConnectionPool:  # noqa: FBT001, FBT002 (as Kombu calls it)
+        options = self._connparams(asynchronous=asynchronous)  # type: ignore[attr-defined]  # not in its stubs
+        for decided_elsewhere in ("host", "port", "username", "password", "db"):
+            del options[decided_elsewhere]
+        pool = connection_pool(**options)
+        self.keyprefix_fanout = self.keyprefix_fanout.format(db=pool.connection_kwargs["db"])
+        # Kombu closes the connections to sentinels that it knows of.
+        sentinels = getattr(pool, "sentinel_manager", None)
+        if asynchronous:
+            self._async_sentinel_manager = sentinels
+        else:
+            self._sentinel_manager = sentinels
+        return pool
 
 
 class Transport(redis_transport.Transport):
@@ -68,10 +88,10 @@ class Transport(redis_transport.Transport):
     Channel = _Channel
 
 
-app = Celery("oms", broker=settings().redis_url, include=["worker.tasks"])
+# The URL is for logs only: the channel connects by itself.
+app = Celery("oms", broker=settings().redis_address.label, include=["worker.tasks"])
 app.conf.update(
     broker_transport=f"{__name__}:{Transport.__name__}",
-    broker_use_ssl=tls_options() or None,
     task_default_queue=CONSUMER_QUEUE,
     task_routes={ATTEMPT_DUE_DELIVERIES: {"queue": ATTEMPTS_QUEUE}},
     task_serializer="json",

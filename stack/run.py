@@ -271,6 +271,26 @@ def _describe_exit(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
+def _check_settings(plan: Plan) -> None:
+    """Refuse what a process would refuse, before a server is started: none of their code is imported here.
+
+    Raises:
+        _RefusalError: a setting is wrong.
+
+    """
+    addresses = {
+        # A server that is started here gets its URL later.
+        "OMS_DATABASE_URL": plan.database_url or "postgresql://localhost",
+        "OMS_REDIS_URL": plan.redis_url or "redis://localhost",
+        "OMS_HOST": plan.host,
+        "OMS_PORT": str(plan.port or 1),
+    }
+    check = [sys.executable, "-m", "shared.settings"]
+    done = subprocess.run(check, env=os.environ | addresses, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise _RefusalError(done.stderr.strip())
+
+
 def _check_port(host: str, port: int) -> None:
     """Refuse a port that is in use: the API would share it with another instance, silently.
 
@@ -300,6 +320,7 @@ def main(arguments: list[str]) -> int:
     """Run the stack. With ``--stop-with-parent``, it also stops when its parent process ends."""
     try:
         plan = Plan.read(os.environ)
+        _check_settings(plan)
         state = StateFolder(plan.state)
         state.lock()
         # Only one run can lock the folder, so processes that carry its path are from a killed run.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import redis.asyncio as redis_client
 from redis.exceptions import RedisError
 
 from api.operations.time_limit import within
 from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
-from shared.redis_tls import tls_options
-from shared.settings import settings
+from shared.redis_clients import async_client, close_client
 
 REDIS_TIMEOUT_SECONDS = 0.5
 
@@ -24,12 +22,10 @@ async def queue_lengths() -> dict[str, int] | None:
 
 
 async def _count() -> dict[str, int]:
-    client = redis_client.from_url(
-        settings().redis_url,
+    client = async_client(
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         retry=None,
-        **tls_options(),
     )
     try:
         async with client.pipeline(transaction=False) as pipeline:
@@ -37,4 +33,4 @@ async def _count() -> dict[str, int]:
                 pipeline.llen(queue)
             return dict(zip(QUEUES, await pipeline.execute(), strict=True))
     finally:
-        await client.aclose()
+        await close_client(client)
