@@ -24,7 +24,12 @@ from shared.settings import settings
 
 HTML = "text/html"
 
-GUIDES = {"api": "The HTTP API", "subscribing": "Following order changes", "contract-tests": "Contract tests"}
+GUIDES = {
+    "api": "The HTTP API",
+    "subscribing": "Following order changes",
+    "contract-tests": "Contract tests",
+    "metrics": "Metrics",
+}
 """The guides for users of the API, by name: ``docs/<name>.md`` is shown at ``/docs/<name>``."""
 
 _GUIDE_FOLDER = Path(__file__).parent.parent.parent / "docs"
