@@ -13,8 +13,11 @@ from api.changes import routes as changes
 from api.changes import stream
 from api.changes.tail import TAIL
 from api.fee_summaries import routes as fee_summaries
-from api.http.access import check_access
-from api.http.guards import check_host, check_path
+from api.http.access import check_access, check_authorization
+from api.http.answer_headers import add_headers
+from api.http.early_refusals import refuse_early
+from api.http.guards import check_path
+from api.http.hosts import check_host, check_origin
 from api.http.media_types import check_acceptable
 from api.http.options import options_routes
 from api.http.parameters import check_query
@@ -78,7 +81,6 @@ async def check_request(connection: AnyConnection, handler: BaseRouteHandler) ->
 
     It is a coroutine, because Litestar runs a synchronous guard in a thread for every request.
     """
-    check_host(connection)
     check_path(connection)
     check_access(connection)
     check_acceptable(connection, handler)
@@ -100,4 +102,5 @@ def create_app() -> ASGIApp:
             openapi_config=None,
         )
     )
-    return request_log(read_unread_bodies(application))
+    checked = refuse_early(application, answer, check_host, check_authorization, check_origin)
+    return request_log(add_headers(read_unread_bodies(checked)))

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from granian import Granian
 from granian.constants import Interfaces
 
+from shared.api_access import resolve
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
-from shared.settings import settings
+from shared.settings import SettingsError, check_listening, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,13 +44,23 @@ _GRANIAN_LOGS = {
 }
 
 
+def _address(host: str) -> str:
+    # granian takes no names.
+    addresses = resolve(host)
+    if not addresses:
+        raise SettingsError("OMS_HOST: has no address; use one, such as 127.0.0.1")
+    return str(addresses[0])
+
+
 def main() -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
+        SettingsError: other machines could reach it, and it would let everyone in.
         OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
 
     """
+    check_listening()
     configure_logs()
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
@@ -57,7 +68,7 @@ def main() -> None:
     Granian(
         "api.app:create_app",
         factory=True,
-        address=settings().host,
+        address=_address(settings().host),
         port=settings().port,
         interface=Interfaces.ASGI,
         workers=1,

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from typing import Annotated, Literal
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.api_access import ApiKey, is_loopback, read_api_keys, read_hosts
+from shared.database.url import check_database_url
+from shared.redis_address import RedisAddress, read_redis_url
+from shared.server_urls import check_file
 from shared.webhook_addresses import AddressPolicy, Network, read_networks, read_ports
 
-PREFIX = "OMS_"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-_ERROR_HEADING = "the environment can't be used:\n  "
+    from pydantic_core import ErrorDetails
+
+PREFIX = "OMS_"
 
 
 class SettingsError(SystemExit):
@@ -44,30 +51,17 @@ def _parse_yes_or_no(value: object) -> object:
     return value == "yes" if isinstance(value, str) else value
 
 
-@dataclass(frozen=True)
-class ApiKey:
-    """An API key. Only its SHA-256 digest is stored."""
-
-    name: str
-    role: Literal["read", "write"]
-    sha256: str
-
-
-_API_KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<role>read|write):(?P<sha256>[0-9a-f]{64})")
-
-
 def _parse_api_keys(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    entries = [entry.strip() for entry in value.split(",") if entry.strip()]
-    keys = [
-        ApiKey(match["name"], "write" if match["role"] == "write" else "read", match["sha256"])
-        for match in map(_API_KEY.fullmatch, entries)
-        if match
-    ]
-    if len(keys) < len(entries) or len({key.name for key in keys}) < len(keys):
-        raise ValueError("must be name:read:sha256 or name:write:sha256, separated by commas, each name once")
-    return keys
+    return read_api_keys(value) if isinstance(value, str) else value
+
+
+def _parse_hosts(value: object) -> object:
+    return read_hosts(value) if isinstance(value, str) else value
+
+
+def _check_redis_url(url: str) -> str:
+    read_redis_url(url)
+    return url
 
 
 def _parse_networks(value: object) -> object:
@@ -102,24 +96,31 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")]
+    database_url: Annotated[str, AfterValidator(check_database_url), Field(repr=False)]
     """The PostgreSQL server, for example ``postgresql://oms@db/oms``.
 
     A socket folder goes in ``?host=``. The password may be given as ``PGPASSWORD`` instead, where it needs no
     escaping.
     """
 
-    redis_url: Annotated[str, Field(pattern=r"^rediss?://")]
+    redis_url: Annotated[str, AfterValidator(_check_redis_url), Field(repr=False)]
     """The Redis-compatible server. Only speed depends on it: its data may be lost at any time.
 
-    With ``rediss:`` it is reached over TLS, and its certificate is verified.
+    ``redis://``, ``rediss://`` (over TLS, with the certificate verified), ``unix://`` or ``sentinel://``; see
+    below.
     """
+
+    redis_password: Annotated[str, Field(repr=False)] = ""
+    """The password of Redis, where it needs no escaping; empty if it is in the URL, or there is none."""
 
     redis_ca_file: str = ""
     """A file of CA certificates (PEM) to trust for Redis in addition to the system's; empty means none."""
 
-    host: str = "127.0.0.1"
-    """The address that the API listens on."""
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address that the API listens on.
+
+    Without API keys it does not start on any but a loopback address, unless ``OMS_ACCESS`` is ``open``.
+    """
 
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """The port that the API listens on. ``make run`` takes ``PORT`` instead."""
@@ -165,7 +166,7 @@ class Settings(BaseSettings):
     """How long the relay pauses between two reads of the change log."""
 
     relay_batch: Annotated[int, Field(ge=1, le=5_000)] = 500
-    """The most changes in one message to a consumer."""
+    """The most changes that one message announces, and that a consumer applies in one transaction."""
 
     relay_window: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """The most changes that may be published and not yet applied.
@@ -200,6 +201,27 @@ class Settings(BaseSettings):
     """Who may call the API: ``name:role:sha256``, separated by commas. Empty means that everyone may.
 
     ``role`` is ``read`` or ``write``; ``sha256`` is the SHA-256 of the key in hexadecimal. Names are unique.
+    """
+
+    api_keys_file: str = ""
+    """A file with more keys, in the same form, also one per line; empty means none.
+
+    A file without any key is refused, unless ``OMS_API_KEYS`` has some or ``OMS_ACCESS`` is ``open``.
+    """
+
+    access: Literal["protected", "open"] = "protected"
+    """``open``: without keys, the API may listen on any address, and all who can reach it may do everything.
+
+    Where there are keys, it changes nothing.
+    """
+
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_hosts)] = Field(
+        "", validate_default=True
+    )
+    """The names under which callers may address the API (``Host``), separated by commas: ``*.example.com``.
+
+    Empty means any name with keys. Without keys it means loopback names and ``OMS_HOST``, so that no web page
+    can reach the API through a name of its own. Health checks are answered under any name.
     """
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
@@ -239,6 +261,47 @@ class Settings(BaseSettings):
     Failing webhooks get at most half of these places.
     """
 
+    max_webhooks: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """The most webhooks that there may be; further ones are refused. Each gets a row for every change."""
+
+    @property
+    def redis_address(self) -> RedisAddress:
+        """Where Redis is, and how to get in."""
+        address = read_redis_url(self.redis_url)
+        if self.redis_password:
+            address = address.with_password(self.redis_password)
+        if self.redis_ca_file:
+            address = address.with_ca_file(check_file(self.redis_ca_file, "OMS_REDIS_CA_FILE"))
+        return address
+
+    @cached_property
+    def all_api_keys(self) -> tuple[ApiKey, ...]:
+        """The keys of ``OMS_API_KEYS`` and of ``OMS_API_KEYS_FILE``."""
+        if not self.api_keys_file:
+            return self.api_keys
+        try:
+            text = Path(self.api_keys_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise ValueError(f"OMS_API_KEYS_FILE: can't be read ({reason})") from None
+        in_file = ",".join(f"{key.name}:{key.role}:{key.sha256}" for key in self.api_keys)
+        try:
+            keys = read_api_keys("\n".join(filter(None, (in_file, text.strip()))))
+        except ValueError as error:
+            raise ValueError(f"OMS_API_KEYS_FILE: {error}") from None
+        if not keys and self.access != "open":
+            raise ValueError("OMS_API_KEYS_FILE: has no key; OMS_ACCESS=open would let everyone in")
+        return keys
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        try:
+            _ = self.redis_address
+        except ValueError as error:
+            raise ValueError(f"OMS_REDIS_URL: {error}") from None
+        _ = self.all_api_keys
+        return self
+
     @property
     def webhook_addresses(self) -> AddressPolicy:
         """The addresses that webhooks may be sent to."""
@@ -267,8 +330,39 @@ def settings() -> Settings:
     try:
         valid_settings = Settings()
     except ValidationError as error:
-        faults += [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
-        raise SettingsError(_ERROR_HEADING + "\n  ".join(faults)) from None
+        raise _settings_error([*faults, *map(_fault, error.errors(include_input=False))]) from None
     if faults:
-        raise SettingsError(_ERROR_HEADING + "\n  ".join(faults))
+        raise _settings_error(faults)
     return valid_settings
+
+
+def _fault(error: ErrorDetails) -> str:
+    text = error["msg"].removeprefix("Value error, ")
+    # A fault of several settings together names them itself.
+    return f"{PREFIX}{str(error['loc'][0]).upper()}: {text}" if error["loc"] else text
+
+
+def _settings_error(faults: Sequence[str]) -> SettingsError:
+    heading = "the environment can't be used:"
+    return SettingsError(f"{heading} {faults[0]}" if len(faults) == 1 else "\n  ".join((heading, *faults)))
+
+
+def check_listening() -> None:
+    """Check that the API asks for keys if others than this machine's users can reach it.
+
+    Raises:
+        SettingsError: it would listen on another address than loopback, and let everyone in.
+
+    """
+    given = settings()
+    if not given.all_api_keys and given.access != "open" and not is_loopback(given.host):
+        fault = (
+            "OMS_HOST: other machines may reach this address, and without keys all who do may do everything; "
+            "set OMS_API_KEYS, or OMS_ACCESS=open if that is meant"
+        )
+        raise _settings_error([fault])
+
+
+if __name__ == "__main__":
+    # Checks everything that any process would refuse, before the first one is started.
+    check_listening()

@@ -18,28 +18,27 @@ from celery import Celery
 from kombu import Producer
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as redis_transport
-from redis import RedisError
+from redis import ConnectionPool, RedisError
 
-from shared.redis_tls import tls_options
+from shared import queues
+from shared.redis_clients import connection_class, connection_pool
 from shared.settings import settings
 
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 APPLY_TO_WEBHOOK_DELIVERIES = "webhook_deliveries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 ATTEMPT_DUE_DELIVERIES = "webhook_deliveries.attempt_due"
 """Task, without arguments: attempt the deliveries that are due, as PostgreSQL has them stored."""
 
-CONSUMER_QUEUE = "order-change-batches"
-"""The queue's key in Redis. Not ``order-changes``: that is the stream that subscribers read."""
+CONSUMER_QUEUE = queues.CONSUMER_QUEUE
 
 PROVE_FEE_SUMMARIES = "fee_summaries.prove"
 """Task, without arguments: compare every fee summary with the orders, and store the result."""
 
-ATTEMPTS_QUEUE = "webhook-attempts"
-"""A queue of its own: at most one request to attempt deliveries waits in it, however many batches wait."""
+ATTEMPTS_QUEUE = queues.ATTEMPTS_QUEUE
 
 TASK_LIMIT_SECONDS = 50
 
@@ -49,10 +48,28 @@ class _Channel(redis_transport.Channel):
 
     It is not needed: the relay publishes what is lost again, long before a visibility timeout would pass.
     Without it the worker only reads, and closing a connection writes nothing back.
+
+    Its connections are our own; Kombu's limits apply to them. Kombu reads TLS, sentinels and sockets from
+    URLs in ways of its own, and only for its own transports.
     """
 
     ack_emulation = False
     do_restore = False
+    connection_class = connection_class()
+
+    def _get_pool(self, asynchronous: bool = False) -> ConnectionPool:  # noqa: FBT001, FBT002 (as Kombu calls it)
+        options = self._connparams(asynchronous=asynchronous)  # type: ignore[attr-defined]  # not in its stubs
+        for decided_elsewhere in ("host", "port", "username", "password", "db"):
+            del options[decided_elsewhere]
+        pool = connection_pool(**options)
+        self.keyprefix_fanout = self.keyprefix_fanout.format(db=pool.connection_kwargs["db"])
+        # Kombu closes the connections to sentinels that it knows of.
+        sentinels = getattr(pool, "sentinel_manager", None)
+        if asynchronous:
+            self._async_sentinel_manager = sentinels
+        else:
+            self._sentinel_manager = sentinels
+        return pool
 
 
 class Transport(redis_transport.Transport):
@@ -61,10 +78,10 @@ class Transport(redis_transport.Transport):
     Channel = _Channel
 
 
-app = Celery("oms", broker=settings().redis_url, include=["worker.tasks"])
+# The URL is for logs only: the channel connects by itself.
+app = Celery("oms", broker=settings().redis_address.label, include=["worker.tasks"])
 app.conf.update(
     broker_transport=f"{__name__}:{Transport.__name__}",
-    broker_use_ssl=tls_options() or None,
     task_default_queue=CONSUMER_QUEUE,
     task_routes={ATTEMPT_DUE_DELIVERIES: {"queue": ATTEMPTS_QUEUE}},
     task_serializer="json",

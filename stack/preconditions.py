@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stack.child_processes import StackError
+from stack.plan import Plan
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not a temporary file: the system's shared memory
 _PORT_FREED_SECONDS = 1.0
@@ -46,6 +48,26 @@ def _why_unwritable(folder: Path) -> str:
     except OSError as error:
         return os.strerror(error.errno or 0)
     return ""
+
+
+def check_settings(plan: Plan) -> None:
+    """Refuse what a process would refuse, before a server is started: none of their code is imported here.
+
+    Raises:
+        StackError: a setting is wrong.
+
+    """
+    addresses = {
+        # A server that is started here gets its URL later.
+        "OMS_DATABASE_URL": plan.database_url or "postgresql://localhost",
+        "OMS_REDIS_URL": plan.redis_url or "redis://localhost",
+        "OMS_HOST": plan.host,
+        "OMS_PORT": str(plan.port or 1),
+    }
+    check = [sys.executable, "-m", "shared.settings"]
+    done = subprocess.run(check, env=os.environ | addresses, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StackError(done.stderr.strip())
 
 
 def check_port(host: str, port: int) -> None:

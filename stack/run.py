@@ -28,7 +28,7 @@ from stack.child_processes import (
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import EmbeddedValkey, free_port
 from stack.plan import Plan
-from stack.preconditions import check_folders, check_port
+from stack.preconditions import check_folders, check_port, check_settings
 from stack.process_output import ProcessOutput
 from stack.restarts import Restarts
 from stack.state_folder import StateFolder
@@ -289,6 +289,7 @@ def main(arguments: list[str]) -> int:
     try:
         plan = Plan.read(os.environ)
         check_folders(os.environ)
+        check_settings(plan)
         state = StateFolder(plan.state)
         state.lock()
         # Only one run can lock the folder, so processes that carry its path are from a killed run.

@@ -223,7 +223,7 @@ def logged(process: ServiceProcess, event: str) -> bool:
 def envelope(**changes: Any) -> dict[str, Any]:
     """A message as the relay sends it, with changes; an argument of None removes a member."""
     message: dict[str, Any] = {
-        "body": body([1, 1, "no", "[]"]),
+        "body": body([1]),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {"lang": "py", "task": APPLY_TO_FEE_SUMMARIES, "id": "x"},
@@ -252,9 +252,10 @@ UNREADABLE: list[bytes | dict[str, Any]] = [
     envelope(body=base64.b64encode(b"\xff").decode()),
     envelope(body=body({})),
     envelope(body=body([])),
-    envelope(body=body([1])),
-    envelope(body=body(["1", [], {}, None])),
-    envelope(body=body([1, 1, "no", "[]"], {"named": 1})),
+    envelope(body=body([1, 1])),
+    envelope(body=body(["1"])),
+    envelope(body=body([True])),
+    envelope(body=body([1], {"named": 1})),
     envelope(headers=HEADERS | {"task": "celery.backend_cleanup"}),
     envelope(headers=HEADERS | {"task": "os.system"}),
     envelope(headers=HEADERS | {"task": []}),
@@ -267,8 +268,8 @@ STRANGE: list[dict[str, Any]] = [
     envelope(headers=HEADERS | {"expires": []}),
     envelope(headers=HEADERS | {"id": [], "lang": None, "retries": "x", "compression": "x"}),
     envelope(properties=envelope()["properties"] | {"delivery_tag": [], "delivery_info": 1}),
-    envelope(body=body([10**30, -(10**30), "no", "[]"])),
-    envelope(body=body([1, 1, "no", "[]"], more={"chain": 1, "callbacks": ["x"], "chord": {"a": 1}})),
+    envelope(body=body([10**30])),
+    envelope(body=body([1], more={"chain": 1, "callbacks": ["x"], "chord": {"a": 1}})),
     envelope(**{"content-type": "application/x-python-serialize", "content-encoding": "binary"}),
 ]
 
@@ -284,7 +285,9 @@ def test_messages_that_cannot_be_read_are_dropped_and_logged(pair: Pair) -> None
             pair.place()
             pair.assert_summed(30)
             wait_until(lambda: client.llen(CONSUMER_QUEUE) == 0, "all were read", 20)
-            assert pair.worker.log.count("message_dropped") == 3 * len(UNREADABLE), pair.worker.log
+            dropped = 3 * len(UNREADABLE)
+            wait_until(lambda: pair.worker.log.count("message_dropped") >= dropped, pair.worker.log, 20)
+            assert pair.worker.log.count("message_dropped") == dropped, pair.worker.log
             assert not pair.worker.has_ended
             assert "queue_unavailable" not in pair.worker.log
 

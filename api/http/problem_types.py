@@ -45,8 +45,9 @@ UNAUTHENTICATED = ProblemType(
 FORBIDDEN = ProblemType(
     "forbidden",
     403,
-    "The API key does not allow this",
-    "Use a key whose role is `write`, or ask the operator of this deployment for one.",
+    "This caller may not do this",
+    "Use a key whose role is `write`, or ask the operator of this deployment for one. Without keys, a web "
+    "page can write only if this service served it.",
 )
 NOT_FOUND = ProblemType(
     "not-found",
