@@ -71,8 +71,11 @@ har: $(VENV)/dev.stamp  ## check recorded traffic (HAR) against the contract: FI
 	@test -n "$(FILE)" || { echo "make har: which file? make har FILE=traffic.har [SERVER=http://host/prefix]"; exit 2; }
 	@$(PY) -m contract.checks.har "$(FILE)" $(if $(SERVER),--server "$(SERVER)")
 
-faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of a separate system under load [MINUTES=2] [SEED=7]
+# First with parts that the test starts again, which can also hang them; then in a running `make run`, which must do
+# that by itself, with a table of how soon orders are stored and summed.
+faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of separate systems under load [MINUTES=2] [OPERATIONS=10000] [SEED=7]
 	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+	$(PY) -m tests.stack_faults $(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(SEED),--seed $(SEED))
 
 docs: $(VENV)/dev.stamp  ## write the table of docs/configuration.md from the settings' docstrings
 	$(PY) -m shared.settings_reference docs/configuration.md

@@ -26,7 +26,7 @@ from api.http.unread_bodies import read_unread_bodies
 from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
 from api.problem_map import answer
-from api.server import on_shutdown_signal
+from api.server import end_with_server, on_shutdown_signal
 from api.services import routes as services
 from api.webhooks import routes as webhooks
 from shared.database.engine import DB
@@ -69,6 +69,7 @@ async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _streams(_app: Litestar) -> AsyncIterator[None]:
+    end_with_server()
     TAIL.begin()
     with on_shutdown_signal(TAIL.end):
         yield

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import multiprocessing
+import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -76,6 +80,19 @@ def main() -> None:
         log_access=False,
         log_dictconfig=_GRANIAN_LOGS,
     ).serve()
+
+
+def end_with_server() -> None:
+    """In granian's worker process: have the kernel end it (SIGKILL) if the main process is killed.
+
+    It would hold the port, and serve without anybody who could stop it. Linux only.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # 1: PR_SET_PDEATHSIG
+    if os.getppid() != parent.pid:  # it was killed before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -175,7 +175,10 @@ class Settings(BaseSettings):
     """
 
     republish_after: Seconds = 5
-    """How long a cursor may stay unchanged before the relay publishes the waiting changes again."""
+    """How long a cursor may stay unchanged before the relay publishes the waiting changes again.
+
+    If nothing waits in the queue, it does so after a second.
+    """
 
     change_retention: Duration = Field("90d", validate_default=True)
     """How long changes are kept for subscribers."""

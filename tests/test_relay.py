@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.relay.main import Relay
+from api.relay.publisher import EMPTY_QUEUE_SECONDS
 from shared.change_log import FEE_SUMMARIES, move_cursor
 from shared.database.transaction import transaction
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES
@@ -129,8 +130,8 @@ def test_lost_batches_are_published_again_when_the_cursor_does_not_move(
     for day in range(3):
         run(place(later(days=day)))
     run(relay_all(relay))
-    assert len(queue.taken()) == 1  # lost: no worker applies them
     assert run(relay.relay_once()) == 0
+    assert len(queue.taken()) == 1  # lost: no worker applies them
     setting(republish_after=0.01)
     time.sleep(0.02)
     assert run(relay.relay_once()) == 3
@@ -140,6 +141,25 @@ def test_lost_batches_are_published_again_when_the_cursor_does_not_move(
     assert run(relay.relay_once()) == 0
     assert len(queue) == 0
     assert database.wrong_summaries() == []
+
+
+def test_batches_are_published_again_sooner_when_nothing_waits_in_the_queue(
+    run: Run, queue: Queue, setting: Callable[..., None]
+) -> None:
+    """Redis was wiped, or a child was killed with its batch; each further time after a longer pause."""
+    setting(republish_after=60)
+    relay = Relay()
+    run(place(later(days=0)))
+    run(relay_all(relay))
+    time.sleep(EMPTY_QUEUE_SECONDS + 0.1)
+    assert run(relay.relay_once()) == 0  # it still waits for the worker
+    queue.taken()
+    assert run(relay.relay_once()) == 1
+    queue.taken()
+    begun = time.monotonic()
+    while run(relay.relay_once()) == 0:
+        time.sleep(0.05)
+    assert time.monotonic() - begun > 1.5 * EMPTY_QUEUE_SECONDS
 
 
 def test_changes_are_published_again_at_once_when_the_cursor_goes_back(run: Run, queue: Queue) -> None:

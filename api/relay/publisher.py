@@ -30,6 +30,10 @@ CONSUMERS = {
 """Each consumer's cursor, and the task that moves it."""
 
 
+EMPTY_QUEUE_SECONDS = 1.0
+"""How long a cursor may stay unmoved while the queue is empty, before changes are published to it again."""
+
+
 @dataclass
 class Publication:
     """How far changes were published to one consumer, as far as this process knows."""
@@ -41,6 +45,8 @@ class Publication:
     applied: int = -1
     progress_at: float = field(default_factory=time.monotonic)
     """When the cursor last moved, or the consumer had nothing left to apply (monotonic seconds)."""
+    repeats: int = 0
+    """How often changes were published again since then."""
 
 
 class Publisher:
@@ -81,14 +87,15 @@ class Publisher:
         cursor = await cursor_of(publication.consumer)
         now = time.monotonic()
         if cursor.position != publication.applied or publication.published <= cursor.position:
-            publication.progress_at = now
+            publication.progress_at, publication.repeats = now, 0
         went_back = cursor.position < publication.applied
         publication.applied = cursor.position
         if publication.published < cursor.position or went_back:
             # The first round, or another relay published meanwhile. Or the database was restored, or the
             # summaries are rebuilt: then everything after the cursor has to be published again.
             publication.published = cursor.position
-        elif now - publication.progress_at > settings().republish_after:
+        elif await self._is_lost(publication, now - publication.progress_at):
+            publication.repeats += 1
             log.warning(
                 "publishing_again",
                 consumer=publication.consumer,
@@ -98,6 +105,19 @@ class Publisher:
             publication.published = cursor.position
             publication.progress_at = now
         return cursor.last_position
+
+    async def _is_lost(self, publication: Publication, silent_seconds: float) -> bool:
+        """Return whether what was published to a consumer should be published again.
+
+        Sooner than after OMS_REPUBLISH_AFTER if nothing waits in the queue: Redis was wiped, or a child or a
+        connection of the worker was lost with a batch. Or that batch takes long: hence the growing pauses.
+        """
+        if silent_seconds > settings().republish_after:
+            return True
+        return (
+            silent_seconds > EMPTY_QUEUE_SECONDS * 2**publication.repeats
+            and await self._sender.queue_is_empty() is True
+        )
 
     async def _send(self, task: str, position: int) -> bool:
         sent = await self._sender.send(task, (position,), most_waiting())

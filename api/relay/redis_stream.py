@@ -80,9 +80,11 @@ class RedisStream:
                         log.warning("redis_unavailable", reason=str(error) or type(error).__name__)
                     self._is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
                 except Exception as error:
-                    # Nothing waits for this task: if it ended, only the stream's readers would notice.
-                    log.exception("publishing_failed", exc_info=error)
-                    pause = PAUSE_WHEN_UNAVAILABLE_SECONDS
+                    # Nothing waits for this task: if it ended, only the stream's readers would notice. What
+                    # is no Redis may answer so that the client is confused.
+                    if not self._is_unavailable:
+                        log.exception("publishing_failed", exc_info=error)
+                    self._is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
                 else:
                     if self._is_unavailable:
                         log.info("redis_available_again")
