@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from api.http.fields import read_id
-from api.http.times import read_datetime
+from api.http.times import read_time
 from api.orders.bodies import NewOrder, OrderDatetime, ServiceReference, _require_distinct_services
 from api.services.bodies import NewService, read_service_name
 
@@ -66,8 +66,8 @@ class ImportedOrder(NewOrder):
         AfterValidator(_require_distinct_services),
     ]
     version: Annotated[int | None, _optional(read_version)] = None
-    created_at: Annotated[Datetime | None, _optional(read_datetime)] = None
-    updated_at: Annotated[Datetime | None, _optional(read_datetime)] = None
+    created_at: Annotated[Datetime | None, _optional(read_time)] = None
+    updated_at: Annotated[Datetime | None, _optional(read_time)] = None
 
     @model_validator(mode="after")
     def _require_created_first(self) -> Self:
