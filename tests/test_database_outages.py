@@ -311,8 +311,11 @@ def test_an_api_is_not_ready_on_a_schema_of_another_version(
     assert deployment.api.client.get("/health/ready").status_code == 200
 
 
-def test_a_role_with_exactly_the_privileges_that_readiness_asks_for_can_write_orders(server: Server) -> None:
+def test_a_role_with_exactly_the_privileges_that_readiness_asks_for_can_write_orders(
+    server: Server, deployment: Deployment
+) -> None:
     """And each of them is needed: without it the API is not ready."""
+    assert_healed(deployment)  # it has also added the services
     from api.operations.readiness import NEEDED_PRIVILEGES
 
     server.run("CREATE ROLE clerk LOGIN")
