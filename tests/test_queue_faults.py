@@ -200,7 +200,10 @@ def test_worker_and_relay_wait_through_a_fault_of_redis_and_log_it_once(
             late.start()
             pair.place()
             for process in (pair.worker, pair.relay, late):
-                wait_until(partial(logged, process, "queue_unavailable"), f"logged: {process.log}", 20)
+                try:
+                    wait_until(partial(logged, process, "queue_unavailable"), "logged", 20)
+                except AssertionError:
+                    pytest.fail(f"{process.module} did not log it: {process.log[-5000:]}")
             time.sleep(1.5)
         pair.assert_summed()
         for process in (pair.worker, pair.relay, late):

@@ -20,7 +20,7 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 
 # After shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
 from celery import bootsteps  # isort: skip
-from celery.exceptions import CPendingDeprecationWarning, SecurityWarning  # isort: skip
+from celery.exceptions import SecurityWarning  # isort: skip
 from celery.apps import worker as celery_worker  # isort: skip
 from celery.signals import worker_init, worker_ready  # isort: skip
 from celery.worker import state  # isort: skip
@@ -78,8 +78,6 @@ def main() -> int:
         asyncio.run(check_time_zone())
     # Run as root, Celery warns about pickle. That does not apply here: accept_content is JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # After each lost connection, it recommends a setting that is set on purpose, see shared/task_queue.py.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     celery_worker.safe_say = _print_nothing  # type: ignore[attr-defined]  # imported there, not exported
     app.steps["worker"].add(Heartbeat)
     app.conf.update(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from queue import Empty
 from typing import Any
 
 import structlog
 from celery.concurrency import asynpool, prefork
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import consumer as celery_consumer
 from celery.worker.state import maybe_shutdown
 from kombu.utils.encoding import bytes_to_str
@@ -121,8 +123,12 @@ class Consumer(celery_consumer.Consumer):
 
     def on_connection_error_after_connected(self, error: Exception) -> None:
         """Close the connection and wait: it was lost, or Redis refused a command."""
-        super().on_connection_error_after_connected(error)
-        time.sleep(_availability.next_pause(error))
+        pause = _availability.next_pause(error)  # logged first: closing may take a moment
+        with warnings.catch_warnings():
+            # Each time, it recommends a setting that is set on purpose, see shared/task_queue.py.
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(error)
+        time.sleep(pause)
 
 
 class _Processes(asynpool.AsynPool):
