@@ -24,6 +24,8 @@ NEEDED_PRIVILEGES = {
     "ordered_service": ("SELECT", "INSERT", "DELETE"),
     "order_change": ("INSERT",),
     "claimed_order_id": ("SELECT", "INSERT"),
+    "deleted_order": ("SELECT", "INSERT", "UPDATE"),
+    "imported_place": ("SELECT",),
     "idempotency_key": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "orders_id_seq": ("USAGE",),
     "order_import_id_seq": ("USAGE",),
