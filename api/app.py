@@ -19,10 +19,12 @@ from api.http.early_refusals import refuse_early
 from api.http.guards import check_path
 from api.http.hosts import check_host, check_origin
 from api.http.media_types import check_acceptable
+from api.http.open_connections import closing_silent_connections, most_connections, track_requests
 from api.http.options import options_routes
 from api.http.parameters import check_query
+from api.http.request_bodies import receive_bodies
 from api.http.request_log import request_log
-from api.http.unread_bodies import read_unread_bodies
+from api.http.request_sizes import check_sizes
 from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
 from api.problem_map import answer
@@ -68,6 +70,12 @@ async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def _connections(_app: Litestar) -> AsyncIterator[None]:
+    async with closing_silent_connections(settings().port):
+        yield
+
+
+@asynccontextmanager
 async def _streams(_app: Litestar) -> AsyncIterator[None]:
     end_with_server()
     TAIL.begin()
@@ -96,11 +104,12 @@ def create_app() -> ASGIApp:
             route_handlers=[*options_routes(ROUTES), *ROUTES],
             guards=[check_request],
             exception_handlers={Exception: answer},
-            lifespan=[_database_pool, _streams],
+            lifespan=[_database_pool, _connections, _streams],
             request_max_body_size=LARGEST_BODY_BYTES,
             # The contract is written by hand, and the routes are tested against it.
             openapi_config=None,
         )
     )
-    checked = refuse_early(application, answer, check_host, check_authorization, check_origin)
-    return request_log(add_headers(read_unread_bodies(checked)))
+    checked = refuse_early(application, answer, check_sizes, check_host, check_authorization, check_origin)
+    limited = receive_bodies(checked, most_unfinished=most_connections() // 8)
+    return track_requests(request_log(add_headers(limited)))

@@ -23,9 +23,11 @@ from api.http.problem_types import (
     INTERNAL_ERROR,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
+    REQUEST_TIMEOUT,
     UNAVAILABLE,
 )
 from api.http.problems import Fault, ProblemError, invalid, malformed
+from api.http.request_bodies import LEAST_BYTES_PER_SECOND
 from api.http.times import utc_text
 from api.operations.health import NotReadyError
 from api.orders import errors as orders
@@ -49,7 +51,9 @@ from shared.database.engine import (
     DatabaseUnavailableError,
     LockTimeoutError,
     OutcomeUnknownError,
+    OverloadedError,
 )
+from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,16 +92,23 @@ def _orders_too_close(error: orders.OrdersTooCloseError) -> ProblemError:
     )
 
 
-def _unavailable(event: str, detail: str) -> Callable[[Exception], ProblemError]:
+def _unavailable(
+    event: str, detail: str, headers: dict[str, str] = RETRY_SOON
+) -> Callable[[Exception], ProblemError]:
     def log_and_translate(error: Exception) -> ProblemError:
         log.warning(event, reason=str(error))
-        return ProblemError(UNAVAILABLE, detail, headers=RETRY_SOON)
+        return ProblemError(UNAVAILABLE, detail, headers=headers)
 
     return log_and_translate
 
 
 _database_unavailable = _unavailable(
     "unavailable", "The database is busy or can't be reached; the request was not carried out."
+)
+_overloaded = _unavailable(
+    "overloaded",
+    "More requests wait for the database than it can serve in time; this one was not carried out.",
+    RETRY_LATER,
 )
 _database_read_only = _unavailable(
     "database_read_only", "The database accepts no writes at the moment; nothing was stored."
@@ -198,6 +209,24 @@ def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
     return ProblemError(UNAVAILABLE, detail, headers=RETRY_LATER)
 
 
+def _body_timeout(_error: http.BodyTimeoutError) -> ProblemError:
+    # The rest of the body is never read, so the connection can't be used again.
+    return ProblemError(
+        REQUEST_TIMEOUT,
+        f"The body did not arrive in time: it may take {settings().body_timeout:g} s, and a third of that at "
+        f"less than {LEAST_BYTES_PER_SECOND:,} bytes a second.",
+        headers={"Connection": "close"},
+    )
+
+
+def _too_many_bodies(_error: http.TooManyBodiesError) -> ProblemError:
+    return ProblemError(
+        UNAVAILABLE,
+        "More bodies arrive at the same time than this process can hold; nothing was stored.",
+        headers=RETRY_SOON | {"Connection": "close"},
+    )
+
+
 def _not_ready(error: NotReadyError) -> ProblemError:
     return ProblemError(
         UNAVAILABLE,
@@ -249,11 +278,14 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ProblemError: lambda error: error,
     HTTPException: _framework_error,
     DatabaseUnavailableError: _database_unavailable,
+    OverloadedError: _overloaded,
     OutcomeUnknownError: _outcome_unknown,
     DatabaseReadOnlyError: _database_read_only,
     LockTimeoutError: _lock_timeout,
     NotReadyError: _not_ready,
     http.TooManyStreamsError: _too_many_streams,
+    http.BodyTimeoutError: _body_timeout,
+    http.TooManyBodiesError: _too_many_bodies,
     http.IdempotencyKeyReusedError: lambda error: ProblemError(
         IDEMPOTENCY_KEY_REUSED, f"The key {error.key} was used for other content within 24 hours."
     ),

@@ -14,8 +14,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from granian import Granian
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 
+from api.http.open_connections import most_connections, raise_open_files
 from shared.api_access import resolve
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
@@ -24,6 +26,10 @@ from shared.settings import SettingsError, check_listening, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+LARGEST_HEADER_BUFFER_BYTES = 65_536
+"""More than ``api/http/request_sizes.py`` accepts, so that it can say what is too large."""
 
 
 class _Farewell(logging.Filter):
@@ -62,6 +68,7 @@ def main() -> None:
     """
     check_listening()
     configure_logs()
+    raise_open_files()
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
@@ -73,8 +80,15 @@ def main() -> None:
         interface=Interfaces.ASGI,
         workers=1,
         websockets=False,
-        # Connections beyond this, idle ones included, wait; database work is bounded by the pool.
-        backpressure=2_000,
+        # HTTP/2 has no limit for a connection that is silent or never ends its preface.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(
+            # From the beginning of a connection, or its last answer, to the end of the next header.
+            header_read_timeout=int(settings().idle_timeout * 1000),
+            max_buffer_size=LARGEST_HEADER_BUFFER_BYTES,
+        ),
+        # Connections beyond this, idle ones included, wait: ``api/http/open_connections.py`` makes room.
+        backpressure=most_connections(),
         respawn_failed_workers=True,
         workers_kill_timeout=5,
         log_access=False,

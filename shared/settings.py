@@ -144,6 +144,24 @@ class Settings(BaseSettings):
     is older than 30 seconds.
     """
 
+    connections: Annotated[int, Field(ge=100, le=100_000)] = 4_000
+    """Connections that one API process accepts, idle ones included; fewer where it may open fewer files.
+
+    When almost all are taken, connections without a request are closed, the longest silent ones first.
+    """
+
+    header_timeout: Seconds = 10
+    """How long a new connection may take to send the header of its first request, before it is closed."""
+
+    idle_timeout: Seconds = 75
+    """How long a connection stays open after an answer, until its next request's header is complete."""
+
+    body_timeout: Seconds = 30
+    """How long the body of a request may take to arrive, before it is answered 408.
+
+    It may send nothing, or less than 1,000 bytes a second, for a third of this.
+    """
+
     pool_size: Annotated[int, Field(ge=1, le=64)] = 6
     """Database connections of one API process. 4 to 8 suit two cores."""
 

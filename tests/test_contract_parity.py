@@ -11,6 +11,7 @@ import pytest
 from api.app import LARGEST_BODY_BYTES, ROUTES
 from api.http import access
 from api.http.bodies import read_body
+from api.http.errors import BodyTimeoutError
 from api.http.media_types import JSON
 from api.http.parameters import NO_QUERY
 from api.http.problem_types import ProblemType
@@ -151,10 +152,11 @@ def _statuses(key: tuple[str, str]) -> set[int]:
     for error in errors:
         kinds |= {value for value in referenced_code(_PROBLEM_OF[error]) if isinstance(value, ProblemType)}
     statuses = {kind.status for kind in kinds} | {400, 500}  # 400: the guard reads Host and the query
+    statuses |= {414, 431}  # before any route
     if any(getattr(value, "__module__", "").startswith("shared.database") for value in code):
         statuses.add(503)
     if read_body in code:
-        statuses.add(413)
+        statuses |= {408, 413}
     if method != "DELETE":
         statuses.add(406)
     if access.needs_key(path):
@@ -266,6 +268,8 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
         "TakenServiceName": post("/services", json={"name": "Inspection"}),
         "TakenServiceId": post("/services", json={"name": "Cleaning", "id": 123}),
         "LongBody": api.post_text("/orders", " " * 1_000_000),
+        "LongQuery": get(f"/orders?{'a' * 9_000}"),
+        "LargeHeaders": get("/orders", headers={"X-Large": "a" * 33_000}),
         "TextBody": api.post_text("/orders", "223", "text/plain"),
         "TwoFaults": api.place_order(fee=-1, at="2022-11-07T00:00:00"),
         "ReusedKey": post("/orders", json=order_body(at="2022-11-08T00:00:00Z"), headers=key),
@@ -309,6 +313,7 @@ def _provoke_with_settings(api: Api) -> dict[str, httpx.Response]:
 
 FAILURES = {
     "Fault": RuntimeError(),
+    "StalledBody": BodyTimeoutError(),
     "DatabaseDown": DatabaseUnavailableError(),
     "OutcomeUnknown": OutcomeUnknownError(),
     "Starting": NotReadyError(

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.engine import DB, DatabaseUnavailableError, OverloadedError
 from shared.database.sessions import Session
 from shared.database.statements import fetch_value
 from shared.database.transaction import transaction
@@ -73,6 +73,66 @@ def test_writers_never_take_all_connections_of_the_pool(
 
     # Two of the six had a slot; the others waited for one as long as they may.
     assert serve(read_while_many_write()) == (1, 4)
+
+
+def test_a_writer_that_cannot_start_in_time_is_refused_at_once(
+    serve: Callable[[Coroutine[Any, Any, Any]], Any], setting: Callable[..., None]
+) -> None:
+    """Those who fit into the line are served, and so are all who come after it has ended."""
+    setting(pool_wait=2)
+
+    async def write() -> float:
+        async with transaction():
+            await asyncio.sleep(0.1)
+        return 0
+
+    async def seconds_until_refused() -> float:
+        before = time.monotonic()
+        with pytest.raises(OverloadedError):
+            await write()
+        return time.monotonic() - before
+
+    async def overload() -> None:
+        first = [asyncio.create_task(write()) for _ in range(30)]  # two at a time: 1.5 s
+        await asyncio.sleep(0.5)
+        rest = [asyncio.create_task(write()) for _ in range(200)]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(seconds_until_refused(), 1) < 0.1
+        assert await fetch_value(int, "SELECT 1") == 1
+        results = await asyncio.gather(*first, *rest, return_exceptions=True)
+        assert not any(map(is_refused, results[:30]))
+        assert 150 < sum(map(is_refused, results)) < 200
+        assert not any(map(is_refused, await asyncio.gather(*[write() for _ in range(20)])))
+
+    serve(overload())
+
+
+def test_a_reader_that_cannot_start_in_time_is_refused_at_once(
+    serve: Callable[[Coroutine[Any, Any, Any]], Any], setting: Callable[..., None]
+) -> None:
+    """Also when no connection was returned for a second: nobody knows when the next one will be."""
+    setting(pool_wait=3)
+
+    async def come_when_all_are_stuck() -> None:
+        async with AsyncExitStack() as taken:
+            for _ in range(4):
+                await taken.enter_async_context(DB.connection())
+            waiting = [asyncio.create_task(fetch_value(int, "SELECT 1")) for _ in range(20)]
+            await asyncio.sleep(1.2)
+            before = time.monotonic()
+            with pytest.raises(OverloadedError):
+                await fetch_value(int, "SELECT 1")
+            assert time.monotonic() - before < 0.1
+        assert await asyncio.gather(*waiting) == [1] * 20
+
+    serve(come_when_all_are_stuck())
+
+
+def is_refused(result: object) -> bool:
+    """Whether a request was refused for overload, and not for another reason."""
+    if isinstance(result, BaseException) and not isinstance(result, OverloadedError):
+        raise result
+    return isinstance(result, OverloadedError)
 
 
 def test_a_connection_to_a_server_that_is_gone_is_closed_by_the_kernel(postgres_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from api.http.connections import close_stalled_connections
 from api.http.csv_text import escape_formula, unescape_formula
+from api.http.open_connections import ConnectionCloser
 from tests.builders import NOON, later, order_body, text_of
 from tests.drivers import Api, Database, wait_until
 from tests.processes import ServiceProcess, free_port
@@ -432,7 +433,7 @@ def test_looking_for_connections_leaves_no_file_descriptor_open() -> None:
     """An open copy of a pipe would keep its reader from ever seeing the end."""
     reader, writer = os.pipe()
     before = psutil.Process().num_fds()
-    close_stalled_connections(free_port(), 1.0)
+    assert asyncio.run(ConnectionCloser(free_port(), 100).close_once()) == 0
     assert psutil.Process().num_fds() == before
     os.close(writer)
     assert os.read(reader, 1) == b""

@@ -132,6 +132,8 @@ def provoked(api: Api) -> dict[str, httpx.Response]:
         "not-acceptable": api.client.get("/orders", headers={"Accept": "image/png"}),
         "unsupported-media-type": api.post_text("/orders", "{}", "text/plain"),
         "body-too-large": api.post_text("/orders", " " * 70_000),
+        "uri-too-long": api.client.get("/orders?" + "a" * 9_000),
+        "headers-too-large": api.client.get("/orders", headers={"X-Large": "a" * 33_000}),
         "summaries-behind": api.client.get("/fee-summaries?min_position=999&wait=0"),
     }
 
@@ -145,7 +147,9 @@ def test_each_problem_type_carries_what_a_caller_needs_to_continue(api: Api) -> 
     assert answers["version-mismatch"].headers["etag"] == '"1"'
     assert answers["method-not-allowed"].headers["allow"]
     assert answers["unsupported-media-type"].headers["accept"] == "application/json"
-    elsewhere = {"unauthenticated", "forbidden", "version-required", "internal-error", "unavailable"}
+    elsewhere = {"unauthenticated", "forbidden", "version-required", "internal-error", "unavailable"} | {
+        "request-timeout"
+    }
     assert set(TYPES) - set(answers) <= elsewhere | {
         "position-expired",
         "report-expired",

@@ -22,7 +22,7 @@ from pydantic import (
 
 from api.http.json_text import UnreadableJsonError, read_json
 from api.http.problem_types import UNSUPPORTED_MEDIA_TYPE
-from api.http.problems import Fault, ProblemError, invalid, malformed
+from api.http.problems import MAX_FAULTS, Fault, ProblemError, invalid, malformed
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -33,6 +33,9 @@ Model = TypeVar("Model", bound="StrictObject")
 
 JSON_ONLY = ("application/json",)
 MERGE_PATCH = ("application/merge-patch+json", "application/json")
+
+LONGEST_KEY = 200
+"""Characters of a key that a JSON Pointer repeats; a longer one, which can only be unknown, is cut."""
 
 
 class StrictObject(BaseModel):
@@ -121,7 +124,7 @@ async def read_body(
     try:
         return model.model_validate(value, strict=True)
     except ValidationError as error:
-        raise invalid(*faults_of(error, model.if_missing)) from None
+        raise invalid(*faults_of(error, model.if_missing), count=error.error_count()) from None
 
 
 def _is_unencoded(request: AnyRequest, media_types: tuple[str, ...]) -> bool:
@@ -136,7 +139,7 @@ def _is_unencoded(request: AnyRequest, media_types: tuple[str, ...]) -> bool:
 
 
 def faults_of(error: ValidationError, if_missing: str = StrictObject.if_missing) -> list[Fault]:
-    """Return the faults that a model found, each with a JSON Pointer (RFC 6901) into the value.
+    """Return the first ``MAX_FAULTS`` that a model found, each with a JSON Pointer (RFC 6901).
 
     Args:
         error: what the model raised.
@@ -150,14 +153,18 @@ def faults_of(error: ValidationError, if_missing: str = StrictObject.if_missing)
             else _what_would_be_valid(details),
             pointer=_pointer(details["loc"]),
         )
-        for details in error.errors(include_url=False, include_input=False)
+        for details in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
     ]
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     # As a URI fragment (section 6): what can't appear in one, a line feed in a key for instance, is encoded.
-    tokens = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    tokens = (_shorten(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
     return "#" + "".join("/" + quote(token, safe="!$&'()*+,;=:@?") for token in tokens)
+
+
+def _shorten(key: str) -> str:
+    return key if len(key) <= LONGEST_KEY else f"{key[:LONGEST_KEY]}…"
 
 
 def _what_would_be_valid(error: ErrorDetails) -> str:

@@ -77,6 +77,7 @@ def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -
     readers = query.readers
     values: dict[str, Any] = {}
     faults: list[Fault] = []
+    known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
     for pair in filter(None, query_string.split(b"&")):
         raw_name, _, raw_value = pair.partition(b"=")
         try:
@@ -89,7 +90,6 @@ def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -
             pages = f"has no meaning with {' or '.join(media_types)}, which always has every match"
             faults.append(Fault(pages, parameter=name))
         elif name not in readers:
-            known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
             faults.append(Fault(f"is unknown; {known}", parameter=name))
         elif name in values and name not in query.repeatable:
             faults.append(Fault("appears twice", parameter=name))

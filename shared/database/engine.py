@@ -7,7 +7,7 @@ queries too. Transactions are in ``shared/database/transaction.py``.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
@@ -23,10 +23,11 @@ from shared.database.sessions import (
     is_unavailability,
     sqlstate_of,
 )
+from shared.database.waiting_line import Slots, TooLongError, WaitingLine
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -37,6 +38,10 @@ class DatabaseUnavailableError(Exception):
 
 class DatabaseReadOnlyError(DatabaseUnavailableError):
     """The session can't write: a standby, or ``default_transaction_read_only``. Nothing is stored."""
+
+
+class OverloadedError(DatabaseUnavailableError):
+    """More wait for a connection than can get one in time. Nothing is stored; try again later."""
 
 
 class LockTimeoutError(DatabaseUnavailableError):
@@ -67,6 +72,20 @@ async def translate_connection_errors(*, connecting: bool = False) -> AsyncItera
         raise kind(str(error) or type(error).__name__) from error
 
 
+@contextmanager
+def translate_overload() -> Iterator[None]:
+    """Run a block that waits for a connection.
+
+    Raises:
+        OverloadedError: the wait would be too long.
+
+    """
+    try:
+        yield
+    except TooLongError:
+        raise OverloadedError("too many requests wait for the database") from None
+
+
 async def _keep_session_state(_connection: object) -> None:
     """Skip asyncpg's RESET on release: it costs a round trip, and no statement here sets session state."""
 
@@ -78,8 +97,10 @@ CONNECTIONS_FOR_READERS = 2
 class Engine(PostgresEngine):
     """Piccolo's engine, with a time limit on the wait for a connection."""
 
-    _write_slots: asyncio.Semaphore | None = None
-    _retry_slot: asyncio.Semaphore | None = None
+    _write_slots: Slots | None = None
+    _retry_slot: Slots | None = None
+    _line = WaitingLine(1)
+    """Of those who wait for a connection of the pool."""
 
     async def check_version(self) -> None:
         """Skip Piccolo's check of the server's version: it would connect while this module is imported."""
@@ -96,8 +117,9 @@ class Engine(PostgresEngine):
         session = dict(self.config["server_settings"])
         if serving:
             session["lock_timeout"] = f"{settings().lock_wait * 1000:.0f}"
-        self._write_slots = asyncio.Semaphore(max(1, size - CONNECTIONS_FOR_READERS)) if serving else None
-        self._retry_slot = asyncio.Semaphore(1) if serving else None
+        self._write_slots = Slots(max(1, size - CONNECTIONS_FOR_READERS)) if serving else None
+        self._retry_slot = Slots(1) if serving else None
+        self._line = WaitingLine(size)
         await self.start_connection_pool(
             server_settings=session,
             # It connects at first use: a process may start while the server is unreachable.
@@ -122,33 +144,36 @@ class Engine(PostgresEngine):
         """Take a connection, waiting ``OMS_POOL_WAIT`` at most.
 
         Raises:
+            OverloadedError: none will be free in time.
             DatabaseUnavailableError: no connection was free in time, or the server can't be reached.
 
         """
         async with translate_connection_errors(connecting=True):
             if self.pool is None:
                 return await self.get_new_connection()
-            connection: Any = await self.pool.acquire(timeout=settings().pool_wait)
-            while connection.must_be_replaced:
-                close_session(connection)
-                connection = await self.pool.acquire(timeout=settings().pool_wait)
-            return connection
+            with translate_overload(), self._line.waiting(settings().pool_wait):
+                connection: Any = await self.pool.acquire(timeout=settings().pool_wait)
+                while connection.must_be_replaced:
+                    close_session(connection)
+                    connection = await self.pool.acquire(timeout=settings().pool_wait)
+                return connection
 
     @asynccontextmanager
     async def write_slot(self) -> AsyncIterator[None]:
         """Hold one of the slots for transactions that write, waiting ``OMS_POOL_WAIT`` at most.
 
         Only the pool of a process that serves requests has such slots; with others there is no wait.
+
+        Raises:
+            OverloadedError: none was, or will be, free in time.
+
         """
         if self._write_slots is None:
             yield
             return
-        async with asyncio.timeout(settings().pool_wait):
-            await self._write_slots.acquire()
-        try:
-            yield
-        finally:
-            self._write_slots.release()
+        with translate_overload():
+            async with self._write_slots.slot(settings().pool_wait):
+                yield
 
     async def retry_while_locked(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run one statement or one transaction, and run it again as long as a lock that it needs is held.
@@ -181,6 +206,7 @@ class Engine(PostgresEngine):
             # raises. That must not reach a caller whose transaction has committed.
             with suppress(asyncpg.InternalClientError):
                 await connection._holder._pool.release(connection)  # noqa: SLF001 (its pool, even if stopped since)
+            self._line.free()
         else:
             await connection.close()
 
