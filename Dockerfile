@@ -13,6 +13,7 @@ COPY shared/ shared/
 COPY api/ api/
 COPY worker/ worker/
 COPY contract/ contract/
+COPY docs/ docs/
 COPY sample-data/ sample-data/
 
 # For the generated API key and its digest; a new volume gets the owner of the folder that it is mounted on.

@@ -23,7 +23,7 @@ from api.http.options import options_routes
 from api.http.parameters import check_query
 from api.http.request_log import request_log
 from api.http.unread_bodies import read_unread_bodies
-from api.operations import documentation, health, metrics
+from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
 from api.problem_map import answer
 from api.server import on_shutdown_signal
@@ -53,6 +53,7 @@ ROUTES = [
     *stream.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
+    *contracts.ROUTES,
     *documentation.ROUTES,
 ]
 

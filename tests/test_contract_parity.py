@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 OPERATIONS = {(method.upper(), path): operation for path, method, operation in operations(CONTRACT)}
 IDS = {key: operation.get("operationId") for key, operation in OPERATIONS.items()}
 
-OUTSIDE = re.compile(r"/docs/\{name\}")
-"""The viewer's own files are not operations; a browser loads them for `/docs`."""
+OUTSIDE = re.compile(r"/|/docs/\{name\}")
+"""What browsers ask for is no operation: the root, which leads to `/docs`, and the pages and files there."""
 
 
 def _routes() -> dict[tuple[str, str], HTTPRouteHandler]:
@@ -153,7 +153,7 @@ def _statuses(key: tuple[str, str]) -> set[int]:
         statuses.add(413)
     if method != "DELETE":
         statuses.add(406)
-    if not path.startswith(access.OPEN_PATHS):
+    if access.needs_key(path):
         statuses |= {401} if method in access.READING else {401, 403}
     return statuses - NEVER.get(IDS[key], {}).keys()
 
@@ -172,7 +172,7 @@ def test_the_error_statuses_of_each_operation_are_those_that_its_code_can_raise(
 def test_the_operations_that_need_a_key_are_the_contracts(key: tuple[str, str]) -> None:
     """Those that need none have an empty list of security requirements in the contract."""
     is_open = OPERATIONS[key].get("security", CONTRACT.get("security")) == []
-    assert key[1].startswith(access.OPEN_PATHS) == is_open
+    assert access.needs_key(key[1]) != is_open
 
 
 def _schemas_of_problems() -> dict[str, Any]:

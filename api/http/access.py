@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from api.http.request import AnyConnection
 
-OPEN_PATHS = ("/health/", "/problems/", "/docs", "/openapi.", "/asyncapi.")
-"""Paths that need no key: probes, and documentation, which callers read before they have a key."""
+_OPEN_PATHS = ("/health/", "/problems/", "/docs", "/openapi.", "/asyncapi.")
+"""How paths begin that need no key: probes, and documentation, which callers read before they have a key."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -62,6 +62,11 @@ def check_authorization(scope: Scope) -> None:
         raise malformed(Fault("may be given once", header="Authorization"))
 
 
+def needs_key(path: str) -> bool:
+    """Return whether requests to a path need an API key, where keys are asked for."""
+    return path != "/" and not path.startswith(_OPEN_PATHS)
+
+
 def check_access(connection: AnyConnection) -> None:
     """Check that the request's API key allows it; then ``caller_of`` returns the caller.
 
@@ -70,7 +75,7 @@ def check_access(connection: AnyConnection) -> None:
 
     """
     path = connection.scope["path"]
-    if not settings().all_api_keys or path.startswith(OPEN_PATHS):
+    if not settings().all_api_keys or not needs_key(path):
         caller = ANYONE
     else:
         identified = _identify(connection.headers.get("authorization", ""))

@@ -23,5 +23,5 @@ def check_path(connection: AnyConnection) -> None:
 
     """
     path = connection.scope.get("raw_path", b"").partition(b"?")[0].lower()
-    if b"%2f" in path or b"//" in path or path.endswith(b"/"):
+    if b"%2f" in path or b"//" in path or (path.endswith(b"/") and path != b"/"):
         raise ProblemError(NOT_FOUND, "No route has this path.")
