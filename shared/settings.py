@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     """How long the relay pauses between two reads of the change log."""
 
     relay_batch: Annotated[int, Field(ge=1, le=5_000)] = 500
-    """The most changes in one message to a consumer."""
+    """The most changes that one message announces, and that a consumer applies in one transaction."""
 
     relay_window: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """The most changes that may be published and not yet applied.
@@ -216,6 +216,9 @@ class Settings(BaseSettings):
 
     Failing webhooks get at most half of these places.
     """
+
+    max_webhooks: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """The most webhooks that there may be; further ones are refused. Each gets a row for every change."""
 
     @property
     def redis_address(self) -> RedisAddress:

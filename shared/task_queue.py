@@ -19,26 +19,25 @@ from kombu.transport import redis as redis_transport
 from kombu.transport import virtual
 from redis import ConnectionPool, RedisError
 
+from shared import queues
 from shared.redis_clients import connection_class, connection_pool
 from shared.settings import settings
 
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 APPLY_TO_WEBHOOK_DELIVERIES = "webhook_deliveries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 ATTEMPT_DUE_DELIVERIES = "webhook_deliveries.attempt_due"
 """Task, without arguments: attempt the deliveries that are due, as PostgreSQL has them stored."""
 
-CONSUMER_QUEUE = "order-change-batches"
-"""The queue's key in Redis. Not ``order-changes``: that is the stream that subscribers read."""
+CONSUMER_QUEUE = queues.CONSUMER_QUEUE
 
 PROVE_FEE_SUMMARIES = "fee_summaries.prove"
 """Task, without arguments: compare every fee summary with the orders, and store the result."""
 
-ATTEMPTS_QUEUE = "webhook-attempts"
-"""A queue of its own: at most one request to attempt deliveries waits in it, however many batches wait."""
+ATTEMPTS_QUEUE = queues.ATTEMPTS_QUEUE
 
 TASK_LIMIT_SECONDS = 50
 

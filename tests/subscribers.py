@@ -111,7 +111,7 @@ class EventStream:
             yield line.decode().removesuffix("\n")
 
     def events(self) -> Iterator[Event]:
-        """Read events until the stream ends, as the standard says."""
+        """Read the events of changes until the stream ends, as the standard says."""
         fields: dict[str, str] = {}
         for line in self.lines():
             if line.startswith(":"):
@@ -122,7 +122,8 @@ class EventStream:
                 fields[name] = value
             else:
                 self.last_event_id = fields.get("id", self.last_event_id)
-                if "data" in fields:
+                assert not fields or "data" in fields, "no event without data"
+                if fields.get("event", "position") != "position":
                     yield Event(int(self.last_event_id), fields["event"], fields["data"])
                 fields = {}
 

@@ -19,10 +19,10 @@ from api.operations.health import NotReadyError
 from api.orders.routes import LARGEST_BATCH_BYTES
 from api.problem_map import _PROBLEM_OF, problem_of
 from api.problem_types import TYPES
-from contract.checks.document import operations, parameters
+from contract.checks.document import media_types, operations, parameters
 from shared.database.engine import DatabaseUnavailableError, OutcomeUnknownError
 from tests.builders import order_body
-from tests.contract_schemas import CONTRACT
+from tests.contract_schemas import CONTRACT, is_problem
 from tests.drivers import Api, Database
 from tests.processes import ServiceProcess, free_port
 from tests.referenced_code import referenced_code
@@ -97,8 +97,9 @@ def test_a_route_refuses_a_query_parameter_that_it_does_not_declare(key: tuple[s
         )
         assert answer.status_code == 400, answer.text
         (fault,) = answer.json()["errors"]
-        known = ", ".join(sorted(HANDLERS[key].opt.get("query", NO_QUERY).names)) or "none"
-        assert fault == {"parameter": "no_such", "detail": f"is unknown; known parameters: {known}"}
+        names = sorted(HANDLERS[key].opt.get("query", NO_QUERY).names)
+        known = f"known parameters: {', '.join(names)}" if names else "this path takes none"
+        assert fault == {"parameter": "no_such", "detail": f"is unknown; {known}"}
 
 
 @CASES
@@ -131,10 +132,13 @@ def test_the_media_types_of_request_bodies_are_the_contracts(key: tuple[str, str
     named = answer.headers["Accept-Patch" if method == "PATCH" else "Accept"].split(", ")
     body = OPERATIONS[key].child("requestBody")
     assert body is not None
-    assert set(named) == set(body.members("content"))
+    assert set(named) == set(media_types(body))
 
 
-NEVER = {"archiveService": {409: "it sets no name that another service could have"}}
+NEVER = {
+    "archiveService": {409: "it sets no name that another service could have"},
+    "getMetrics": {503: "without the database it shows what it knows"},
+}
 """Statuses that a route's code refers to but never answers."""
 
 
@@ -177,7 +181,7 @@ def test_the_operations_that_need_a_key_are_the_contracts(key: tuple[str, str]) 
 
 def _schemas_of_problems() -> dict[str, Any]:
     schemas = CONTRACT.members("components")["schemas"].value
-    return {name: schema for name, schema in schemas.items() if "unevaluatedProperties" in schema}
+    return {name: schema for name, schema in schemas.items() if is_problem(schema)}
 
 
 def test_the_problem_types_are_the_contracts() -> None:
@@ -255,6 +259,7 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
         "UnknownOrder": get("/orders/999"),
         "WrongMethod": api.client.patch("/orders"),
         "XmlWanted": get("/orders/223", headers={"Accept": "application/xml"}),
+        "CsvWanted": get("/orders", headers={"Accept": "text/csv"}),
         "TooClose": api.place_order(at="2022-11-01T12:11:11.111Z"),
         "TakenOrderId": api.place_order(id=223, at="2022-11-07T00:00:00Z"),
         "BatchTooClose": post("/orders/batch", json={"orders": batch}),
@@ -276,6 +281,11 @@ def _provoke_with_rows(api: Api, database: Database) -> dict[str, httpx.Response
     subscribe(api, "https://orders.example/changes")
     database.rows("UPDATE webhook SET disabled_at = now(), disabled_reason = 'failing'")
     answers = {"DisabledWebhook": api.client.post("/webhooks/7/replay", json={})}
+    database.rows(
+        "INSERT INTO webhook (url, types, calendars, description, starts_after) "
+        "SELECT '', '{}', '{}', '', 0 FROM generate_series(2, 100)"
+    )
+    answers["HundredWebhooks"] = api.client.post("/webhooks", json={"url": "https://orders.example/"})
     database.rows("UPDATE change_log SET first_position = 4712, last_position = 5120")
     answers["ExpiredPosition"] = api.client.get("/order-changes?after=17")
     database.rows("UPDATE change_log SET first_position = 1, last_position = 61207")
@@ -301,7 +311,10 @@ FAILURES = {
     "Fault": RuntimeError(),
     "DatabaseDown": DatabaseUnavailableError(),
     "OutcomeUnknown": OutcomeUnknownError(),
-    "Starting": NotReadyError({"database": "ok", "migrations": "pending", "queue": "ok"}),
+    "Starting": NotReadyError(
+        {"database": "ok", "migrations": "pending", "queue": "ok"},
+        "2 of the migrations are pending; run shared.database.migrate",
+    ),
 }
 """Problems that no request alone can provoke, and the errors that ``problem_map`` translates into them."""
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import pytest
 
 from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.sessions import Session
 from shared.database.statements import fetch_value
 from shared.database.transaction import transaction
 
@@ -69,3 +73,40 @@ def test_writers_never_take_all_connections_of_the_pool(
 
     # Two of the six had a slot; the others waited for one as long as they may.
     assert serve(read_while_many_write()) == (1, 4)
+
+
+def test_a_connection_to_a_server_that_is_gone_is_closed_by_the_kernel(postgres_url: str) -> None:
+    """Over TCP; nothing else would ever end a statement that waits for a host without power."""
+    folder = parse_qs(urlsplit(postgres_url).query)["host"][0]
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
+        await asyncio.gather(forward(reader, to_server), forward(from_server, writer))
+
+    async def options() -> list[int]:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            session = await asyncpg.connect(
+                postgres_url, host="127.0.0.1", port=port, connection_class=Session
+            )
+            connection = session._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+            values = [
+                connection.getsockopt(level, option)
+                for level, option in (
+                    (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+                    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+                    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+                    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+                )
+            ]
+            await session.close()
+            return values
+
+    with asyncio.Runner() as runner:
+        assert runner.run(options()) == [1, 2, 1, 3, 5_000]

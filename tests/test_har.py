@@ -39,7 +39,7 @@ def exchange(
     body: object = None,
     headers: dict[str, str] | None = None,
 ) -> Entry:
-    """An exchange as a recorder writes it: ``exchange("GET /orders", 200, {"items": [], "next": None})``."""
+    """An exchange as a recorder writes it: ``exchange("GET /orders/9", 404, NOT_FOUND)``."""
     method, path = request.split(" ")
     kind = "application/json" if status < 400 else "application/problem+json"
     sent = (
@@ -90,8 +90,16 @@ NOT_FOUND = {
 def test_traffic_that_matches_the_contract_has_no_deviation(check: TrafficCheck) -> None:
     """Reads, writes, errors, HEAD and OPTIONS; amounts that binary floats would misjudge."""
     for entry in (
-        exchange("GET /orders?limit=1&sort=-datetime", 200, {"items": [ORDER], "next": "/orders?cursor=a"}),
-        exchange("GET /orders?from=2022-11-01T00:00:00%2B05:30", 200, {"items": [], "next": None}),
+        exchange(
+            "GET /orders?limit=1&sort=-datetime",
+            200,
+            {"items": [ORDER], "next": "/orders?cursor=a", "next_cursor": "a"},
+        ),
+        exchange(
+            "GET /orders?from=2022-11-01T00:00:00%2B05:30",
+            200,
+            {"items": [], "next": None, "next_cursor": None},
+        ),
         exchange("POST /orders?dry_run=false", 201, ORDER, PLACED, MADE),
         exchange("GET /orders/223", 200, ORDER, headers={"etag": '"1"'}),
         exchange("GET /orders/9", 404, NOT_FOUND),
@@ -268,9 +276,9 @@ def test_a_deviating_problem_is_compared_with_the_most_similar_schema(check: Tra
 
 def test_a_body_after_head_or_204_is_a_deviation(check: TrafficCheck) -> None:
     """Such an answer has no body."""
-    assert deviations_in(check, exchange("HEAD /orders", 200, {"items": [], "next": None})) == [
-        "response: there is a body where the contract has none"
-    ]
+    assert deviations_in(
+        check, exchange("HEAD /orders", 200, {"items": [], "next": None, "next_cursor": None})
+    ) == ["response: there is a body where the contract has none"]
     assert deviations_in(check, exchange("DELETE /orders/1", 204, {})) == [
         "response: there is a body where the contract has none"
     ]
@@ -296,9 +304,9 @@ def test_refused_requests_may_deviate_from_the_contract_when_allowed(contract: P
     """A test suite sends invalid requests on purpose; one that is accepted is still a deviation."""
     lenient = TrafficCheck(contract, allow_refused=True)
     assert deviations_in(lenient, exchange("GET /customers", 404, NOT_FOUND)) == []
-    assert deviations_in(lenient, exchange("GET /orders?limit=0", 200, {"items": [], "next": None})) == [
-        "request: the query parameter limit: 0 is less than the minimum of 1"
-    ]
+    assert deviations_in(
+        lenient, exchange("GET /orders?limit=0", 200, {"items": [], "next": None, "next_cursor": None})
+    ) == ["request: the query parameter limit: 0 is less than the minimum of 1"]
 
 
 def test_only_requests_to_the_named_server_are_checked_and_its_path_prefix_is_ignored() -> None:
@@ -310,7 +318,7 @@ def test_only_requests_to_the_named_server_are_checked_and_its_path_prefix_is_ig
     ]
 
 
-INVALID_BASE64 = exchange("GET /orders", 200, {"items": [], "next": None})
+INVALID_BASE64 = exchange("GET /orders", 200, {"items": [], "next": None, "next_cursor": None})
 INVALID_BASE64["response"]["content"] |= {"encoding": "base64", "text": "no base64"}
 
 
@@ -347,16 +355,26 @@ def test_the_exit_status_of_the_recording_check_distinguishes_success_deviations
     """0: matches; 1: deviations were reported; 2: nothing could be checked."""
     file = tmp_path / "traffic.har"
     file.write_text(
-        json.dumps({"log": {"entries": [exchange("GET /orders", 200, {"items": [], "next": None})]}})
+        json.dumps(
+            {
+                "log": {
+                    "entries": [
+                        exchange("GET /orders", 200, {"items": [], "next": None, "next_cursor": None})
+                    ]
+                }
+            }
+        )
     )
     assert main([str(file)]) == 0
     assert main([str(file), "--server", "http://elsewhere"]) == 2
-    file.write_text(json.dumps({"log": {"entries": [exchange("GET /orders?page=2", 200, {"items": []})]}}))
+    file.write_text(
+        json.dumps({"log": {"entries": [exchange("GET /orders?page=2", 200, {"items": [], "next": None})]}})
+    )
     capsys.readouterr()
     assert main([str(file), "--server", ADDRESS]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "entry 1  GET /orders -> 200  request: the query parameter page is unknown",
-        "entry 1  GET /orders -> 200  response: the body: # 'next' is a required property",
+        "entry 1  GET /orders -> 200  response: the body: # 'next_cursor' is a required property",
         "1 exchange(s) checked, 2 deviation(s).",
     ]
     file.write_text("no recording")

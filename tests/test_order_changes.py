@@ -38,7 +38,7 @@ def test_the_feed_returns_the_change_log_in_pages_that_never_change(api: Api, ru
         following = pages[-1][1].json()["next"]
     assert [len(items_of(page.text)) for _, page in pages] == [3, 3, 1]
     assert following == "/order-changes?limit=3&after=7"
-    assert api.client.get(following).json() == {"items": [], "next": following}
+    assert api.client.get(following).json() == {"items": [], "next": following, "next_cursor": 7}
 
     api.placed_order(at=later(days=20))
     run(assign_all())
@@ -117,7 +117,7 @@ def test_a_waiting_request_without_a_match_is_answered_with_the_next_position(ap
     began = time.monotonic()
     answer = api.client.get("/order-changes?after=1&wait=1")
     assert 0.9 < time.monotonic() - began < 5
-    assert answer.json() == {"items": [], "next": "/order-changes?after=1&wait=1"}
+    assert answer.json() == {"items": [], "next": "/order-changes?after=1&wait=1", "next_cursor": 1}
     without_match = api.client.get("/order-changes?calendar=nowhere&wait=1").json()
     assert without_match["next"] == "/order-changes?calendar=nowhere&wait=1&after=1"
 
@@ -206,7 +206,11 @@ def test_the_history_of_an_order_can_be_read_after_its_deletion(api: Api, run: R
     order = api.placed_order()["id"]
     other = api.placed_order(at=later(days=1))["id"]
     # Not assigned yet: the order is there, its changes will be.
-    assert api.client.get(f"/orders/{order}/changes").json() == {"items": [], "next": None}
+    assert api.client.get(f"/orders/{order}/changes").json() == {
+        "items": [],
+        "next": None,
+        "next_cursor": None,
+    }
     for fee in range(4):
         api.client.patch(f"/orders/{order}", json={"totalfee": fee})
     api.client.delete(f"/orders/{order}")

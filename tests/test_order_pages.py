@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
@@ -126,7 +126,7 @@ def test_a_cursor_of_a_list_is_valid_for_its_own_filters_only(api: Api, database
 
 @pytest.mark.parametrize("filters", FILTERS)
 def test_pages_of_any_size_make_up_the_same_list(api: Api, database: Database, filters: str) -> None:
-    """Also when the size changes on the way; the Link header and the body have the same address."""
+    """Also when the size changes on the way; the Link header and the body have the same cursor."""
     orders_apart(database, 40)
     whole = api.client.get(f"/orders?limit=100&{filters}").json()
     assert whole["next"] is None
@@ -136,6 +136,9 @@ def test_pages_of_any_size_make_up_the_same_list(api: Api, database: Database, f
         page = answer.json()
         met += page["items"]
         assert answer.headers.get("link") == (page["next"] and f'<{page["next"]}>; rel="next"')
+        assert parse_qs(urlsplit(page["next"] or "").query).get("cursor") == (
+            page["next_cursor"] and [page["next_cursor"]]
+        )
         assert len(page["items"]) == limit or page["next"] is None
         following = page["next"] and page["next"].replace(f"limit={limit}", f"limit={limit + 2}")
         limit += 2

@@ -153,7 +153,7 @@ def test_a_list_of_orders_without_matches_is_200_and_empty(api: Api) -> None:
     ):
         answer = api.client.get(path)
         assert answer.status_code == 200
-        assert answer.json() == {"items": [], "next": None}
+        assert answer.json() == {"items": [], "next": None, "next_cursor": None}
 
 
 def test_orders_are_listed_by_datetime_and_then_by_id(api: Api, database: Database) -> None:

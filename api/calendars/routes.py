@@ -52,6 +52,7 @@ async def show_availability(request: AnyRequest) -> Response[bytes]:
             for begin, end in free_intervals(taken, earliest, latest)
         ],
         "next": None,
+        "next_cursor": None,
     }
     return Response(encode(body), media_type=JSON)
 

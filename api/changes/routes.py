@@ -58,7 +58,7 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
     next_url = f"{request.url.path}?{urlencode({**parameters, 'after': str(page.through)})}"
     items = ",".join(change.notification() for change in page.changes)
     return Response(
-        f'{{"items":[{items}],"next":{encode_text(next_url)}}}'.encode(),
+        f'{{"items":[{items}],"next":{encode_text(next_url)},"next_cursor":{page.through}}}'.encode(),
         media_type=JSON,
         headers={"Link": f'<{next_url}>; rel="next"'},
     )

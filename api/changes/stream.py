@@ -96,10 +96,14 @@ class _Stream:
                 raise
 
     async def _send_events(self, send: Send) -> None:
-        # Reconnect after 1 to 3 s, so that not all clients of a lost process return at once. Without data,
-        # the id is no event; it sets the client's Last-Event-ID, in case the first event never arrives.
-        reconnection = f"retry: {random.randrange(1_000, 3_000)}\nid: {self.position}\n\n"  # noqa: S311 (no secret)
-        await send_chunk(send, reconnection.encode())
+        # Reconnect after 1 to 3 s, so that not all clients of a lost process return at once. The first event
+        # sets the client's Last-Event-ID, in case no change ever arrives. It has data and a type of its own:
+        # some clients deliver an id alone as an empty message.
+        retry = random.randrange(1_000, 3_000)  # noqa: S311 (no secret)
+        start = (
+            f'retry: {retry}\nid: {self.position}\nevent: position\ndata: {{"position":{self.position}}}\n\n'
+        )
+        await send_chunk(send, start.encode())
         await TAIL.wait_for_poll()
         generation = TAIL.generation
         while True:

@@ -51,6 +51,11 @@ def _identify(authorization: str) -> Caller | None:
     return None
 
 
+def needs_key(path: str) -> bool:
+    """Return whether requests to a path need an API key, where keys are asked for."""
+    return path != "/" and not path.startswith(_OPEN_PATHS)
+
+
 def check_authorization(scope: Scope) -> None:
     """Refuse a request with two keys: a proxy in front might have used the other.
 
@@ -60,11 +65,6 @@ def check_authorization(scope: Scope) -> None:
     """
     if sum(name == b"authorization" for name, _ in scope["headers"]) > 1:
         raise malformed(Fault("may be given once", header="Authorization"))
-
-
-def needs_key(path: str) -> bool:
-    """Return whether requests to a path need an API key, where keys are asked for."""
-    return path != "/" and not path.startswith(_OPEN_PATHS)
 
 
 def check_access(connection: AnyConnection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from api.http.problem_types import NOT_FOUND
@@ -22,6 +23,11 @@ def check_path(connection: AnyConnection) -> None:
         ProblemError: 404, the path as it was sent is not the route's.
 
     """
-    path = connection.scope.get("raw_path", b"").partition(b"?")[0].lower()
-    if b"%2f" in path or b"//" in path or (path.endswith(b"/") and path != b"/"):
+    path = connection.scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "replace")
+    if "%2f" in path.lower():
         raise ProblemError(NOT_FOUND, "No route has this path.")
+    route = re.sub("/+", "/", path).rstrip("/") or "/"
+    if path != route:
+        raise ProblemError(
+            NOT_FOUND, f"No route has this path; {route} has one, without the additional slash."
+        )

@@ -1,4 +1,4 @@
-"""Lists: their one shape ``{"items", "next"}``, and the opaque cursors that lead from page to page."""
+"""Lists: their one shape ``{"items", "next", "next_cursor"}``, and the opaque cursors of their pages."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def filters_of(query: MultiDict[str]) -> Filters:
 
 
 def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[bytes]:
-    """Answer with a page; the next page's URL is in the body and in a Link header (RFC 8288).
+    """Answer with a page, the next page's URL (also in a Link header, RFC 8288) and the cursor in it.
 
     Args:
         request: its URL, with another cursor, is the next page's.
@@ -119,11 +119,12 @@ def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[byt
         head: JSON text of members before ``items``, each with a comma after it.
 
     """
-    next_url = None
+    next_url = cursor = None
     if page.next_after is not None:
         cursor = encode_cursor(page.next_after, filters_of(request.query_params))
         query = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
         next_url = f"{request.url.path}?{urlencode([*query, ('cursor', cursor)])}"
-    body = f'{{{head}"items":[{",".join(page.items)}],"next":{encode_text(next_url)}}}'
+    following = f'"next":{encode_text(next_url)},"next_cursor":{encode_text(cursor)}'
+    body = f'{{{head}"items":[{",".join(page.items)}],{following}}}'
     headers = {"Link": f'<{next_url}>; rel="next"'} if next_url else {}
     return Response(body.encode(), media_type=JSON, headers=headers)

@@ -52,8 +52,13 @@ def invalid(*faults: Fault) -> ProblemError:
     return ProblemError(VALIDATION_FAILED, _summary(faults), faults)
 
 
+_NAMED_TOGETHER = 5
+
+
 def _summary(faults: Sequence[Fault]) -> str:
     first = faults[0]
-    place = first.pointer or first.parameter or first.header
-    more = f" ({len(faults) - 1} more in errors)" if len(faults) > 1 else ""
-    return f"{place}: {first.detail}{more}" if place else f"{first.detail}{more}"
+    # Several members may be missing for one reason, which is said once.
+    alike = [fault for fault in faults if fault.detail == first.detail][:_NAMED_TOGETHER]
+    places = [place for fault in alike if (place := fault.pointer or fault.parameter or fault.header)]
+    more = f" ({len(faults) - len(alike)} more in errors)" if len(faults) > len(alike) else ""
+    return f"{', '.join(places)}: {first.detail}{more}" if places else f"{first.detail}{more}"

@@ -1,6 +1,7 @@
 """Publishes changes to the consumers: in order, at most one window ahead of what they have applied.
 
-For each consumer: assigned ≥ published ≥ applied. The publisher publishes what is assigned, and
+A message carries no changes, only the position up to which there are some. For each consumer:
+assigned ≥ published ≥ applied. The publisher publishes what is assigned, and
 publishes again from the cursor if the cursor does not move. How far it has published is kept in memory only:
 after a restart it begins at the cursor, and the consumer drops changes that arrive twice.
 """
@@ -8,13 +9,12 @@ after a restart it begins at the cursor, and the consumer drops changes that arr
 from __future__ import annotations
 
 import time
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
 
-from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, changes_after, cursor_of
-from shared.changes import Batch, batch_of
+from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, cursor_of
 from shared.settings import settings
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES
 
@@ -67,20 +67,13 @@ class Publisher:
     async def _publish_to(self, publication: Publication) -> int:
         newest = await self._read_cursor(publication)
         published = 0
-        # In most rounds there is nothing new, and the log is not read.
-        while (
-            publication.published < newest
-            and (room := settings().relay_window - (publication.published - publication.applied)) > 0
-        ):
-            changes = await changes_after(publication.published, min(settings().relay_batch, room))
-            if not changes:
+        last = min(newest, publication.applied + settings().relay_window)
+        while publication.published < last:
+            position = min(last, publication.published + settings().relay_batch)
+            if not await self._send(publication.task, position):
                 break
-            # The webhook consumer reads its changes from the log, so its messages carry none.
-            batch = batch_of(changes, carried=publication.consumer != WEBHOOK_DELIVERIES)
-            if not await self._send(publication.task, batch):
-                break
-            publication.published = changes[-1].position
-            published += len(changes)
+            published += position - publication.published
+            publication.published = position
         return published
 
     async def _read_cursor(self, publication: Publication) -> int:
@@ -106,8 +99,8 @@ class Publisher:
             publication.progress_at = now
         return cursor.last_position
 
-    async def _send(self, task: str, batch: Batch) -> bool:
-        sent = await self._sender.send(task, astuple(batch), most_waiting())
+    async def _send(self, task: str, position: int) -> bool:
+        sent = await self._sender.send(task, (position,), most_waiting())
         if not sent and not self._sender.is_unavailable and not self._queue_is_full:
             log.warning("queue_full", most_waiting=most_waiting())
         self._queue_is_full = not sent and not self._sender.is_unavailable

@@ -16,7 +16,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from contract.checks.document import CONTRACT, ContractError, Place, load, operations, parameters, parse
+from contract.checks.document import (
+    CONTRACT,
+    ContractError,
+    Place,
+    load,
+    media_types,
+    operations,
+    parameters,
+    parse,
+)
 from contract.checks.schema_changes import Change, Direction, SchemaComparison
 
 PROBLEM = "application/problem+json"
@@ -131,8 +140,8 @@ def _of_bodies(
 
 
 def _of_content(old: Place, new: Place, direction: Direction) -> Iterator[Change]:
-    now = new.members("content")
-    for media_type, before in old.members("content").items():
+    now = media_types(new)
+    for media_type, before in media_types(old).items():
         if media_type not in now:
             yield Change(before.pointer, f"the media type {media_type} was removed")
         else:

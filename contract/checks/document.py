@@ -138,6 +138,15 @@ def operations(contract: Place, section: str = "paths") -> Iterator[tuple[str, s
                 yield path, method, operation
 
 
+def media_types(holder: Place) -> dict[str, Place]:
+    """Return the content of a body by media type.
+
+    A request body's ``x-also-accepts`` lists media types that are read like the first of its ``content``.
+    """
+    content = holder.members("content")
+    return content | dict.fromkeys(holder.get("x-also-accepts", ()), *list(content.values())[:1])
+
+
 def parameters(
     contract: Place, path: str, operation: Place, section: str = "paths"
 ) -> dict[tuple[str, str], Place]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from contract.checks.document import METHODS, ContractError, Place, load, parameters
+from contract.checks.document import METHODS, ContractError, Place, load, media_types, parameters
 from contract.checks.recording import Exchange, Message, NotARecordingError, read_recording
 from contract.checks.validation import Schemas, read_json, read_text
 
@@ -151,7 +151,7 @@ class TrafficCheck:
                 yield f"{what}: {fault.removeprefix('# ')}"
 
     def _in_content(self, expected: Place, message: Message) -> Iterator[str]:
-        content = expected.members("content")
+        content = media_types(expected)
         if message.media_type not in content:
             given = message.media_type or "(none)"
             yield f"the media type {given} is not in the contract; {', '.join(content)} are"

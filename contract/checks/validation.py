@@ -1,8 +1,8 @@
 """Check values against schemas of the contract, with exact numbers. Pure.
 
-Differences from plain ``jsonschema``: ``multipleOf`` is computed exactly (binary floats misjudge 14% of all
-amounts at 0.01), ``$`` in a pattern is the end as in ECMA 262 (Python allows a line feed after it), numbers
-may be ``Decimal``, and dates must exist.
+Differences from plain ``jsonschema``: the format ``decimal`` means an amount, with at most two decimals by
+value, ``$`` in a pattern is the end as in ECMA 262 (Python allows a line feed after it), numbers may be
+``Decimal``, and dates must exist.
 """
 
 from __future__ import annotations
@@ -35,17 +35,6 @@ def _is_number(_checker: object, value: object) -> bool:
     return isinstance(value, int | Decimal) and not isinstance(value, bool)
 
 
-def _multiple_of(
-    _validator: object, factor: Decimal | int, value: object, _schema: object
-) -> Iterator[jsonschema.ValidationError]:
-    if (
-        isinstance(value, int | Decimal)
-        and not isinstance(value, bool)
-        and Fraction(value) % Fraction(factor) != 0
-    ):
-        yield jsonschema.ValidationError(f"{value} is not a multiple of {factor}")
-
-
 def _pattern(
     _validator: object, pattern: str, value: object, _schema: object
 ) -> Iterator[jsonschema.ValidationError]:
@@ -66,6 +55,11 @@ def _is_date(value: object) -> bool:
     return not isinstance(value, str) or bool(date.fromisoformat(value))
 
 
+@_FORMATS.checks("decimal")
+def _is_amount(value: object) -> bool:
+    return not _is_number(None, value) or Fraction(str(value)) * 100 % 1 == 0
+
+
 @_FORMATS.checks("uri-reference")
 def _is_uri_reference(value: object) -> bool:
     return not isinstance(value, str) or bool(
@@ -75,7 +69,7 @@ def _is_uri_reference(value: object) -> bool:
 
 _Validator = extend(  # type: ignore[no-untyped-call]  # jsonschema leaves it untyped
     jsonschema.Draft202012Validator,
-    validators={"multipleOf": _multiple_of, "pattern": _pattern},
+    validators={"pattern": _pattern},
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
         {"integer": _is_integer, "number": _is_number}
     ),

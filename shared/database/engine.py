@@ -11,9 +11,18 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 from piccolo.engine.postgres import PostgresEngine
 
 from shared.database.lock_retry import retry_while_locked
+from shared.database.sessions import (
+    READ_ONLY,
+    Session,
+    close_session,
+    ends_session,
+    is_unavailability,
+    sqlstate_of,
+)
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -26,6 +35,10 @@ class DatabaseUnavailableError(Exception):
     """PostgreSQL can't be reached, is starting or stopping, or no connection is free. Try again soon."""
 
 
+class DatabaseReadOnlyError(DatabaseUnavailableError):
+    """The session can't write: a standby, or ``default_transaction_read_only``. Nothing is stored."""
+
+
 class LockTimeoutError(DatabaseUnavailableError):
     """Another transaction held a lock for ``OMS_STATEMENT_TIMEOUT``. Nothing is stored; try again later."""
 
@@ -34,37 +47,24 @@ class OutcomeUnknownError(DatabaseUnavailableError):
     """The connection broke during a COMMIT: nothing or all of the transaction is stored."""
 
 
-CONNECTION_ERRORS = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server has closed the session, and the socket is still open
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    OSError,
-    TimeoutError,
-)
-"""What asyncpg raises when the server or the connection fails, never because of the statement."""
-
-
 @asynccontextmanager
-async def translate_connection_errors() -> AsyncIterator[None]:
+async def translate_connection_errors(*, connecting: bool = False) -> AsyncIterator[None]:
     """Run a block that talks to PostgreSQL.
 
+    Args:
+        connecting: the block only opens a session, so whatever the server refuses is not a statement's fault.
+
     Raises:
-        DatabaseUnavailableError: the server or the connection failed; raised in place of asyncpg's error.
+        DatabaseUnavailableError: the server or the session failed; raised in place of asyncpg's error.
 
     """
     try:
         yield
-    except CONNECTION_ERRORS as error:
-        if isinstance(error, ValueError):
-            # An argument that asyncpg can't encode is an InterfaceError too: a gap in our validation.
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        if not (is_unavailability(error) or (connecting and isinstance(error, asyncpg.PostgresError))):
             raise
-        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
+        kind = DatabaseReadOnlyError if sqlstate_of(error) == READ_ONLY else DatabaseUnavailableError
+        raise kind(str(error) or type(error).__name__) from error
 
 
 async def _keep_session_state(_connection: object) -> None:
@@ -118,17 +118,21 @@ class Engine(PostgresEngine):
         except TimeoutError:
             pool.terminate()
 
-    async def acquire(self) -> asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connection[Any]:
+    async def acquire(self) -> Any:
         """Take a connection, waiting ``OMS_POOL_WAIT`` at most.
 
         Raises:
             DatabaseUnavailableError: no connection was free in time, or the server can't be reached.
 
         """
-        async with translate_connection_errors():
+        async with translate_connection_errors(connecting=True):
             if self.pool is None:
                 return await self.get_new_connection()
-            return await self.pool.acquire(timeout=settings().pool_wait)
+            connection: Any = await self.pool.acquire(timeout=settings().pool_wait)
+            while connection.must_be_replaced:
+                close_session(connection)
+                connection = await self.pool.acquire(timeout=settings().pool_wait)
+            return connection
 
     @asynccontextmanager
     async def write_slot(self) -> AsyncIterator[None]:
@@ -167,7 +171,7 @@ class Engine(PostgresEngine):
             DatabaseUnavailableError: the server can't be reached.
 
         """
-        async with translate_connection_errors():
+        async with translate_connection_errors(connecting=True):
             return await self.get_new_connection()
 
     async def release(self, connection: Any) -> None:
@@ -190,6 +194,10 @@ class Engine(PostgresEngine):
         connection = await self.acquire()
         try:
             yield connection
+        except BaseException as error:
+            if ends_session(error):
+                close_session(connection)
+            raise
         finally:
             await asyncio.shield(self.release(connection))
 
@@ -241,6 +249,12 @@ def _create_engine() -> Engine:
         config={
             "dsn": settings_.database_url,
             "timeout": settings_.pool_wait,
+            "connection_class": Session,
+            # A standby stores nothing, and what it shows may be older than what callers were answered. Of
+            # several hosts, the primary is used.
+            "target_session_attrs": (
+                None if "target_session_attrs=" in settings_.database_url else SessionAttribute.primary
+            ),
             "server_settings": {
                 "application_name": "oms",
                 "timezone": "UTC",
