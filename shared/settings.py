@@ -8,21 +8,30 @@ too: otherwise a misspelt one would be ignored silently. The docstrings below be
 from __future__ import annotations
 
 import os
-import re
-from datetime import timedelta
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.api_access import ApiKey, is_loopback, read_api_keys, read_hosts
+from shared.api_access import ApiKey, is_loopback, read_api_keys
 from shared.database.url import check_database_url
 from shared.redis_address import RedisAddress, read_redis_url
 from shared.server_urls import check_file
-from shared.webhook_addresses import AddressPolicy, Network, read_networks, read_ports
+from shared.setting_values import (
+    Duration,
+    Seconds,
+    check_redis_url,
+    check_zone_name,
+    parse_api_keys,
+    parse_hosts,
+    parse_networks,
+    parse_ports,
+    parse_yes_or_no,
+)
+from shared.webhook_addresses import AddressPolicy, Network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,62 +48,12 @@ class SettingsError(SystemExit):
     """
 
 
-def _check_zone_name(name: str) -> str:
-    if name not in available_timezones():
-        raise ValueError("is not the name of a time zone; use an IANA name such as UTC or Europe/Rome")
-    return name
-
-
-def _parse_yes_or_no(value: object) -> object:
-    if isinstance(value, str) and value not in ("yes", "no"):
-        raise ValueError("must be yes or no")
-    return value == "yes" if isinstance(value, str) else value
-
-
-def _parse_api_keys(value: object) -> object:
-    return read_api_keys(value) if isinstance(value, str) else value
-
-
-def _parse_hosts(value: object) -> object:
-    return read_hosts(value) if isinstance(value, str) else value
-
-
-def _check_redis_url(url: str) -> str:
-    read_redis_url(url)
-    return url
-
-
-def _parse_networks(value: object) -> object:
-    return read_networks(value) if isinstance(value, str) else value
-
-
-def _parse_ports(value: object) -> object:
-    return read_ports(value) if isinstance(value, str) else value
-
-
-_DURATION = re.compile(r"([1-9][0-9]{0,8})(d|h|m|s)")
-_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-
-
-def _parse_duration(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value)
-    if not match:
-        raise ValueError("must be a whole number and a unit, d, h, m or s: 90d, 12h")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
-Duration = Annotated[
-    timedelta, BeforeValidator(_parse_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))
-]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
 class Settings(BaseSettings):
     """All settings. A duration is a number of seconds, unless it takes a unit."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     database_url: Annotated[str, AfterValidator(check_database_url), Field(repr=False)]
     """The PostgreSQL server, for example ``postgresql://oms@db/oms``.
@@ -103,7 +62,7 @@ class Settings(BaseSettings):
     escaping.
     """
 
-    redis_url: Annotated[str, AfterValidator(_check_redis_url), Field(repr=False)]
+    redis_url: Annotated[str, AfterValidator(check_redis_url), Field(repr=False)]
     """The Redis-compatible server. Only speed depends on it: its data may be lost at any time.
 
     ``redis://``, ``rediss://`` (over TLS, with the certificate verified), ``unix://`` or ``sentinel://``; see
@@ -125,7 +84,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """The port that the API listens on. ``make run`` takes ``PORT`` instead."""
 
-    time_zone: Annotated[str, AfterValidator(_check_zone_name)] = "UTC"
+    time_zone: Annotated[str, AfterValidator(check_zone_name)] = "UTC"
     """The time zone in which fee summaries count days: an IANA name such as ``Europe/Rome``.
 
     A process refuses to start if the existing summaries use another zone; ``make rebuild`` changes it.
@@ -210,10 +169,10 @@ class Settings(BaseSettings):
     redis_stream_length: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """How many changes the Redis stream holds, approximately: Redis trims the stream in blocks."""
 
-    require_if_match: Annotated[bool, BeforeValidator(_parse_yes_or_no)] = Field("no", validate_default=True)
+    require_if_match: Annotated[bool, BeforeValidator(parse_yes_or_no)] = Field("no", validate_default=True)
     """``yes``: PUT, PATCH and DELETE of an order require ``If-Match``; without it they are answered 428."""
 
-    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_parse_api_keys)] = Field(
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(parse_api_keys)] = Field(
         "", validate_default=True
     )
     """Who may call the API: ``name:role:sha256``, separated by commas. Empty means that everyone may.
@@ -233,7 +192,7 @@ class Settings(BaseSettings):
     Where there are keys, it changes nothing.
     """
 
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_hosts)] = Field(
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_hosts)] = Field(
         "", validate_default=True
     )
     """The names under which callers may address the API (``Host``), separated by commas: ``*.example.com``.
@@ -248,7 +207,7 @@ class Settings(BaseSettings):
     Three more are always started: two to deliver webhooks, one to prove the fee summaries.
     """
 
-    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)] = Field(
+    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(parse_networks)] = Field(
         "", validate_default=True
     )
     """Private and loopback networks that webhooks may be sent to: ``10.0.0.0/8,127.0.0.0/8``.
@@ -256,7 +215,7 @@ class Settings(BaseSettings):
     Public addresses need no entry. Link-local, metadata and multicast addresses are always refused.
     """
 
-    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_parse_ports)] = Field(
+    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(parse_ports)] = Field(
         "80,443,1024-65535", validate_default=True
     )
     """Ports that webhooks may be sent to: numbers and ranges, separated by commas."""

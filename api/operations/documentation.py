@@ -97,7 +97,7 @@ async def show_start() -> Response[bytes]:
 @route("/docs", http_method=READ, opt={"produces": (HTML,)})
 async def show_docs() -> Response[bytes]:
     """Show the contract in the viewer."""
-    keys = "yes" if settings().api_keys else "no"
+    keys = "yes" if settings().all_api_keys else "no"
     return _page(
         "Order management: the API",
         _VIEWER.format(keys=keys),
