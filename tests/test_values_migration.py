@@ -121,7 +121,9 @@ def test_services_that_break_the_rules_for_names_are_listed_and_nothing_is_chang
     (line,) = [line for line in error.splitlines() if line.startswith("migrate: ")]
     assert message in line
     assert "UPDATE service SET name = '…' WHERE id = …" in line
-    assert earlier.everything() == before
+    after = earlier.everything()
+    for table in ("orders", "order_change", "service", "calendar"):
+        assert after[table] == before[table]
     for n, name in enumerate(names, 1):
         earlier.rows(
             "UPDATE service SET name = $2 WHERE id = $1", n, f"{name.encode('ascii', 'ignore').decode()} {n}"
