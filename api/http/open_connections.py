@@ -43,6 +43,9 @@ INTERVAL_SECONDS = 1.0
 CROWDED_INTERVAL_SECONDS = 0.2
 """The interval while places are short: those who wait for one are accepted in the order of their arrival."""
 
+LEAST_SILENCE_MS = 500
+"""A connection that was silent for less is not closed to make room: its request may be on its way."""
+
 OTHER_FILES = 128
 """Files that a process opens besides its clients' connections: to PostgreSQL and Redis, its code, exports."""
 
@@ -160,7 +163,8 @@ class ConnectionCloser:
         closed = 0
         for number, connection in enumerate(idle):
             is_late = not connection.is_answered and self._first_seen[connection.peer] <= oldest
-            if number < excess or is_late:
+            makes_room = number < excess and connection.silent_ms >= LEAST_SILENCE_MS
+            if makes_room or is_late:
                 closed += self._close(connection)
         return closed
 
