@@ -85,8 +85,10 @@ class History:
         if self.rng.random() < 0.5:
             services = self._services()
             fields["services"] = [{"id": service} for service in services]
-        if not fields or self.rng.random() < 0.5:
-            fee = self._fee()
+        # A write that changes nothing is no change, so at least one member gets another value.
+        if (at, services) == (order.at, order.services) or self.rng.random() < 0.5:
+            while fee == order.fee:
+                fee = self._fee()
             fields["totalfee"] = fee
         await update_order(order_id, OrderPatch.model_validate(fields, strict=True))
         self._keep(CountedOrder(order_id, at, fee, services, order.calendar))

@@ -152,8 +152,8 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
         "the body: # 'services' is a required",
     ),
     "a member is unknown": (
-        exchange("POST /orders", 422, body=PLACED | {"version": 1}),
-        "('version' was unexpected)",
+        exchange("POST /orders", 422, body=PLACED | {"colour": "red"}),
+        "('colour' was unexpected)",
     ),
     "a fee has three decimals": (
         exchange("POST /orders", 422, body=PLACED | {"totalfee": 10.005}),

@@ -97,12 +97,11 @@ def test_another_file_with_the_same_orders_is_refused(api: Api, tmp_path: Path) 
 @pytest.mark.usefixtures("sample")
 def test_the_fee_of_a_sample_order_can_be_changed_without_moving_it(api: Api, method: str) -> None:
     """Although two others have the same datetime."""
-    fields = {"datetime": SAMPLE_TIME, "totalfee": 150, "services": [{"id": "123"}]}
-    body = fields if method == "PUT" else {"totalfee": 150}
-    for version in (2, 3):
-        answer = api.client.request(method, "/orders/223", json=body)
+    fields = {"datetime": SAMPLE_TIME, "services": [{"id": "123"}]} if method == "PUT" else {}
+    for version, fee in ((2, 150), (3, 160)):
+        answer = api.client.request(method, "/orders/223", json={**fields, "totalfee": fee})
         assert answer.status_code == 200, answer.text
-        assert (answer.json()["totalfee"], answer.json()["version"]) == (150, version)
+        assert (answer.json()["totalfee"], answer.json()["version"]) == (fee, version)
         assert answer.json()["datetime"] == SAMPLE_TIME
 
 

@@ -78,7 +78,7 @@ def test_invalid_services_are_refused_although_the_orders_were_imported_before(
 @pytest.mark.parametrize(
     ("services", "reason"),
     [
-        ([{"id": 123, "name": ""}], "services[0].name: must be"),
+        ([{"id": 123, "name": ""}], "services[0].name: must not be blank"),
         ([{"id": 123, "name": "A"}, {"name": "B"}], "services[1].id: is required"),
         (catalogue((123, "A"), (456, "a")), "services[1].name:"),
         (catalogue((123, "A")), "orders[1].services[0].id: there is no service 789"),
@@ -114,17 +114,23 @@ def test_every_service_that_appears_twice_is_named(database: Database, tmp_path:
 def test_names_of_imported_services_are_compared_as_postgresql_compares_them(
     database: Database, tmp_path: Path
 ) -> None:
-    """PostgreSQL's lower case is not Python's; no service that it would refuse is left out silently."""
-    given = catalogue((900, "ΔΣ"), (901, "δ\u03c3"), (902, "İx"), (903, "ix"))
+    """No service that it would refuse is left out silently, and none that it would take is refused."""
+    given = catalogue(
+        *((900, "ΔΣ"), (901, "δς"), (902, "İx"), (903, "i\u0307x"), (904, "ix")),
+        *((905, "Straße"), (906, "STRASSE"), (907, "№ 1"), (908, "no 1"), (909, "\uff26ull"), (910, "full")),
+    )
     done = import_rows(tmp_path, [imported(1, services=(901, 903))], given)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "services[1].name: 'δ\u03c3' is the name of services[0] too",
-        "services[3].name: 'ix' is the name of services[2] too",
-        "refused: nothing was imported; bad orders: 0, bad services: 2",
+        "services[1].name: 'δς' is the name of services[0] too",
+        "services[3].name: 'i\u0307x' is the name of services[2] too",
+        "services[6].name: 'STRASSE' is the name of services[5] too",
+        "services[8].name: 'no 1' is the name of services[7] too",
+        "services[10].name: 'full' is the name of services[9] too",
+        "refused: nothing was imported; bad orders: 0, bad services: 5",
     ]
     assert set(database.counts().values()) == {0}
-    done = import_rows(tmp_path, [imported(1, services=(901,))], catalogue((900, "ΔΣ"), (901, "δς")))
+    done = import_rows(tmp_path, [imported(1, services=(901,))], catalogue((900, "İx"), (901, "ix")))
     assert (done.returncode, done.stderr) == (0, "")
     assert database.value("SELECT count(*) FROM service") == 2
 

@@ -221,7 +221,8 @@ def test_the_faults_reported_for_a_body_are_limited(without_database: Api) -> No
     few = b",".join(b'"%x":1' % n for n in range(5_000))
     answer = without_database.post_text("/orders", b"{" + few + b"}")
     assert answer.status_code == 422
-    assert len(answer.json()["errors"]) == 5_002
+    assert len(answer.json()["errors"]) == 100
+    assert "5,000 more" in answer.json()["detail"]
 
 
 def test_a_request_target_that_http_does_not_allow_is_refused_by_the_http_server(

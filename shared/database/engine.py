@@ -14,7 +14,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from piccolo.engine.postgres import PostgresEngine
 
-from shared.database.lock_retry import retry_while_locked
+from shared.database.lock_retry import LockWaiters, retry_while_locked
 from shared.database.sessions import (
     READ_ONLY,
     Session,
@@ -98,7 +98,7 @@ class Engine(PostgresEngine):
     """Piccolo's engine, with a time limit on the wait for a connection."""
 
     _write_slots: Slots | None = None
-    _retry_slot: Slots | None = None
+    _lock_waiters: LockWaiters | None = None
     _line = WaitingLine(1)
     """Of those who wait for a connection of the pool."""
 
@@ -118,7 +118,8 @@ class Engine(PostgresEngine):
         if serving:
             session["lock_timeout"] = f"{settings().lock_wait * 1000:.0f}"
         self._write_slots = Slots(max(1, size - CONNECTIONS_FOR_READERS)) if serving else None
-        self._retry_slot = Slots(1) if serving else None
+        most_waiters = int(settings().statement_timeout / settings().lock_wait)
+        self._lock_waiters = LockWaiters(most_waiters) if serving else None
         self._line = WaitingLine(size)
         await self.start_connection_pool(
             server_settings=session,
@@ -182,10 +183,12 @@ class Engine(PostgresEngine):
             LockTimeoutError: the lock was held until ``OMS_STATEMENT_TIMEOUT`` was over.
 
         """
-        if self._retry_slot is None:  # the process serves no requests; its statements wait inside PostgreSQL
+        if (
+            self._lock_waiters is None
+        ):  # the process serves no requests; its statements wait inside PostgreSQL
             return await work()
         try:
-            return await retry_while_locked(work, self._retry_slot, settings().statement_timeout)
+            return await retry_while_locked(work, self._lock_waiters, settings().statement_timeout)
         except asyncpg.LockNotAvailableError as error:
             raise LockTimeoutError(str(error)) from error
 

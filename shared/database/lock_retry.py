@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
-from shared.database.waiting_line import Slots, TooLongError
-
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 T = TypeVar("T")
 
@@ -25,20 +24,56 @@ SHORTEST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 
 
+class LockWaiters:
+    """The requests of a process that wait for locks: they retry one at a time, and there are never too many.
+
+    However many wait, they take no more than one connection from requests that need no lock.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Let ``most`` requests wait: as many as can retry once before the first of them gives up."""
+        self._most = most
+        self._waiting = 0
+        self._retrying = asyncio.Lock()
+
+    @contextmanager
+    def joined(self) -> Iterator[bool]:
+        """Be one of them in the block, unless there are as many as there may be."""
+        if self._waiting >= self._most:
+            yield False
+            return
+        self._waiting += 1
+        try:
+            yield True
+        finally:
+            self._waiting -= 1
+
+    async def turn(self, timeout_seconds: float) -> bool:
+        """Wait for this request's turn to retry; return whether it came in time. Then ``end_turn`` is due."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._retrying.acquire()
+        except TimeoutError:
+            return False
+
+    def end_turn(self) -> None:
+        """Let the next request retry."""
+        self._retrying.release()
+
+
 async def retry_while_locked(
-    work: Callable[[], Awaitable[T]], retry_slot: Slots, timeout_seconds: float
+    work: Callable[[], Awaitable[T]], waiters: LockWaiters, timeout_seconds: float
 ) -> T:
     """Run a statement or a transaction, and run it again as long as a lock that it needs is held.
 
     Args:
         work: one statement, or one transaction, that can start over after it was rolled back.
-        retry_slot: held during each retry, so that retries run one at a time: however many requests wait for
-            a lock, they take no more than one connection from requests that need no lock.
+        waiters: all requests of the process that wait for locks.
         timeout_seconds: no retry starts later than this.
 
     Raises:
-        asyncpg.LockNotAvailableError: the lock was still held when the time was over, or so many wait for
-            locks that the next retry could not begin before.
+        asyncpg.LockNotAvailableError: the lock was still held when the time was over, or too many wait
+            for locks already.
 
     """
     deadline = time.monotonic() + timeout_seconds
@@ -47,14 +82,16 @@ async def retry_while_locked(
     except asyncpg.LockNotAvailableError as error:
         lock_error = error
     pause = SHORTEST_PAUSE_SECONDS
-    while time.monotonic() + pause < deadline:
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        try:
-            async with retry_slot.slot(deadline - time.monotonic()):
+    with waiters.joined() as may_wait:
+        while may_wait and time.monotonic() + pause < deadline:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            if not await waiters.turn(deadline - time.monotonic()):
+                break
+            try:
                 return await work()
-        except asyncpg.LockNotAvailableError as error:
-            lock_error = error
-        except TooLongError:
-            break
+            except asyncpg.LockNotAvailableError as error:
+                lock_error = error
+            finally:
+                waiters.end_turn()
     raise lock_error
