@@ -83,10 +83,9 @@ async def check_request(connection: AnyConnection, handler: BaseRouteHandler) ->
     check_query(connection, handler)
 
 
-def create_app() -> ASGIApp:
-    """Assemble the application. granian calls this in each of its processes."""
-    configure_logs()
-    application = Litestar.from_config(
+def create_litestar() -> Litestar:
+    """Assemble routes, guards and error handling; the command `litestar --app` takes this one."""
+    return Litestar.from_config(
         AppConfig(
             # OPTIONS first: Litestar adds its own OPTIONS route to a path that has none yet.
             route_handlers=[*options_routes(ROUTES), *ROUTES],
@@ -98,4 +97,9 @@ def create_app() -> ASGIApp:
             openapi_config=None,
         )
     )
-    return request_log(read_unread_bodies(application))
+
+
+def create_app() -> ASGIApp:
+    """Assemble the application. granian calls this in each of its processes."""
+    configure_logs()
+    return request_log(read_unread_bodies(create_litestar()))
