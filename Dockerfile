@@ -1,5 +1,5 @@
 # One image for every process; docker-compose.yml has the command of each process.
-FROM python:3.13-slim
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /app
@@ -13,7 +13,11 @@ COPY shared/ shared/
 COPY api/ api/
 COPY worker/ worker/
 COPY contract/ contract/
+COPY docs/ docs/
 COPY sample-data/ sample-data/
+
+# For the generated API key and its digest; a new volume gets the owner of the folder that it is mounted on.
+RUN install --directory --mode=700 --owner=10001 --group=10001 /var/lib/api-key /var/lib/api-keys
 
 # A numeric user, so that a platform can check that it is not root.
 USER 10001:10001

@@ -22,9 +22,9 @@ help:  ## list the targets
 run: $(VENV)/run.stamp  ## run the whole system on this machine [PORT=8000] [STATE_DIR=.local] [SAMPLE_DATA=no]
 	@exec $(PY) -m stack.run --stop-with-parent
 
-import: $(VENV)/run.stamp  ## import orders into the running system: FILE=orders.json [SERVICES=services.json]
+import: $(VENV)/run.stamp  ## import orders into the running system: FILE=orders.json [SERVICES=services.json] [REPORT=faults.json]
 	@test -n "$(FILE)" || { echo "make import: which file? make import FILE=orders.json [SERVICES=services.json]"; exit 2; }
-	@$(PY) -m stack.attach $(PY) -m api.orders.import_command "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)")
+	@$(PY) -m stack.attach $(PY) -m api.orders.import_command "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)") $(if $(REPORT),--report "$(REPORT)")
 
 verify: $(VENV)/run.stamp  ## prove that every fee summary equals its orders; list those that do not
 	@$(PY) -m stack.attach $(PY) -m worker.fee_summaries.proof
@@ -73,8 +73,11 @@ har: $(VENV)/dev.stamp  ## check recorded traffic (HAR) against the contract: FI
 	@test -n "$(FILE)" || { echo "make har: which file? make har FILE=traffic.har [SERVER=http://host/prefix]"; exit 2; }
 	@$(PY) -m contract.checks.har "$(FILE)" $(if $(SERVER),--server "$(SERVER)")
 
-faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of a separate system under load [MINUTES=2] [SEED=7]
+# First with parts that the test starts again, which can also hang them; then in a running `make run`, which must do
+# that by itself, with a table of how soon orders are stored and summed.
+faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of separate systems under load [MINUTES=2] [OPERATIONS=10000] [SEED=7]
 	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+	$(PY) -m tests.stack_faults $(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(SEED),--seed $(SEED))
 
 docs: $(VENV)/dev.stamp  ## write the table of docs/configuration.md from the settings' docstrings
 	$(PY) -m shared.settings_reference docs/configuration.md

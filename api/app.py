@@ -13,17 +13,22 @@ from api.changes import routes as changes
 from api.changes import stream
 from api.changes.tail import TAIL
 from api.fee_summaries import routes as fee_summaries
-from api.http.access import check_access
-from api.http.guards import check_host, check_path
+from api.http.access import check_access, check_authorization
+from api.http.answer_headers import add_headers
+from api.http.early_refusals import refuse_early
+from api.http.guards import check_path
+from api.http.hosts import check_host, check_origin
 from api.http.media_types import check_acceptable
+from api.http.open_connections import closing_silent_connections, most_connections, track_requests
 from api.http.options import options_routes
 from api.http.parameters import check_query
+from api.http.request_bodies import receive_bodies
 from api.http.request_log import request_log
-from api.http.unread_bodies import read_unread_bodies
-from api.operations import documentation, health, metrics
+from api.http.request_sizes import check_sizes
+from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
 from api.problem_map import answer
-from api.server import on_shutdown_signal
+from api.server import end_with_server, on_shutdown_signal
 from api.services import routes as services
 from api.webhooks import routes as webhooks
 from shared.database.engine import DB
@@ -50,6 +55,7 @@ ROUTES = [
     *stream.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
+    *contracts.ROUTES,
     *documentation.ROUTES,
 ]
 
@@ -64,7 +70,14 @@ async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def _connections(_app: Litestar) -> AsyncIterator[None]:
+    async with closing_silent_connections(settings().port):
+        yield
+
+
+@asynccontextmanager
 async def _streams(_app: Litestar) -> AsyncIterator[None]:
+    end_with_server()
     TAIL.begin()
     with on_shutdown_signal(TAIL.end):
         yield
@@ -76,7 +89,6 @@ async def check_request(connection: AnyConnection, handler: BaseRouteHandler) ->
 
     It is a coroutine, because Litestar runs a synchronous guard in a thread for every request.
     """
-    check_host(connection)
     check_path(connection)
     check_access(connection)
     check_acceptable(connection, handler)
@@ -91,7 +103,7 @@ def create_litestar() -> Litestar:
             route_handlers=[*options_routes(ROUTES), *ROUTES],
             guards=[check_request],
             exception_handlers={Exception: answer},
-            lifespan=[_database_pool, _streams],
+            lifespan=[_database_pool, _connections, _streams],
             request_max_body_size=LARGEST_BODY_BYTES,
             # The contract is written by hand, and the routes are tested against it.
             openapi_config=None,
@@ -102,4 +114,7 @@ def create_litestar() -> Litestar:
 def create_app() -> ASGIApp:
     """Assemble the application. granian calls this in each of its processes."""
     configure_logs()
-    return request_log(read_unread_bodies(create_litestar()))
+    application = create_litestar()
+    checked = refuse_early(application, answer, check_sizes, check_host, check_authorization, check_origin)
+    limited = receive_bodies(checked, most_unfinished=most_connections() // 8)
+    return track_requests(request_log(add_headers(limited)))

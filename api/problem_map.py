@@ -23,9 +23,11 @@ from api.http.problem_types import (
     INTERNAL_ERROR,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
+    REQUEST_TIMEOUT,
     UNAVAILABLE,
 )
 from api.http.problems import Fault, ProblemError, invalid, malformed
+from api.http.request_bodies import LEAST_BYTES_PER_SECOND
 from api.http.times import utc_text
 from api.operations.health import NotReadyError
 from api.orders import errors as orders
@@ -38,12 +40,20 @@ from api.problem_types import (
     SERVICE_ID_TAKEN,
     SERVICE_NAME_TAKEN,
     SUMMARIES_BEHIND,
+    TOO_MANY_WEBHOOKS,
     VERSION_MISMATCH,
     WEBHOOK_DISABLED,
 )
 from api.services import errors as services
 from api.webhooks import errors as webhooks
-from shared.database.engine import DatabaseUnavailableError, LockTimeoutError, OutcomeUnknownError
+from shared.database.engine import (
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    LockTimeoutError,
+    OutcomeUnknownError,
+    OverloadedError,
+)
+from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,16 +92,26 @@ def _orders_too_close(error: orders.OrdersTooCloseError) -> ProblemError:
     )
 
 
-def _unavailable(event: str, detail: str) -> Callable[[Exception], ProblemError]:
+def _unavailable(
+    event: str, detail: str, headers: dict[str, str] = RETRY_SOON
+) -> Callable[[Exception], ProblemError]:
     def log_and_translate(error: Exception) -> ProblemError:
         log.warning(event, reason=str(error))
-        return ProblemError(UNAVAILABLE, detail, headers=RETRY_SOON)
+        return ProblemError(UNAVAILABLE, detail, headers=headers)
 
     return log_and_translate
 
 
 _database_unavailable = _unavailable(
     "unavailable", "The database is busy or can't be reached; the request was not carried out."
+)
+_overloaded = _unavailable(
+    "overloaded",
+    "More requests wait for the database than it can serve in time; this one was not carried out.",
+    RETRY_LATER,
+)
+_database_read_only = _unavailable(
+    "database_read_only", "The database accepts no writes at the moment; nothing was stored."
 )
 _lock_timeout = _unavailable(
     "lock_timeout",
@@ -128,6 +148,19 @@ def _framework_error(error: HTTPException) -> ProblemError:
 def _internal_error(error: Exception) -> ProblemError:
     log.error("internal_error", exc_info=error)
     return ProblemError(INTERNAL_ERROR, "The log has the details, under this request_id.")
+
+
+def _version_mismatch(error: orders.VersionMismatchError) -> ProblemError:
+    tag = f'"{error.version}"'
+    if error.weak_tag:
+        detail = (
+            f"{error.weak_tag} is a weak tag, which never matches in If-Match: send {tag}, the order's ETag."
+        )
+    elif error.stated:
+        detail = f"Order {error.order_id} is at version {error.version}, not {error.stated} as the body says."
+    else:
+        detail = f"Order {error.order_id} is at version {error.version}."
+    return ProblemError(VERSION_MISMATCH, detail, headers={"ETag": tag})
 
 
 def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:
@@ -176,10 +209,28 @@ def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
     return ProblemError(UNAVAILABLE, detail, headers=RETRY_LATER)
 
 
+def _body_timeout(_error: http.BodyTimeoutError) -> ProblemError:
+    # The rest of the body is never read, so the connection can't be used again.
+    return ProblemError(
+        REQUEST_TIMEOUT,
+        f"The body did not arrive in time: it may take {settings().body_timeout:g} s, and a third of that at "
+        f"less than {LEAST_BYTES_PER_SECOND:,} bytes a second.",
+        headers={"Connection": "close"},
+    )
+
+
+def _too_many_bodies(_error: http.TooManyBodiesError) -> ProblemError:
+    return ProblemError(
+        UNAVAILABLE,
+        "More bodies arrive at the same time than this process can hold; nothing was stored.",
+        headers=RETRY_SOON | {"Connection": "close"},
+    )
+
+
 def _not_ready(error: NotReadyError) -> ProblemError:
     return ProblemError(
         UNAVAILABLE,
-        "Orders can't be stored: the database can't be reached, or migrations are pending.",
+        f"Orders can't be stored: {error.reason}.",
         headers=RETRY_SOON,
         members={"checks": error.checks},
     )
@@ -227,10 +278,14 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ProblemError: lambda error: error,
     HTTPException: _framework_error,
     DatabaseUnavailableError: _database_unavailable,
+    OverloadedError: _overloaded,
     OutcomeUnknownError: _outcome_unknown,
+    DatabaseReadOnlyError: _database_read_only,
     LockTimeoutError: _lock_timeout,
     NotReadyError: _not_ready,
     http.TooManyStreamsError: _too_many_streams,
+    http.BodyTimeoutError: _body_timeout,
+    http.TooManyBodiesError: _too_many_bodies,
     http.IdempotencyKeyReusedError: lambda error: ProblemError(
         IDEMPOTENCY_KEY_REUSED, f"The key {error.key} was used for other content within 24 hours."
     ),
@@ -244,10 +299,15 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
         *(Fault(reason, pointer=pointer) for pointer, reason in error.faults)
     ),
     orders.BatchRefusedError: _batch_refused,
-    orders.VersionMismatchError: lambda error: ProblemError(
-        VERSION_MISMATCH,
-        f"Order {error.order_id} is at version {error.version}.",
-        headers={"ETag": f'"{error.version}"'},
+    orders.VersionMismatchError: _version_mismatch,
+    orders.CalendarNameTakenError: lambda error: invalid(
+        *(
+            Fault(
+                f"there is a calendar {namesake.existing}; a name may not differ only in case",
+                pointer=pointer,
+            )
+            for pointer, namesake in zip(error.pointers, error.namesakes, strict=False)
+        )
     ),
     changes.PositionNotInLogError: _position_not_in_log,
     services.ServiceNotFoundError: lambda error: ProblemError(
@@ -257,7 +317,8 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
         SERVICE_ID_TAKEN, f"Id {error.service_id} is the id of another service."
     ),
     services.ServiceNameTakenError: lambda error: ProblemError(
-        SERVICE_NAME_TAKEN, f"Another service is called {error.name!r}."
+        SERVICE_NAME_TAKEN,
+        f"Another service is called {error.name!r}.",
     ),
     fee_summaries.ReportExpiredError: lambda error: ProblemError(
         REPORT_EXPIRED,
@@ -275,6 +336,9 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ),
     webhooks.WebhookDisabledError: lambda error: ProblemError(
         WEBHOOK_DISABLED, f"Webhook {error.webhook_id} is disabled ({error.reason})."
+    ),
+    webhooks.TooManyWebhooksError: lambda error: ProblemError(
+        TOO_MANY_WEBHOOKS, f"There are {error.most} webhooks already. Delete one, or change one."
     ),
     webhooks.TooMuchToReplayError: lambda error: invalid(
         Fault(f"must be at least {error.first}: one replay can't cover more changes", pointer="#/after")

@@ -44,13 +44,21 @@ SERVICE_NAME_TAKEN = ProblemType(
     "service-name-taken",
     409,
     "Another service has this name",
-    "Use the service that has it, or choose another name. Names of archived services are free again.",
+    "Use the service that has it, or choose another name. Case and the form of letters, such as full width, "
+    "make no difference. Names of archived services are free again.",
 )
 WEBHOOK_DISABLED = ProblemType(
     "webhook-disabled",
     409,
     "The webhook is disabled",
     "The webhook's `disabled` says when and why. Enable it first: PATCH `enabled: true`.",
+)
+TOO_MANY_WEBHOOKS = ProblemType(
+    "too-many-webhooks",
+    409,
+    "There are as many webhooks as this deployment allows",
+    "Delete a webhook that is no longer needed, or change one: PATCH its `url`, `types` or `calendars`. The "
+    "operator of the service can allow more (`OMS_MAX_WEBHOOKS`).",
 )
 POSITION_EXPIRED = ProblemType(
     "position-expired",
@@ -69,8 +77,9 @@ REPORT_EXPIRED = ProblemType(
 VERSION_MISMATCH = ProblemType(
     "version-mismatch",
     412,
-    "The order is at another version",
-    "It was changed after you read it. Read it again, check your change against it, and send the new ETag.",
+    "A condition on the order's version is not met",
+    "It was changed after you read it: read it again, check your change against it, and send the new ETag. "
+    "Or the tag in If-Match is weak: send the ETag as the order has it, without W/.",
 )
 SUMMARIES_BEHIND = ProblemType(
     "summaries-behind",

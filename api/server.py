@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import multiprocessing
+import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 from granian import Granian
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 
+from api.http.open_connections import most_connections, raise_open_files
+from shared.api_access import resolve
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
-from shared.settings import settings
+from shared.settings import SettingsError, check_listening, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+LARGEST_HEADER_BUFFER_BYTES = 65_536
+"""More than ``api/http/request_sizes.py`` accepts, so that it can say what is too large."""
 
 
 class _Farewell(logging.Filter):
@@ -39,32 +50,63 @@ _GRANIAN_LOGS = {
 }
 
 
+def _address(host: str) -> str:
+    # granian takes no names.
+    addresses = resolve(host)
+    if not addresses:
+        raise SettingsError("OMS_HOST: has no address; use one, such as 127.0.0.1")
+    return str(addresses[0])
+
+
 def main() -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
+        SettingsError: other machines could reach it, and it would let everyone in.
         OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
 
     """
+    check_listening()
     configure_logs()
+    raise_open_files()
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
     Granian(
         "api.app:create_app",
         factory=True,
-        address=settings().host,
+        address=_address(settings().host),
         port=settings().port,
         interface=Interfaces.ASGI,
         workers=1,
         websockets=False,
-        # Connections beyond this, idle ones included, wait; database work is bounded by the pool.
-        backpressure=2_000,
+        # HTTP/2 has no limit for a connection that is silent or never ends its preface.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(
+            # From the beginning of a connection, or its last answer, to the end of the next header.
+            header_read_timeout=int(settings().idle_timeout * 1000),
+            max_buffer_size=LARGEST_HEADER_BUFFER_BYTES,
+        ),
+        # Connections beyond this, idle ones included, wait: ``api/http/open_connections.py`` makes room.
+        backpressure=most_connections(),
         respawn_failed_workers=True,
         workers_kill_timeout=5,
         log_access=False,
         log_dictconfig=_GRANIAN_LOGS,
     ).serve()
+
+
+def end_with_server() -> None:
+    """In granian's worker process: have the kernel end it (SIGKILL) if the main process is killed.
+
+    It would hold the port, and serve without anybody who could stop it. Linux only.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # 1: PR_SET_PDEATHSIG
+    if os.getppid() != parent.pid:  # it was killed before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager

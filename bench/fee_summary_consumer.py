@@ -88,19 +88,18 @@ def _run(url: str, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return asyncio.run(step())
 
 
-async def _catch_up(at_once: int = 5_000) -> list[float]:
+async def _catch_up() -> list[float]:
     """Apply all waiting changes; return the seconds that each batch took."""
-    from shared.change_log import FEE_SUMMARIES, assign_positions, changes_after, cursor_of
-    from shared.changes import batch_of
+    from shared.change_log import FEE_SUMMARIES, assign_positions, cursor_of, last_position
     from worker.fee_summaries.consumer import apply_changes
 
     while await assign_positions():
         pass
     took = []
-    while changes := await changes_after((await cursor_of(FEE_SUMMARIES)).position, at_once):
-        batch = batch_of(changes)
+    last = await last_position()
+    while (position := (await cursor_of(FEE_SUMMARIES)).position) < last:
         began = time.perf_counter()
-        await apply_changes(batch)
+        await apply_changes(min(last, position + BATCH))
         took.append(time.perf_counter() - began)
     return took
 
@@ -111,7 +110,7 @@ async def _measure(which: str, number: int, rounds: int) -> list[float]:
     took = []
     for index in range(rounds):
         await execute(_CHANGE[which], number * 100 + index, BATCH)
-        took += await _catch_up(BATCH)
+        took += await _catch_up()
     return took
 
 

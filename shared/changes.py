@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from uuid import UUID
 
 SOURCE = "/orders"
@@ -46,37 +45,3 @@ class Change:
             f'"sequence":"{self.position:019}","orderversion":{self.order_version},'
             f'"data":{{"order":{self.order or "null"},"previous":{self.previous or "null"}}}}}'
         )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Consecutive changes for a consumer: positions ``first`` to ``last``, none missing."""
-
-    first: int
-    last: int
-    last_event_id: str
-    """The id of the last change: it shows whether the batch is of this log, or of one replaced since."""
-    notifications: str
-    """A JSON array of the notifications, in order; empty for a consumer that reads them from the log."""
-
-
-def batch_of(changes: Sequence[Change], *, carried: bool = True) -> Batch:
-    """Put consecutive changes into one batch.
-
-    Args:
-        changes: in order.
-        carried: whether the batch carries the notifications, or only the bounds of the changes.
-
-    Raises:
-        ValueError: there are no changes, or a position is missing between them.
-
-    """
-    positions = [change.position for change in changes]
-    if not positions or positions != list(range(positions[0], positions[0] + len(positions))):
-        raise ValueError(f"not consecutive changes: {positions}")
-    return Batch(
-        positions[0],
-        positions[-1],
-        str(changes[-1].event_id),
-        f"[{','.join(c.notification() for c in changes)}]" if carried else "[]",
-    )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from shared.control_characters import escape_control_characters, json_line
+
 
 def print_line(text: str, *, level: Literal["info", "error"] = "info", file: TextIO | None = None) -> None:
     """Print a line to ``file``; by default to standard output, or to standard error if it is an error.
+
+    Control characters are escaped: file names, and what a file holds, come from outside.
 
     The environment is read here and not through the settings: a health check, which starts every few seconds,
     takes no time to read those.
@@ -22,5 +25,7 @@ def print_line(text: str, *, level: Literal["info", "error"] = "info", file: Tex
             "logger": "command",
             "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         }
-        text = json.dumps(line, ensure_ascii=False)
+        text = json_line(line)
+    else:
+        text = escape_control_characters(text)
     print(text, file=file or (sys.stderr if level == "error" else sys.stdout), flush=True)

@@ -8,8 +8,6 @@ start.
 
 from __future__ import annotations
 
-import asyncpg
-
 from shared.database.statements import fetch_values
 from shared.settings import settings
 
@@ -32,18 +30,13 @@ class OtherTimeZoneError(SystemExit):
 async def check_time_zone() -> None:
     """Check that OMS_TIME_ZONE is the zone of the fee summaries, unless there are none yet.
 
-    A database without tables passes.
-
     Raises:
         OtherTimeZoneError: the summaries use another zone.
-        DatabaseUnavailableError: the zone can't be read.
+        DatabaseUnavailableError: the zone can't be read, or there are no tables yet.
 
     """
     requested = settings().time_zone
-    try:
-        other_zones = await fetch_values(str, _OTHER_ZONE, requested)
-    except asyncpg.UndefinedTableError:
-        return
+    other_zones = await fetch_values(str, _OTHER_ZONE, requested)
     if other_zones:
         raise OtherTimeZoneError(
             f"OMS_TIME_ZONE is {requested}, and the fee summaries count in days of {other_zones[0]}: set it "

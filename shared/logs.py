@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
+from shared.control_characters import escape_control_characters, json_line
 from shared.settings import settings
+
+
+def _escape_values(
+    _logger: object, _method: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """Escape what was logged: URLs, headers, names and errors' messages come from outside."""
+    return {
+        escape_control_characters(name): escape_control_characters(value) if isinstance(value, str) else value
+        for name, value in event.items()
+    }
+
+
+def _escape_lines(_logger: object, _method: str, text: Any) -> str:
+    """Escape what is left, a traceback's lines. Indented, an error's message can't forge a line."""
+    return "\n    ".join(map(escape_control_characters, text.split("\n")))
 
 
 def configure_logs() -> None:
@@ -21,14 +38,16 @@ def configure_logs() -> None:
     ]
     as_json = settings().log_format == "json"
     render: list[structlog.types.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(json_line)]
         if as_json
         else [
+            _escape_values,
             # The plain formatter: rich, if installed, would print every frame's local variables, with
             # secrets.
             structlog.dev.ConsoleRenderer(
                 colors=False, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
-            )
+            ),
+            _escape_lines,
         ]
     )
     handler = logging.StreamHandler(sys.stdout)

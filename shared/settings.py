@@ -8,21 +8,37 @@ too: otherwise a misspelt one would be ignored silently. The docstrings below be
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
-from datetime import timedelta
-from functools import cache
-from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, available_timezones
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.webhook_addresses import AddressPolicy, Network, read_networks, read_ports
+from shared.api_access import ApiKey, is_loopback, read_api_keys
+from shared.database.url import check_database_url
+from shared.redis_address import RedisAddress, read_redis_url
+from shared.server_urls import check_file
+from shared.setting_values import (
+    Duration,
+    Seconds,
+    check_redis_url,
+    check_zone_name,
+    parse_api_keys,
+    parse_hosts,
+    parse_networks,
+    parse_ports,
+    parse_yes_or_no,
+)
+from shared.webhook_addresses import AddressPolicy, Network
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic_core import ErrorDetails
 
 PREFIX = "OMS_"
-
-_ERROR_HEADING = "the environment can't be used:\n  "
 
 
 class SettingsError(SystemExit):
@@ -32,99 +48,43 @@ class SettingsError(SystemExit):
     """
 
 
-def _check_zone_name(name: str) -> str:
-    if name not in available_timezones():
-        raise ValueError("is not the name of a time zone; use an IANA name such as UTC or Europe/Rome")
-    return name
-
-
-def _parse_yes_or_no(value: object) -> object:
-    if isinstance(value, str) and value not in ("yes", "no"):
-        raise ValueError("must be yes or no")
-    return value == "yes" if isinstance(value, str) else value
-
-
-@dataclass(frozen=True)
-class ApiKey:
-    """An API key. Only its SHA-256 digest is stored."""
-
-    name: str
-    role: Literal["read", "write"]
-    sha256: str
-
-
-_API_KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<role>read|write):(?P<sha256>[0-9a-f]{64})")
-
-
-def _parse_api_keys(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    entries = [entry.strip() for entry in value.split(",") if entry.strip()]
-    keys = [
-        ApiKey(match["name"], "write" if match["role"] == "write" else "read", match["sha256"])
-        for match in map(_API_KEY.fullmatch, entries)
-        if match
-    ]
-    if len(keys) < len(entries) or len({key.name for key in keys}) < len(keys):
-        raise ValueError("must be name:read:sha256 or name:write:sha256, separated by commas, each name once")
-    return keys
-
-
-def _parse_networks(value: object) -> object:
-    return read_networks(value) if isinstance(value, str) else value
-
-
-def _parse_ports(value: object) -> object:
-    return read_ports(value) if isinstance(value, str) else value
-
-
-_DURATION = re.compile(r"([1-9][0-9]{0,8})(d|h|m|s)")
-_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-
-
-def _parse_duration(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value)
-    if not match:
-        raise ValueError("must be a whole number and a unit, d, h, m or s: 90d, 12h")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
-Duration = Annotated[
-    timedelta, BeforeValidator(_parse_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))
-]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
 class Settings(BaseSettings):
     """All settings. A duration is a number of seconds, unless it takes a unit."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
-    database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")]
+    database_url: Annotated[str, AfterValidator(check_database_url), Field(repr=False)]
     """The PostgreSQL server, for example ``postgresql://oms@db/oms``.
 
     A socket folder goes in ``?host=``. The password may be given as ``PGPASSWORD`` instead, where it needs no
     escaping.
     """
 
-    redis_url: Annotated[str, Field(pattern=r"^rediss?://")]
+    redis_url: Annotated[str, AfterValidator(check_redis_url), Field(repr=False)]
     """The Redis-compatible server. Only speed depends on it: its data may be lost at any time.
 
-    With ``rediss:`` it is reached over TLS, and its certificate is verified.
+    ``redis://``, ``rediss://`` (over TLS, with the certificate verified), ``unix://`` or ``sentinel://``; see
+    below.
     """
+
+    redis_password: Annotated[str, Field(repr=False)] = ""
+    """The password of Redis, where it needs no escaping; empty if it is in the URL, or there is none."""
 
     redis_ca_file: str = ""
     """A file of CA certificates (PEM) to trust for Redis in addition to the system's; empty means none."""
 
-    host: str = "127.0.0.1"
-    """The address that the API listens on."""
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address that the API listens on.
+
+    Without API keys it does not start on any but a loopback address, unless ``OMS_ACCESS`` is ``open``.
+    """
 
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """The port that the API listens on. ``make run`` takes ``PORT`` instead."""
 
-    time_zone: Annotated[str, AfterValidator(_check_zone_name)] = "UTC"
+    time_zone: Annotated[str, AfterValidator(check_zone_name)] = "UTC"
     """The time zone in which fee summaries count days: an IANA name such as ``Europe/Rome``.
 
     A process refuses to start if the existing summaries use another zone; ``make rebuild`` changes it.
@@ -141,6 +101,24 @@ class Settings(BaseSettings):
 
     Give each process a file of its own. The health check, ``python -m shared.heartbeat``, fails when the file
     is older than 30 seconds.
+    """
+
+    connections: Annotated[int, Field(ge=100, le=100_000)] = 4_000
+    """Connections that one API process accepts, idle ones included; fewer where it may open fewer files.
+
+    When almost all are taken, connections without a request are closed, the longest silent ones first.
+    """
+
+    header_timeout: Seconds = 10
+    """How long a new connection may take to send the header of its first request, before it is closed."""
+
+    idle_timeout: Seconds = 75
+    """How long a connection stays open after an answer, until its next request's header is complete."""
+
+    body_timeout: Seconds = 30
+    """How long the body of a request may take to arrive, before it is answered 408.
+
+    It may send nothing, or less than 1,000 bytes a second, for a third of this.
     """
 
     pool_size: Annotated[int, Field(ge=1, le=64)] = 6
@@ -165,7 +143,7 @@ class Settings(BaseSettings):
     """How long the relay pauses between two reads of the change log."""
 
     relay_batch: Annotated[int, Field(ge=1, le=5_000)] = 500
-    """The most changes in one message to a consumer."""
+    """The most changes that one message announces, and that a consumer applies in one transaction."""
 
     relay_window: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """The most changes that may be published and not yet applied.
@@ -174,7 +152,10 @@ class Settings(BaseSettings):
     """
 
     republish_after: Seconds = 5
-    """How long a cursor may stay unchanged before the relay publishes the waiting changes again."""
+    """How long a cursor may stay unchanged before the relay publishes the waiting changes again.
+
+    If nothing waits in the queue, it does so after a second.
+    """
 
     change_retention: Duration = Field("90d", validate_default=True)
     """How long changes are kept for subscribers."""
@@ -188,15 +169,36 @@ class Settings(BaseSettings):
     redis_stream_length: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """How many changes the Redis stream holds, approximately: Redis trims the stream in blocks."""
 
-    require_if_match: Annotated[bool, BeforeValidator(_parse_yes_or_no)] = Field("no", validate_default=True)
+    require_if_match: Annotated[bool, BeforeValidator(parse_yes_or_no)] = Field("no", validate_default=True)
     """``yes``: PUT, PATCH and DELETE of an order require ``If-Match``; without it they are answered 428."""
 
-    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_parse_api_keys)] = Field(
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(parse_api_keys)] = Field(
         "", validate_default=True
     )
     """Who may call the API: ``name:role:sha256``, separated by commas. Empty means that everyone may.
 
     ``role`` is ``read`` or ``write``; ``sha256`` is the SHA-256 of the key in hexadecimal. Names are unique.
+    """
+
+    api_keys_file: str = ""
+    """A file with more keys, in the same form, also one per line; empty means none.
+
+    A file without any key is refused, unless ``OMS_API_KEYS`` has some or ``OMS_ACCESS`` is ``open``.
+    """
+
+    access: Literal["protected", "open"] = "protected"
+    """``open``: without keys, the API may listen on any address, and all who can reach it may do everything.
+
+    Where there are keys, it changes nothing.
+    """
+
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_hosts)] = Field(
+        "", validate_default=True
+    )
+    """The names under which callers may address the API (``Host``), separated by commas: ``*.example.com``.
+
+    Empty means any name with keys. Without keys it means loopback names and ``OMS_HOST``, so that no web page
+    can reach the API through a name of its own. Health checks are answered under any name.
     """
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
@@ -205,7 +207,7 @@ class Settings(BaseSettings):
     Three more are always started: two to deliver webhooks, one to prove the fee summaries.
     """
 
-    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)] = Field(
+    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(parse_networks)] = Field(
         "", validate_default=True
     )
     """Private and loopback networks that webhooks may be sent to: ``10.0.0.0/8,127.0.0.0/8``.
@@ -213,7 +215,7 @@ class Settings(BaseSettings):
     Public addresses need no entry. Link-local, metadata and multicast addresses are always refused.
     """
 
-    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_parse_ports)] = Field(
+    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(parse_ports)] = Field(
         "80,443,1024-65535", validate_default=True
     )
     """Ports that webhooks may be sent to: numbers and ranges, separated by commas."""
@@ -235,6 +237,47 @@ class Settings(BaseSettings):
 
     Failing webhooks get at most half of these places.
     """
+
+    max_webhooks: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """The most webhooks that there may be; further ones are refused. Each gets a row for every change."""
+
+    @property
+    def redis_address(self) -> RedisAddress:
+        """Where Redis is, and how to get in."""
+        address = read_redis_url(self.redis_url)
+        if self.redis_password:
+            address = address.with_password(self.redis_password)
+        if self.redis_ca_file:
+            address = address.with_ca_file(check_file(self.redis_ca_file, "OMS_REDIS_CA_FILE"))
+        return address
+
+    @cached_property
+    def all_api_keys(self) -> tuple[ApiKey, ...]:
+        """The keys of ``OMS_API_KEYS`` and of ``OMS_API_KEYS_FILE``."""
+        if not self.api_keys_file:
+            return self.api_keys
+        try:
+            text = Path(self.api_keys_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise ValueError(f"OMS_API_KEYS_FILE: can't be read ({reason})") from None
+        in_file = ",".join(f"{key.name}:{key.role}:{key.sha256}" for key in self.api_keys)
+        try:
+            keys = read_api_keys("\n".join(filter(None, (in_file, text.strip()))))
+        except ValueError as error:
+            raise ValueError(f"OMS_API_KEYS_FILE: {error}") from None
+        if not keys and self.access != "open":
+            raise ValueError("OMS_API_KEYS_FILE: has no key; OMS_ACCESS=open would let everyone in")
+        return keys
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        try:
+            _ = self.redis_address
+        except ValueError as error:
+            raise ValueError(f"OMS_REDIS_URL: {error}") from None
+        _ = self.all_api_keys
+        return self
 
     @property
     def webhook_addresses(self) -> AddressPolicy:
@@ -264,8 +307,39 @@ def settings() -> Settings:
     try:
         valid_settings = Settings()
     except ValidationError as error:
-        faults += [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
-        raise SettingsError(_ERROR_HEADING + "\n  ".join(faults)) from None
+        raise _settings_error([*faults, *map(_fault, error.errors(include_input=False))]) from None
     if faults:
-        raise SettingsError(_ERROR_HEADING + "\n  ".join(faults))
+        raise _settings_error(faults)
     return valid_settings
+
+
+def _fault(error: ErrorDetails) -> str:
+    text = error["msg"].removeprefix("Value error, ")
+    # A fault of several settings together names them itself.
+    return f"{PREFIX}{str(error['loc'][0]).upper()}: {text}" if error["loc"] else text
+
+
+def _settings_error(faults: Sequence[str]) -> SettingsError:
+    heading = "the environment can't be used:"
+    return SettingsError(f"{heading} {faults[0]}" if len(faults) == 1 else "\n  ".join((heading, *faults)))
+
+
+def check_listening() -> None:
+    """Check that the API asks for keys if others than this machine's users can reach it.
+
+    Raises:
+        SettingsError: it would listen on another address than loopback, and let everyone in.
+
+    """
+    given = settings()
+    if not given.all_api_keys and given.access != "open" and not is_loopback(given.host):
+        fault = (
+            "OMS_HOST: other machines may reach this address, and without keys all who do may do everything; "
+            "set OMS_API_KEYS, or OMS_ACCESS=open if that is meant"
+        )
+        raise _settings_error([fault])
+
+
+if __name__ == "__main__":
+    # Checks everything that any process would refuse, before the first one is started.
+    check_listening()

@@ -8,71 +8,80 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Any
 
 # On SIGTERM, the worker gives its running tasks until the end of the soft shutdown; without this it would
 # wait for them without limit. Celery reads the variable when it is imported.
 os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 from celery import Celery
+from kombu import Producer
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as redis_transport
-from kombu.transport import virtual
-from redis import RedisError
+from redis import ConnectionPool, RedisError
 
-from shared.redis_tls import tls_options
+from shared import queues
+from shared.redis_clients import connection_class, connection_pool
 from shared.settings import settings
 
 APPLY_TO_FEE_SUMMARIES = "fee_summaries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 APPLY_TO_WEBHOOK_DELIVERIES = "webhook_deliveries.apply_changes"
-"""Task. Arguments: the fields of a ``shared.changes.Batch``, in order."""
+"""Task. Its argument is a position up to which there are changes to apply; PostgreSQL has them stored."""
 
 ATTEMPT_DUE_DELIVERIES = "webhook_deliveries.attempt_due"
 """Task, without arguments: attempt the deliveries that are due, as PostgreSQL has them stored."""
 
-CONSUMER_QUEUE = "order-change-batches"
-"""The queue's key in Redis. Not ``order-changes``: that is the stream that subscribers read."""
+CONSUMER_QUEUE = queues.CONSUMER_QUEUE
 
 PROVE_FEE_SUMMARIES = "fee_summaries.prove"
 """Task, without arguments: compare every fee summary with the orders, and store the result."""
 
-ATTEMPTS_QUEUE = "webhook-attempts"
-"""A queue of its own: at most one request to attempt deliveries waits in it, however many batches wait."""
+ATTEMPTS_QUEUE = queues.ATTEMPTS_QUEUE
 
 TASK_LIMIT_SECONDS = 50
 
 
-class _Acknowledgements(redis_transport.QoS):
-    """Kombu's acknowledgements without their leak: one that fails frees its place in the prefetch window.
+class _Channel(redis_transport.Channel):
+    """Kombu's channel, without its bookkeeping of unacknowledged messages in Redis.
 
-    Otherwise a worker whose Redis goes away while all of its children are busy never receives a message
-    again: its prefetch window stays full, so it does not read, and does not notice that its connection is
-    gone.
+    It is not needed: the relay publishes what is lost again, long before a visibility timeout would pass.
+    Without it the worker only reads, and closing a connection writes nothing back.
+
+    Its connections are our own; Kombu's limits apply to them. Kombu reads TLS, sentinels and sockets from
+    URLs in ways of its own, and only for its own transports.
     """
 
-    def ack(self, delivery_tag: str) -> None:
-        try:
-            super().ack(delivery_tag)
-        except BaseException:
-            virtual.QoS.ack(self, delivery_tag)
-            raise
+    ack_emulation = False
+    do_restore = False
+    connection_class = connection_class()
 
-
-class _Channel(redis_transport.Channel):
-    QoS = _Acknowledgements
+    def _get_pool(self, asynchronous: bool = False) -> ConnectionPool:  # noqa: FBT001, FBT002 (as Kombu calls it)
+        options = self._connparams(asynchronous=asynchronous)  # type: ignore[attr-defined]  # not in its stubs
+        for decided_elsewhere in ("host", "port", "username", "password", "db"):
+            del options[decided_elsewhere]
+        pool = connection_pool(**options)
+        self.keyprefix_fanout = self.keyprefix_fanout.format(db=pool.connection_kwargs["db"])
+        # Kombu closes the connections to sentinels that it knows of.
+        sentinels = getattr(pool, "sentinel_manager", None)
+        if asynchronous:
+            self._async_sentinel_manager = sentinels
+        else:
+            self._sentinel_manager = sentinels
+        return pool
 
 
 class Transport(redis_transport.Transport):
-    """Kombu's transport over Redis, with ``_Acknowledgements``."""
+    """Kombu's transport over Redis, with channels as above."""
 
     Channel = _Channel
 
 
-app = Celery("oms", broker=settings().redis_url, include=["worker.tasks"])
+# The URL is for logs only: the channel connects by itself.
+app = Celery("oms", broker=settings().redis_address.label, include=["worker.tasks"])
 app.conf.update(
     broker_transport=f"{__name__}:{Transport.__name__}",
-    broker_use_ssl=tls_options() or None,
     task_default_queue=CONSUMER_QUEUE,
     task_routes={ATTEMPT_DUE_DELIVERIES: {"queue": ATTEMPTS_QUEUE}},
     task_serializer="json",
@@ -80,11 +89,10 @@ app.conf.update(
     # Nobody reads results: the cursor records what was done.
     task_ignore_result=True,
     task_store_errors_even_if_ignored=False,
-    # Acknowledged when done, and redelivered when a worker is lost. Correctness does not depend on it.
+    # Acknowledged when done, so that a worker holds no more messages than it has children. Redis is told
+    # nothing: what is lost is published again.
     task_acks_late=True,
     task_reject_on_worker_lost=False,
-    # A task that fails is acknowledged too: the relay publishes its changes again while the cursor does not
-    # move.
     task_acks_on_failure_or_timeout=True,
     worker_prefetch_multiplier=1,
     task_soft_time_limit=TASK_LIMIT_SECONDS,
@@ -95,18 +103,17 @@ app.conf.update(
     # A child logs to its standard output, see shared/logs.py. Redirected, standard output would be a logger
     # whose handler writes to that same logger, and every line of the child would be lost.
     worker_redirect_stdouts=False,
-    # Redis may be unreachable at the start, and later for any length of time: keep trying every few seconds,
-    # without limit.
+    # Redis may be unreachable at the start, and later for any length of time; and it may refuse any command.
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_connection_retry=True,
-    worker_cancel_long_running_tasks_on_connection_loss=True,
+    broker_channel_error_retry=True,
+    # A task that runs while the connection is lost may end: repeating it would have no effect.
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_enable_prefetch_count_reduction=False,
     worker_send_task_events=False,
     worker_enable_remote_control=False,
     broker_transport_options={
-        # Longer than any task may run: a task that runs longer would be redelivered, and run twice at once.
-        "visibility_timeout": 120,
-        "unacked_restore_interval": 5,
         # Without these limits a Redis that hangs blocks a publisher without limit.
         "socket_timeout": 5,
         "socket_connect_timeout": 1,
@@ -133,11 +140,26 @@ def send_unless_full(
 
     """
     with app.producer_or_acquire() as producer:
-        try:
-            waiting = producer.channel.client.llen(queue)
-        except RedisError as error:
-            raise OperationalError(str(error)) from error
-        if waiting >= most_waiting:
+        if _waiting(producer, queue) >= most_waiting:
             return False
         app.send_task(task, arguments, retry=False, producer=producer)
     return True
+
+
+def is_empty(queue: str = CONSUMER_QUEUE) -> bool:
+    """Return whether no message waits in the queue. Blocks as ``send_unless_full`` does.
+
+    Raises:
+        OperationalError: Redis can't be reached, or refuses to count them.
+
+    """
+    with app.producer_or_acquire() as producer:
+        return _waiting(producer, queue) == 0
+
+
+def _waiting(producer: Producer, queue: str) -> int:
+    try:
+        channel: Any = producer.channel  # Kombu's for Redis
+        return int(channel.client.llen(queue))
+    except (RedisError, ValueError, TypeError) as error:  # the last two: whatever answers is no Redis
+        raise OperationalError(str(error)) from error

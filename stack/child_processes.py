@@ -25,6 +25,10 @@ class StackError(Exception):
     """The local stack can't continue; the text says why and what to do, in one line."""
 
 
+class DataMissingError(StackError):
+    """A server's data are gone while the stack runs: starting it with none would hide that."""
+
+
 def die_with_parent(parent: int, with_signal: signal.Signals) -> None:
     """Have the kernel send this process ``with_signal`` when the thread that started it ends.
 

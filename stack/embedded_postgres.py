@@ -26,7 +26,14 @@ from urllib.parse import quote
 
 import psutil
 
-from stack.child_processes import StackError, start_process, stop_leftovers, stop_processes, working_in
+from stack.child_processes import (
+    DataMissingError,
+    StackError,
+    start_process,
+    stop_leftovers,
+    stop_processes,
+    working_in,
+)
 from stack.server_user import can_enter, claim_folder
 
 DATABASE = "orders"
@@ -71,6 +78,7 @@ class EmbeddedPostgres:
         self._owner: pwd.struct_passwd | None = None
         self._sockets = self._link / "sockets"
         self._process: subprocess.Popen[bytes] | None = None
+        self._had_data = False
 
     @property
     def url(self) -> str:
@@ -114,19 +122,19 @@ class EmbeddedPostgres:
         if self._process is None:
             self._owner, self._home = claim_folder(self._link)
         data = self._home / "data"
-        if self._process is not None and not data.exists():
-            # The server ended by itself. Creating an empty database would hide that the data is lost.
-            raise StackError(f"PostgreSQL's data folder {data} is missing")
+        if self._had_data and not data.exists():
+            raise DataMissingError(f"PostgreSQL's data folder {data} is missing")
         _stop_leftovers(data)
         binaries = self._binaries()
         if not data.exists():
             self._initialise(binaries, data)
+        log_mode = "ab" if self._had_data else "wb"  # a restart appends: the log says why the server ended
+        self._had_data = True
         self._sockets = self._socket_folder()
         settings = _SETTINGS | ({} if self._durable else _NOT_DURABLE)
         settings["unix_socket_directories"] = str(self._sockets)
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        # A restart appends to the log, which says why the server ended.
-        with self.log.open("wb" if self._process is None else "ab") as log:
+        with self.log.open(log_mode) as log:
             self._process = start_process(
                 [str(binaries / "postgres"), "-D", str(data), *options],
                 output=log,

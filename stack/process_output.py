@@ -13,6 +13,11 @@ _READ_BYTES = 65_536
 _LONGEST_LINE = 1_000_000
 
 
+def _escape(text: str) -> str:
+    """Escape characters that are not printable: processes that crash print texts that they did not escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class ProcessOutput:
     """Reads the output of processes and prints it. It has no thread: it reads only while `pump` is called.
 
@@ -72,7 +77,7 @@ class ProcessOutput:
         if self.is_closed:
             return
         try:
-            print(f"{prefix} {text}", flush=True)
+            print(f"{prefix} {_escape(text)}", flush=True)
         except BrokenPipeError:
             self.is_closed = True
             # Flushing the rest of the buffer would raise again when the interpreter ends.

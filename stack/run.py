@@ -10,16 +10,14 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from stack.child_processes import (
+    DataMissingError,
     StackError,
     die_with_parent,
     start_process,
@@ -29,8 +27,11 @@ from stack.child_processes import (
 )
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import EmbeddedValkey, free_port
+from stack.plan import Plan
+from stack.preconditions import check_folders, check_port, check_settings
 from stack.process_output import ProcessOutput
-from stack.state_folder import DEFAULT_FOLDER, StateFolder
+from stack.restarts import Restarts
+from stack.state_folder import StateFolder
 
 PROCESSES = {"api": "api.server", "relay": "api.relay.main", "worker": "worker.main"}
 _STOPPED_TOGETHER = ((("api", "relay"), 2.5), (("worker",), 3.0))
@@ -38,60 +39,16 @@ _STOPPED_TOGETHER = ((("api", "relay"), 2.5), (("worker",), 3.0))
 what runs them. With the servers' own grace, 1 s and 2 s, everything ends within 10 s."""
 _NAMES = [*PROCESSES, "migrate", "import", "stack"]
 _READY_SECONDS = 60.0
-_PORT_FREED_SECONDS = 1.0
-"""How long to wait for the port of a killed run's API. When a process ends, the kernel frees its
-environment, by which it is recognized, a moment before it closes its socket."""
-_MOST_RESTARTS = 5
-_RESTART_WINDOW_SECONDS = 60.0
-"""A server that ends more often than this is not restarted."""
+"""After this time the names of those that are not ready are printed."""
+_MOST_FAILED_STARTS = 5
+"""A process that ends so often at once stops the stack, if it never was ready."""
 _STACK_VARIABLE = "ORDER_STACK"
 """Set to STATE_DIR for every process started here, and its children, so that a later run can find them."""
 _SAMPLE_ORDER = "/orders/223"
 
 
-class _RefusalError(Exception):
-    """Nothing was started; the text says why and what to do."""
-
-
 class _StopRequestedError(Exception):
     """Not an error: a signal was received, or the pipe behind standard output was closed."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run, as read from the environment."""
-
-    host: str
-    port: int
-    state: Path
-    database_url: str
-    redis_url: str
-    sample_data: bool
-
-    @classmethod
-    def read(cls, environment: Mapping[str, str]) -> Plan:
-        """Read the environment; an empty variable counts as absent, since make passes empty ones.
-
-        Raises:
-            _RefusalError: a value is invalid.
-
-        """
-        given = {name: value for name, value in environment.items() if value}
-        port = given.get("PORT") or given.get("OMS_PORT") or "8000"
-        if not (port.isascii() and port.isdigit() and int(port) <= 65535):  # the last port
-            raise _RefusalError(f"PORT is {port!r}; it must be a number up to 65535, or 0 for any free port")
-        # A database that the user chose gets the sample orders only on request.
-        sample_data = given.get("SAMPLE_DATA", "no" if "OMS_DATABASE_URL" in given else "yes")
-        if sample_data not in {"yes", "no"}:
-            raise _RefusalError(f"SAMPLE_DATA is {sample_data!r}; it must be yes or no")
-        return cls(
-            host=given.get("OMS_HOST", "127.0.0.1"),
-            port=int(port),
-            state=Path(given.get("STATE_DIR", DEFAULT_FOLDER)),
-            database_url=given.get("OMS_DATABASE_URL", ""),
-            redis_url=given.get("OMS_REDIS_URL", ""),
-            sample_data=sample_data == "yes",
-        )
 
 
 class Stack:
@@ -104,7 +61,13 @@ class Stack:
         self._postgres = None if plan.database_url else EmbeddedPostgres(state.path / "postgres")
         self._valkey = None if plan.redis_url else EmbeddedValkey(state.path / "valkey")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._end_times: dict[str, list[float]] = {"PostgreSQL": [], "Valkey": []}
+        self._servers: dict[str, EmbeddedPostgres | EmbeddedValkey | None] = {
+            "PostgreSQL": self._postgres,
+            "Valkey": self._valkey,
+        }
+        self._restarts = {name: Restarts() for name in (*PROCESSES, *self._servers)}
+        self._environment: dict[str, str] = {}
+        self._was_ready = False
         self._stop_requested = False
 
     def run(self) -> int:
@@ -119,8 +82,9 @@ class Stack:
             self._state.publish(
                 {name: value for name, value in environment.items() if name.startswith("OMS_")}
             )
-            for name, module in PROCESSES.items():
-                self._processes[name] = self._start(name, [sys.executable, "-m", module], environment)
+            self._environment = environment
+            for name in PROCESSES:
+                self._start_service(name)
             self._wait_until_ready()
             while True:
                 self._supervise_once()
@@ -185,49 +149,92 @@ class Stack:
         if self._stop_requested or self._output.is_closed:
             raise _StopRequestedError
 
+    def _start_service(self, name: str) -> None:
+        """Start one of the system's own processes, with a heartbeat file of its own."""
+        heartbeat = self._heartbeat(name)
+        heartbeat.unlink(missing_ok=True)
+        environment = self._environment | {"OMS_HEARTBEAT_FILE": str(heartbeat)}
+        self._restarts[name].record_start()
+        self._processes[name] = self._start(name, [sys.executable, "-m", PROCESSES[name]], environment)
+
+    def _heartbeat(self, name: str) -> Path:
+        return self._state.path / f"heartbeat-{name}"
+
     def _supervise_once(self) -> None:
-        """Print the processes' output, and restart servers that have ended.
+        """Print the processes' output, and start again what has ended.
 
         Raises:
-            StackError: another process has ended.
+            StackError: PostgreSQL's data are gone, or a process never was ready and keeps ending.
             _StopRequestedError: a stop is requested.
 
         """
         self._pump_output(0.1)
-        for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
-            if server and server.process and server.process.poll() is not None:
-                self._restart(name, server, _describe_exit(server.process.returncode))
+        for name, server in self._servers.items():
+            if server and (server.process is None or server.process.poll() is not None):
+                self._restart_server(name, server)
         for name, process in self._processes.items():
             if process.poll() is not None:
-                self._output.drain()  # the last lines of the process come first
-                raise StackError(f"{name} ended unexpectedly ({_describe_exit(process.returncode)})")
+                self._restart_service(name, process)
 
-    def _restart(self, name: str, server: EmbeddedPostgres | EmbeddedValkey, reason: str) -> None:
+    def _restart_server(self, name: str, server: EmbeddedPostgres | EmbeddedValkey) -> None:
         """Restart a server that ended. PostgreSQL recovers all that was committed; Valkey's data may be lost.
 
         Raises:
-            StackError: it ended too often, or doesn't start.
+            DataMissingError: it must not start with an empty database.
 
         """
-        now = time.monotonic()
-        recent = [ended for ended in self._end_times[name] if now - ended < _RESTART_WINDOW_SECONDS]
-        self._end_times[name] = [*recent, now]
-        if len(self._end_times[name]) > _MOST_RESTARTS:
-            raise StackError(
-                f"{name} ended {len(self._end_times[name])} times within a minute ({reason}); "
-                f"its log is {server.log}"
-            )
-        self._output.print_line("stack", f"{name} ended unexpectedly ({reason}); restarting it")
-        server.start(self._pump_output)
-        self._output.print_line("stack", f"{name} is running again")
+        restarts = self._restarts[name]
+        if not restarts.is_waiting:
+            self._report_end(name, server.process)
+        elif restarts.is_due:
+            try:
+                server.start(self._pump_output)
+            except DataMissingError:
+                raise
+            except (StackError, OSError) as error:
+                self._output.print_line("stack", f"{error}; trying again in {restarts.record_end():g} s")
+            else:
+                restarts.record_start()
+                self._output.print_line("stack", f"{name} is running again")
+
+    def _restart_service(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        """Start a process of the system again.
+
+        Raises:
+            StackError: the system never was ready, and the process keeps ending.
+
+        """
+        restarts = self._restarts[name]
+        if not restarts.is_waiting:
+            # Its children would hold the port, or go on consuming.
+            stop_processes(process, grace=0.0)
+            self._output.drain()  # the last lines of the process come first
+            self._report_end(name, process)
+            if not self._was_ready and restarts.in_a_row >= _MOST_FAILED_STARTS:
+                raise StackError(f"{name} ended {restarts.in_a_row} times without being ready")
+        elif restarts.is_due:
+            self._start_service(name)
+
+    def _report_end(self, name: str, process: subprocess.Popen[bytes] | None) -> None:
+        reason = _describe_exit(process.returncode) if process else "it did not start"
+        pause = self._restarts[name].record_end()
+        self._output.print_line(
+            "stack", f"{name} ended unexpectedly ({reason}); starting it again in {pause:g} s"
+        )
 
     def _wait_until_ready(self) -> None:
+        """Wait until everything runs, and say so."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._plan.host, self._plan.host)  # noqa: S104 - no bind
         deadline = time.monotonic() + _READY_SECONDS
-        while not _answers_ok(host, self._plan.port, "/health/ready"):
+        while missing := self._not_ready(host):
             self._supervise_once()
             if time.monotonic() > deadline:
-                raise StackError(f"the API is not ready after {_READY_SECONDS:.0f} s")
+                deadline = float("inf")
+                self._output.print_line(
+                    "stack",
+                    f"not ready after {_READY_SECONDS:.0f} s, still waiting for: {', '.join(missing)}",
+                )
+        self._was_ready = True
         address = f"http://{f'[{host}]' if ':' in host else host}:{self._plan.port}"
         # The suggested request must work: the sample order may not exist, and orders may need an API key.
         working = (path for path in (_SAMPLE_ORDER, "/orders") if _answers_ok(host, self._plan.port, path))
@@ -235,6 +242,12 @@ class Stack:
         # The API logs a request after responding, and the ready line must be the last.
         self._output.drain(0.1)
         self._output.print_line("stack", f"ready on {address}  (Ctrl-C stops)  try: curl -s {address}{path}")
+
+    def _not_ready(self, host: str) -> list[str]:
+        """Return the names of the processes that do not run yet: the API must answer, the others beat."""
+        silent = [name for name in self._processes if name != "api" and not self._heartbeat(name).exists()]
+        # Asked last, so that its log has one line about it.
+        return silent or ([] if _answers_ok(host, self._plan.port, "/health/ready") else ["api"])
 
     def _stop(self) -> None:
         self._state.mark_stopping()
@@ -271,43 +284,20 @@ def _describe_exit(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
-def _check_port(host: str, port: int) -> None:
-    """Refuse a port that is in use: the API would share it with another instance, silently.
-
-    Raises:
-        _RefusalError: the port can't be bound.
-
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    deadline = time.monotonic() + _PORT_FREED_SECONDS
-    while True:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just closed is free
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise _RefusalError(
-                        f"{host}:{port} can't be used ({os.strerror(error.errno or 0)}); "
-                        "choose another port: make run PORT=8001 (0 picks a free one)"
-                    ) from None
-            else:
-                return
-        time.sleep(0.1)
-
-
 def main(arguments: list[str]) -> int:
     """Run the stack. With ``--stop-with-parent``, it also stops when its parent process ends."""
     try:
         plan = Plan.read(os.environ)
+        check_folders(os.environ)
+        check_settings(plan)
         state = StateFolder(plan.state)
         state.lock()
         # Only one run can lock the folder, so processes that carry its path are from a killed run.
         stop_leftovers(started_with(_STACK_VARIABLE, str(state.path)), grace=3.0)
         port = plan.port or free_port(plan.host)
-        _check_port(plan.host, port)
+        check_port(plan.host, port)
         plan = Plan(**{**plan.__dict__, "port": port})
-    except (_RefusalError, StackError) as refusal:
+    except StackError as refusal:
         print(f"make run: {refusal}", file=sys.stderr)
         return 2
     stack = Stack(plan, state)

@@ -8,7 +8,7 @@ from typing import Any
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
 """When things happen unless a test says when."""
 
-MICROSECOND = timedelta(microseconds=1)
+MILLISECOND = timedelta(milliseconds=1)
 
 SERVICE_IDS = (123, 456, 789)
 """The sample's catalogue."""

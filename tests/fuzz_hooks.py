@@ -31,7 +31,10 @@ REASONS = {
     ("from", "must not be later than to"),
     ("to", "must be at most 32 days after from"),
     ("#/id", r"must be \d+, as in the path"),
+    ("#/name", "must contain only characters that can be seen"),
+    (r"#(/orders/\d+)?/calendar", "there is a calendar .*; a name may not differ only in case"),
     ("position", "can't be combined with min_position or after_version"),
+    ("bom", "has no meaning with application/x-ndjson"),
     ("fill", r"zero would make [\d,]+ items"),
     ("#/orders", "must not use an id for two orders"),
     (r"#(/orders/\d+)?/services", "must name each service once"),
@@ -130,7 +133,7 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
             case.path_parameters[name] = "1"
     # Valid but slow: the longest waits would use up the time, and nothing is written meanwhile.
     case.query.pop("wait", None)
-    if case.operation.label in {"GET /fee-summaries", "GET /fee-summaries/orders"}:
+    if case.operation.label in {f"GET /fee-summaries{path}" for path in ("", "/export", "/orders")}:
         case.query["wait"] = 0
     known = {str(service) for service in SERVICE_IDS}
     if case.operation.label == "DELETE /services/{service_id}" and set(case.path_parameters.values()) & known:
@@ -148,9 +151,8 @@ def _draw_further(case: Case[Any]) -> None:
     if case.meta is not None and case.meta.phase.name == "stateful" and "Idempotency-Key" in case.headers:
         # A replayed create of an order deleted since creates nothing; schemathesis would then read the order.
         case.headers["Idempotency-Key"] = f"attempt-{next(_attempts)}"
-    if case.operation.label == "GET /orders" and not {"cursor", "limit"} & set(case.query):
-        wanted = ("application/json", "application/x-ndjson", "text/csv")[drawn % 3]
-        case.headers["Accept"] = wanted
+    if case.operation.label == "GET /orders/export" and "format" not in case.query:
+        case.headers["Accept"] = ("application/x-ndjson", "text/csv")[drawn % 2]
 
 
 def _use_existing_ids(case: Case[Any], drawn: int) -> None:
@@ -170,8 +172,11 @@ def _use_existing_ids(case: Case[Any], drawn: int) -> None:
             # A chosen id is soon taken, as is a place on a calendar that is drawn often.
             order.pop("id", None)
             order["calendar"] = f"crew-{drawn % 1000}-{index}"
-    if case.method == "PUT" and "id" in body:
-        body["id"] = case.path_parameters["order_id"]
+    if case.method in ("PUT", "PATCH"):
+        if "id" in body:
+            (body["id"],) = case.path_parameters.values()
+        # A version that is drawn is hardly ever the current one.
+        body.pop("version", None)
 
 
 @schemathesis.deserializer("application/yaml")

@@ -25,12 +25,12 @@ def import_files(*arguments: Path | str, database: str = "") -> Done:
     return call_command("api.orders.import_command", *map(str, arguments), database=url)
 
 
-def import_rows(folder: Path, orders: object, services: object = None) -> Done:
+def import_rows(folder: Path, orders: object, services: object = None, *options: Path | str) -> Done:
     """Write orders, and services if any, to files in the folder and load them; text is written as it is."""
     arguments: list[Path | str] = [_written(folder / "orders.json", orders)]
     if services is not None:
         arguments += ["--services", _written(folder / "services.json", services)]
-    return import_files(*arguments)
+    return import_files(*arguments, *options)
 
 
 def _written(path: Path, content: object) -> Path:

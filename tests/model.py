@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 THREE_HOURS = timedelta(hours=3)
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+
+
+ImportedRow = tuple[int, datetime, Decimal, tuple[int, ...], str]
+"""An order of a file: its id (0: none), datetime, fee, services and calendar."""
 
 
 def fee_shares(fee: Decimal, service_ids: Iterable[int]) -> dict[int, Decimal]:
@@ -36,6 +40,8 @@ class ModelOrder:
     services: tuple[tuple[int, str], ...]
     calendar: str
     version: int = 1
+    had: frozenset[int] = field(default=frozenset(), compare=False)
+    """Every service that it ever had: archived ones among them may be kept or taken back."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +63,28 @@ class Model:
     archived: set[int] = field(default_factory=set)
     orders: dict[int, ModelOrder] = field(default_factory=dict)
     claimed: set[int] = field(default_factory=set)
+    places: dict[tuple[int, datetime, str], int] = field(default_factory=dict)
+    """The import that placed an order at a datetime on a calendar."""
+    last_versions: dict[int, int] = field(default_factory=dict)
+    """Of deleted orders."""
     changes: int = 0
 
+    def import_of(self, order: ModelOrder) -> int | None:
+        """Return the import that an order is one of: it is where that import placed it."""
+        return self.places.get((order.id, order.at, order.calendar))
+
     def conflicts(self, at: datetime, calendar: str, aside: int | None) -> tuple[tuple[int, datetime], ...]:
-        """List the conflicting orders."""
+        """List the conflicting orders: not those of the import that placed the order itself there."""
+        own = self.places.get((aside or 0, at, calendar))
         return tuple(
             sorted(
                 (
                     (order.id, order.at)
                     for order in self.orders.values()
-                    if order.calendar == calendar and order.id != aside and abs(order.at - at) < THREE_HOURS
+                    if order.calendar == calendar
+                    and order.id != aside
+                    and abs(order.at - at) < THREE_HOURS
+                    and (own is None or self.import_of(order) != own)
                 ),
                 key=lambda conflict: (conflict[1], conflict[0]),
             )
@@ -79,11 +97,12 @@ class Model:
             return None
         # The nearest free datetimes are exactly three hours from some order.
         taken = [o.at for o in self.orders.values() if o.calendar == calendar and o.id != aside]
+        # Where the order itself may return to is not free for others, so it is not named.
         free = [
             candidate
             for other in taken
             for candidate in (other - THREE_HOURS, other + THREE_HOURS)
-            if EARLIEST <= candidate <= LATEST and not self.conflicts(candidate, calendar, aside)
+            if EARLIEST <= candidate <= LATEST and all(abs(o - candidate) >= THREE_HOURS for o in taken)
         ]
         return Answer(
             409,
@@ -114,8 +133,17 @@ class Model:
     ) -> None:
         """Add an order that was accepted."""
         self.claimed.add(order_id)
-        self.orders[order_id] = ModelOrder(order_id, at, fee, self.named(services), calendar)
+        version = self.last_versions.get(order_id, 0) + 1
+        self.orders[order_id] = ModelOrder(
+            order_id, at, fee, self.named(services), calendar, version, had=frozenset(services)
+        )
         self.changes += 1
+
+    def store_imported(self, number: int, order_id: int, order: ImportedRow) -> None:
+        """Add an order of the n-th import; it rejoins an earlier one that placed it there."""
+        _, at, fee, services, calendar = order
+        self.places.setdefault((order_id, at, calendar), number)
+        self.store(order_id, at, fee, services, calendar)
 
     def update(self, order_id: int, fields: Mapping[str, Any]) -> Answer:
         """Answer a PATCH, or a PUT, which names every field."""
@@ -123,45 +151,68 @@ class Model:
         if order is None:
             return Answer(404, "not-found")
         services = fields.get("services")
-        if services is not None and self.not_orderable(services, [service for service, _ in order.services]):
+        if services is not None and self.not_orderable(services, order.had):
             return Answer(422, "validation-failed")
         at, calendar = fields.get("at", order.at), fields.get("calendar", order.calendar)
         if (at, calendar) != (order.at, order.calendar):
             refused = self.too_close(at, calendar, order_id)
             if refused:
                 return refused
-        self.orders[order_id] = replace(
+        changed = replace(
             order,
             at=at,
             calendar=calendar,
             fee=fields.get("fee", order.fee),
             services=order.services if services is None else self.named(services),
-            version=order.version + 1,
         )
-        self.changes += 1
+        if changed != order:  # a write that changes nothing is no change
+            had = order.had | {service for service, _ in changed.services}
+            self.orders[order_id] = replace(changed, version=order.version + 1, had=had)
+            self.changes += 1
         return Answer(200)
 
     def delete(self, order_id: int) -> Answer:
         """Answer a DELETE."""
-        if self.orders.pop(order_id, None) is None:
+        order = self.orders.pop(order_id, None)
+        if order is None:
             return Answer(404, "not-found")
+        self.last_versions[order_id] = order.version + 1
         self.changes += 1
         return Answer(204)
 
-    def faults_of_import(
-        self, orders: Sequence[tuple[int, datetime, Decimal, tuple[int, ...], str]]
-    ) -> set[str]:
+    def faults_of_import(self, orders: Sequence[ImportedRow]) -> set[str]:
         """Return the faults of an import, as places in its file; empty if it is accepted."""
         faults = set()
+        # Where an order is stored already, its id is taken and its place too.
+        imports = [
+            None if order_id in self.orders else self.places.get((order_id, at, calendar))
+            for order_id, at, _, _, calendar in orders
+        ]
         for index, (order_id, at, _, services, calendar) in enumerate(orders):
-            if order_id in self.claimed:
+            was_imported = any(place[0] == order_id for place in self.places)
+            if order_id in self.orders or (order_id in self.claimed and not was_imported):
                 faults.add(f"orders[{index}].id")
             faults |= {
                 f"orders[{index}].services[{place}].id"
                 for place, service in enumerate(services)
                 if self.not_orderable([service])
             }
-            if self.conflicts(at, calendar, None):
+            own = imports[index]
+            if any(
+                order.calendar == calendar
+                and abs(order.at - at) < THREE_HOURS
+                and (own is None or self.import_of(order) != own)
+                for order in self.orders.values()
+            ):
+                faults.add(f"orders[{index}].datetime")
+            # Of two orders of the file that will not be of one import, the later one is named.
+            if any(
+                other_calendar == calendar
+                and at - other_at < THREE_HOURS
+                and (other_at, other) < (at, index)
+                and imports[other] != own
+                for other, (_, other_at, _, _, other_calendar) in enumerate(orders)
+            ):
                 faults.add(f"orders[{index}].datetime")
         return faults
 

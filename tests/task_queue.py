@@ -7,7 +7,6 @@ import json
 
 import redis
 
-from shared.changes import Batch
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE
 
 
@@ -21,19 +20,19 @@ class Queue:
         """Count the messages."""
         return int(self.client.llen(CONSUMER_QUEUE))
 
-    def batches(self) -> list[Batch]:
-        """Read the messages, oldest first, and leave them."""
-        batches = []
+    def positions(self) -> list[int]:
+        """Read up to which position each message announces changes, oldest first, and leave the messages."""
+        positions = []
         for text in reversed(self.client.lrange(CONSUMER_QUEUE, 0, -1)):
             message = json.loads(text)
             if message["headers"]["task"] != APPLY_TO_FEE_SUMMARIES:
                 continue  # for another consumer, from a relay in another process
-            arguments, _, _ = json.loads(base64.b64decode(message["body"]))
-            batches.append(Batch(*arguments))
-        return batches
+            (position,), _, _ = json.loads(base64.b64decode(message["body"]))
+            positions.append(position)
+        return positions
 
-    def taken(self) -> list[Batch]:
-        """Read the messages, oldest first, and remove them."""
-        batches = self.batches()
+    def taken(self) -> list[int]:
+        """Read the messages like ``positions``, and remove them."""
+        positions = self.positions()
         self.client.delete(CONSUMER_QUEUE)
-        return batches
+        return positions

@@ -98,8 +98,8 @@ def test_each_refused_order_of_a_batch_is_explained_under_its_index(api: Api) ->
 def test_the_3_hour_rule_holds_between_the_orders_of_a_batch(
     api: Api, database: Database, first: int
 ) -> None:
-    """One microsecond too close is refused, whichever of the two comes first."""
-    close = [order_body(at=NOON), order_body(at=later(hours=3, microseconds=-1))]
+    """One millisecond too close is refused, whichever of the two comes first."""
+    close = [order_body(at=NOON), order_body(at=later(hours=3, milliseconds=-1))]
     answer = posted(api, close[first], close[1 - first])
     assert answer.status_code == 409
     assert [item["index"] for item in answer.json()["items"]] == [1]

@@ -262,7 +262,7 @@ def test_every_prefix_of_the_change_log_is_a_valid_state(  # noqa: C901 (writers
 
     def random_datetime() -> datetime:
         # A day and a half on a half-hour grid: writers compete for nearly every place.
-        return later(minutes=30 * rng.randrange(72), microseconds=rng.choice((-1, 0, 0, 0, 1)))
+        return later(minutes=30 * rng.randrange(72), milliseconds=rng.choice((-1, 0, 0, 0, 1)))
 
     async def write() -> None:
         calendar = rng.choice(("a", "b"))

@@ -8,7 +8,7 @@ import pytest
 
 from shared.settings import PREFIX, Settings
 from shared.settings_reference import docstrings, with_table
-from stack.run import Plan
+from stack.plan import Plan
 from tests.processes import ROOT
 
 REFERENCE = (ROOT / "docs" / "configuration.md").read_text()

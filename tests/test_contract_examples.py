@@ -83,12 +83,14 @@ def test_every_answer_with_a_body_and_every_request_body_has_an_example() -> Non
 def test_every_example_of_a_stream_contains_orders() -> None:
     """Each NDJSON line is an order, and the CSV example has the columns that are described."""
     order = CONTRACT.target("#/components/schemas/Order")
-    content = CONTRACT.target("#/paths/~1orders/get/responses/200/content").value
+    content = CONTRACT.target("#/paths/~1orders~1export/get/responses/200/content").value
     lines = content["application/x-ndjson"]["examples"]["lines"]["value"].splitlines()
     assert [SCHEMAS.faults(order, read_json(line)) for line in lines] == [[]] * len(lines)
     text = content["text/csv"]
-    columns = text["examples"]["table"]["value"].partition("\r\n")[0].split(",")
-    assert re.findall(r"`([a-z_]+)`", text["schema"]["description"]) == columns
+    head, *_ = text["examples"]["table"]["value"].splitlines()
+    columns = json.loads(f"[{head}]")
+    described = text["schema"]["description"].partition("\n\n")[0]
+    assert re.findall(r"`([a-z_]+)`", described) == columns
 
 
 def test_operation_ids_are_unique_and_every_link_names_an_operation() -> None:
@@ -149,7 +151,7 @@ def test_the_patterns_of_times_and_days_match_exactly_the_dates_that_exist() -> 
                 text = f"{year}-{month:02}-{number:02}"
                 exists = 1 <= number <= last
                 assert bool(day.search(text)) == exists, text
-                assert bool(time.search(f"{text}T23:59:59.999999+05:30")) == exists, text
+                assert bool(time.search(f"{text}T23:59:59.999000+05:30")) == exists, text
     for text in ("1969-12-31", "2200-01-02", "2022-00-01", "2022-13-01", "2022-1-01"):
         assert not day.search(text), text
     for clock in (

@@ -11,6 +11,7 @@ import pytest
 from api.app import LARGEST_BODY_BYTES, ROUTES
 from api.http import access
 from api.http.bodies import read_body
+from api.http.errors import BodyTimeoutError
 from api.http.media_types import JSON
 from api.http.parameters import NO_QUERY
 from api.http.problem_types import ProblemType
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 OPERATIONS = {(method.upper(), path): operation for path, method, operation in operations(CONTRACT)}
 IDS = {key: operation.get("operationId") for key, operation in OPERATIONS.items()}
 
-OUTSIDE = re.compile(r"/docs/\{name\}")
-"""The viewer's own files are not operations; a browser loads them for `/docs`."""
+OUTSIDE = re.compile(r"/|/docs/\{name\}")
+"""What browsers ask for is no operation: the root, which leads to `/docs`, and the pages and files there."""
 
 
 def _routes() -> dict[tuple[str, str], HTTPRouteHandler]:
@@ -97,8 +98,9 @@ def test_a_route_refuses_a_query_parameter_that_it_does_not_declare(key: tuple[s
         )
         assert answer.status_code == 400, answer.text
         (fault,) = answer.json()["errors"]
-        known = ", ".join(sorted(HANDLERS[key].opt.get("query", NO_QUERY).names)) or "none"
-        assert fault == {"parameter": "no_such", "detail": f"is unknown; known parameters: {known}"}
+        names = sorted(HANDLERS[key].opt.get("query", NO_QUERY).names)
+        known = f"known parameters: {', '.join(names)}" if names else "this path takes none"
+        assert fault == {"parameter": "no_such", "detail": f"is unknown; {known}"}
 
 
 @CASES
@@ -134,7 +136,10 @@ def test_the_media_types_of_request_bodies_are_the_contracts(key: tuple[str, str
     assert set(named) == set(media_types(body))
 
 
-NEVER = {"archiveService": {409: "it sets no name that another service could have"}}
+NEVER = {
+    "archiveService": {409: "it sets no name that another service could have"},
+    "getMetrics": {503: "without the database it shows what it knows"},
+}
 """Statuses that a route's code refers to but never answers."""
 
 
@@ -147,13 +152,14 @@ def _statuses(key: tuple[str, str]) -> set[int]:
     for error in errors:
         kinds |= {value for value in referenced_code(_PROBLEM_OF[error]) if isinstance(value, ProblemType)}
     statuses = {kind.status for kind in kinds} | {400, 500}  # 400: the guard reads Host and the query
+    statuses |= {414, 431}  # before any route
     if any(getattr(value, "__module__", "").startswith("shared.database") for value in code):
         statuses.add(503)
     if read_body in code:
-        statuses.add(413)
+        statuses |= {408, 413}
     if method != "DELETE":
         statuses.add(406)
-    if not path.startswith(access.OPEN_PATHS):
+    if access.needs_key(path):
         statuses |= {401} if method in access.READING else {401, 403}
     return statuses - NEVER.get(IDS[key], {}).keys()
 
@@ -172,7 +178,7 @@ def test_the_error_statuses_of_each_operation_are_those_that_its_code_can_raise(
 def test_the_operations_that_need_a_key_are_the_contracts(key: tuple[str, str]) -> None:
     """Those that need none have an empty list of security requirements in the contract."""
     is_open = OPERATIONS[key].get("security", CONTRACT.get("security")) == []
-    assert key[1].startswith(access.OPEN_PATHS) == is_open
+    assert access.needs_key(key[1]) != is_open
 
 
 def _schemas_of_problems() -> dict[str, Any]:
@@ -255,12 +261,15 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
         "UnknownOrder": get("/orders/999"),
         "WrongMethod": api.client.patch("/orders"),
         "XmlWanted": get("/orders/223", headers={"Accept": "application/xml"}),
+        "CsvWanted": get("/orders", headers={"Accept": "text/csv"}),
         "TooClose": api.place_order(at="2022-11-01T12:11:11.111Z"),
         "TakenOrderId": api.place_order(id=223, at="2022-11-07T00:00:00Z"),
         "BatchTooClose": post("/orders/batch", json={"orders": batch}),
         "TakenServiceName": post("/services", json={"name": "Inspection"}),
         "TakenServiceId": post("/services", json={"name": "Cleaning", "id": 123}),
         "LongBody": api.post_text("/orders", " " * 1_000_000),
+        "LongQuery": get(f"/orders?{'a' * 9_000}"),
+        "LargeHeaders": get("/orders", headers={"X-Large": "a" * 33_000}),
         "TextBody": api.post_text("/orders", "223", "text/plain"),
         "TwoFaults": api.place_order(fee=-1, at="2022-11-07T00:00:00"),
         "ReusedKey": post("/orders", json=order_body(at="2022-11-08T00:00:00Z"), headers=key),
@@ -276,6 +285,11 @@ def _provoke_with_rows(api: Api, database: Database) -> dict[str, httpx.Response
     subscribe(api, "https://orders.example/changes")
     database.rows("UPDATE webhook SET disabled_at = now(), disabled_reason = 'failing'")
     answers = {"DisabledWebhook": api.client.post("/webhooks/7/replay", json={})}
+    database.rows(
+        "INSERT INTO webhook (url, types, calendars, description, starts_after) "
+        "SELECT '', '{}', '{}', '', 0 FROM generate_series(2, 100)"
+    )
+    answers["HundredWebhooks"] = api.client.post("/webhooks", json={"url": "https://orders.example/"})
     database.rows("UPDATE change_log SET first_position = 4712, last_position = 5120")
     answers["ExpiredPosition"] = api.client.get("/order-changes?after=17")
     database.rows("UPDATE change_log SET first_position = 1, last_position = 61207")
@@ -299,9 +313,13 @@ def _provoke_with_settings(api: Api) -> dict[str, httpx.Response]:
 
 FAILURES = {
     "Fault": RuntimeError(),
+    "StalledBody": BodyTimeoutError(),
     "DatabaseDown": DatabaseUnavailableError(),
     "OutcomeUnknown": OutcomeUnknownError(),
-    "Starting": NotReadyError({"database": "ok", "migrations": "pending", "queue": "ok"}),
+    "Starting": NotReadyError(
+        {"database": "ok", "migrations": "pending", "queue": "ok"},
+        "2 of the migrations are pending; run shared.database.migrate",
+    ),
 }
 """Problems that no request alone can provoke, and the errors that ``problem_map`` translates into them."""
 

@@ -109,24 +109,33 @@ def test_ids_assigned_by_the_server_never_collide_with_ids_chosen_by_callers(api
         ("2022-11-01T11:11:11.111Z", "2022-11-01T11:11:11.111Z"),
         ("2022-11-01T11:11:11Z", "2022-11-01T11:11:11.000Z"),
         ("2022-11-01T11:11:11.1Z", "2022-11-01T11:11:11.100Z"),
-        ("2022-11-01T11:11:11.123456Z", "2022-11-01T11:11:11.123456Z"),
-        ("2022-11-01T11:11:11.000001Z", "2022-11-01T11:11:11.000001Z"),
+        ("2022-11-01T11:11:11.123000Z", "2022-11-01T11:11:11.123Z"),
+        ("2022-11-01T11:11:11.123000000Z", "2022-11-01T11:11:11.123Z"),
+        ("2022-11-01T11:11:11.0000000Z", "2022-11-01T11:11:11.000Z"),
         ("2022-11-01T11:11:11.120000Z", "2022-11-01T11:11:11.120Z"),
+        ("2022-11-01T16:41:11.123000+05:30", "2022-11-01T11:11:11.123Z"),
         ("2022-11-01T16:41:11.111+05:30", "2022-11-01T11:11:11.111Z"),
         ("2022-10-31T20:11:11-15:00", "2022-11-01T11:11:11.000Z"),
         ("2022-11-01T11:11:11-00:00", "2022-11-01T11:11:11.000Z"),
         ("2024-02-29T00:00:00Z", "2024-02-29T00:00:00.000Z"),
         ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000Z"),
         ("1970-01-01T05:30:00+05:30", "1970-01-01T00:00:00.000Z"),
-        ("2199-12-31T23:59:59.999999Z", "2199-12-31T23:59:59.999999Z"),
-        ("2200-01-01T13:59:59.999999+14:00", "2199-12-31T23:59:59.999999Z"),
+        ("2199-12-31T23:59:59.999Z", "2199-12-31T23:59:59.999Z"),
+        ("2200-01-01T13:59:59.999+14:00", "2199-12-31T23:59:59.999Z"),
     ],
 )
-def test_datetimes_are_returned_in_utc_with_the_precision_of_the_request(
-    api: Api, text: str, answered: str
-) -> None:
-    """With milliseconds, or with microseconds where they are needed."""
+def test_datetimes_are_returned_in_utc_to_the_millisecond(api: Api, text: str, answered: str) -> None:
+    """Further digits are accepted if they are zeros."""
     assert api.placed_order(at=text)["datetime"] == answered
+
+
+def test_an_order_for_now_and_the_nearest_free_times_are_to_the_millisecond(api: Api) -> None:
+    """So that a client that keeps milliseconds can send them back."""
+    now = api.placed_order(at=None)["datetime"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", now)
+    nearest = api.place_order(at=None).json()["nearest"]
+    for at in nearest.values():
+        assert api.placed_order(at=at)["datetime"] == at
 
 
 @pytest.mark.parametrize(
@@ -142,6 +151,8 @@ def test_datetimes_are_returned_in_utc_with_the_precision_of_the_request(
         ("1e2", "100.00"),
         ("1.005e3", "1005.00"),
         ("100.500", "100.50"),
+        ("1.0E+2", "100.00"),
+        ("10050e-2", "100.50"),
         ("12345678.90", "12345678.90"),
         ("9999999999.99", "9999999999.99"),
         ("0.00000000000000000000000000000000000000", "0.00"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import pytest
 
-from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.engine import DB, DatabaseUnavailableError, OverloadedError
+from shared.database.sessions import Session
 from shared.database.statements import fetch_value
 from shared.database.transaction import transaction
 
@@ -69,3 +73,100 @@ def test_writers_never_take_all_connections_of_the_pool(
 
     # Two of the six had a slot; the others waited for one as long as they may.
     assert serve(read_while_many_write()) == (1, 4)
+
+
+def test_a_writer_that_cannot_start_in_time_is_refused_at_once(
+    serve: Callable[[Coroutine[Any, Any, Any]], Any], setting: Callable[..., None]
+) -> None:
+    """Those who fit into the line are served, and so are all who come after it has ended."""
+    setting(pool_wait=2)
+
+    async def write() -> float:
+        async with transaction():
+            await asyncio.sleep(0.1)
+        return 0
+
+    async def seconds_until_refused() -> float:
+        before = time.monotonic()
+        with pytest.raises(OverloadedError):
+            await write()
+        return time.monotonic() - before
+
+    async def overload() -> None:
+        first = [asyncio.create_task(write()) for _ in range(30)]  # two at a time: 1.5 s
+        await asyncio.sleep(0.5)
+        rest = [asyncio.create_task(write()) for _ in range(200)]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(seconds_until_refused(), 1) < 0.1
+        assert await fetch_value(int, "SELECT 1") == 1
+        results = await asyncio.gather(*first, *rest, return_exceptions=True)
+        assert not any(map(is_refused, results[:30]))
+        assert 150 < sum(map(is_refused, results)) < 200
+        assert not any(map(is_refused, await asyncio.gather(*[write() for _ in range(20)])))
+
+    serve(overload())
+
+
+def test_a_reader_that_cannot_start_in_time_is_refused_at_once(
+    serve: Callable[[Coroutine[Any, Any, Any]], Any], setting: Callable[..., None]
+) -> None:
+    """Also when no connection was returned for a second: nobody knows when the next one will be."""
+    setting(pool_wait=3)
+
+    async def come_when_all_are_stuck() -> None:
+        async with AsyncExitStack() as taken:
+            for _ in range(4):
+                await taken.enter_async_context(DB.connection())
+            waiting = [asyncio.create_task(fetch_value(int, "SELECT 1")) for _ in range(20)]
+            await asyncio.sleep(1.2)
+            before = time.monotonic()
+            with pytest.raises(OverloadedError):
+                await fetch_value(int, "SELECT 1")
+            assert time.monotonic() - before < 0.1
+        assert await asyncio.gather(*waiting) == [1] * 20
+
+    serve(come_when_all_are_stuck())
+
+
+def is_refused(result: object) -> bool:
+    """Whether a request was refused for overload, and not for another reason."""
+    if isinstance(result, BaseException) and not isinstance(result, OverloadedError):
+        raise result
+    return isinstance(result, OverloadedError)
+
+
+def test_a_connection_to_a_server_that_is_gone_is_closed_by_the_kernel(postgres_url: str) -> None:
+    """Over TCP; nothing else would ever end a statement that waits for a host without power."""
+    folder = parse_qs(urlsplit(postgres_url).query)["host"][0]
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
+        await asyncio.gather(forward(reader, to_server), forward(from_server, writer))
+
+    async def options() -> list[int]:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            session = await asyncpg.connect(
+                postgres_url, host="127.0.0.1", port=port, connection_class=Session
+            )
+            connection = session._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+            values = [
+                connection.getsockopt(level, option)
+                for level, option in (
+                    (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+                    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+                    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+                    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+                )
+            ]
+            await session.close()
+            return values
+
+    with asyncio.Runner() as runner:
+        assert runner.run(options()) == [1, 2, 1, 3, 5_000]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ import psutil
 import pytest
 import yaml
 
+from api.first_key import DIGEST_FILE, KEY_FILE, make_first_key
 from shared.heartbeat import LONGEST_SILENCE_SECONDS
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError, settings
 from stack.child_processes import start_process, stop_processes
 from tests.drivers import wait_until
 from tests.processes import ROOT, environment, free_port
@@ -33,6 +35,8 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COPIED = re.findall(r"^COPY (\S+) \S+$", DOCKERFILE, re.MULTILINE)
+ONE_OFF = ("migrate", "keys")
+"""Services that end when they have done their work."""
 TLS_REQUEST = (80_877_103).to_bytes(4, "big")
 LEFT_OUT = re.findall(r"^\*\*/(\S+)/$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
 
@@ -56,7 +60,7 @@ def test_every_process_of_the_procfile_is_a_service_of_the_compose_file() -> Non
     lines = (ROOT / "Procfile").read_text().splitlines()
     processes = dict(line.split(": ", 1) for line in lines)
     assert processes == {name: " ".join(OURS[name]["command"]) for name in processes}
-    assert set(OURS) == {*processes, "migrate"}
+    assert set(OURS) == {*processes, *ONE_OFF}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -78,7 +82,8 @@ def test_compose_passes_settings_from_the_environment_with_the_services_defaults
             if outside:
                 assert outside[1] == name
                 taken[name.removeprefix("OMS_").lower()] = outside[2]
-        decided_here = {"database_url", "redis_url", "host", "port", "heartbeat_file"}
+        decided_here = {"database_url", "redis_url", "redis_password", "host", "port", "heartbeat_file"}
+        decided_here |= {"api_keys_file"}
         assert taken == {
             name: str(field.default)
             for name, field in Settings.model_fields.items()
@@ -89,7 +94,7 @@ def test_compose_passes_settings_from_the_environment_with_the_services_defaults
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_long_running_service_of_the_compose_file_has_a_health_check(name: str) -> None:
     """So that a hung one is noticed."""
-    assert ("healthcheck" in SERVICES[name]) == (name != "migrate")
+    assert ("healthcheck" in SERVICES[name]) == (name not in ONE_OFF)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -97,6 +102,7 @@ def test_every_setting_in_the_compose_file_is_known_to_the_service(name: str) ->
     """The settings' own validation accepts what Compose sets, names and values."""
     values = {key.removeprefix("OMS_").lower(): value for key, value in _settings(OURS[name]).items()}
     assert set(values) <= set(Settings.model_fields)
+    values.pop("api_keys_file", None)  # it is in the container
     Settings.model_validate_strings(values)
 
 
@@ -138,7 +144,7 @@ def test_any_database_password_reaches_the_service_unchanged() -> None:
     password = "p@ss:/w%rd?#&+ =é"
     postgres = _as_compose_does(SERVICES["postgres"]["environment"], POSTGRES_PASSWORD=password)
     assert postgres["POSTGRES_PASSWORD"] == password
-    values = _as_compose_does(OURS["api"]["environment"], POSTGRES_PASSWORD=password)
+    values = _as_compose_does(OURS["migrate"]["environment"], POSTGRES_PASSWORD=password)
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
         listener.settimeout(10)
         sent = threads.submit(_password_asked_for, listener)
@@ -175,13 +181,88 @@ def test_every_depends_on_condition_can_be_met() -> None:
 
 
 def test_compose_publishes_ports_on_loopback_only_and_runs_nothing_as_root() -> None:
-    """The image's user has a number other than 0."""
+    """Every service's user has a number other than 0."""
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
     users = re.findall(r"^USER (\d+):", DOCKERFILE, re.MULTILINE)
     assert users
     assert "0" not in users
+    for service in SERVICES.values():
+        assert "build" in service or re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_confined(name: str) -> None:
+    """A process in it that is taken over can write volumes and memory, and can gain no privileges."""
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert "privileged" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert 0 < service["pids_limit"] <= 512
+    assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert "/tmp" in service["tmpfs"]  # noqa: S108 (in the container)
+    # Nothing of the host is mounted, only named volumes.
+    assert all(volume.split(":")[0] in COMPOSE["volumes"] for volume in service.get("volumes", []))
+
+
+def test_images_are_pinned_by_digest() -> None:
+    """A tag alone may be another image tomorrow."""
+    used = [service["image"] for service in SERVICES.values() if "build" not in service]
+    used += re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert len(used) == 3
+    for image in used:
+        assert re.fullmatch(r"[a-z]+:[0-9a-z.-]+@sha256:[0-9a-f]{64}", image)
+
+
+def test_redis_asks_for_the_password_that_the_services_have() -> None:
+    """Any characters: it is not part of a URL."""
+    password = "p@ss:/w%rd?#&+ =é"
+    redis = SERVICES["redis"]
+    asked = redis["command"][redis["command"].index("--requirepass") + 1]
+    for service in OURS.values():
+        sent = _as_compose_does(service["environment"], REDIS_PASSWORD=password)
+        assert sent["OMS_REDIS_PASSWORD"] == password
+    checked = _as_compose_does({**redis["environment"], "asked": asked}, REDIS_PASSWORD=password)
+    assert checked == {"REDISCLI_AUTH": password, "asked": password}
+    assert _as_compose_does({"asked": asked})["asked"]
+
+
+def test_the_api_asks_for_a_key_that_was_generated_before_it_started(
+    tmp_path: Path, setting: Callable[..., None]
+) -> None:
+    """Its container has the digest only; the next start keeps the key."""
+    volumes = {name: dict(v.split(":")[:2] for v in OURS[name]["volumes"]) for name in ("keys", "api")}
+    assert volumes["api"] == {"api-keys": str(DIGEST_FILE.parent)}
+    assert volumes["keys"] == volumes["api"] | {"api-key": str(KEY_FILE.parent)}
+    assert all(volume.endswith(":ro") for volume in OURS["api"]["volumes"])
+    assert OURS["api"]["environment"]["OMS_API_KEYS_FILE"] == str(DIGEST_FILE)
+    folders = re.findall(r"^RUN install .*--owner=(\d+) .*?((?: /\S+)+)$", DOCKERFILE, re.MULTILINE)
+    assert folders == [("10001", f" {KEY_FILE.parent} {DIGEST_FILE.parent}")]
+
+    key, digest = tmp_path / "key", tmp_path / "keys"
+    assert make_first_key(key, digest)
+    first = key.read_text()
+    assert len(first.strip()) >= 43  # 256 bits
+    assert key.stat().st_mode & 0o077 == 0
+    assert make_first_key(key, digest)
+    assert key.read_text() == first
+    setting(api_keys_file=digest)
+    (generated,) = settings().all_api_keys
+    assert (generated.role, generated.sha256) == ("write", sha256(first.strip().encode()).hexdigest())
+    setting(api_keys_file="", api_keys=f"mine:read:{'1' * 64}")
+    assert not make_first_key(key, digest)
+    setting(api_keys_file=digest)
+    assert [key.name for key in settings().all_api_keys] == ["mine"]
+    setting(api_keys="", access="open", api_keys_file="")
+    assert not make_first_key(key, digest)
+    setting(api_keys_file=digest)
+    assert settings().all_api_keys == ()
+    setting(access="protected")
+    with pytest.raises(SettingsError, match="OMS_API_KEYS_FILE"):
+        settings()
 
 
 def test_redis_is_configured_to_keep_every_message() -> None:
@@ -236,26 +317,29 @@ def test_every_service_starts_from_the_files_of_the_image(
     assert not list(tmp_path.rglob("node_modules"))  # 83 MB of linters
     port = free_port()
 
-    def settings(name: str) -> dict[str, str]:
+    def settings_of(name: str) -> dict[str, str]:
         # As Compose sets them, except the addresses: the servers are the tests' own, on this machine only.
         own = _settings(OURS[name]) | {"OMS_PORT": str(port), "OMS_HOST": "127.0.0.1"}
         own["OMS_HEARTBEAT_FILE"] = str(tmp_path / f"heartbeat of {name}")
-        del own["OMS_DATABASE_URL"], own["OMS_REDIS_URL"]
+        del own["OMS_DATABASE_URL"], own["OMS_REDIS_URL"], own["OMS_REDIS_PASSWORD"]
+        own.pop("OMS_API_KEYS_FILE", None)
         return environment(new_database_url, redis_url, **own)
 
-    with _started(OURS["migrate"]["command"], tmp_path, settings("migrate")) as migrate:
+    with _started(OURS["migrate"]["command"], tmp_path, settings_of("migrate")) as migrate:
         assert migrate.wait(timeout=30) == 0
     with (
-        _started(OURS["api"]["command"], tmp_path, settings("api")) as api,
-        _started(OURS["relay"]["command"], tmp_path, settings("relay")) as relay,
-        _started(OURS["worker"]["command"], tmp_path, settings("worker")) as worker,
+        _started(OURS["api"]["command"], tmp_path, settings_of("api")) as api,
+        _started(OURS["relay"]["command"], tmp_path, settings_of("relay")) as relay,
+        _started(OURS["worker"]["command"], tmp_path, settings_of("worker")) as worker,
     ):
 
         def healthy(name: str) -> bool:
             kind, python, *check = OURS[name]["healthcheck"]["test"]
             assert (kind, python) == ("CMD", "python")
             command = [sys.executable, *(word.replace(":8000/", f":{port}/") for word in check)]
-            run = subprocess.run(command, check=False, capture_output=True, cwd=tmp_path, env=settings(name))
+            run = subprocess.run(
+                command, check=False, capture_output=True, cwd=tmp_path, env=settings_of(name)
+            )
             return run.returncode == 0
 
         for name in ("api", "relay", "worker"):

@@ -151,10 +151,10 @@ def test_a_worker_that_starts_while_redis_is_unreachable_waits_for_redis(deploym
     deployment.worker.kill()
     deployment.valkey.kill()
     try:
-        before = deployment.worker.log.count("Cannot connect to")
+        before = deployment.worker.log.count("queue_unavailable")
         deployment.worker.start()
         deployment.api.placed_order(calendar=f"outage-{time.monotonic_ns()}")
-        wait_until(lambda: deployment.worker.log.count("Cannot connect to") > before, "the worker waits")
+        wait_until(lambda: deployment.worker.log.count("queue_unavailable") > before, "the worker waits")
     finally:
         deployment.valkey.start()
     assert_nothing_is_lost(deployment, [])

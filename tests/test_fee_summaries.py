@@ -46,7 +46,7 @@ def orders(api: Api) -> None:
         ("2029-12-30T12:00:00Z", 1, (123,), "default"),  # a Sunday
         ("2029-12-31T12:00:00Z", 2, (123, 456), "default"),  # a Monday
         ("2030-01-01T00:00:00Z", 4, (456,), "default"),
-        ("2030-01-01T23:59:59.999999Z", 8, (789,), "default"),
+        ("2030-01-01T23:59:59.999Z", 8, (789,), "default"),
         ("2030-01-01T12:00:00Z", 16, (123, 456, 789), "crew-1"),
         ("2030-02-01T00:00:00Z", 32, (123,), "crew-1"),
     ):
@@ -188,7 +188,7 @@ def test_the_earliest_and_the_latest_orders_are_in_the_summaries(
 ) -> None:
     """No default bound excludes them."""
     api.placed_order(at="1970-01-01T00:00:00Z")
-    api.placed_order(at="2199-12-31T23:59:59.999999Z")
+    api.placed_order(at="2199-12-31T23:59:59.999Z")
     assert [period for period, *_ in summed()] == ["1970-01-01", "2199-12-31"]
 
 

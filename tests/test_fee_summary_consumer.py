@@ -1,27 +1,31 @@
-"""Fee summaries: every change counted exactly once, whatever the queue does to the batches."""
+"""Fee summaries: every change counted exactly once, whatever the queue does to the messages."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+import redis
+from celery import Celery
 
 from api.orders.bodies import OrderPatch
 from api.orders.commands import delete_order, update_order
-from shared.change_log import FEE_SUMMARIES, changes_after, lock_cursor
-from shared.changes import Batch, batch_of
+from shared.change_log import FEE_SUMMARIES, lock_cursor
 from shared.database.statements import fetch_value
 from shared.database.transaction import transaction
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES, CONSUMER_QUEUE
 from tests.builders import later
+from tests.drivers import wait_until
 from tests.model import fee_shares
-from tests.steps import applied, apply_every_change, assign_all, place, whole_log
-from worker.batches import BatchAheadError, ForeignBatchError
+from tests.processes import ServiceProcess
+from tests.steps import applied, apply_every_change, assign_all, place
+from worker.batches import apply_up_to
 from worker.fee_summaries.consumer import _add_batch, apply_changes
 
 if TYPE_CHECKING:
@@ -35,8 +39,8 @@ def _services(database: Database) -> None:
     database.add_services()
 
 
-async def six_changes() -> list[Batch]:
-    """Make three batches of two changes: creates, an update with a move, a deletion."""
+async def six_changes() -> tuple[int, int, int]:
+    """Make six changes: creates, an update with a move, a deletion; return three positions to apply up to."""
     orders = [
         await place(later(days=day), fee="100.01", services=(123, 456, 789), calendar=calendar)
         for day, calendar in ((0, "a"), (1, "a"), (2, "b"))
@@ -45,60 +49,123 @@ async def six_changes() -> list[Batch]:
     await update_order(orders[0], OrderPatch.model_validate(moved, strict=True))
     await delete_order(orders[1])
     await update_order(orders[2], OrderPatch.model_validate({"services": [{"id": 789}]}, strict=True))
-    await assign_all()
-    log = await whole_log()
-    return [batch_of(log[start : start + 2]) for start in (0, 2, 4)]
+    assert await assign_all() == 6
+    return 2, 4, 6
 
 
-def test_a_batch_that_is_delivered_twice_is_counted_once(run: Run, database: Database) -> None:
+def test_a_message_that_is_delivered_twice_is_counted_once(run: Run, database: Database) -> None:
     """The queue delivers at least once."""
-    batches = run(six_changes())
-    assert [run(apply_changes(batch)) for batch in batches] == [2, 2, 2]
+    positions = run(six_changes())
+    assert [run(apply_changes(position)) for position in positions] == [2, 2, 2]
     before = database.rows("SELECT * FROM fee_summary ORDER BY id")
-    assert [run(apply_changes(batch)) for batch in batches] == [0, 0, 0]
+    assert [run(apply_changes(position)) for position in positions] == [0, 0, 0]
     assert database.rows("SELECT * FROM fee_summary ORDER BY id") == before
     assert database.wrong_summaries() == []
 
 
-def test_a_batch_that_overlaps_the_cursor_is_applied_from_the_cursor_onwards(
+def test_changes_are_applied_from_the_cursor_on_whatever_was_announced_before(
     run: Run, database: Database
 ) -> None:
-    """It was published again with another beginning and end."""
+    """They were published again in other portions."""
     run(six_changes())
-    log = run(whole_log())
-    assert run(apply_changes(batch_of(log[:3]))) == 3
-    assert run(apply_changes(batch_of(log[1:5]))) == 2
-    assert run(apply_changes(batch_of(log))) == 1
+    assert [run(apply_changes(position)) for position in (3, 2, 5, 6)] == [3, 0, 2, 1]
     assert database.wrong_summaries() == []
 
 
-def test_a_batch_that_is_ahead_of_the_cursor_is_dropped(run: Run, database: Database) -> None:
-    """Nothing is applied after a gap."""
+def test_a_message_makes_up_for_those_before_it_that_were_lost(run: Run, database: Database) -> None:
+    """Nothing is left out, and those that are only late have no effect."""
     first, second, third = run(six_changes())
-    for early in (second, third):
-        with pytest.raises(BatchAheadError):
-            run(apply_changes(early))
-    assert (run(applied()), database.value("SELECT count(*) FROM fee_summary")) == (0, 0)
-    run(apply_changes(first))
-    with pytest.raises(BatchAheadError):
-        run(apply_changes(third))
-    assert run(applied()) == 2
+    assert run(apply_changes(third)) == 6
+    assert [run(apply_changes(late)) for late in (first, second)] == [0, 0]
+    assert database.wrong_summaries() == []
 
 
-def test_a_batch_of_another_change_log_is_dropped(run: Run, database: Database) -> None:
-    """The database was replaced; the queue still has positions of the previous one."""
-    foreign = run(six_changes())
-    database.clean()
-    database.add_services()
-    ours = run(six_changes())
-    with pytest.raises(ForeignBatchError):
-        run(apply_changes(foreign[0]))
-    beyond = replace(foreign[0], last=99)
-    with pytest.raises(ForeignBatchError):
-        run(apply_changes(beyond))
-    assert (run(applied()), database.value("SELECT count(*) FROM fee_summary")) == (0, 0)
-    for batch in ours:
-        run(apply_changes(batch))
+def test_one_transaction_applies_one_batch_however_many_changes_wait(
+    run: Run, database: Database, setting: Callable[..., None]
+) -> None:
+    """And one message, as many batches as there are."""
+    setting(relay_batch=4)
+    run(six_changes())
+    assert [run(apply_changes(10**18)) for _ in range(3)] == [4, 2, 0]
+    for day in range(40, 46):
+        run(place(later(days=day)))
+    run(assign_all())
+    assert run(apply_up_to(10**18, apply_changes)) == 6
+    assert run(applied()) == 12
+    assert database.wrong_summaries() == []
+
+
+@pytest.mark.parametrize("forged", [-1, -(10**18), 0, 7, 2**63, 10**18, 10**400])
+def test_a_message_can_only_apply_what_this_log_has(run: Run, database: Database, forged: int) -> None:
+    """It was forged, or the database was replaced and the queue has positions of the previous one."""
+    run(six_changes())
+    expected = 6 if forged > 6 else 0
+    assert run(apply_changes(forged)) == expected
+    assert run(apply_changes(forged)) == 0
+    assert run(applied()) == expected
+    assert run(apply_every_change()) == 6
+    assert database.wrong_summaries() == []
+
+
+def test_no_position_is_applied_before_its_assignment_is_committed(
+    run: Run, database: Database, postgres_url: str
+) -> None:
+    """Nor skipped: a message may announce it too early."""
+
+    async def announce_too_early() -> list[int]:
+        await six_changes()
+        await place(later(days=30))
+        other = await asyncpg.connect(postgres_url)
+        try:
+            async with other.transaction():
+                await other.execute("UPDATE change_log SET last_position = 7")
+                await other.execute("UPDATE order_change SET position = 7 WHERE position IS NULL")
+                early = [await apply_changes(last) for last in (7, 10**18)]
+        finally:
+            await other.close()
+        return [*early, await apply_changes(7)]
+
+    assert run(announce_too_early()) == [6, 0, 1]
+    assert run(applied()) == 7
+    assert database.wrong_summaries() == []
+
+
+def test_messages_that_are_no_position_are_dropped_and_change_nothing(
+    run: Run, database: Database, postgres_url: str, redis_url: str
+) -> None:
+    """Anyone who can write to Redis can send them. Among them is one with a notification of its own."""
+    run(six_changes())
+    order = {
+        "calendar": "a",
+        "datetime": "2030-01-01T00:00:00Z",
+        "totalfee": 1e6,
+        "services": [{"id": "123"}],
+    }
+    notification = json.dumps([{"sequence": "7", "data": {"order": order, "previous": None}}])
+    unreadable: list[tuple[object, ...]] = [
+        (1, 7, "019abf8e-6f0c-7f3a-9d2b-5b1f0e6c2a11", notification),
+        (),
+        (None,),
+        ("6",),
+        (6.0,),
+        ([6],),
+        ({"last": 6},),
+        (1, 6),
+        ("x" * 100_000,),
+    ]
+    with redis.Redis.from_url(redis_url) as queue, Celery(broker=redis_url) as client:
+        queue.flushdb()
+        with ServiceProcess("worker.main", database=postgres_url, redis=redis_url) as worker:
+            for task in (APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES):
+                for arguments in unreadable:
+                    client.send_task(task, arguments, queue=CONSUMER_QUEUE)
+                client.send_task(task, (), {"last": 6}, queue=CONSUMER_QUEUE)
+            dropped = 2 * (len(unreadable) + 1)
+            wait_until(lambda: worker.log.count("message_dropped") == dropped, "all are dropped")
+            assert len(worker.log) < 500 * dropped
+            assert run(applied()) == 0
+            client.send_task(APPLY_TO_FEE_SUMMARIES, (10**18,), queue=CONSUMER_QUEUE)
+            wait_until(lambda: run(applied()) == 6, "the changes are applied")
     assert database.wrong_summaries() == []
 
 
@@ -155,25 +222,18 @@ def test_a_batch_that_fails_halfway_writes_neither_rows_nor_cursor(run: Run, dat
 
 
 def test_concurrent_batches_are_applied_one_after_the_other(run: Run, database: Database) -> None:
-    """Six concurrent deliveries of three batches: the lock on the cursor serialises them."""
-    batches = run(six_changes())
-
-    async def worker(batch: Batch) -> int:
-        while True:
-            try:
-                return await apply_changes(batch)
-            except BatchAheadError:
-                await asyncio.sleep(0.001)
+    """Six concurrent deliveries of three messages: the lock on the cursor serialises them."""
+    positions = run(six_changes())
 
     async def at_once() -> int:
-        return sum(await asyncio.gather(*(worker(batch) for batch in [*batches, *batches])))
+        return sum(await asyncio.gather(*(apply_changes(position) for position in [*positions, *positions])))
 
     assert run(at_once()) == 6
     assert database.wrong_summaries() == []
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13, 14])
-def test_summaries_become_exact_although_batches_are_reordered_repeated_or_lost(  # noqa: C901 (a writer and an unreliable queue)
+def test_summaries_become_exact_although_messages_are_reordered_repeated_or_lost(
     run: Run, database: Database, seed: int
 ) -> None:
     """As long as they are published again from the cursor on."""
@@ -198,22 +258,19 @@ def test_summaries_become_exact_although_batches_are_reordered_repeated_or_lost(
 
     async def deliver_badly() -> int:
         """Publish from the cursor, again and again; lose, repeat and shuffle what was published."""
-        waiting: list[Batch] = []
+        waiting: list[int] = []
         rounds = 0
         while await applied() < 60:
             rounds += 1
             position = await applied()
-            while changes := await changes_after(position, rng.randint(1, 9)):
-                position = changes[-1].position
-                waiting += [batch_of(changes)] * rng.choice((0, 1, 1, 1, 2, 3))
+            while position < 60:
+                position = min(60, position + rng.randint(1, 9))
+                waiting += [position] * rng.choice((0, 1, 1, 1, 2, 3))
             rng.shuffle(waiting)
             for _ in range(rng.randint(0, len(waiting))):
-                try:
-                    await apply_changes(waiting.pop())
-                except BatchAheadError:
-                    continue
-        for batch in waiting:
-            assert await apply_changes(batch) == 0
+                await apply_changes(waiting.pop())
+        for late in waiting:
+            assert await apply_changes(late) == 0
         return rounds
 
     run(write())
@@ -266,7 +323,7 @@ def test_a_batch_reads_only_the_summary_rows_that_it_changes(run: Run, database:
     async def sum_up_and_count() -> int:
         async with transaction():
             before = await rows_read_in_passing()
-            await _add_batch(batch_of(await whole_log()), 0)
+            await _add_batch(0, 6)
             return await rows_read_in_passing() - before
 
     try:

@@ -35,7 +35,9 @@ def test_a_csv_report_has_the_rows_of_all_pages_and_the_totals_last(run: Run, ap
     query = Query(
         by=("service", "calendar"), group_by="month", fill=True, first=date(2030, 5, 1), end=date(2030, 9, 1)
     )
-    answer = api.client.get(f"/fee-summaries?{urlencode(query.parameters())}", headers={"Accept": "text/csv"})
+    answer = api.client.get(
+        f"/fee-summaries/export?{urlencode(query.parameters())}", headers={"Accept": "text/csv"}
+    )
     assert answer.headers["content-type"].startswith("text/csv")
     *lines, total = csv.DictReader(io.StringIO(answer.text))
     rows, totals = report(history.now.values(), query)
@@ -48,7 +50,7 @@ def test_a_csv_report_has_the_rows_of_all_pages_and_the_totals_last(run: Run, ap
         assert (line["position"], line["time_zone"]) == ("40", "UTC")
     assert total["period"] == "total"
     again = api.client.get(
-        f"/fee-summaries?{urlencode(query.parameters())}",
+        f"/fee-summaries/export?{urlencode(query.parameters())}",
         headers={"Accept": "text/csv", "If-None-Match": answer.headers["etag"]},
     )
     assert (again.status_code, again.text) == (304, "")
@@ -59,6 +61,7 @@ def test_no_cell_of_a_csv_report_is_executed_as_a_formula(run: Run, api: Api, da
     database.rows("UPDATE service SET name = '=1+1' WHERE id = 123")
     run(place(later(days=1)))
     run(apply_every_change())
-    answer = api.client.get("/fee-summaries?by=service", headers={"Accept": "text/csv"})
+    answer = api.client.get("/fee-summaries/export?by=service", headers={"Accept": "text/csv"})
     assert "'=1+1" in answer.text
     assert ",=1+1" not in answer.text
+    assert ',"123","\'=1+1",,1,' in answer.text

@@ -180,7 +180,7 @@ def test_a_report_at_a_position_whose_later_changes_were_removed_is_410(
         answer = api.client.get(f"{path}?position=1")
         assert (answer.status_code, answer.json()["type"]) == (410, "/problems/report-expired")
         assert answer.json()["latest_position"] == 4
-    csv = api.client.get("/fee-summaries?position=1", headers={"Accept": "text/csv"})
+    csv = api.client.get("/fee-summaries/export?position=1", headers={"Accept": "text/csv"})
     assert csv.status_code == 410
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import astuple
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,6 @@ import redis
 from celery import Celery
 
 from api.relay.main import Relay
-from shared.change_log import changes_after
-from shared.changes import batch_of
 from shared.progress import ProgressLine
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
 from tests.builders import later
@@ -91,10 +88,7 @@ def test_at_every_position_the_summaries_are_proved_equal_to_the_orders(run: Run
         if number % 3:
             run(assign_all())
         # Summed in part: some changes have a position and are not applied, others have no position.
-        position = run(applied())
-        changes = run(changes_after(position, history.rng.randint(1, 6)))
-        if changes:
-            run(apply_changes(batch_of(changes)))
+        run(apply_changes(run(applied()) + history.rng.randint(1, 6)))
         proof = run(prove())
         assert (proof.differing, proof.position) == (0, run(applied()))
         assert proof.orders == len(history.states[proof.position])
@@ -277,7 +271,6 @@ def test_a_proof_requested_many_times_runs_once_and_does_not_block_the_consumer(
         database.rows("UPDATE fee_summary_proof SET asked_at = now(), finished_at = NULL")
         run(place(later(days=1)))
         run(assign_all())
-        batch = batch_of(run(changes_after(0, 10)))
         with ServiceProcess(
             "worker.main", database=postgres_url, redis=redis_url, OMS_WORKER_PROCESSES="1"
         ) as worker:
@@ -288,7 +281,7 @@ def test_a_proof_requested_many_times_runs_once_and_does_not_block_the_consumer(
                     lambda: queue.llen(CONSUMER_QUEUE) == 0 and len(database.rows(WAITING)) > 0,
                     "the proofs have begun",
                 )
-                client.send_task(APPLY_TO_FEE_SUMMARIES, astuple(batch), queue=CONSUMER_QUEUE)
+                client.send_task(APPLY_TO_FEE_SUMMARIES, (1,), queue=CONSUMER_QUEUE)
                 wait_until(lambda: run(applied()) == 1, "the change is summed")
             wait_until(lambda: "fee_summaries_proved" in worker.log, "the summaries are proved")
             wait_until(lambda: worker.log.count("proof_not_needed") == 4, "the other requests are handled")
@@ -333,10 +326,9 @@ def test_metrics_show_the_summaries_position_and_the_last_proofs_result(
     def gauges() -> dict[str, float]:
         answer = api.client.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-        lines = [line.split(" ") for line in answer.text.splitlines() if not line.startswith("#")]
+        lines = [line.split(" ") for line in answer.text.splitlines() if line.startswith("fee_summar")]
         values = {name: float(value) for name, value in lines}
-        # Of the process, not of the summaries; the tests of waiting check them.
-        del values["order_changes_followers"], values["fee_summaries_waiting_requests"]
+        del values["fee_summaries_waiting_requests"]  # of the process; the tests of waiting check it
         return values
 
     assert gauges() == {"fee_summaries_position": 2, "fee_summaries_behind_changes": 1}

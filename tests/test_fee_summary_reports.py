@@ -153,7 +153,7 @@ def test_report_answers_match_the_contract(run: Run, api: Api) -> None:
     queries = [random_query(history).parameters() for _ in range(25)]
     cases = [
         *(("/fee-summaries?" + urlencode(query), {}) for query in queries),
-        *(("/fee-summaries?" + urlencode(query), {"Accept": "text/csv"}) for query in queries[:5]),
+        *(("/fee-summaries/export?" + urlencode(query), {"Accept": "text/csv"}) for query in queries[:5]),
         *((f"/fee-summaries/orders?limit=3&service={service}", {}) for service in SERVICES),
         ("/fee-summaries", {"If-None-Match": tag}),
         ("/fee-summaries?limit=1&by=service&by=calendar&by=none&position=20", {}),

@@ -163,7 +163,7 @@ def test_an_order_at_local_midnight_belongs_to_the_day_that_begins(  # noqa: PLR
     local = ZoneInfo(zone)
     noon = datetime.fromisoformat(f"{day}T12:00:00").replace(tzinfo=local)
     begin = noon.astimezone(ZoneInfo("UTC"))
-    tick = timedelta(microseconds=1)
+    tick = timedelta(milliseconds=1)
     while (begin - tick).astimezone(local).date() == noon.date():
         begin -= timedelta(minutes=30)
     end = begin + timedelta(hours=hours)
@@ -226,12 +226,12 @@ def test_days_of_summaries_are_those_of_the_deployments_time_zone(
 def test_a_day_has_23_24_or_25_hours_as_its_time_zone_says(  # noqa: PLR0917 (fixtures and parameters)
     run: Run, database: Database, setting: Callable[..., None], zone: str, day: str, hours: float
 ) -> None:
-    """From its first microsecond to its last."""
+    """From its first millisecond to its last."""
     setting(time_zone=zone)
     start = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(zone))
     begin = start.astimezone(ZoneInfo("UTC"))
     length = timedelta(hours=hours)
-    tick = timedelta(microseconds=1)
+    tick = timedelta(milliseconds=1)
     for calendar, at in enumerate((begin - tick, begin, begin + length - tick, begin + length)):
         run(place(at, calendar=f"c{calendar}"))
     run(apply_every_change())

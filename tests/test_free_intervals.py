@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.orders.spacing import free_intervals
-from tests.builders import MICROSECOND, NOON, later, too_close
+from tests.builders import MILLISECOND, NOON, later, too_close
 
 moments = st.integers(0, 1_500).map(lambda m: later(minutes=m))
 
@@ -36,7 +36,7 @@ def test_a_free_interval_may_be_a_single_instant() -> None:
     """Between two orders that are six hours apart."""
     around = [NOON, later(hours=6)]
     assert list(free_intervals(around, NOON, later(hours=6))) == [(later(hours=3), later(hours=3))]
-    assert list(free_intervals(around, NOON, later(hours=3) - MICROSECOND)) == []
+    assert list(free_intervals(around, NOON, later(hours=3) - MILLISECOND)) == []
 
 
 def test_without_orders_the_whole_window_is_free() -> None:

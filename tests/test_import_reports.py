@@ -113,7 +113,7 @@ def test_invalid_rows_do_not_hide_conflicts_of_the_others(
     reasons = [
         "orders[0].totalfee: must be",
         "orders[3].id: 9 is the id of orders[2] too",
-        "services[0].name: must be",
+        "services[0].name: must not be blank",
         "services[1].name: service 123 is called 'Inspection', not 'Survey'",
         "orders[1].id: 5 is, or was, the id of another order",
         "orders[4].services[1].id: there is no service 999",
@@ -126,16 +126,91 @@ def test_invalid_rows_do_not_hide_conflicts_of_the_others(
 
 
 @pytest.mark.usefixtures("api")
-def test_every_invalid_order_is_named_however_many_there_are(tmp_path: Path) -> None:
-    """Correcting a legacy system's file takes all of them; the last line counts them."""
+def test_a_hopeless_file_is_reported_on_one_page_and_in_full_in_a_file(tmp_path: Path) -> None:
+    """The first hundred bad orders, all faults by kind, and the counts; the file has every fault."""
     count = 1_200
-    done = import_rows(tmp_path, [imported(n, fee=-1, services=()) for n in range(1, count + 1)])
-    assert done.returncode == 1
+    rows = [imported(n, fee=-1, services=()) for n in range(1, count + 1)] + [imported(1), imported(2)]
+    report = tmp_path / "faults.json"
+    hint = "make import REPORT=faults.json, or --report faults.json"
+    runs: list[tuple[list[Path | str], list[str]]] = [([], [hint]), (["--report", report], [])]
+    for options, hints in runs:
+        done = import_rows(tmp_path, rows, None, *options)
+        assert done.returncode == 1
+        *said, conclusion = done.stderr.splitlines()
+        assert [line.partition(":")[0] for line in said[:200]] == [
+            f"orders[{place}].{field}" for place in range(100) for field in ("totalfee", "services")
+        ]
+        assert said[200:203] == [
+            "2,200 more faults are not shown. All faults by kind:",
+            "1,200 times orders.totalfee: must be from 0 to 9999999999.99 (first: orders[0])",
+            "1,200 times orders.services: must have at least 1 element (first: orders[0])",
+        ]
+        assert [line.partition(": ")[2] for line in said[203:]] == hints
+        assert conclusion == "refused: nothing was imported; bad orders: 1,200, bad services: 0"
+    faults = json.loads(report.read_text())
+    assert len(faults) == 2_400
+    assert faults[-1] == {
+        "file": "orders",
+        "row": 1_199,
+        "line": None,
+        "member": ".services",
+        "detail": "must have at least 1 element",
+    }
+
+
+@pytest.mark.usefixtures("api")
+def test_faults_of_one_kind_are_counted_together_although_their_values_differ(tmp_path: Path) -> None:
+    """And a row with many faults takes ten lines at most."""
+    rows = [imported(n, services=range(1_000, 1_050)) for n in range(1, 152)]
+    done = import_rows(tmp_path, rows)
     *said, conclusion = done.stderr.splitlines()
-    assert [line.partition(":")[0] for line in said] == [
-        f"orders[{place}].{field}" for place in range(count) for field in ("totalfee", "services")
+    assert len([line for line in said if line.startswith("orders[0]")]) == 10
+    assert len(said) < 1_100
+    assert (
+        "7,550 times orders.services[…].id: there is no service …, or it is archived (first: orders[0])"
+        in said
+    )
+    assert conclusion == "refused: nothing was imported; bad orders: 151, bad services: 0"
+
+
+@pytest.mark.usefixtures("api")
+def test_a_report_of_an_accepted_file_is_empty_and_one_that_cannot_be_written_is_said(
+    database: Database, tmp_path: Path
+) -> None:
+    """The second in one line, before anything is imported."""
+    report = tmp_path / "faults.json"
+    assert import_rows(tmp_path, [imported(1)], None, "--report", report).returncode == 0
+    assert json.loads(report.read_text()) == []
+    done = import_rows(tmp_path, [imported(2, at=later(days=1))], None, "--report", tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert database.value("SELECT count(*) FROM orders") == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".ndjson"])
+@pytest.mark.usefixtures("api")
+def test_faults_of_files_with_lines_have_line_numbers(tmp_path: Path, suffix: str) -> None:
+    """Those that were found while the file was read, and those found in the database."""
+    good = {"id": "1", "datetime": "2030-06-01T12:00:00Z", "totalfee": 1, "services": [{"id": "123"}]}
+    lines = [good, {}, "garbage", good | {"id": 2, "totalfee": -1}, good | {"services": [{"id": "999"}]}]
+    if suffix == ".ndjson":
+        text = "".join("\n" if not v else f"{v if isinstance(v, str) else json.dumps(v)}\n" for v in lines)
+    else:
+        text = "id,datetime,totalfee,service_ids,service_names\n1,2030-06-01T12:00:00Z,1,123,\n\n"
+        text += "garbage\n2,2030-06-01T12:00:00Z,-1,123,\n1,2030-06-01T12:00:00Z,1,999,\n"
+    path = tmp_path / f"orders{suffix}"
+    path.write_text(text)
+    done = import_files(path)
+    assert done.returncode == 1
+    first = 2 if suffix == ".csv" else 1
+    starts = [
+        f"orders[1] (line {first + 2}): {'has 1 cells' if suffix == '.csv' else 'is not JSON'}",
+        f"orders[2].totalfee (line {first + 3}): must be from 0",
+        f"orders[3].id (line {first + 4}): 1 is the id of orders[0] too",
+        f"orders[3].services[0].id (line {first + 4}): there is no service 999",
+        "refused: nothing was imported; bad orders: 3, bad services: 0",
     ]
-    assert conclusion == "refused: nothing was imported; bad orders: 1,200, bad services: 0"
+    said = done.stderr.splitlines()
+    assert [line[: len(start)] for line, start in zip(said, starts, strict=True)] == starts
 
 
 def test_invalid_rows_are_named_although_the_database_is_away(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ class Writer(threading.Thread):
         with http_client(self._url) as client:
             for _ in range(self._writes):
                 what = self._rng.random()
-                at = later(hours=self._rng.randrange(300), microseconds=self._rng.randrange(2))
+                at = later(hours=self._rng.randrange(300), milliseconds=self._rng.randrange(2))
                 if what < 0.5 or not orders:
                     body = order_body(at=at, fee=self._rng.randrange(999), calendar=f"c{at.hour % 3}")
                     answer = client.post("/orders", json=body)

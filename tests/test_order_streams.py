@@ -1,11 +1,14 @@
-"""GET /orders as one stream, NDJSON or CSV: every match, one snapshot, constant memory, bounded places."""
+"""GET /orders/export, NDJSON or CSV: every match, one snapshot, constant memory, bounded places."""
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
 import os
+import random
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -14,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from api.http.connections import close_stalled_connections
+from api.http.csv_text import escape_formula, unescape_formula
+from api.http.open_connections import ConnectionCloser
 from tests.builders import NOON, later, order_body, text_of
 from tests.drivers import Api, Database, wait_until
 from tests.processes import ServiceProcess, free_port
@@ -56,8 +60,10 @@ def as_csv(order: dict[str, Any]) -> dict[str, str]:
     del cells["services"]
     return cells | {
         "totalfee": f"{order['totalfee']:.2f}",
-        "service_ids": " ".join(service["id"] for service in order["services"]),
-        "service_names": "; ".join(service["name"] for service in order["services"]),
+        "service_ids": json.dumps([service["id"] for service in order["services"]], separators=(",", ":")),
+        "service_names": json.dumps(
+            [service["name"] for service in order["services"]], separators=(",", ":")
+        ),
     }
 
 
@@ -74,14 +80,14 @@ def test_a_stream_contains_the_same_orders_as_the_pages(api: Api, query: str) ->
             at=later(hours=12 * n), fee=n + 0.5, services=services, calendar=f"crew-{n % 4}"
         ).is_success
     items = api.every_item(f"/orders?limit=7&{query}")
-    lines = api.client.get(f"/orders?{query}", headers=NDJSON)
+    lines = api.client.get(f"/orders/export?{query}", headers=NDJSON)
     assert lines.headers["content-type"].startswith("application/x-ndjson")
     assert [json.loads(line) for line in lines.text.splitlines()] == items
     assert all(
         line.encode() in api.client.get(f"/orders/{json.loads(line)['id']}").content
         for line in lines.text.splitlines()[:2]
     )
-    table = api.client.get(f"/orders?{query}", headers=CSV)
+    table = api.client.get(f"/orders/export?{query}", headers=CSV)
     assert table.headers["content-type"].startswith("text/csv")
     assert table.text.endswith("\r\n")
     assert list(csv.DictReader(io.StringIO(table.text, newline=""))) == [as_csv(order) for order in items]
@@ -89,33 +95,77 @@ def test_a_stream_contains_the_same_orders_as_the_pages(api: Api, query: str) ->
 
 
 @pytest.mark.parametrize(
-    "accept",
+    ("accept", "query", "media_type"),
     [
-        "text/csv;q=0.9, application/json;q=0.1",
-        "text/*",
-        "application/json;q=0, */*;q=0.1, text/csv",
-        "TEXT/CSV",
+        ("text/csv;q=0.1, application/x-ndjson;q=0.9", "", "application/x-ndjson"),
+        ("text/*", "", "text/csv; charset=utf-8"),
+        ("application/x-ndjson;q=0, */*;q=0.1", "", "text/csv; charset=utf-8"),
+        ("TEXT/CSV", "", "text/csv; charset=utf-8"),
+        ("", "", "text/csv; charset=utf-8"),
+        ("*/*", "format=ndjson", "application/x-ndjson"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "format=csv", "text/csv; charset=utf-8"),
     ],
 )
-def test_the_format_follows_the_accept_header(api: Api, accept: str) -> None:
-    """RFC 9110, 12.5.1; JSON without one."""
-    assert (
-        api.client.get("/orders", headers={"Accept": accept}).headers["content-type"].startswith("text/csv")
-    )
-    assert api.client.get("/orders").headers["content-type"] == "application/json"
-    assert api.client.get("/orders", headers={"Accept": "text/csv, */*"}).headers["content-type"] in (
-        "application/json",
-        "text/csv; charset=utf-8",
-    )
+def test_the_format_of_an_export_is_the_parameters_or_follows_the_accept_header(
+    api: Api, accept: str, query: str, media_type: str
+) -> None:
+    """RFC 9110, 12.5.1; CSV without either. Browsers save it under a name."""
+    answer = api.client.get(f"/orders/export?{query}", headers={"Accept": accept})
+    assert answer.headers["content-type"] == media_type
+    name = "orders.csv" if "csv" in media_type else "orders.ndjson"
+    assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
 
 
-@pytest.mark.parametrize("query", ["limit=5", "cursor=abc"])
-def test_a_stream_refuses_the_parameters_of_pages(api: Api, query: str) -> None:
-    """A stream has no pages, so they would have no effect."""
-    for accept in (NDJSON, CSV):
-        answer = api.client.get(f"/orders?{query}", headers=accept)
-        assert answer.status_code == 400
-        assert answer.json()["errors"][0]["parameter"] == query.partition("=")[0]
+@pytest.mark.parametrize(
+    ("path", "accept", "named"),
+    [
+        ("/orders", "text/csv", "GET /orders/export"),
+        ("/orders", "application/x-ndjson", "GET /orders/export"),
+        ("/fee-summaries", "text/csv", "GET /fee-summaries/export"),
+        ("/orders/export?format=csv", "application/x-ndjson", "text/csv"),
+        ("/orders/export", "application/json", "text/csv or application/x-ndjson"),
+        ("/fee-summaries/export", "application/json", "text/csv"),
+    ],
+)
+def test_a_media_type_that_is_not_here_is_406_and_names_where_it_is(
+    api: Api, path: str, accept: str, named: str
+) -> None:
+    """Lists answer with JSON only, exports never do."""
+    answer = api.client.get(path, headers={"Accept": accept})
+    assert answer.status_code == 406
+    assert named in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/orders/export", "/fee-summaries/export"])
+def test_a_file_for_excel_begins_with_a_byte_order_mark_and_is_the_same_otherwise(
+    api: Api, path: str
+) -> None:
+    """Without one, Excel reads UTF-8 as the machine's own encoding."""
+    api.client.post("/services", json={"id": 1, "name": "Überprüfung"})
+    api.placed_order(services=(1,))
+    plain = api.client.get(path)
+    assert api.client.get(f"{path}?bom=no").content == plain.content
+    assert api.client.get(f"{path}?bom=yes").content == b"\xef\xbb\xbf" + plain.content
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("bom=yes&format=ndjson", "has no meaning with application/x-ndjson"),
+        ("bom=true", "must be yes or no"),
+        ("format=xlsx", "must be csv or ndjson"),
+        ("limit=5", "has no meaning with text/csv"),
+        ("limit=abc", "has no meaning with text/csv"),
+        ("cursor=abc&format=ndjson", "has no meaning with text/csv or application/x-ndjson"),
+    ],
+)
+def test_an_export_says_which_parameters_have_no_meaning(api: Api, query: str, detail: str) -> None:
+    """An export has no pages."""
+    answer = api.client.get(f"/orders/export?{query}")
+    assert answer.status_code == 400
+    (fault,) = answer.json()["errors"]
+    assert fault["parameter"] == query.partition("=")[0]
+    assert fault["detail"].startswith(detail)
 
 
 DANGEROUS = [
@@ -126,30 +176,60 @@ DANGEROUS = [
     '"quoted", and =more',
     "a, b; c",
     "=cmd|' /C calc'!A0",
+    "harmless;=1+1",
+    "harmless; -1",
+    "harmless,@SUM(A1)",
+    "harmless|+1",
+    "\uff1d1\uff0b1",
+    "harmless;\uff20SUM(A1)",
+    "'=1+1",
+    "''=1+1; '-1",
+    "harmless; '  '+1",
+    "O'Brien = best-of-breed",
 ]
 
 
-def test_no_cell_of_a_csv_stream_is_executed_as_a_formula(api: Api) -> None:
-    """No cell, and no name within one, begins with = + - or @; each can be read back."""
+def test_no_cell_of_an_export_is_executed_as_a_formula_whatever_a_program_splits_at(api: Api) -> None:
+    """At commas within quotes or without, semicolons or bars; and each name can be read back."""
     for number, name in enumerate(DANGEROUS, start=1):
-        assert api.client.post("/services", json={"id": number, "name": name}).status_code == 201
+        assert api.client.post("/services", json={"id": number, "name": name}).status_code == 201, name
         api.placed_order(at=later(hours=3 * number), services=(number,))
     api.placed_order(at=NOON, services=(1, 123, 2))
-    rows = list(csv.DictReader(io.StringIO(api.client.get("/orders", headers=CSV).text, newline="")))
-    for row in rows:
-        for cell in row.values():
-            for part in cell.split("; "):
-                assert not part.startswith(("=", "+", "-", "@")), cell
-    assert rows[0]["service_names"] == "'" + DANGEROUS[0] + "; '" + DANGEROUS[1] + "; Inspection"
-    assert [row["service_names"].removeprefix("'") for row in rows[1:]] == DANGEROUS
+    text = api.client.get("/orders/export").text
+    for cell in re.split(r'[,;|\t\r\n"]+', text):
+        assert not re.match(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]", cell), cell
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    names = [[unescape_formula(name) for name in json.loads(row["service_names"])] for row in rows]
+    assert names == [[DANGEROUS[0], DANGEROUS[1], "Inspection"], *([name] for name in DANGEROUS)]
+
+
+def test_an_escaped_formula_is_read_back_whatever_it_is_made_of() -> None:
+    """Space, apostrophes, separators and formula characters in every order."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    for _ in range(20_000):
+        text = "".join(draw.choices(" '=-@;,|\t\r\nax\uff1d\u3000\"", k=draw.randint(0, 9)))
+        escaped = escape_formula(text)
+        assert unescape_formula(escaped) == text
+        for cell in re.split(r"[;,|\n]", escaped):
+            assert not cell.lstrip(" \u3000").startswith(("=", "-", "@", "\uff1d")), (text, escaped)
+
+
+def test_every_text_of_an_export_is_quoted_and_no_number(api: Api) -> None:
+    """A program that splits at another separator then finds no cell of its own."""
+    api.placed_order(id=5, services=(123, 456), fee=12.5)
+    head, row = api.client.get("/orders/export").text.splitlines()
+    assert head.startswith('"id","datetime","totalfee",')
+    assert row.startswith('"5","2030-06-01T12:00:00.000Z",12.50,"default","[""123"",""456""]",')
 
 
 def test_fees_in_a_stream_are_exact(api: Api) -> None:
     """To the cent at both ends of their range."""
     body = '{"datetime":"2030-06-01T12:00:00Z","totalfee":9999999999.99,"services":[{"id":"123"}]}'
     assert api.post_text("/orders", body).status_code == 201
-    assert '"totalfee":9999999999.99,' in api.client.get("/orders", headers=NDJSON).text
-    assert ",9999999999.99," in api.client.get("/orders", headers=CSV).text
+    assert '"totalfee":9999999999.99,' in api.client.get("/orders/export", headers=NDJSON).text
+    assert ",9999999999.99," in api.client.get("/orders/export", headers=CSV).text
 
 
 @pytest.mark.parametrize("accept", [NDJSON, CSV])
@@ -164,7 +244,7 @@ def test_a_stream_that_loses_its_connection_before_the_first_byte_is_503(
     try:
         database.rows("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
         with ThreadPoolExecutor(1) as thread:
-            pending = thread.submit(api.client.get, "/orders", headers=accept)
+            pending = thread.submit(api.client.get, "/orders/export", headers=accept)
             wait_until(lambda: bool(database.rows(waiting)), "the stream waits for the orders", 10)
             database.rows(f"SELECT {end}(pid) FROM ({waiting}) AS waiting")
             answer = pending.result()
@@ -175,7 +255,7 @@ def test_a_stream_that_loses_its_connection_before_the_first_byte_is_503(
     assert answer.headers["retry-after"]
     # Its place was freed, more often than there are places.
     for _ in range(PLACES + 1):
-        assert api.client.get("/orders", headers=accept).status_code == 200
+        assert api.client.get("/orders/export", headers=accept).status_code == 200
 
 
 # --- large ones, from a server of its own ------------------------------------------------------------
@@ -215,7 +295,7 @@ def large(own_database_url: str, redis_url: str) -> Iterator[tuple[Api, Database
 @contextmanager
 def streaming(api: Api, query: str = "") -> Iterator[httpx.Response]:
     """Open a stream and read nothing of it yet."""
-    with api.client.stream("GET", f"/orders{query}", headers=NDJSON) as answer:
+    with api.client.stream("GET", f"/orders/export{query}", headers=NDJSON) as answer:
         yield answer
 
 
@@ -236,7 +316,7 @@ def test_the_memory_of_a_stream_does_not_grow_with_its_length(
 ) -> None:
     """60,000 orders, some 16 MB, leave the process as large as 2,000 did."""
     api, _, server = large
-    api.client.get("/orders?to=1970-05-01T00:00:00Z", headers=NDJSON)
+    api.client.get("/orders/export?to=1970-05-01T00:00:00Z", headers=NDJSON)
     before = server.memory_info().rss
     peak, lines, size = before, 0, 0
     started = time.monotonic()
@@ -304,7 +384,7 @@ def test_a_fifth_concurrent_stream_is_answered_503(large: tuple[Api, Database, p
     with ExitStack() as streams:
         opened = [streams.enter_context(streaming(api)) for _ in range(PLACES)]
         assert [answer.status_code for answer in opened] == [200] * PLACES
-        refused = api.client.get("/orders", headers=CSV)
+        refused = api.client.get("/orders/export", headers=CSV)
         assert refused.status_code == 503
         assert refused.json()["type"] == "/problems/unavailable"
         assert int(refused.headers["retry-after"]) > 0
@@ -345,7 +425,7 @@ def test_a_head_request_for_a_stream_takes_no_place(large: tuple[Api, Database, 
     """Nothing is streamed."""
     api, database, _ = large
     for _ in range(3 * PLACES):
-        assert api.client.head("/orders", headers=CSV).status_code == 200
+        assert api.client.head("/orders/export", headers=CSV).status_code == 200
     wait_until(lambda: streams_of(database) == 0, "nothing is left open")
 
 
@@ -353,7 +433,7 @@ def test_looking_for_connections_leaves_no_file_descriptor_open() -> None:
     """An open copy of a pipe would keep its reader from ever seeing the end."""
     reader, writer = os.pipe()
     before = psutil.Process().num_fds()
-    close_stalled_connections(free_port(), 1.0)
+    assert asyncio.run(ConnectionCloser(free_port(), 100).close_once()) == 0
     assert psutil.Process().num_fds() == before
     os.close(writer)
     assert os.read(reader, 1) == b""

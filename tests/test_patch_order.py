@@ -26,7 +26,7 @@ def patch(api: Api, change: dict[str, Any]) -> httpx.Response:
         ({"totalfee": 99.99}, "totalfee", 99.99),
         ({"datetime": "2031-01-01T00:00:00+01:00"}, "datetime", "2030-12-31T23:00:00.000Z"),
         ({"calendar": "crew-2"}, "calendar", "crew-2"),
-        ({"calendar": None}, "calendar", "default"),
+        ({"calendar": "default"}, "calendar", "default"),
         ({"services": [{"id": "789"}]}, "services", [{"id": "789", "name": "Testing"}]),
     ],
     ids=str,
@@ -34,7 +34,7 @@ def patch(api: Api, change: dict[str, Any]) -> httpx.Response:
 def test_a_patch_changes_the_members_that_it_names_and_no_others(
     api: Api, change: dict[str, Any], field: str, value: object
 ) -> None:
-    """Null resets the calendar to the default one."""
+    """One by one."""
     order = api.placed_order(id=5, calendar="crew-1", services=(123, 456))
     answer = patch(api, change)
     assert answer.status_code == 200, answer.text
@@ -58,20 +58,21 @@ def test_a_patch_may_be_sent_as_plain_json(api: Api) -> None:
         ({"services": None}, "#/services"),
         ({"services": []}, "#/services"),
         ({"services": [{"id": "999"}]}, "#/services/0/id"),
-        ({"services": [{"id": 123, "name": "x"}]}, "#/services/0/name"),
+        ({"services": [{"id": 123, "title": "x"}]}, "#/services/0/title"),
         ({"totalfee": 10.005}, "#/totalfee"),
         ({"totalfee": True}, "#/totalfee"),
         ({"datetime": "2030-06-01T12:00:00"}, "#/datetime"),
         ({"calendar": ""}, "#/calendar"),
-        ({"id": "5"}, "#/id"),
-        ({"version": 2}, "#/version"),
-        ({"updated_at": "2030-06-01T12:00:00Z"}, "#/updated_at"),
+        ({"id": "6"}, "#/id"),
+        ({"id": None}, "#/id"),
+        ({"version": "1"}, "#/version"),
+        ({"version": None}, "#/version"),
         ({"import_id": 0}, "#/import_id"),
     ],
     ids=str,
 )
 def test_an_invalid_patch_changes_nothing(api: Api, change: dict[str, Any], pointer: str) -> None:
-    """Null is only accepted where there is a default."""
+    """Null would remove a member, and none can be removed."""
     order = api.placed_order(id=5, calendar="crew-1")
     answer = patch(api, {"calendar": "crew-2", **change})
     assert answer.status_code == 422
@@ -118,4 +119,3 @@ def test_an_order_with_an_archived_service_can_be_patched(api: Api) -> None:
     assert patch(api, {"totalfee": 7}).status_code == 200
     assert patch(api, {"services": [{"id": 123}, {"id": 456}]}).status_code == 200
     assert patch(api, {"services": [{"id": 456}]}).status_code == 200
-    assert patch(api, {"services": [{"id": 123}]}).status_code == 422

@@ -37,7 +37,7 @@ def test_every_answer_with_an_order_has_the_etag_of_its_version(api: Api) -> Non
     created = api.place_order(id=5)
     assert created.headers["etag"] == '"1"'
     for version, method in ((2, "PUT"), (3, "PATCH")):
-        answer = written(api, method)
+        answer = written(api, method, fee=version)
         read, head = api.client.get("/orders/5"), api.client.head("/orders/5")
         assert {one.headers["etag"] for one in (answer, read, head)} == {f'"{version}"'}
         assert answer.content == read.content

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.operations.documentation import contract_json
+from api.operations.contracts import contract_json
 from api.problem_types import TYPES
 from tests.builders import NOON, later, order_body
 from tests.drivers import Api, Database
@@ -73,7 +73,7 @@ def test_every_fault_of_a_request_is_reported_with_its_place(api: Api) -> None:
             "id": "0",
             "datetime": "2030-06-01T12:00:00",
             "totalfee": "100",
-            "services": [{"id": "123"}, {"id": "x", "name": "y"}, 7, {}],
+            "services": [{"id": "123"}, {"id": "x", "title": "y"}, 7, {}],
             "calendar": "a b",
             "a/b": 1,
             "c~d": 2,
@@ -83,7 +83,7 @@ def test_every_fault_of_a_request_is_reported_with_its_place(api: Api) -> None:
     assert sorted(fault["pointer"] for fault in problem["errors"]) == sorted(
         [
             *("#/id", "#/datetime", "#/totalfee", "#/calendar", "#/a~1b", "#/c~0d"),
-            *("#/services/1/id", "#/services/1/name", "#/services/2", "#/services/3/id"),
+            *("#/services/1/id", "#/services/1/title", "#/services/2", "#/services/3/id"),
         ]
     )
     assert all(len(fault["detail"].split()) > 1 for fault in problem["errors"])
@@ -132,6 +132,8 @@ def provoked(api: Api) -> dict[str, httpx.Response]:
         "not-acceptable": api.client.get("/orders", headers={"Accept": "image/png"}),
         "unsupported-media-type": api.post_text("/orders", "{}", "text/plain"),
         "body-too-large": api.post_text("/orders", " " * 70_000),
+        "uri-too-long": api.client.get("/orders?" + "a" * 9_000),
+        "headers-too-large": api.client.get("/orders", headers={"X-Large": "a" * 33_000}),
         "summaries-behind": api.client.get("/fee-summaries?min_position=999&wait=0"),
     }
 
@@ -145,11 +147,14 @@ def test_each_problem_type_carries_what_a_caller_needs_to_continue(api: Api) -> 
     assert answers["version-mismatch"].headers["etag"] == '"1"'
     assert answers["method-not-allowed"].headers["allow"]
     assert answers["unsupported-media-type"].headers["accept"] == "application/json"
-    elsewhere = {"unauthenticated", "forbidden", "version-required", "internal-error", "unavailable"}
+    elsewhere = {"unauthenticated", "forbidden", "version-required", "internal-error", "unavailable"} | {
+        "request-timeout"
+    }
     assert set(TYPES) - set(answers) <= elsewhere | {
         "position-expired",
         "report-expired",
         "webhook-disabled",
+        "too-many-webhooks",
     }
 
 
@@ -185,7 +190,7 @@ def test_an_internal_error_reveals_nothing_but_its_request_id(own_database_url: 
                 assert word not in answer.text
             assert problem["request_id"] in process.log
         for media_type in ("application/x-ndjson", "text/csv"):
-            answer = api.client.get("/orders", headers={"Accept": media_type})
+            answer = api.client.get("/orders/export", headers={"Accept": media_type})
             assert answer.status_code == 500
             assert set(problem_of(answer)) == MEMBERS
         assert "order_json" in process.log
@@ -194,7 +199,7 @@ def test_an_internal_error_reveals_nothing_but_its_request_id(own_database_url: 
         database.rows("ALTER FUNCTION order_json_of_old RENAME TO order_json")
         assert api.client.get("/orders").status_code == 200
         for _ in range(5):
-            assert api.client.get("/orders", headers={"Accept": "text/csv"}).status_code == 200
+            assert api.client.get("/orders/export", headers={"Accept": "text/csv"}).status_code == 200
 
 
 # --- methods and unknown routes ----------------------------------------------------------------------
@@ -202,6 +207,7 @@ def test_an_internal_error_reveals_nothing_but_its_request_id(own_database_url: 
 METHODS = {
     "/orders": "GET, HEAD, OPTIONS, POST",
     "/orders/batch": "OPTIONS, POST",
+    "/orders/export": "GET, HEAD, OPTIONS",
     "/orders/5": "DELETE, GET, HEAD, OPTIONS, PATCH, PUT",
     "/services": "GET, HEAD, OPTIONS, POST",
     "/services/123": "DELETE, GET, HEAD, OPTIONS, PUT",
@@ -209,12 +215,14 @@ METHODS = {
     "/calendars/a/availability": "GET, HEAD, OPTIONS",
     "/fee-summaries": "GET, HEAD, OPTIONS",
     "/fee-summaries/orders": "GET, HEAD, OPTIONS",
+    "/fee-summaries/export": "GET, HEAD, OPTIONS",
     "/fee-summaries/proof": "GET, HEAD, OPTIONS",
     "/metrics": "GET, HEAD, OPTIONS",
     "/health/live": "GET, HEAD, OPTIONS",
     "/health/ready": "GET, HEAD, OPTIONS",
     "/openapi.yaml": "GET, HEAD, OPTIONS",
     "/openapi.json": "GET, HEAD, OPTIONS",
+    "/": "GET, HEAD, OPTIONS",
     "/docs": "GET, HEAD, OPTIONS",
     "/problems/not-found": "GET, HEAD, OPTIONS",
 }
@@ -242,14 +250,15 @@ def test_head_is_answered_like_get_without_the_body(api: Api, path: str) -> None
         got, head = api.client.get(target), api.client.head(target)
         assert head.content == b""
         assert head.status_code == got.status_code
-        varying = {"date", "x-request-id", "content-length"}
+        # Both framings are of content, which HEAD has not.
+        varying = {"date", "x-request-id", "content-length", "transfer-encoding"}
         assert {k: v for k, v in head.headers.items() if k not in varying} == {
             k: v for k, v in got.headers.items() if k not in varying
         }
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/order", "/orders/5/services", "/.git/config", "/orders/", "//", "/orders%2F5"]
+    "path", ["/order", "/orders/5/services", "/.git/config", "/orders/", "/nothing//5", "/orders%2F5"]
 )
 def test_an_unknown_route_is_answered_with_a_problem_whatever_the_method(api: Api, path: str) -> None:
     """JSON, never a page of the framework's."""

@@ -14,8 +14,11 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from api.orders.errors import ImportRefusedError
 from api.orders.import_command import _check_orders
-from api.orders.imports import ImportRefusedError, import_orders
+from api.orders.import_faults import FaultReport
+from api.orders.import_files import ImportedFile
+from api.orders.imports import import_orders
 from tests.builders import NOON, text_of
 from tests.model import Answer, Model, ModelOrder
 from tests.random_rounds import ROUNDS
@@ -35,9 +38,9 @@ FIRST_ID_OF_THE_SERVER = 10**12
 
 calendars = st.sampled_from(["default", "default", "default", "north", "north", "East.2"])
 # Mostly a grid of the clearance, so that gaps of exactly three and six hours are common; else half of it,
-# or a microsecond beside it.
+# or a millisecond beside it.
 times = st.builds(
-    lambda step, tick: NOON + step * timedelta(minutes=90) + tick * timedelta(microseconds=1),
+    lambda step, tick: NOON + step * timedelta(minutes=90) + tick * timedelta(milliseconds=1),
     st.sampled_from([-2, 0, 2, 4, 6, 8, 10, 1, 3, 5]),
     st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1]),
 )
@@ -234,19 +237,21 @@ class History:
         file = f"[{', '.join(written(**vars(order)) for order in command.orders)}]"
         self.imports += 1
         digest = sha256(f"{self.imports}".encode()).hexdigest()
-        unreadable: list[str] = []
-        orders = _check_orders(json.loads(file, parse_float=Decimal), unreadable)
-        assert unreadable == []
+        faults = FaultReport()
+        rows = ((None, value) for value in json.loads(file, parse_float=Decimal))
+        orders = _check_orders(ImportedFile("orders.json", digest, len(command.orders), rows), faults)
+        assert not faults
         expected = self.model.faults_of_import(
             [(o.id or 0, o.at, o.fee, tuple(reversed(o.services)), o.calendar) for o in command.orders]
         )
         event(f"Import {'refused' if expected else 'accepted'}")
         reasons: set[str] = set()
         try:
-            done = self.run(import_orders("orders.json", digest, orders))
+            done = self.run(import_orders("orders.json", digest, orders, faults=faults))
             assert (done.orders, done.before) == (len(orders), False)
-        except ImportRefusedError as refused:
-            reasons = {reason.partition(":")[0] for reason in refused.reasons}
+        except ImportRefusedError:
+            *lines, _ = faults.page()
+            reasons = {line.partition(":")[0] for line in lines}
         assert reasons == expected, command
         if reasons:
             return
@@ -254,7 +259,8 @@ class History:
         new_ids = iter(sorted(shown - self.model.orders.keys() - {o.id for o in command.orders}))
         for order in command.orders:
             order_id = order.id if order.id is not None else next(new_ids)
-            self.model.store(order_id, order.at, order.fee, order.services, order.calendar)
+            row = (order_id, order.at, order.fee, order.services, order.calendar)
+            self.model.store_imported(self.imports, order_id, row)
 
     def shows(self, order_id: int, answer: httpx.Response) -> None:
         """Compare the order in an answer with the model's."""

@@ -24,7 +24,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "unknown service on a new calendar": ("POST", "/orders", order_body(services=(999,), calendar=NEW), 422),
     "archived service": ("POST", "/orders", order_body(id=77, services=(456,), calendar=NEW), 422),
     "bad fee": ("POST", "/orders", order_body(id=77, fee=-1, calendar=NEW), 422),
-    "bad field": ("POST", "/orders", order_body(id=77, version=1, calendar=NEW), 422),
+    "bad field": ("POST", "/orders", order_body(id=77, colour="red", calendar=NEW), 422),
     "PUT too close": ("PUT", "/orders/5", order_body(at=later(days=1)), 409),
     "PUT too close elsewhere": ("PUT", "/orders/5", order_body(calendar="crew-1"), 409),
     "PUT of an unknown order": ("PUT", "/orders/77", order_body(calendar=NEW), 404),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.relay.main import Relay
+from api.relay.publisher import EMPTY_QUEUE_SECONDS
 from shared.change_log import FEE_SUMMARIES, move_cursor
 from shared.database.transaction import transaction
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES
@@ -68,22 +68,18 @@ async def put_cursor(position: int) -> None:
 def test_changes_get_positions_and_are_published_in_order(
     run: Run, queue: Queue, setting: Callable[..., None]
 ) -> None:
-    """In batches, each of which continues the one before it."""
+    """In messages, each of which continues the one before it, and carries no order."""
     setting(relay_batch=2)
     relay = Relay()
     for day in range(5):
         run(place(later(days=day)))
     assert run(relay.relay_once()) == 10  # each was assigned, and published
     assert run(relay.relay_once()) == 0
-    assert [(batch.first, batch.last) for batch in queue.batches()] == [(1, 2), (3, 4), (5, 5)]
+    assert queue.positions() == [2, 4, 5]
     run(place(later(days=9)))
     run(relay.relay_once())
-    assert [(batch.first, batch.last) for batch in queue.batches()][3:] == [(6, 6)]
-    for batch in queue.taken():
-        notifications = json.loads(batch.notifications)
-        assert [int(n["sequence"]) for n in notifications] == list(range(batch.first, batch.last + 1))
-        assert notifications[-1]["id"] == batch.last_event_id
-        assert run(apply_changes(batch)) == len(notifications)
+    assert queue.positions() == [2, 4, 5, 6]
+    assert [run(apply_changes(position)) for position in queue.taken()] == [2, 2, 1, 1]
 
 
 def test_a_stopped_worker_cannot_make_the_queue_fill_redis(
@@ -105,8 +101,8 @@ def test_a_stopped_worker_cannot_make_the_queue_fill_redis(
 
     deadline = time.monotonic() + 20
     while run(applied()) < 1_000 and time.monotonic() < deadline:
-        for batch in queue.taken():
-            run(apply_changes(batch))
+        for position in queue.taken():
+            run(apply_changes(position))
         run(relay.relay_once())
         assert len(queue) <= 10
     assert run(applied()) == 1_000
@@ -134,8 +130,8 @@ def test_lost_batches_are_published_again_when_the_cursor_does_not_move(
     for day in range(3):
         run(place(later(days=day)))
     run(relay_all(relay))
-    assert len(queue.taken()) == 1  # lost: no worker applies them
     assert run(relay.relay_once()) == 0
+    assert len(queue.taken()) == 1  # lost: no worker applies them
     setting(republish_after=0.01)
     time.sleep(0.02)
     assert run(relay.relay_once()) == 3
@@ -147,19 +143,38 @@ def test_lost_batches_are_published_again_when_the_cursor_does_not_move(
     assert database.wrong_summaries() == []
 
 
+def test_batches_are_published_again_sooner_when_nothing_waits_in_the_queue(
+    run: Run, queue: Queue, setting: Callable[..., None]
+) -> None:
+    """Redis was wiped, or a child was killed with its batch; each further time after a longer pause."""
+    setting(republish_after=60)
+    relay = Relay()
+    run(place(later(days=0)))
+    run(relay_all(relay))
+    time.sleep(EMPTY_QUEUE_SECONDS + 0.1)
+    assert run(relay.relay_once()) == 0  # it still waits for the worker
+    queue.taken()
+    assert run(relay.relay_once()) == 1
+    queue.taken()
+    begun = time.monotonic()
+    while run(relay.relay_once()) == 0:
+        time.sleep(0.05)
+    assert time.monotonic() - begun > 1.5 * EMPTY_QUEUE_SECONDS
+
+
 def test_changes_are_published_again_at_once_when_the_cursor_goes_back(run: Run, queue: Queue) -> None:
     """The database was restored, or the summaries are being rebuilt."""
     relay = Relay()
     for day in range(4):
         run(place(later(days=day)))
     run(relay_all(relay))
-    for batch in queue.taken():
-        run(apply_changes(batch))
+    for position in queue.taken():
+        run(apply_changes(position))
     run(relay_all(relay))
     assert len(queue) == 0
     run(put_cursor(1))
     assert run(relay_all(relay)) == 3
-    assert [(batch.first, batch.last) for batch in queue.batches()] == [(2, 4)]
+    assert queue.positions() == [4]
 
 
 def test_a_new_relay_publishes_from_the_cursor_onwards(run: Run, queue: Queue) -> None:
@@ -170,7 +185,7 @@ def test_a_new_relay_publishes_from_the_cursor_onwards(run: Run, queue: Queue) -
     queue.taken()
     run(put_cursor(3))
     run(relay_all(Relay()))
-    assert [(batch.first, batch.last) for batch in queue.batches()] == [(4, 4)]
+    assert queue.positions() == [4]
 
 
 def test_a_relay_skips_changes_that_were_applied_meanwhile(run: Run, queue: Queue) -> None:
@@ -183,4 +198,4 @@ def test_a_relay_skips_changes_that_were_applied_meanwhile(run: Run, queue: Queu
     assert run(apply_every_change()) == 2
     run(place(later(days=2)))
     run(relay_all(relay))
-    assert [(batch.first, batch.last) for batch in queue.batches()] == [(3, 3)]
+    assert queue.positions() == [3]

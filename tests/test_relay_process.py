@@ -197,9 +197,9 @@ def terminating_proxy(unlucky: range, folder: Path, postgres_url: str) -> Iterat
 
 
 async def _apply(queue: Queue) -> int:
-    """Do the worker's work on all waiting batches; return the position reached."""
-    for batch in queue.taken():
-        await apply_changes(batch)
+    """Do the worker's work on all waiting messages; return the position reached."""
+    for position in queue.taken():
+        await apply_changes(position)
     return await applied()
 
 

@@ -58,7 +58,7 @@ def test_the_id_in_the_body_of_a_put_may_repeat_the_id_in_the_path(api: Api, ord
     assert api.client.put("/orders/5", json=order_body(id=order_id)).status_code == 200
 
 
-@pytest.mark.parametrize("order_id", ["6", 6, "05", None, 0, "abc"], ids=repr)
+@pytest.mark.parametrize("order_id", ["6", 6, "05", 0, "abc"], ids=repr)
 def test_a_put_with_another_id_in_the_body_is_refused(api: Api, order_id: object) -> None:
     """An order keeps its id."""
     order = api.placed_order(id=5)
@@ -104,10 +104,10 @@ def test_a_put_without_a_required_field_is_refused(api: Api, missing: str) -> No
         ("services", [], "#/services"),
         ("services", [{"id": 123}, {"id": "123"}], "#/services"),
         ("services", [{"id": 999}], "#/services/0/id"),
-        ("calendar", None, "#/calendar"),
         ("calendar", "a b", "#/calendar"),
-        ("version", 1, "#/version"),
-        ("created_at", "2030-06-01T12:00:00Z", "#/created_at"),
+        ("version", 0, "#/version"),
+        ("version", "1", "#/version"),
+        ("version", 1.5, "#/version"),
         ("import_id", 1, "#/import_id"),
     ],
 )

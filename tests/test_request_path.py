@@ -35,7 +35,7 @@ def test_no_request_is_handed_to_a_thread(
         asyncio.get_running_loop().set_default_executor(NoThreads())
         application: Any = create_app()  # Litestar's type of an application is not httpx'
         transport = httpx.ASGITransport(application, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             placed = await client.post("/orders", json=order_body())
             path = placed.headers["location"]
             answers = [await client.get(path), await client.get("/orders"), await client.delete(path)]

@@ -12,15 +12,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from stack import preconditions
 from stack.child_processes import StackError, living, working_in
 from stack.embedded_postgres import EmbeddedPostgres
-from stack.run import Plan, Stack
+from stack.plan import Plan
+from stack.run import PROCESSES, Stack
 from stack.state_folder import StateFolder
 from tests.drivers import http_client, wait_until
 from tests.processes import ROOT, ServiceProcess, call_command, free_port
@@ -268,31 +271,112 @@ def _server_state(data: Path) -> str:
         return ""
 
 
-def test_the_stack_stops_when_valkey_keeps_ending(state: Path) -> None:
-    """Restarting Valkey forever would only hide the fault."""
+def test_a_valkey_that_keeps_ending_is_started_again_at_its_address_after_growing_pauses(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However often: orders do not depend on it."""
     folder = StateFolder(state / "unstable")
     stack = Stack(replace(Plan.read({"OMS_DATABASE_URL": "none"}), state=folder.path), folder)
     assert stack._valkey
     stack._valkey.start()
+    url = stack._valkey.url
+    ended: set[int] = set()
+
+    def runs_again() -> bool:
+        stack._supervise_once()
+        assert stack._valkey
+        process = stack._valkey.process
+        return process is not None and process.poll() is None and process.pid not in ended
+
     try:
-        for _ in range(5):
-            url = stack._valkey.url
-            os.kill(_pid_of(stack), signal.SIGKILL)
-            os.waitid(os.P_PID, _pid_of(stack), os.WEXITED | os.WNOWAIT)
-            stack._supervise_once()
+        for _ in range(7):
+            assert stack._valkey.process
+            ended.add(stack._valkey.process.pid)
+            stack._valkey.process.kill()
+            stack._valkey.process.wait()
+            wait_until(runs_again, "Valkey runs again", 20)
             assert stack._valkey.url == url
-        os.kill(_pid_of(stack), signal.SIGKILL)
-        os.waitid(os.P_PID, _pid_of(stack), os.WEXITED | os.WNOWAIT)
-        with pytest.raises(StackError, match=r"Valkey ended 6 times within a minute"):
-            stack._supervise_once()
     finally:
         stack._valkey.stop()
+    pauses = re.findall(r"starting it again in (\S+) s", capsys.readouterr().out)
+    assert pauses == ["0.25", "0.25", "0.25", "0.5", "1", "2", "4"]
 
 
-def _pid_of(stack: Stack) -> int:
-    assert stack._valkey
-    assert stack._valkey.process
-    return stack._valkey.process.pid
+@pytest.mark.parametrize("module", ["api.server", "api.relay.main", "worker.main"])
+def test_a_killed_process_is_started_again_without_its_children(
+    running: Run, client: httpx.Client, module: str
+) -> None:
+    """Its children are killed too: they would hold the port, or go on consuming."""
+    (main,) = _processes_of(running, module)
+    before = [main, *main.children(recursive=True)]
+    main.kill()
+    running.read_until(re.compile(r"ended unexpectedly \(killed by SIGKILL\); starting it again"), within=5)
+    wait_until(lambda: not living(before), "all of them have ended")
+    wait_until(lambda: len(_processes_of(running, module)) == 1, "it runs again", 10)
+    wait_until(partial(_answers, client, "/health/ready"), "the API answers", 15)
+    order = {"datetime": "2033-01-01T12:00:00Z", "totalfee": 1, "services": [{"id": "123"}]}
+    stored = client.post("/orders", json=order).json()
+    summed = f"/fee-summaries?after_version={stored['id']}:1"
+    wait_until(partial(_answers, client, summed), "summed", 15)
+    assert client.delete(f"/orders/{stored['id']}").status_code == 204
+
+
+def _answers(client: httpx.Client, path: str) -> bool:
+    try:
+        return client.get(path).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _processes_of(run: Run, module: str) -> list[psutil.Process]:
+    return [child for child in psutil.Process(run.process.pid).children() if module in child.cmdline()]
+
+
+@pytest.mark.parametrize("name", ["api", "relay", "worker"])
+def test_everything_runs_when_the_stack_says_that_it_is_ready(running: Run, name: str) -> None:
+    """The worker too: its first task need not wait for it."""
+    (ready,) = (number for number, line in enumerate(running.lines) if READY.search(line))
+    started = {"api": "Started worker", "relay": "started", "worker": "ready."}
+    assert any(line.startswith(name) and started[name] in line for line in running.lines[:ready])
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
+    """Nothing is started before that."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stack.run"],
+        cwd=ROOT,
+        env=stack_environment(tmp_path / "state", free_port()) | {"TMPDIR": str(tmp_path / "missing")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert f"the temporary folder {tmp_path / 'missing'} can't be written (No such file or directory)" in line
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_shared_memory_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Semaphores and PostgreSQL need it; under /proc, nobody can create a file."""
+    monkeypatch.setattr(preconditions, "_SHARED_MEMORY", Path("/proc/self"))
+    with pytest.raises(StackError, match=r"^the shared memory /proc/self can't be written"):
+        preconditions.check_folders({})
+
+
+def test_a_process_that_never_was_ready_and_keeps_ending_stops_the_stack(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong setting, for instance, is not hidden by starting it again and again."""
+    folder = StateFolder(state / "hopeless")
+    folder.lock()
+    plan = replace(Plan.read({"OMS_DATABASE_URL": "none", "OMS_REDIS_URL": "none"}), state=folder.path)
+    stack = Stack(plan, folder)
+    monkeypatch.setitem(PROCESSES, "worker", "no.such.module")
+    stack._environment = dict(os.environ)
+    stack._start_service("worker")
+    with pytest.raises(StackError, match="worker ended 5 times without being ready"):
+        stack._wait_until_ready()
 
 
 def test_a_command_without_a_running_stack_says_how_to_start_it(

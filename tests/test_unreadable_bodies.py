@@ -72,6 +72,46 @@ def test_a_malformed_body_is_refused_with_the_reason(api: Api, database: Databas
     assert api.client.get("/orders").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"\xef\xbb\xbf{}", "it begins with a byte order mark; send it without, at line 1 column 1"),
+        (
+            b"{'totalfee': 1}",
+            "texts and names are in double quotes, not in single quotes, at line 1 column 2",
+        ),
+        (b"{\"totalfee\": '1'}", "texts and names are in double quotes, not in single quotes, at line 1"),
+        ('{"calendar": “a”}'.encode(), "texts and names are in straight double quotes"),
+        (b'{"totalfee": NaN}', "holds NaN, which is not JSON: send a number, or leave it out"),
+        (b'{"totalfee": -Infinity}', "holds -Infinity, which is not JSON"),
+        (b'{"totalfee": nan}', "it holds a word that is not JSON"),
+        (b'{"totalfee": 1,}', "no comma may follow the last element"),
+        (b'{"services": [{"id": 1}, ]}', "no comma may follow the last element"),
+        (b'{"totalfee": 1 /* free */}', "JSON has no comments"),
+        (b'{"totalfee": None}', "write true, false and null in small letters"),
+        (b"{totalfee: 1}", "names of members are in double quotes, at line 1 column 2"),
+        (b'{"id": 1, totalfee: 1}', "names of members are in double quotes"),
+        (b'{"totalfee": +1}', "a number has no plus sign"),
+        (b'{"totalfee": 007}', "a number has no leading zeros"),
+        (b'{"totalfee": .5}', "a number has a digit before its decimal point"),
+        (b'{"totalfee": 5.}', "a number has a digit after its decimal point"),
+        (b'{"totalfee": 5,50}', "a number has a decimal point, not a comma"),
+        (b"totalfee=1&calendar=a", "it is a form, not JSON"),
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        ('{"a": 1}'.encode("utf-16"), "is not UTF-8 but UTF-16"),
+        (b'{"a": 1', "Expecting ',' delimiter, at line 1 column 8"),
+    ],
+)
+def test_the_refusal_of_a_body_that_is_not_json_says_what_is_wrong_with_it(
+    api: Api, body: bytes, reason: str
+) -> None:
+    """The mistakes that clients make, by name and place."""
+    answer = api.post_text("/orders", body)
+    assert answer.status_code == 400
+    assert reason in answer.json()["errors"][0]["detail"]
+
+
 def test_text_outside_ascii_is_read(api: Api) -> None:
     """A whole surrogate pair is a character like any other; here it is in an invalid name."""
     assert faulty_places(api.post_text("/orders", VALID % ', "calendar": "\\ud83d\\ude00"')) == ["#/calendar"]

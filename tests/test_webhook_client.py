@@ -19,10 +19,10 @@ from worker.webhooks.client import (
     MAX_RESPONSE_BYTES,
     Message,
     Outcome,
-    Resolve,
     WebhookClient,
     signed_headers,
 )
+from worker.webhooks.connections import Resolve
 
 SECRET = "whsec_dGhpcnR5LXR3byBieXRlcyBvZiBub3RoaW5nIHNlY3JldA=="
 OTHER = "whsec_YW5vdGhlciBzZWNyZXQsIG9mIG90aGVyIGJ5dGVzIHN0aWxs"
@@ -103,7 +103,7 @@ def test_a_host_name_that_changes_to_a_forbidden_address_is_refused(receiver: Re
     assert len(resolved) == 2
     assert second.status is None
     assert second.error
-    assert "never allowed" in second.error
+    assert "the address of receiver.test is not allowed" in second.error
     assert len(receiver.received) == 1
 
 
@@ -118,6 +118,29 @@ def test_a_host_name_with_one_forbidden_address_is_refused(receiver: Receiver, a
     assert outcome.error
     assert outcome.error.startswith("not sent: ")
     assert receiver.received == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "address"),
+    [
+        *(
+            (scheme, address)
+            for scheme in ("http", "https")
+            for address in ("10.1.2.3", "169.254.169.254", "::ffff:10.1.2.3", "fe80::1")
+        ),
+        ("http", "8.8.4.4"),
+    ],
+)
+def test_an_attempt_does_not_say_what_a_forbidden_name_resolves_to(
+    scheme: str, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its caller may not know the deployment's network. The log has the address."""
+    resolve, _ = resolver(address)
+    (outcome,) = attempt(f"{scheme}://db.internal/", resolve=resolve)
+    assert outcome.error
+    assert outcome.error.startswith("not sent: the address of db.internal is not allowed")
+    assert str(ip_address(address)) not in outcome.error
+    assert f"'{ip_address(address)} is " in capsys.readouterr().out
 
 
 def test_tls_verifies_the_host_name_of_the_url() -> None:

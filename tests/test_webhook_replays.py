@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.webhooks import commands
+from api.webhooks import replays
 from api.webhooks.bodies import Replay
 from api.webhooks.errors import TooMuchToReplayError
 from tests.builders import later
@@ -23,6 +24,25 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+def missed_pages(api: Api, webhook: dict[str, Any], limit: int) -> Iterator[dict[str, Any]]:
+    """Read what a webhook missed, one page each time the next one is asked for."""
+    following: str | None = f"/webhooks/{webhook['id']}/missed?limit={limit}"
+    while following:
+        page: dict[str, Any] = api.client.get(following).json()
+        yield page
+        following = page["next"]
+
+
+def assert_pages_account_for_every_change(pages: list[dict[str, Any]]) -> None:
+    """As the contract says: each page for its own range, and the ranges without a gap."""
+    for page, following in pairwise(pages):
+        assert following["as_of"]["after"] == page["as_of"]["position"]
+    for page in pages:
+        as_of, items = page["as_of"], page["items"]
+        assert as_of["acknowledged"] + len(items) == as_of["position"] - as_of["after"], page
+        assert all(as_of["after"] < item["position"] <= as_of["position"] for item in items), page
 
 
 def test_missed_changes_are_replayed_in_order(
@@ -80,7 +100,7 @@ def test_a_replay_is_limited_in_size_and_the_next_one_continues(
     api: Api, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest stays missed, and the answer says from which position a replay can begin."""
-    monkeypatch.setattr(commands, "REPLAYED_AT_ONCE", 2)
+    monkeypatch.setattr(replays, "REPLAYED_AT_ONCE", 2)
     webhook = subscribe(api, "https://orders.example/")
     for number in range(5):
         api.placed_order(at=later(hours=3 * number))
@@ -88,12 +108,12 @@ def test_a_replay_is_limited_in_size_and_the_next_one_continues(
     path = f"/webhooks/{webhook['id']}"
     for enabled in (False, True):
         api.client.patch(path, json={"enabled": enabled})
-    replays = [run(commands.replay(int(webhook["id"]), Replay())) for _ in range(4)]
-    assert replays == [2, 2, 1, 0]
+    sizes = [run(replays.replay(int(webhook["id"]), Replay())) for _ in range(4)]
+    assert sizes == [2, 2, 1, 0]
     with pytest.raises(TooMuchToReplayError) as refused:
-        run(commands.replay(int(webhook["id"]), Replay(after=2)))
+        run(replays.replay(int(webhook["id"]), Replay(after=2)))
     assert refused.value.first == 3
-    assert run(commands.replay(int(webhook["id"]), Replay(after=3))) == 2
+    assert run(replays.replay(int(webhook["id"]), Replay(after=3))) == 2
 
 
 def test_a_replay_during_an_attempt_is_delivered_again_after_it(
@@ -120,6 +140,48 @@ def test_a_change_without_a_delivery_yet_is_listed_as_pending(api: Api, receiver
     assert missed(api, webhook) == {1: "pending", 2: "filtered"}
     api.client.patch(f"/webhooks/{webhook['id']}", json={"enabled": False})
     assert missed(api, webhook) == {1: "disabled", 2: "filtered"}
+
+
+@pytest.mark.parametrize("seed", seeds(21, 2))
+def test_pages_of_missed_changes_add_up_whatever_happens_between_them(
+    api: Api, receiver: Receiver, run: Run, database: Database, seed: int
+) -> None:
+    """Changes, acknowledgements, replays and disabling come between two pages."""
+    rng = random.Random(seed)
+    receiver.answer = lambda _: Answer(rng.choice((200, 500)))
+    webhook = subscribe(api, receiver.url, calendars=["a"])
+    path = f"/webhooks/{webhook['id']}"
+    placed = 0
+
+    def place(count: int) -> None:
+        nonlocal placed
+        for _ in range(count):
+            api.placed_order(at=later(hours=3 * placed), calendar=rng.choice("aab"))
+            placed += 1
+
+    place(20)
+    run(deliver())
+    for _ in range(4):
+        pages = []
+        for page in missed_pages(api, webhook, rng.randint(1, 7)):
+            pages.append(page)
+            match rng.randrange(6):
+                case 0:
+                    place(rng.randint(1, 3))
+                    run(assign_all())
+                case 1 | 2:
+                    make_due(database)
+                    run(deliver())
+                case 3:
+                    enabled = rng.random() < 0.8
+                    assert api.client.patch(path, json={"enabled": enabled}).is_success
+                case 4:
+                    api.client.post(path + "/replay", json=rng.choice(({}, {"after": 0})))
+                case _:
+                    pass
+        print(f"seed {seed}: {len(pages)} pages up to {pages[-1]['as_of']['position']}")
+        assert_pages_account_for_every_change(pages)
+        assert pages[0]["as_of"]["after"] == 0
 
 
 @pytest.mark.parametrize("seed", seeds(1, 2))
@@ -184,9 +246,10 @@ def test_every_matching_change_is_either_acknowledged_or_listed_as_missed(  # no
         assert delivered | wanted == matched, step
         assert not delivered & wanted, step
         assert delivered <= acknowledged, "nothing counts as delivered that no endpoint acknowledged"
-        as_of = api.client.get(path + "/missed").json()["as_of"]
-        assert as_of["acknowledged"] == len(delivered)
-        assert as_of["acknowledged"] + len(listed) == as_of["position"] - as_of["after"]
+        pages = list(missed_pages(api, webhook, rng.randint(1, 60)))
+        assert sum(page["as_of"]["acknowledged"] for page in pages) == len(delivered)
+        assert [item["position"] for page in pages for item in page["items"]] == list(listed)
+        assert_pages_account_for_every_change(pages)
 
     receiver.answer = lambda _: OK
     api.client.patch(path, json={"enabled": True})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,9 @@ import asyncpg
 import pytest
 
 from api.http.idempotency_keys import IdempotencyKey
-from api.webhooks.bodies import SecretRotation
-from api.webhooks.commands import delete_webhook, rotate_secret, rotation_operation
-from api.webhooks.errors import WebhookNotFoundError
+from api.webhooks.bodies import NewWebhook, SecretRotation
+from api.webhooks.commands import create_webhook, delete_webhook, rotate_secret, rotation_operation
+from api.webhooks.errors import TooManyWebhooksError, WebhookNotFoundError
 from contract.checks.validation import read_json
 from shared.database.statements import execute
 from tests.builders import order_body
@@ -78,7 +80,6 @@ def test_a_repeated_create_with_a_key_returns_the_same_webhook_and_secret(
         ({"url": URL, "types": ["order.exploded"]}, ["#/types"]),
         ({"url": URL, "types": ["order.created", "order.created"]}, ["#/types"]),
         ({"url": URL, "types": "order.created"}, ["#/types"]),
-        ({"url": URL, "types": None}, ["#/types"]),
         ({"url": URL, "calendars": ["no spaces"]}, ["#/calendars"]),
         ({"url": URL, "calendars": [[]]}, ["#/calendars"]),
         ({"url": URL, "description": "a\nb"}, ["#/description"]),
@@ -95,6 +96,46 @@ def test_an_invalid_webhook_is_refused_with_every_fault(
     assert answer.status_code == 422, answer.text
     assert sorted(fault["pointer"] for fault in answer.json()["errors"]) == pointers
     assert database.value("SELECT count(*) FROM webhook") == 0
+
+
+def test_no_more_webhooks_can_be_created_than_the_deployment_allows(
+    run: Callable[[Coroutine[Any, Any, Any]], Any], database: Database, setting: Callable[..., None]
+) -> None:
+    """Also by concurrent requests. A deleted one makes room."""
+    setting(max_webhooks=5)
+
+    async def create_many(count: int) -> list[int]:
+        answers = await asyncio.gather(
+            *(create_webhook(NewWebhook(url=URL), None) for _ in range(count)), return_exceptions=True
+        )
+        assert {type(one) for one in answers if isinstance(one, Exception)} <= {TooManyWebhooksError}
+        return [json.loads(one.text)["id"] for one in answers if not isinstance(one, BaseException)]
+
+    first, *_ = created = run(create_many(12))
+    assert len(created) == 5
+    assert run(create_many(3)) == []
+    run(delete_webhook(int(first)))
+    assert len(run(create_many(3))) == 1
+    assert database.value("SELECT count(*) FROM webhook WHERE deleted_at IS NULL") == 5
+
+
+def test_one_webhook_too_many_is_refused_over_http_whoever_asks_at_the_same_time(api: Api) -> None:
+    """A hundred, unless the deployment says otherwise. A repeat with the key of a stored one is answered."""
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(
+            threads.map(
+                lambda number: api.client.post(
+                    "/webhooks", json={"url": URL}, headers={"Idempotency-Key": f"try-{number}"}
+                ),
+                range(110),
+            )
+        )
+    refused = [answer for answer in answers if answer.status_code != 201]
+    assert len(refused) == 10
+    assert all(matches_contract(answer, "TooManyWebhooks") for answer in refused)
+    number = next(number for number, answer in enumerate(answers) if answer.status_code == 201)
+    again = api.client.post("/webhooks", json={"url": URL}, headers={"Idempotency-Key": f"try-{number}"})
+    assert (again.status_code, again.text) == (201, answers[number].text)
 
 
 def test_webhooks_are_listed_page_by_page(api: Api) -> None:
@@ -199,7 +240,7 @@ def test_the_old_secret_of_a_webhook_stays_valid_for_a_day_or_the_requested_time
         database.value("SELECT count(*) FROM webhook_secret WHERE secret = $1", answer.json()["secret"]) == 0
     )
     assert api.client.post(path, json={"old_valid_for": 604_800}).status_code == 200
-    for wrong in (604_801, -1, 0.5, "1", True, None):
+    for wrong in (604_801, -1, 0.5, "1", True):
         assert api.client.post(path, json={"old_valid_for": wrong}).status_code == 422, wrong
     for _ in range(12):
         api.client.post(path, json={})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shared.change_log import WEBHOOK_DELIVERIES, changes_after, cursor_of
-from shared.changes import batch_of
+from shared.change_log import WEBHOOK_DELIVERIES, cursor_of
 from shared.settings import settings
 from tests.steps import assign_all
 from worker.webhooks.attempts import attempt_due
@@ -14,7 +13,7 @@ from worker.webhooks.fan_out import apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
-    from worker.webhooks.client import Resolve
+    from worker.webhooks.connections import Resolve
 
 
 def subscribe(api: Api, url: str, **fields: Any) -> dict[str, Any]:
@@ -34,10 +33,10 @@ def client(seconds: float = 5, ca_file: str = "", resolve: Resolve | None = None
 
 async def fan_out(at_once: int = 500) -> int:
     """Assign positions and create deliveries for every change; return the position reached."""
-    await assign_all()
-    while changes := await changes_after((await cursor_of(WEBHOOK_DELIVERIES)).position, at_once):
-        await apply_changes(batch_of(changes))
-    return (await cursor_of(WEBHOOK_DELIVERIES)).position
+    last = await assign_all()
+    while (position := (await cursor_of(WEBHOOK_DELIVERIES)).position) < last:
+        await apply_changes(min(last, position + at_once))
+    return position
 
 
 async def deliver(seconds: float = 5) -> int:

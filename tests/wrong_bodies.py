@@ -182,8 +182,9 @@ INVALID_DATETIMES = (
     '""',
     "1893456000",
     "1893456000.5",
+    '"2030-06-01T12:00:00.1234Z"',
+    '"2030-06-01T12:00:00.000000001Z"',
     "true",
-    "null",
     "{}",
 )
 INVALID_IDS = (
@@ -208,6 +209,15 @@ INVALID_CALENDARS = (
 )
 INVALID_NAMES = (
     '""',
+    '"\u2800"',
+    '"a\u200bb"',
+    '"a\u200d"',
+    '"a\u202eb"',
+    '"a\u2066b\u2069"',
+    '"a\ufe0f"',
+    '"a\u00adb"',
+    '"\ufeffa"',
+    '"\U000e0041a"',
     '" a"',
     '"a "',
     '"a\\nb"',
@@ -236,35 +246,41 @@ UNACCEPTABLE = [
             for text in ("1", '"123"', "null", "[]")
         ),
         unacceptable(operation, "services/0/id", services="[{}]"),
-        unacceptable(operation, "services/0/name", services='[{"id":"123","name":"Inspection"}]'),
+        unacceptable(operation, "services/0/title", services='[{"id":"123","title":"Inspection"}]'),
         unacceptable(operation, "services", services='[{"id":"123"},{"id":123}]'),
-        *(
-            unacceptable(operation, name, **{name: "1"})
-            for name in ("version", "created_at", "total_fee", "Id")
-        ),
+        *(unacceptable(operation, name, **{name: "1"}) for name in ("import_id", "total_fee", "Id")),
         unacceptable(operation, "a~1b~0c", **{"a/b~c": "1"}),
     )
 ]
 UNACCEPTABLE += [
-    *(unacceptable(operation, "calendar", calendar="null") for operation in (CREATE, BATCH, REPLACE)),
+    *(unacceptable(PATCH, name, **{name: "null"}) for name in ("datetime", "calendar", "version")),
+    unacceptable(REPLACE, "datetime", datetime="null"),
+    *(
+        unacceptable(operation, "version", version=text)
+        for operation in (REPLACE, PATCH)
+        for text in ("0", "-1", "1.5", '"1"', "true", "[]", "1e999", "2147483648")
+    ),
     *(
         unacceptable(operation, name, **{name: None})
         for operation in (CREATE, BATCH)
         for name in ("totalfee", "services")
     ),
     *(unacceptable(REPLACE, name, **{name: None}) for name in ORDER),
-    *(unacceptable(PATCH, "id", id=text) for text in ('"5"', "5", "null")),
+    *(unacceptable(PATCH, "id", id=text) for text in (*INVALID_IDS, '"6"', "6")),
     *(
         unacceptable(operation, "id", id=text)
         for operation in (CREATE, BATCH)
-        for text in (*INVALID_IDS, *IDS_OF_THE_SERVER)
+        for text in (*set(INVALID_IDS) - {"null"}, *IDS_OF_THE_SERVER)
     ),
-    *(unacceptable(REPLACE, "id", id=text) for text in (*INVALID_IDS, '"6"', "6")),
+    *(unacceptable(REPLACE, "id", id=text) for text in (*set(INVALID_IDS) - {"null"}, '"6"', "6")),
     *(unacceptable(operation, "name", name=text) for operation in OF_SERVICES for text in INVALID_NAMES),
     *(unacceptable(operation, "name", name=None) for operation in OF_SERVICES),
-    *(unacceptable(operation, "archived_at", archived_at="null") for operation in OF_SERVICES),
-    *(unacceptable(ADD_SERVICE, "id", id=text) for text in (*INVALID_IDS, *IDS_OF_THE_SERVER)),
-    unacceptable(RENAME, "id", id="5"),
+    *(unacceptable(operation, "archived", archived="false") for operation in OF_SERVICES),
+    *(
+        unacceptable(ADD_SERVICE, "id", id=text)
+        for text in (*set(INVALID_IDS) - {"null"}, *IDS_OF_THE_SERVER)
+    ),
+    *(unacceptable(RENAME, "id", id=text) for text in (*set(INVALID_IDS) - {"null"}, '"6"', "6")),
     *(
         Case(
             f"{operation.method} {operation.path} {body!r}",

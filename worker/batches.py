@@ -1,56 +1,63 @@
-"""Applying batches of changes exactly once, with a cursor for each consumer.
+"""Applying changes exactly once, with a cursor for each consumer.
 
-A batch is applied if it continues the cursor. One that ends at or below the cursor is a repeat and is
-dropped; one that overlaps is applied from the cursor on; one that is ahead is dropped too, and the relay,
-which sees that the cursor has not moved, publishes from there again. A batch is applied and the cursor moved
-in one transaction.
+A message only says up to which position there are changes. They are read from the log, from the consumer's
+cursor on, and never beyond what is committed. A batch of changes is applied and the cursor moved in one
+transaction. So a message may be lost, repeated, late or forged: it can only make a consumer apply what it has
+to apply anyway.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from shared.change_log import is_change_at, lock_cursor, move_cursor
+from shared.change_log import last_position, lock_cursor, move_cursor
 from shared.database.transaction import transaction
+from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from shared.changes import Batch
+SECONDS_PER_MESSAGE = 5.0
+"""How long batches are applied for one message; the relay's next messages continue."""
 
 
-class BatchAheadError(Exception):
-    """Changes between the cursor and the batch have not arrived yet."""
-
-
-class ForeignBatchError(Exception):
-    """The batch is of another log: PostgreSQL was restored or replaced while Redis kept its messages."""
-
-
-async def apply_once(consumer: str, batch: Batch, apply: Callable[[Batch, int], Awaitable[object]]) -> int:
-    """Apply what a consumer has not applied yet of a batch; return how many changes that were.
+async def apply_once(consumer: str, last: int, apply: Callable[[int, int], Awaitable[object]]) -> int:
+    """Apply the next batch of changes that a consumer has not applied; return how many changes it has.
 
     Args:
         consumer: the name of its cursor.
-        batch: consecutive changes.
-        apply: called in this transaction with the batch and the position after which its changes are to be
-            applied. The cursor has already moved, which other transactions see after the commit.
-
-    Raises:
-        BatchAheadError: the batch does not continue the cursor; nothing was applied.
-        ForeignBatchError: its changes are not those of this database; nothing was applied.
+        last: the last position to apply; any number. A batch has ``OMS_RELAY_BATCH`` changes at most.
+        apply: called in this transaction with two positions: the changes after the first, up to the second,
+            are to be applied. The cursor has already moved, which other transactions see after the commit.
 
     """
     async with transaction():
         position = await lock_cursor(consumer)
-        if batch.last <= position:
+        # Positions are assigned to committed changes and become visible together with the last one, so all
+        # changes up to that one are in the snapshots of the statements that follow.
+        last = min(last, await last_position(), position + settings().relay_batch)
+        if last <= position:
             return 0
-        if batch.first > position + 1:
-            raise BatchAheadError
-        # Positions begin again in a database that was restored: without this check, what the queue still
-        # holds from before would be applied in place of the changes that have these positions now.
-        if not await is_change_at(batch.last, batch.last_event_id):
-            raise ForeignBatchError
-        await move_cursor(consumer, batch.last)
-        await apply(batch, position)
-        return batch.last - position
+        await move_cursor(consumer, last)
+        await apply(position, last)
+        return last - position
+
+
+async def apply_up_to(last: int, apply_changes: Callable[[int], Awaitable[int]]) -> int:
+    """Apply batches up to a position, for some seconds; return how many changes they had.
+
+    One batch is usually enough. If messages were lost, this one makes up for them.
+
+    Args:
+        last: the last position to apply; any number.
+        apply_changes: applies the next batch up to a position, and returns how many changes it had.
+
+    """
+    applied = 0
+    deadline = time.monotonic() + SECONDS_PER_MESSAGE
+    while batch := await apply_changes(last):
+        applied += batch
+        if batch < settings().relay_batch or time.monotonic() > deadline:
+            break
+    return applied

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 import warnings
 from typing import Any
 
@@ -21,7 +22,10 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 from celery import bootsteps  # isort: skip
 from celery.exceptions import SecurityWarning  # isort: skip
 from celery.apps import worker as celery_worker  # isort: skip
-from celery.signals import worker_init  # isort: skip
+from celery.signals import worker_init, worker_ready  # isort: skip
+from celery.worker import state  # isort: skip
+
+from worker import queue_reader  # isort: skip
 
 
 log = structlog.get_logger("worker")
@@ -30,7 +34,10 @@ BEAT_SECONDS = 2.0
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """Beats from the event loop that dispatches tasks: it stops if the loop hangs or has no queue to read."""
+    """Beats from the event loop that dispatches tasks: it stops if the loop hangs or has no queue to read.
+
+    Its first beat is when the worker is ready.
+    """
 
     requires = ("celery.worker.components:Timer",)
 
@@ -45,6 +52,11 @@ def _freeze_imported_objects(**_: object) -> None:
     gc.freeze()
 
 
+@worker_ready.connect
+def _beat_at_once(**_: object) -> None:
+    beat()
+
+
 def _print_nothing(_text: str, _stream: object = None) -> None:
     """Replace Celery's function that writes to standard output when a signal arrives, past every logger.
 
@@ -53,8 +65,8 @@ def _print_nothing(_text: str, _stream: object = None) -> None:
     """
 
 
-def main() -> None:
-    """Run the worker until a signal stops it.
+def main() -> int:
+    """Run the worker until a signal stops it; return the exit status, 1 if it ended by itself.
 
     Raises:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
@@ -68,27 +80,33 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     celery_worker.safe_say = _print_nothing  # type: ignore[attr-defined]  # imported there, not exported
     app.steps["worker"].add(Heartbeat)
+    app.conf.update(
+        broker_transport=f"{queue_reader.__name__}:Transport",
+        worker_consumer=f"{queue_reader.__name__}:Consumer",
+    )
+    queue_reader.quieten_celery()
     log.info("started")
+    worker = app.Worker(
+        quiet=True,
+        pool_cls=queue_reader.Pool,
+        # Two more for the tasks that attempt deliveries, one that leases webhooks and one that finishes: they
+        # wait for subscribers' endpoints, which must not delay consumers. And one for the daily proof of the
+        # fee summaries, which may take minutes.
+        concurrency=settings().worker_processes + 3,
+        queues=[CONSUMER_QUEUE, ATTEMPTS_QUEUE],
+        loglevel=settings().log_level,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
     try:
-        app.worker_main(
-            [
-                "--quiet",
-                "worker",
-                "--pool=prefork",
-                # Two more for the tasks that attempt deliveries, one that leases webhooks and one that
-                # finishes: they wait for subscribers' endpoints, which must not delay consumers. And one for
-                # the daily proof of the fee summaries, which may take minutes.
-                f"--concurrency={settings().worker_processes + 3}",
-                f"--queues={CONSUMER_QUEUE},{ATTEMPTS_QUEUE}",
-                f"--loglevel={settings().log_level}",
-                "--without-gossip",
-                "--without-mingle",
-                "--without-heartbeat",
-            ]
-        )
+        worker.start()
     finally:
         log.info("stopped")
+    # Celery's own exit code is no help: it is 1 after a signal too, and none if no file could be opened.
+    stop_requests: set[object] = {state.should_stop, state.should_terminate}
+    return 1 if stop_requests == {None} else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

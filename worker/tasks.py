@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
+import reprlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from shared.changes import Batch
 from shared.database.engine import DatabaseUnavailableError
 from shared.logs import configure_logs
 from shared.settings import settings
@@ -20,7 +19,7 @@ from shared.task_queue import (
     PROVE_FEE_SUMMARIES,
     app,
 )
-from worker.batches import BatchAheadError, ForeignBatchError
+from worker.batches import apply_up_to
 from worker.child_loop import ChildLoop
 from worker.fee_summaries import consumer as fee_summaries
 from worker.fee_summaries.proof import prove_if_requested
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 log = structlog.get_logger("worker")
-
-BATCH_AHEAD_TIMEOUT_SECONDS = 0.5
-"""How long a batch that is ahead waits for the one before it, which another child may be applying."""
-
 
 _loop = ChildLoop()
 
@@ -50,30 +45,16 @@ def _end_child(**_: object) -> None:
     _loop.close()
 
 
-def _retry_while_ahead(apply: Callable[[], int]) -> int | None:
-    """Apply a batch, retrying while it is ahead of the cursor; None: it was still ahead at the deadline."""
-    deadline = time.monotonic() + BATCH_AHEAD_TIMEOUT_SECONDS
-    while True:
-        try:
-            return apply()
-        except BatchAheadError:
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(0.02)
-
-
 @app.task(name=APPLY_TO_FEE_SUMMARIES)
-def apply_changes_to_fee_summaries(first: int, last: int, last_event_id: str, notifications: str) -> None:
-    """Apply a batch of changes to the fee summaries."""
-    _apply(fee_summaries.apply_changes, Batch(first, last, last_event_id, notifications))
+def apply_changes_to_fee_summaries(*message: object, **_: object) -> None:
+    """Apply changes to the fee summaries, up to the position in the message."""
+    _apply(fee_summaries.apply_changes, message)
 
 
 @app.task(name=APPLY_TO_WEBHOOK_DELIVERIES)
-def apply_changes_to_webhook_deliveries(
-    first: int, last: int, last_event_id: str, notifications: str
-) -> None:
-    """Create the webhook deliveries of a batch of changes."""
-    _apply(fan_out.apply_changes, Batch(first, last, last_event_id, notifications))
+def apply_changes_to_webhook_deliveries(*message: object, **_: object) -> None:
+    """Create the webhook deliveries of changes, up to the position in the message."""
+    _apply(fan_out.apply_changes, message)
 
 
 @app.task(name=ATTEMPT_DUE_DELIVERIES)
@@ -98,21 +79,21 @@ async def _attempt_due() -> int:
         return await attempt_due(client)
 
 
-def _apply(apply_changes: Callable[[Batch], Coroutine[Any, Any, int]], batch: Batch) -> None:
-    first, last = batch.first, batch.last
+def _apply(apply_changes: Callable[[int], Coroutine[Any, Any, int]], message: tuple[object, ...]) -> None:
+    # Whoever can write to Redis can send anything: what is not one position is dropped.
+    match message:
+        case (int(last),) if not isinstance(last, bool):
+            pass
+        case _:
+            log.warning("message_dropped", arguments=reprlib.repr(message))
+            return
     try:
-        applied = _retry_while_ahead(lambda: _loop.run(apply_changes(batch)))
+        applied = _loop.run(apply_up_to(last, apply_changes))
     except DatabaseUnavailableError as error:
         # Not an error of the task: the relay publishes again from the cursor when PostgreSQL is back.
         log.warning("database_unavailable", reason=str(error))
-        return
-    except ForeignBatchError:
-        log.warning("foreign_batch_dropped", first=first, last=last)
-        return
-    if applied is None:
-        log.warning("batch_ahead_dropped", first=first, last=last)
     else:
-        log.debug("changes_applied", first=first, last=last, applied=applied)
+        log.debug("changes_applied", up_to=last, applied=applied)
 
 
 PROOF_TIMEOUT_SECONDS = 3_600

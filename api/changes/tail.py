@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from api.http.errors import TooManyStreamsError
+from api.http.open_connections import most_connections
 from shared.change_log import CHANGE, Bounds, log_bounds
 from shared.changes import Change
 from shared.database.engine import DB, DatabaseUnavailableError
@@ -129,8 +130,10 @@ class Tail:
             TooManyStreamsError: it is not.
 
         """
-        if self.followers >= MAX_FOLLOWERS:
-            raise TooManyStreamsError(MAX_FOLLOWERS, "streams and waiting requests")
+        # Some connections are always left for other requests, where only few files may be open.
+        limit = min(MAX_FOLLOWERS, most_connections() // 2)
+        if self.followers >= limit:
+            raise TooManyStreamsError(limit, "streams and waiting requests")
 
     def end(self) -> None:
         """Tell all followers that the process is stopping."""

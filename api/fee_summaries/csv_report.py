@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from api.fee_summaries.positions import ReadAsOf
 from api.fee_summaries.reports import ReportQuery, ReportRow, Totals, item_figures, total_figures
-from api.http.row_streams import csv_lines
+from api.http.csv_text import csv_lines
 from api.http.times import utc_text
 from shared.database.statements import read_row
 
@@ -45,7 +45,12 @@ class CsvReport:
         rows = [read_row(ReportRow, record) for record in records]
         return csv_lines(
             self._cells(
-                [row.period.isoformat(), row.service_id or None, row.service, row.calendar],
+                [
+                    row.period.isoformat(),
+                    str(row.service_id) if row.service_id else None,
+                    row.service,
+                    row.calendar or None,
+                ],
                 item_figures(self._query, row),
             )
             for row in rows

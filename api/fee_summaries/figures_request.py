@@ -93,11 +93,8 @@ class FiguresRequest(Generic[PlaceT]):
         self.as_of = as_of
 
     def headers(self) -> dict[str, str]:
-        """Return the headers ETag and Vary of the answer."""
-        return {
-            "ETag": self.as_of.etag(filters_of(self._request.query_params), *self._variant),
-            "Vary": "Accept",
-        }
+        """Return the header ETag of the answer."""
+        return {"ETag": self.as_of.etag(filters_of(self._request.query_params), *self._variant)}
 
     def answer(
         self,

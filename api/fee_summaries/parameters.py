@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from api.fee_summaries import positions
 from api.fee_summaries.reports import PERIODS, ReportQuery
 from api.http import fields
-from api.http.parameters import PAGING, Query, Readers, read_seconds
+from api.http.parameters import PAGING, Query, Readers, read_bom, read_seconds
 from api.http.problems import Fault, malformed
 from api.http.times import EARLIEST, LATEST
 from api.orders.fields import read_calendar
@@ -48,16 +48,15 @@ SCOPE: Readers = {
     "after_version": positions.read_order_version,
     "wait": read_seconds(positions.LONGEST_WAIT_SECONDS),
 }
-REPORT = Query(
-    {
-        **SCOPE,
-        "group_by": fields.one_of(*PERIODS),
-        "by": fields.one_of("service", "calendar", "none"),
-        "fill": fields.one_of("zero"),
-    },
-    json_readers=PAGING,
-    repeatable=("by", "service", "calendar"),
-)
+_REPORT: Readers = {
+    **SCOPE,
+    "group_by": fields.one_of(*PERIODS),
+    "by": fields.one_of("service", "calendar", "none"),
+    "fill": fields.one_of("zero"),
+}
+_REPEATABLE = ("by", "service", "calendar")
+REPORT = Query({**_REPORT, **PAGING}, repeatable=_REPEATABLE)
+EXPORT = Query({**_REPORT, "bom": read_bom}, repeatable=_REPEATABLE)
 COUNTED_ORDERS = Query({**SCOPE, **PAGING}, repeatable=("service", "calendar"))
 
 

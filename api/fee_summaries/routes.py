@@ -11,7 +11,14 @@ from litestar import Response, route
 from api.fee_summaries.counted_orders import CountedOrder, CountedOrdersQuery
 from api.fee_summaries.csv_report import CSV_HEAD, CsvReport
 from api.fee_summaries.figures_request import FiguresRequest
-from api.fee_summaries.parameters import COUNTED_ORDERS, LAST_END, REPORT, read_days, read_report_query
+from api.fee_summaries.parameters import (
+    COUNTED_ORDERS,
+    EXPORT,
+    LAST_END,
+    REPORT,
+    read_days,
+    read_report_query,
+)
 from api.fee_summaries.proof import read_proof
 from api.fee_summaries.queries import read_counted_orders, read_report
 from api.fee_summaries.reports import (
@@ -23,12 +30,12 @@ from api.fee_summaries.reports import (
 )
 from api.http import fields
 from api.http.json_text import encode, encode_text
-from api.http.media_types import JSON, media_type_of
+from api.http.media_types import CSV, JSON
 from api.http.pages import limit_of
 from api.http.parameters import query_of
 from api.http.request import READ, AnyRequest
-from api.http.row_streams import CSV, RowStream, stream_rows
-from api.http.times import EARLIEST, read_datetime
+from api.http.row_streams import RowStream, attachment, stream_rows
+from api.http.times import EARLIEST, read_time
 from api.orders.fields import read_calendar
 
 if TYPE_CHECKING:
@@ -79,20 +86,18 @@ def _read_place(period: str, service_id: object, calendar: object) -> tuple[date
     )
 
 
-@route("/fee-summaries", http_method=READ, opt={"produces": (JSON, CSV), "query": REPORT})
-async def list_fee_summaries(request: AnyRequest) -> Response[Any]:
-    """Sum orders and fees: a page of the report as JSON, or all of it as CSV."""
+@route(
+    "/fee-summaries",
+    http_method=READ,
+    opt={"query": REPORT, "elsewhere": f"GET /fee-summaries/export answers with {CSV}."},
+)
+async def list_fee_summaries(request: AnyRequest) -> Response[bytes]:
+    """Sum orders and fees: a page of the report."""
     query = read_report_query(query_of(request))
-    media_type = media_type_of(request)
-    figures = await FiguresRequest.accept(request, _read_place, media_type)
+    figures = await FiguresRequest.accept(request, _read_place)
     not_modified = figures.not_modified()
     if not_modified:
         return not_modified
-    if media_type == CSV:
-        report = CsvReport(query, figures)
-        statement, arguments = query.statement(figures.position, None, None)
-        chunks = await stream_rows(statement, arguments, report.lines, CSV_HEAD, report.total_line)
-        return RowStream(chunks, CSV, figures.headers())
     page = await read_report(query, figures.position, figures.after, limit_of(request) + 1)
     figures.check(page.as_of)
     query.check_size(page.totals)
@@ -104,8 +109,24 @@ async def list_fee_summaries(request: AnyRequest) -> Response[Any]:
     )
 
 
+@route("/fee-summaries/export", http_method=READ, opt={"produces": (CSV,), "query": EXPORT})
+async def export_fee_summaries(request: AnyRequest) -> Response[Any]:
+    """Sum orders and fees: the whole report as CSV."""
+    parameters = query_of(request)
+    query = read_report_query(parameters)
+    figures = await FiguresRequest.accept(request, _read_place, CSV)
+    not_modified = figures.not_modified()
+    if not_modified:
+        return not_modified
+    report = CsvReport(query, figures)
+    statement, arguments = query.statement(figures.position, None, None)
+    head = parameters.get("bom", b"") + CSV_HEAD
+    chunks = await stream_rows(statement, arguments, report.lines, head, report.total_line)
+    return RowStream(chunks, CSV, {**figures.headers(), **attachment("fee-summaries.csv")})
+
+
 def _read_orders_place(at: object, order_id: object) -> tuple[datetime, int]:
-    return read_datetime(at), fields.read_id(order_id)
+    return read_time(at), fields.read_id(order_id)
 
 
 @route("/fee-summaries/orders", http_method=READ, opt={"query": COUNTED_ORDERS})
@@ -128,4 +149,4 @@ async def show_proof() -> Response[bytes]:
     return Response(encode(await read_proof()), media_type=JSON)
 
 
-ROUTES = [list_fee_summaries, list_counted_orders, show_proof]
+ROUTES = [list_fee_summaries, export_fee_summaries, list_counted_orders, show_proof]

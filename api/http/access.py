@@ -12,15 +12,17 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from api.http.problem_types import FORBIDDEN, UNAUTHENTICATED
-from api.http.problems import ProblemError
+from api.http.problems import Fault, ProblemError, malformed
 from api.http.request import method_of
 from shared.settings import settings
 
 if TYPE_CHECKING:
+    from litestar.types import Scope
+
     from api.http.request import AnyConnection
 
-OPEN_PATHS = ("/health/", "/problems/", "/docs", "/openapi.", "/asyncapi.")
-"""Paths that need no key: probes, and documentation, which callers read before they have a key."""
+_OPEN_PATHS = ("/health/", "/problems/", "/docs", "/openapi.", "/asyncapi.")
+"""How paths begin that need no key: probes, and documentation, which callers read before they have a key."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -40,11 +42,29 @@ def _identify(authorization: str) -> Caller | None:
     scheme, _, key = authorization.partition(" ")
     if scheme.lower() != "bearer":
         return None
+    if not key.strip():
+        return None
     digest = sha256(key.strip().encode("utf-8", "replace")).hexdigest()
-    for api_key in settings().api_keys:
+    for api_key in settings().all_api_keys:
         if hmac.compare_digest(api_key.sha256, digest):
             return Caller(api_key.name, may_write=api_key.role == "write")
     return None
+
+
+def needs_key(path: str) -> bool:
+    """Return whether requests to a path need an API key, where keys are asked for."""
+    return path != "/" and not path.startswith(_OPEN_PATHS)
+
+
+def check_authorization(scope: Scope) -> None:
+    """Refuse a request with two keys: a proxy in front might have used the other.
+
+    Raises:
+        ProblemError: 400, there is more than one Authorization header.
+
+    """
+    if sum(name == b"authorization" for name, _ in scope["headers"]) > 1:
+        raise malformed(Fault("may be given once", header="Authorization"))
 
 
 def check_access(connection: AnyConnection) -> None:
@@ -55,7 +75,7 @@ def check_access(connection: AnyConnection) -> None:
 
     """
     path = connection.scope["path"]
-    if not settings().api_keys or path.startswith(OPEN_PATHS):
+    if not settings().all_api_keys or not needs_key(path):
         caller = ANYONE
     else:
         identified = _identify(connection.headers.get("authorization", ""))

@@ -6,31 +6,95 @@ here, from their bytes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from urllib.parse import quote
 
 from litestar.exceptions import InternalServerException
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from api.http.json_text import UnreadableJsonError, read_json
 from api.http.problem_types import UNSUPPORTED_MEDIA_TYPE
-from api.http.problems import Fault, ProblemError, invalid, malformed
+from api.http.problems import MAX_FAULTS, Fault, ProblemError, invalid, malformed
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from api.http.request import AnyRequest
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound="StrictObject")
 
 JSON_ONLY = ("application/json",)
 MERGE_PATCH = ("application/merge-patch+json", "application/json")
 
+LONGEST_KEY = 200
+"""Characters of a key that a JSON Pointer repeats; a longer one, which can only be unknown, is cut."""
 
-class Body(BaseModel):
+
+class StrictObject(BaseModel):
     """A JSON object with exactly these members."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    if_missing: ClassVar[str] = "is required"
+    """What to say of a required member that is missing."""
+
+
+class Body(StrictObject):
+    """A JSON object with exactly these members. An optional one that is null counts as left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: item for name, item in value.items() if item is not None or name not in optional}
+
+
+class Patch(StrictObject):
+    """The body of a PATCH (JSON Merge Patch, RFC 7396): members that are absent stay as they are.
+
+    There, null means to remove a member. None of those here can be removed, so null is refused: a client that
+    writes null for what it was not given would otherwise change it unknowingly.
+    """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_null(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and not cls.model_fields[info.field_name or ""].exclude:
+            raise ValueError("must not be null; leave it out to keep it as it is")
+        return value
+
+    @model_validator(mode="after")
+    def _require_a_member(self) -> Self:
+        if not self.model_fields_set:
+            fields = type(self).model_fields
+            *names, last = (n for n in fields if not fields[n].exclude and n not in ("id", "version"))
+            raise ValueError(f"must name at least one field: {', '.join(names)} or {last}")
+        return self
+
+
+ReadOnly = Annotated[Any, Field(exclude=True)]
+"""A member that only the service sets. Callers may send it back as they read it; it is ignored."""
+
+
+def check_own_id(sent: int | None, own: int) -> None:
+    """Check the id in a body, if there is one, against the id in the path.
+
+    Raises:
+        ProblemError: 422, it is another's.
+
+    """
+    if sent not in (None, own):
+        raise invalid(Fault(f"must be {own}, as in the path, or be left out", pointer="#/id"))
 
 
 async def read_body(
@@ -60,7 +124,7 @@ async def read_body(
     try:
         return model.model_validate(value, strict=True)
     except ValidationError as error:
-        raise invalid(*faults_of(error)) from None
+        raise invalid(*faults_of(error, model.if_missing), count=error.error_count()) from None
 
 
 def _is_unencoded(request: AnyRequest, media_types: tuple[str, ...]) -> bool:
@@ -74,18 +138,33 @@ def _is_unencoded(request: AnyRequest, media_types: tuple[str, ...]) -> bool:
     )
 
 
-def faults_of(error: ValidationError) -> list[Fault]:
-    """Return the faults that a model found, each with a JSON Pointer (RFC 6901) into the value."""
+def faults_of(error: ValidationError, if_missing: str = StrictObject.if_missing) -> list[Fault]:
+    """Return the first ``MAX_FAULTS`` that a model found, each with a JSON Pointer (RFC 6901).
+
+    Args:
+        error: what the model raised.
+        if_missing: what to say of a required member of the value itself that is missing.
+
+    """
     return [
-        Fault(_what_would_be_valid(details), pointer=_pointer(details["loc"]))
-        for details in error.errors(include_url=False, include_input=False)
+        Fault(
+            if_missing
+            if details["type"] == "missing" and len(details["loc"]) == 1
+            else _what_would_be_valid(details),
+            pointer=_pointer(details["loc"]),
+        )
+        for details in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
     ]
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     # As a URI fragment (section 6): what can't appear in one, a line feed in a key for instance, is encoded.
-    tokens = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    tokens = (_shorten(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
     return "#" + "".join("/" + quote(token, safe="!$&'()*+,;=:@?") for token in tokens)
+
+
+def _shorten(key: str) -> str:
+    return key if len(key) <= LONGEST_KEY else f"{key[:LONGEST_KEY]}…"
 
 
 def _what_would_be_valid(error: ErrorDetails) -> str:
@@ -94,7 +173,7 @@ def _what_would_be_valid(error: ErrorDetails) -> str:
         case "value_error":
             return str(context["error"])
         case "missing":
-            return "is required"
+            return StrictObject.if_missing
         case "extra_forbidden":
             return "is not a member that callers may set here; leave it out"
         case "model_type" | "model_attributes_type" | "dict_type":

@@ -31,6 +31,11 @@ class EntityTags:
         """Compare as If-Match does: a weak tag never matches."""
         return self.tags is None or etag(version) in self.tags
 
+    def weak_tag_of(self, version: int) -> str | None:
+        """Return the weak tag of a version, if it is among them."""
+        weak = f"W/{etag(version)}"
+        return weak if self.tags is not None and weak in self.tags else None
+
     def weakly_match(self, version: int) -> bool:
         """Compare as If-None-Match does: weak or strong makes no difference."""
         return self.weakly_match_tag(etag(version))

@@ -12,6 +12,14 @@ class IdempotencyKeyReusedError(Exception):
     key: str
 
 
+class BodyTimeoutError(Exception):
+    """A request's body did not arrive in time."""
+
+
+class TooManyBodiesError(Exception):
+    """More bodies, or bytes of bodies, arrive at the same time than this process holds."""
+
+
 @dataclass
 class TooManyStreamsError(Exception):
     """This process already has the allowed number of streams open."""

@@ -20,9 +20,24 @@ GREATEST_CALLERS_ID = 999_999_999_999
 
 GREATEST_POSITION = 10**18 - 1
 
+GREATEST_VERSION = 2**31 - 1
+
 _ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _POSITION = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+INVISIBLE_CHARACTERS = (
+    r"\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u115f-\u1160"
+    r"\u17b4-\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    r"\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U000e0000-\U000e0fff"
+)
+"""Characters that can't be seen, as ranges of a regular expression, both in Python and in PostgreSQL.
+
+Unicode's control, format and separator characters (Cc, Cf, Zl, Zp); those that it calls default ignorable, of
+no width or for the direction or the variant of others; and the blank of Braille. Names that differ only in
+them look the same.
+"""
 
 
 def read_id(value: object) -> int:
@@ -46,6 +61,19 @@ def read_position(value: object) -> int:
     if not isinstance(value, str) or not _POSITION.fullmatch(value):
         raise ValueError(f"must be a position: a whole number from 0 to {GREATEST_POSITION}, in plain digits")
     return int(value)
+
+
+def whole_number(least: int, greatest: int) -> Callable[[object], int]:
+    """Return a reader for a JSON number without a fraction (1.0 is 1)."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | Decimal) or not least <= value <= greatest:
+            raise ValueError(f"must be a whole number from {least} to {greatest}")
+        if value != int(value):
+            raise ValueError("must be a whole number")
+        return int(value)
+
+    return read
 
 
 def read_callers_id(value: object) -> int:

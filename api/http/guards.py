@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from api.http.problem_types import NOT_FOUND
-from api.http.problems import Fault, ProblemError, malformed
+from api.http.problems import ProblemError
 
 if TYPE_CHECKING:
     from api.http.request import AnyConnection
-
-
-def check_host(connection: AnyConnection) -> None:
-    """Refuse an HTTP/1.1 request without exactly one Host header (RFC 9112, section 3.2).
-
-    Raises:
-        ProblemError: 400, there is no Host header, or more than one.
-
-    """
-    hosts = [value for name, value in connection.scope["headers"] if name == b"host"]
-    # granian adds an empty one if there is none.
-    if connection.scope.get("http_version") == "1.1" and (len(hosts) != 1 or not hosts[0].strip()):
-        raise malformed(Fault("exactly one is required", header="Host"))
 
 
 def check_path(connection: AnyConnection) -> None:
@@ -35,6 +23,11 @@ def check_path(connection: AnyConnection) -> None:
         ProblemError: 404, the path as it was sent is not the route's.
 
     """
-    path = connection.scope.get("raw_path", b"").partition(b"?")[0].lower()
-    if b"%2f" in path or b"//" in path or path.endswith(b"/"):
+    path = connection.scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "replace")
+    if "%2f" in path.lower():
         raise ProblemError(NOT_FOUND, "No route has this path.")
+    route = re.sub("/+", "/", path).rstrip("/") or "/"
+    if path != route:
+        raise ProblemError(
+            NOT_FOUND, f"No route has this path; {route} has one, without the additional slash."
+        )

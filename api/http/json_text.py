@@ -6,6 +6,8 @@ Python's reader takes the last of two equal keys, ``NaN``, and numbers as floats
 from __future__ import annotations
 
 import json
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,7 @@ def read_json(body: bytes, most_keys: float = MOST_KEYS) -> Any:
             surrogate.
 
     """
+    text = ""
     try:
         text = body.decode()
         value = json.loads(
@@ -52,9 +55,10 @@ def read_json(body: bytes, most_keys: float = MOST_KEYS) -> Any:
             parse_constant=_refuse_constant,
         )
     except UnicodeDecodeError as error:
-        raise UnreadableJsonError(f"is not UTF-8, at byte {error.start}") from None
+        utf_16 = " but UTF-16" if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else ""
+        raise UnreadableJsonError(f"is not UTF-8{utf_16}, at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        reason = f"{error.msg}, at line {error.lineno} column {error.colno}" if body else "it is empty"
+        reason = _what_is_wrong(text, error)
         raise UnreadableJsonError(f"is not JSON: {reason}") from None
     except RecursionError:
         raise UnreadableJsonError("is nested too deep") from None
@@ -88,7 +92,39 @@ def _object_reader(most_keys: float) -> Callable[[list[tuple[str, Any]]], dict[s
 
 
 def _refuse_constant(name: str) -> None:
-    raise UnreadableJsonError(f"holds {name}, which is not JSON")
+    raise UnreadableJsonError(f"holds {name}, which is not JSON: send a number, or leave it out")
+
+
+_MISTAKES = [
+    (re.compile(before + r"\Z"), re.compile(after), reason)
+    for before, after, reason in (
+        ("", "\ufeff", "it begins with a byte order mark; send it without"),
+        ("", "'", "texts and names are in double quotes, not in single quotes"),
+        ("", "[\u201c-\u201f\u00ab\u00bb]", "texts and names are in straight double quotes"),
+        ("", r",\s*[}\]]", "no comma may follow the last element"),
+        (r",\s*", r"[}\]]", "no comma may follow the last element"),
+        ("", r"//|/\*|#", "JSON has no comments"),
+        ("", r"(True|False|None|TRUE|FALSE|NULL|Null)\b", "write true, false and null in small letters"),
+        ("", r"(undefined|[nN][aA][nN]|[+-]?[iI]nf)\b", "it holds a word that is not JSON"),
+        (r"[{,]\s*", r"[\w$]+\s*:", "names of members are in double quotes"),
+        (r"[:,\[]\s*", r"\+[\d.]", "a number has no plus sign"),
+        (r"[:,\[]\s*-?0", r"\d", "a number has no leading zeros"),
+        ("", r"-?\.\d", "a number has a digit before its decimal point"),
+        (r"\d", r"\.(?!\d)", "a number has a digit after its decimal point"),
+        (r":\s*-?\d+,\s*", r"\d+\s*[,}]", "a number has a decimal point, not a comma"),
+        (r"\A", r"\w+=", "it is a form, not JSON"),
+    )
+]
+"""What stands before and at the place that can't be read, and what is wrong with it; the first that fits."""
+
+
+def _what_is_wrong(text: str, error: json.JSONDecodeError) -> str:
+    if not text.strip():
+        return "it is empty"
+    # A window is enough: a mistake is at most a few characters long.
+    before, at = text[max(error.pos - 40, 0) : error.pos], text[error.pos : error.pos + 40]
+    mistakes = (what for past, now, what in _MISTAKES if past.search(before) and now.match(at))
+    return f"{next(mistakes, error.msg)}, at line {error.lineno} column {error.colno}"
 
 
 def _has_unreadable_text(value: Any) -> bool:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from api.http.request import AnyConnection
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
+CSV = "text/csv"
 
 _QUALITY = re.compile(r";\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*(?:;|$)", re.IGNORECASE)
 
@@ -34,29 +36,50 @@ def _quality(offered: str, accept: str) -> float:
     return best[1]
 
 
-def _choose(connection: AnyConnection, offered: Sequence[str]) -> str:
+def choose(connection: AnyConnection, offered: Sequence[str], elsewhere: str = "") -> str:
+    """Return the media type that ``Accept`` rates highest, or the first without ``Accept``.
+
+    Args:
+        connection: the request.
+        offered: the media types that the operation can answer with.
+        elsewhere: a sentence that says where others are to be had.
+
+    Raises:
+        ProblemError: 406, none of them is accepted.
+
+    """
     accept = ",".join(connection.headers.getall("accept", []))
     if not accept.strip():
         return offered[0]
     best = max(offered, key=lambda media_type: _quality(media_type, accept))
     if _quality(best, accept) == 0:
-        raise ProblemError(NOT_ACCEPTABLE, f"This operation answers with {' or '.join(offered)}.")
+        answers = f"This operation answers with {' or '.join(offered)}."
+        raise ProblemError(NOT_ACCEPTABLE, f"{answers} {elsewhere}".rstrip())
     return best
 
 
 def check_acceptable(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     """Choose the media type of the answer, for ``media_type_of``, before anything is done.
 
-    It is the one of the route's ``opt["produces"]`` (JSON by default) that ``Accept`` rates highest, or the
-    first of them without ``Accept``. DELETE and OPTIONS have no content, so any ``Accept`` is fine.
+    It is one of the route's ``opt["produces"]``, JSON by default; ``opt["elsewhere"]`` says where others are.
+    DELETE and OPTIONS have no content, so any ``Accept`` is fine.
 
     Raises:
         ProblemError: 406, none of them is accepted.
 
     """
-    offered = handler.opt.get("produces", (JSON,))
-    chosen = offered[0] if method_of(connection) in ("DELETE", "OPTIONS") else _choose(connection, offered)
+    offered = produced_by(handler)
+    if method_of(connection) in ("DELETE", "OPTIONS"):
+        chosen = offered[0]
+    else:
+        chosen = choose(connection, offered, handler.opt.get("elsewhere", ""))
     connection.scope["media_type"] = chosen  # type: ignore[typeddict-unknown-key]  # a key of our own
+
+
+def produced_by(handler: BaseRouteHandler) -> Sequence[str]:
+    """Return the media types that a route answers with."""
+    offered: Sequence[str] = handler.opt.get("produces", (JSON,))
+    return offered
 
 
 def media_type_of(connection: AnyConnection) -> str:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
+from api.http.csv_text import BYTE_ORDER_MARK
 from api.http.fields import read_id
-from api.http.media_types import JSON, media_type_of
+from api.http.media_types import JSON, produced_by
 from api.http.problems import Fault, malformed
 from api.http.request import method_of
 
@@ -40,15 +41,13 @@ class Query:
     """The query parameters of a route."""
 
     readers: Readers = field(default_factory=dict)
-    json_readers: Readers = field(default_factory=dict)
-    """Those that apply only to an answer in JSON, such as ``limit``."""
     repeatable: Collection[str] = ()
     """Those that may appear more than once; their values are a list without duplicates."""
 
     @property
     def names(self) -> frozenset[str]:
         """All parameters that the route knows."""
-        return frozenset({**self.readers, **self.json_readers})
+        return frozenset(self.readers)
 
 
 NO_QUERY = Query()
@@ -64,7 +63,7 @@ def check_query(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     if method_of(connection) == "OPTIONS":
         return
     query: Query = handler.opt.get("query", NO_QUERY)
-    values = _read_query(connection.scope["query_string"], query, media_type_of(connection))
+    values = _read_query(connection.scope["query_string"], query, produced_by(handler))
     connection.scope["query"] = values  # type: ignore[typeddict-unknown-key]  # a key of our own
 
 
@@ -74,10 +73,11 @@ def query_of(request: AnyConnection) -> dict[str, Any]:
     return query
 
 
-def _read_query(query_string: bytes, query: Query, media_type: str) -> dict[str, Any]:
-    readers = {**query.readers, **query.json_readers}
+def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -> dict[str, Any]:
+    readers = query.readers
     values: dict[str, Any] = {}
     faults: list[Fault] = []
+    known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
     for pair in filter(None, query_string.split(b"&")):
         raw_name, _, raw_value = pair.partition(b"=")
         try:
@@ -86,11 +86,11 @@ def _read_query(query_string: bytes, query: Query, media_type: str) -> dict[str,
         except UnicodeDecodeError:
             faults.append(Fault("the query is not UTF-8", parameter=ascii(raw_name.decode("latin-1"))[1:-1]))
             continue
-        if name not in readers:
-            known = ", ".join(sorted(readers)) or "none"
-            faults.append(Fault(f"is unknown; known parameters: {known}", parameter=name))
-        elif name in query.json_readers and media_type != JSON:
-            faults.append(Fault(f"does not apply to {media_type}", parameter=name))
+        if name in PAGING and JSON not in media_types:
+            pages = f"has no meaning with {' or '.join(media_types)}, which always has every match"
+            faults.append(Fault(pages, parameter=name))
+        elif name not in readers:
+            faults.append(Fault(f"is unknown; {known}", parameter=name))
         elif name in values and name not in query.repeatable:
             faults.append(Fault("appears twice", parameter=name))
         else:
@@ -163,6 +163,13 @@ def read_boolean(value: str) -> bool:
     if value not in ("true", "false"):
         raise ValueError("must be true or false")
     return value == "true"
+
+
+def read_bom(value: str) -> bytes:
+    """Read whether a file in CSV begins with a byte order mark, and return what it begins with."""
+    if value not in ("yes", "no"):
+        raise ValueError("must be yes or no")
+    return BYTE_ORDER_MARK if value == "yes" else b""
 
 
 def read_limit(value: str) -> int:

@@ -45,8 +45,9 @@ UNAUTHENTICATED = ProblemType(
 FORBIDDEN = ProblemType(
     "forbidden",
     403,
-    "The API key does not allow this",
-    "Use a key whose role is `write`, or ask the operator of this deployment for one.",
+    "This caller may not do this",
+    "Use a key whose role is `write`, or ask the operator of this deployment for one. Without keys, a web "
+    "page can write only if this service served it.",
 )
 NOT_FOUND = ProblemType(
     "not-found",
@@ -66,11 +67,24 @@ NOT_ACCEPTABLE = ProblemType(
     "None of the accepted media types is available",
     "Accept `application/json`, or one of the media types that the contract names for this operation.",
 )
+REQUEST_TIMEOUT = ProblemType(
+    "request-timeout",
+    408,
+    "The body did not arrive in time",
+    "Send the whole body without a pause: by default it may take 30 seconds, and 10 of them without a byte. "
+    "Nothing was stored.",
+)
 BODY_TOO_LARGE = ProblemType(
     "body-too-large",
     413,
     "The body is too large",
     "Send less at once; the contract says how much each operation accepts.",
+)
+URI_TOO_LONG = ProblemType(
+    "uri-too-long",
+    414,
+    "The URL is too long",
+    "Ask for less at once: a path has at most 2,048 bytes, a query 8,192.",
 )
 UNSUPPORTED_MEDIA_TYPE = ProblemType(
     "unsupported-media-type",
@@ -95,6 +109,12 @@ VERSION_REQUIRED = ProblemType(
     428,
     "If-Match is required",
     "Read the order, and send its ETag in If-Match with the change.",
+)
+HEADERS_TOO_LARGE = ProblemType(
+    "headers-too-large",
+    431,
+    "The headers are too large",
+    "Send fewer or shorter ones: all names and values may have 32,768 bytes together.",
 )
 INTERNAL_ERROR = ProblemType(
     "internal-error",

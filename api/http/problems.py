@@ -14,6 +14,9 @@ from api.http.problem_types import MALFORMED_REQUEST, VALIDATION_FAILED, Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+MAX_FAULTS = 100
+"""How many faults a problem names; it says how many more there are."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -44,16 +47,35 @@ class ProblemError(Exception):
 
 def malformed(*faults: Fault) -> ProblemError:
     """Build the problem (400) for a request that can't be read."""
-    return ProblemError(MALFORMED_REQUEST, _summary(faults), faults)
+    return _problem(MALFORMED_REQUEST, faults, len(faults))
 
 
-def invalid(*faults: Fault) -> ProblemError:
-    """Build the problem (422) for a body that can be read but not accepted."""
-    return ProblemError(VALIDATION_FAILED, _summary(faults), faults)
+def invalid(*faults: Fault, count: int | None = None) -> ProblemError:
+    """Build the problem (422) for a body that can be read but not accepted.
+
+    Args:
+        faults: those to name; more than ``MAX_FAULTS`` are counted only.
+        count: how many there are, if ``faults`` has not all.
+
+    """
+    return _problem(VALIDATION_FAILED, faults, count or len(faults))
 
 
-def _summary(faults: Sequence[Fault]) -> str:
+_NAMED_TOGETHER = 5
+
+
+def _problem(kind: ProblemType, faults: Sequence[Fault], count: int) -> ProblemError:
+    return ProblemError(kind, _summary(faults, count), faults[:MAX_FAULTS])
+
+
+def _summary(faults: Sequence[Fault], count: int) -> str:
     first = faults[0]
-    place = first.pointer or first.parameter or first.header
-    more = f" ({len(faults) - 1} more in errors)" if len(faults) > 1 else ""
-    return f"{place}: {first.detail}{more}" if place else f"{first.detail}{more}"
+    # Several members may be missing for one reason, which is said once.
+    alike = [fault for fault in faults if fault.detail == first.detail][:_NAMED_TOGETHER]
+    places = [place for fault in alike if (place := fault.pointer or fault.parameter or fault.header)]
+    others = count - len(alike)
+    if count > MAX_FAULTS:
+        more = f" ({others:,} more; errors has the first {MAX_FAULTS})"
+    else:
+        more = f" ({others} more in errors)" if others else ""
+    return f"{', '.join(places)}: {first.detail}{more}" if places else f"{first.detail}{more}"

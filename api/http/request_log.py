@@ -1,4 +1,4 @@
-"""Every request gets an id and one line in the log."""
+"""Every request gets an id, is counted, and has one line in the log."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ import structlog
 from litestar.datastructures import MutableScopeHeaders
 from litestar.enums import ScopeType
 
+from api.http.request_metrics import count_request
+
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 log = structlog.get_logger("request")
 
+_EVENT_STREAM = "text/event-stream"
 _USABLE = re.compile(rb"[!-~]{1,128}")
 
 
 def request_log(app: ASGIApp) -> ASGIApp:
-    """Wrap the application: use the caller's ``X-Request-Id`` or make one, answer with it, log the request.
+    """Wrap the application: use the caller's ``X-Request-Id`` or make one, answer with it, count and log it.
 
     It wraps the whole application, unlike a Litestar middleware, so that unknown routes get both too.
     """
@@ -35,12 +38,18 @@ def request_log(app: ASGIApp) -> ASGIApp:
         scope["request_id"] = request_id  # type: ignore[typeddict-unknown-key]  # a key of our own
         started = time.perf_counter()
         status = 0
+        is_counted = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_counted
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableScopeHeaders(message)["X-Request-Id"] = request_id
+                headers = MutableScopeHeaders(message)
+                headers["X-Request-Id"] = request_id
+                if headers.get("content-type", "").startswith(_EVENT_STREAM):
+                    # It lasts as long as its client stays, and would be counted only then.
+                    is_counted = True
+                    count_request(scope, status, time.perf_counter() - started)
             await send(message)
 
         structlog.contextvars.clear_contextvars()
@@ -48,12 +57,15 @@ def request_log(app: ASGIApp) -> ASGIApp:
         try:
             await app(scope, receive, send_with_id)
         finally:
+            seconds = time.perf_counter() - started
+            if not is_counted:
+                count_request(scope, status, seconds)
             log.info(
                 "answered",
                 method=scope["method"],
                 path=scope["path"],
                 status=status,
-                ms=round((time.perf_counter() - started) * 1000, 1),
+                ms=round(seconds * 1000, 1),
             )
 
     return logged

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from api.http.request import method_of
 from shared.database.engine import DB, translate_connection_errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from litestar.types import Receive, Scope, Send
 
@@ -30,9 +28,6 @@ MAX_STREAMS = 4
 
 _slots = asyncio.Semaphore(MAX_STREAMS)
 
-NDJSON = "application/x-ndjson"
-CSV = "text/csv"
-
 
 @dataclass(frozen=True)
 class _Query:
@@ -41,18 +36,9 @@ class _Query:
     cursor_tuple_fraction: float
 
 
-def escape_formula(cell: str) -> str:
-    """Escape a cell that a spreadsheet would run as a formula: an apostrophe makes it text (OWASP)."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
-
-
-def csv_lines(lines: Iterable[Iterable[object]]) -> bytes:
-    """Return lines of CSV (RFC 4180), formulas escaped; None is an empty cell."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    for cells in lines:
-        writer.writerow("" if cell is None else escape_formula(str(cell)) for cell in cells)
-    return text.getvalue().encode()
+def attachment(name: str) -> dict[str, str]:
+    """Return the header with which browsers save an answer in a file of this name (RFC 6266)."""
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 class RowStream(Response[bytes]):
@@ -68,10 +54,15 @@ class RowStream(Response[bytes]):
         """Return the ASGI response that sends the chunks."""
         return _ChunkResponse(
             self._chunks,
-            headers={**self.headers},
+            headers={**self.headers, "Content-Type": self._content_type()},
             is_head_response=method_of(request) == "HEAD",
             media_type=self.media_type,
         )
+
+    def _content_type(self) -> str:
+        # Litestar leaves it out of the answer to HEAD.
+        media_type = str(self.media_type)
+        return f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type
 
 
 class _ChunkResponse(ASGIResponse):

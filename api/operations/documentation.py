@@ -1,124 +1,139 @@
-"""The contract and its explanations: ``/openapi.yaml``, ``/docs``, ``/problems/…``.
+"""Pages for people: ``/``, ``/docs``, ``/docs/subscribing``, ``/problems/…``.
 
-``contract/openapi.yaml`` is written by hand and is authoritative. It is served byte for byte; as JSON it is
-the same document. The viewer comes from a package, so a browser loads nothing from other hosts.
+A browser loads nothing from other hosts: the viewer comes from a package, and the guides are the files in
+``docs/``, rendered.
 """
 
 from __future__ import annotations
 
 import html
-from datetime import date, datetime
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
 
-import yaml
 from litestar import Response, route
+from markdown_it import MarkdownIt
 
-from api.http.json_text import encode
 from api.http.parameters import path_value
 from api.http.problem_types import NOT_FOUND
 from api.http.problems import ProblemError
 from api.http.request import READ, AnyRequest
 from api.problem_types import TYPES
+from shared.settings import settings
 
-CONTRACT = Path(__file__).parent.parent.parent / "contract" / "openapi.yaml"
-EVENTS = CONTRACT.with_name("asyncapi.yaml")
-
-YAML = "application/yaml"
 HTML = "text/html"
+
+GUIDES = {
+    "api": "The HTTP API",
+    "subscribing": "Following order changes",
+    "contract-tests": "Contract tests",
+    "metrics": "Metrics",
+}
+"""The guides for users of the API, by name: ``docs/<name>.md`` is shown at ``/docs/<name>``."""
+
+_GUIDE_FOLDER = Path(__file__).parent.parent.parent / "docs"
+_OWN_FOLDER = Path(__file__).parent / "pages"
+_OWN_FILES = {"start.js": "text/javascript", "pages.css": "text/css"}
 _VIEWER_FILES = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
 }
+_FILE_HEADERS = {"Cache-Control": "max-age=86400"}
 
 # Everything is loaded from this service. Nothing is inline except the styles that the viewer needs.
-_VIEWER_POLICY = (
+_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
+_LINKS = "\n".join(
+    f'<a href="{href}">{title}</a>'
+    for href, title in (
+        ("/docs", "Try the API"),
+        *((f"/docs/{name}", title) for name, title in GUIDES.items()),
+        ("/openapi.yaml", "OpenAPI"),
+        ("/asyncapi.yaml", "AsyncAPI"),
+    )
+)
+
 _PAGE = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><title>{title}</title>
-<link rel="stylesheet" href="/docs/swagger-ui.css"><link rel="icon" href="/docs/favicon-32x32.png"></head>
-<body>{body}</body>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>{styles}<link rel="stylesheet" href="/docs/pages.css">
+<link rel="icon" href="/docs/favicon-32x32.png"></head>
+<body{attributes}>
+<nav>{links}</nav>
+{body}
+</body>
 </html>
 """
 
+_VIEWER_STYLES = '<link rel="stylesheet" href="/docs/swagger-ui.css">'
 _VIEWER = """<div id="viewer"></div>
 <script src="/docs/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>"""
+<script src="/docs/start.js" data-api-keys="{keys}"></script>"""
 
-_START = """SwaggerUIBundle({url: "/openapi.yaml", dom_id: "#viewer", deepLinking: true, validatorUrl: null});
-"""
-
-
-@cache
-def contract_bytes() -> bytes:
-    """Return the contract, byte for byte."""
-    return CONTRACT.read_bytes()
+# Markup in a text is shown as text.
+_markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
-def _as_json(value: Any) -> Any:
-    # The YAML loader turns text that looks like a date into a date; JSON has no dates.
-    match value:
-        case dict():
-            return {str(key): _as_json(item) for key, item in value.items()}
-        case list():
-            return [_as_json(item) for item in value]
-        case datetime() | date():
-            return value.isoformat()
-        case _:
-            return value
+def _page(title: str, body: str, *, styles: str = "", attributes: str = "") -> Response[bytes]:
+    page = _PAGE.format(
+        title=html.escape(title), body=body, links=_LINKS, styles=styles, attributes=attributes
+    )
+    return Response(page.encode(), media_type=HTML, headers={"Content-Security-Policy": _POLICY})
 
 
-@cache
-def contract_json() -> bytes:
-    """Return the contract as JSON."""
-    # The C loader if there is one: the Python loader blocks all requests for about a second.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return encode(_as_json(yaml.load(contract_bytes(), Loader=loader)))  # noqa: S506 (both are safe)
-
-
-@route("/openapi.yaml", http_method=READ, opt={"produces": (YAML,)})
-async def show_contract_as_yaml() -> Response[bytes]:
-    """Show the contract, byte for byte."""
-    return Response(contract_bytes(), media_type=YAML)
-
-
-@route("/openapi.json", http_method=READ)
-async def show_contract_as_json() -> Response[bytes]:
-    """Show the contract as JSON."""
-    return Response(contract_json(), media_type="application/json")
-
-
-@cache
-def _events_bytes() -> bytes:
-    return EVENTS.read_bytes()
-
-
-@route("/asyncapi.yaml", http_method=READ, opt={"produces": (YAML,)})
-async def show_events_as_yaml() -> Response[bytes]:
-    """Show the contract of the notifications, byte for byte."""
-    return Response(_events_bytes(), media_type=YAML)
-
-
-def _page(title: str, body: str) -> Response[bytes]:
-    page = _PAGE.format(title=html.escape(title), body=body)
+@route("/", http_method=READ, opt={"produces": (HTML,)})
+async def show_start() -> Response[bytes]:
+    """Lead a browser to the documentation."""
     return Response(
-        page.encode(),
-        media_type=HTML,
-        headers={"Content-Security-Policy": _VIEWER_POLICY},
+        b'<a href="/docs">Documentation</a>', status_code=307, media_type=HTML, headers={"Location": "/docs"}
     )
 
 
 @route("/docs", http_method=READ, opt={"produces": (HTML,)})
 async def show_docs() -> Response[bytes]:
     """Show the contract in the viewer."""
-    return _page("Order management: the contract", _VIEWER)
+    keys = "yes" if settings().all_api_keys else "no"
+    return _page(
+        "Order management: the API",
+        _VIEWER.format(keys=keys),
+        styles=_VIEWER_STYLES,
+        attributes=' class="viewer"',
+    )
+
+
+@cache
+def _guide(name: str) -> str:
+    """Return a guide as HTML. Its links to other guides lead to their pages; others lead nowhere here."""
+    tokens = _markdown.parse((_GUIDE_FOLDER / f"{name}.md").read_text("utf-8"))
+    for heading, title in pairwise(tokens):
+        if heading.type == "heading_open":
+            heading.attrSet("id", _anchor(title.content))
+    for token in chain.from_iterable(block.children or () for block in tokens):
+        if token.type == "link_open":
+            token.attrSet("href", _served(str(token.attrGet("href"))))
+    rendered: str = _markdown.renderer.render(tokens, _markdown.options, {})
+    return rendered.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+
+
+def _anchor(title: str) -> str:
+    # As GitHub makes them, so that a link within a guide works in both places.
+    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")
+
+
+def _served(href: str) -> str:
+    """Return where this service shows what a guide's link names within the repository."""
+    name = Path(href).name
+    if href.startswith(("#", "https:")):
+        return href
+    if name.endswith(".yaml"):
+        return f"/{name}"
+    return f"/docs/{name.replace('.md', '', 1)}"
 
 
 @cache
@@ -130,16 +145,19 @@ def _viewer_folder() -> Path:
     return Path(package.origin).parent / "static"
 
 
-@route("/docs/{name:str}", http_method=READ, opt={"produces": (*_VIEWER_FILES.values(),)})
-async def show_viewer_file(request: AnyRequest) -> Response[bytes]:
-    """Return a file of the viewer."""
+@route("/docs/{name:str}", http_method=READ, opt={"produces": (HTML, *_OWN_FILES.values(), "image/png")})
+async def show_guide_or_file(request: AnyRequest) -> Response[bytes]:
+    """Show a guide, or return a file that the pages load."""
     name = path_value(request, "name", str)
-    headers = {"Cache-Control": "max-age=86400"}
-    if name == "start.js":
-        return Response(_START.encode(), media_type="text/javascript", headers=headers)
-    if name not in _VIEWER_FILES:
-        raise ProblemError(NOT_FOUND, "The viewer has no such file.")
-    return Response((_viewer_folder() / name).read_bytes(), media_type=_VIEWER_FILES[name], headers=headers)
+    if name in GUIDES:
+        return _page(GUIDES[name], f"<main>{_guide(name)}</main>")
+    if name in _OWN_FILES:
+        content = (_OWN_FOLDER / name).read_bytes()
+        return Response(content, media_type=_OWN_FILES[name], headers=_FILE_HEADERS)
+    if name in _VIEWER_FILES:
+        content = (_viewer_folder() / name).read_bytes()
+        return Response(content, media_type=_VIEWER_FILES[name], headers=_FILE_HEADERS)
+    raise ProblemError(NOT_FOUND, "There is no such page of the documentation.")
 
 
 @route("/problems/{slug:str}", http_method=READ, opt={"produces": (HTML,)})
@@ -152,16 +170,9 @@ async def show_problem(request: AnyRequest) -> Response[bytes]:
     body = (
         f"<main><h1>{html.escape(problem.title)}</h1>"
         f"<p>Status {problem.status}, type <code>{problem.uri}</code></p>"
-        f"<h2>What to do</h2><p>{html.escape(problem.recovery)}</p></main>"
+        f"<h2>What to do</h2>{_markdown.render(problem.recovery)}</main>"
     )
     return _page(problem.title, body)
 
 
-ROUTES = [
-    show_contract_as_yaml,
-    show_contract_as_json,
-    show_events_as_yaml,
-    show_docs,
-    show_viewer_file,
-    show_problem,
-]
+ROUTES = [show_start, show_docs, show_guide_or_file, show_problem]

@@ -7,25 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio as redis_client
 from litestar import Response, route
-from redis.exceptions import RedisError
 
 from api.http.request import READ
-from shared.database.engine import DatabaseUnavailableError
-from shared.database.migrate import pending_migrations
-from shared.database.statements import execute
-from shared.redis_tls import tls_options
-from shared.settings import settings
-
-REDIS_TIMEOUT_SECONDS = 0.5
+from api.operations.queue import queue_lengths
+from api.operations.readiness import check_storability
 
 
 @dataclass
 class NotReadyError(Exception):
-    """Orders can't be stored: the database can't be reached, or migrations are pending."""
+    """Orders can't be stored."""
 
     checks: Mapping[str, str]
+    reason: str
+    """Why, as part of a sentence."""
 
 
 @route("/health/live", http_method=READ)
@@ -37,39 +32,15 @@ async def live() -> dict[str, str]:
 @route("/health/ready", http_method=READ)
 async def ready() -> Response[dict[str, Any]]:
     """Report whether orders can be stored. Redis status is shown but never affects readiness."""
-    queue, database = await asyncio.gather(_queue(), _database())
-    checks = {**database, "queue": queue}
-    if checks["migrations"] != "ok":
-        raise NotReadyError(checks)
+    queue, storability = await asyncio.gather(queue_lengths(), check_storability())
+    checks = {
+        "database": storability.database,
+        "migrations": storability.migrations,
+        "queue": "unavailable" if queue is None else "ok",
+    }
+    if storability.reason:
+        raise NotReadyError(checks, storability.reason)
     return Response({"status": "ready", "checks": checks})
-
-
-async def _database() -> dict[str, str]:
-    try:
-        await execute("SELECT 1")
-        pending = await pending_migrations()
-    except DatabaseUnavailableError:
-        return {"database": "unavailable", "migrations": "unknown"}
-    return {"database": "ok", "migrations": "ok" if pending == 0 else "pending"}
-
-
-async def _queue() -> str:
-    # The only code in the API that connects to Redis; no order waits for it.
-    client = redis_client.from_url(
-        settings().redis_url,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-        retry=None,
-        **tls_options(),
-    )
-    try:
-        async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
-            await client.ping()
-    except (RedisError, OSError):
-        return "unavailable"
-    finally:
-        await client.aclose()
-    return "ok"
 
 
 ROUTES = [live, ready]

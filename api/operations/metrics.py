@@ -1,89 +1,180 @@
-"""Metrics for Prometheus: from the database, the same in every process, and of this process."""
+"""Metrics for Prometheus: of the database and Redis, the same in every process, and of this process."""
 
 from __future__ import annotations
 
-import msgspec
+import asyncio
+from typing import TYPE_CHECKING
+
 from litestar import Response, route
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import generate_latest
+from prometheus_client.core import GaugeMetricFamily
 
 from api.changes.tail import TAIL
 from api.fee_summaries.positions import waiting_requests
 from api.http.request import READ
-from shared.database.statements import fetch_optional
+from api.http.request_metrics import REQUEST_METRICS
+from api.operations.figures import Figures, LogAndProof, Webhooks, read_figures
+from api.operations.queue import queue_lengths
+from api.operations.time_limit import within
+from shared.change_log import FEE_SUMMARIES
+from shared.database.engine import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 TEXT = "text/plain"
 
-_FIGURES = """
-SELECT
-    cursor.position::float8 AS position,
-    log.last_position::float8 - cursor.position AS behind,
-    extract(epoch FROM now() - proof.finished_at)::float8 AS proof_age,
-    proof.differing::float8 AS differing, proof.orders::float8 AS proved, proof.seconds::float8 AS seconds
-FROM consumer_cursor AS cursor, change_log AS log, fee_summary_proof AS proof
-WHERE cursor.consumer = 'fee_summaries'
-"""
-
-_GAUGES = {
-    "position": ("fee_summaries_position", "Position that the fee summaries are exact for."),
-    "behind": (
-        "fee_summaries_behind_changes",
-        "Changes that have a position and are not in the fee summaries yet.",
-    ),
-    "differing": (
-        "fee_summary_proof_differing_rows",
-        "Fee summaries that differed from the orders in the last proof: alert on anything but 0.",
-    ),
-    "proved": ("fee_summary_proof_orders", "Orders that the last proof recounted."),
-    "seconds": ("fee_summary_proof_seconds", "How long the last proof took."),
-    "proof_age": (
-        "fee_summary_proof_age_seconds",
-        "Seconds since the last proof, which is daily: alert above two days.",
-    ),
-}
+DATABASE_TIMEOUT_SECONDS = 3.0
 
 
-_PROCESS_GAUGES = (
-    (
-        "order_changes_followers",
-        "Streams and waiting requests for order changes, in the process that answers.",
-        lambda: TAIL.followers,
-    ),
-    (
-        "fee_summaries_waiting_requests",
-        "Requests that wait for the fee summaries, in the process that answers.",
-        waiting_requests,
-    ),
-)
+def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, documentation, value=value)
 
 
-class _Figures(msgspec.Struct, frozen=True):
-    """The values of ``_GAUGES``; None before the first proof, or without a database schema."""
-
-    position: float | None = None
-    behind: float | None = None
-    differing: float | None = None
-    proved: float | None = None
-    seconds: float | None = None
-    proof_age: float | None = None
+def _gauges(
+    name: str, documentation: str, label: str, values: Iterable[tuple[str, float]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, documentation, labels=[label])
+    for labelled, value in values:
+        family.add_metric([labelled], value)
+    return family
 
 
-def _render(figures: _Figures) -> bytes:
-    registry = CollectorRegistry()
-    for name, help_text, count in _PROCESS_GAUGES:
-        Gauge(name, help_text, registry=registry).set(count())
-    for column, (name, help_text) in _GAUGES.items():
-        # Before the first proof its figures are absent: 0 would mean that all is well.
-        value = getattr(figures, column)
+class _Metrics:
+    """A collector of one answer's values."""
+
+    def __init__(self, figures: Figures | None, queues: Mapping[str, int] | None) -> None:
+        self._figures = figures
+        self._queues = queues
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the metrics whose values are known: 0 for an unknown one would mean that all is well."""
+        yield _gauge(
+            "order_changes_followers",
+            "Streams and waiting requests for order changes, in the process that answers.",
+            TAIL.followers,
+        )
+        yield _gauge(
+            "fee_summaries_waiting_requests",
+            "Requests that wait for the fee summaries, in the process that answers.",
+            waiting_requests(),
+        )
+        yield _gauge(
+            "database_up",
+            "1 if the database's figures could be read, otherwise 0.",
+            self._figures is not None,
+        )
+        yield _gauge("redis_up", "1 if Redis answered, otherwise 0.", self._queues is not None)
+        if self._queues is not None:
+            yield _gauges("queue_messages", "Messages that wait in a queue.", "queue", self._queues.items())
+        if self._figures is None:
+            return
+        if self._figures.log is not None:
+            yield from _log_and_proof(self._figures.log)
+        yield from _consumers(self._figures)
+        if self._figures.webhooks is not None:
+            yield from _webhooks(self._figures.webhooks)
+
+
+def _log_and_proof(log: LogAndProof) -> Iterator[GaugeMetricFamily]:
+    yield _gauge("change_log_position", "The newest position in the change log.", log.last_position)
+    yield _gauge(
+        "order_changes_unassigned", "Changes without a position yet; counted up to 10,000.", log.unassigned
+    )
+    yield _gauge(
+        "order_changes_unassigned_age_seconds",
+        "Age of the oldest change without a position; 0 if there is none.",
+        log.unassigned_age,
+    )
+    optional = (
+        ("relay_last_led_timestamp_seconds", "When a relay last worked, to 2 s (Unix time).", log.led_at),
+        (
+            "fee_summary_proof_differing_rows",
+            "Fee summaries that differed from the orders in the last proof: alert on anything but 0.",
+            log.differing,
+        ),
+        ("fee_summary_proof_orders", "Orders that the last proof recounted.", log.proved),
+        ("fee_summary_proof_seconds", "How long the last proof took.", log.proof_seconds),
+        (
+            "fee_summary_proof_age_seconds",
+            "Seconds since the last proof, which is daily: alert above two days.",
+            log.proof_age,
+        ),
+    )
+    for name, documentation, value in optional:
         if value is not None:
-            Gauge(name, help_text, registry=registry).set(value)
-    return generate_latest(registry)
+            yield _gauge(name, documentation, value)
+
+
+def _consumers(figures: Figures) -> Iterator[GaugeMetricFamily]:
+    for consumer in figures.consumers:
+        if consumer.consumer == FEE_SUMMARIES:
+            yield _gauge(
+                "fee_summaries_position", "Position that the fee summaries are exact for.", consumer.position
+            )
+            yield _gauge(
+                "fee_summaries_behind_changes",
+                "Changes that have a position and are not in the fee summaries yet.",
+                consumer.behind_changes,
+            )
+    yield _gauges(
+        "consumer_position",
+        "Position up to which a consumer has applied all changes.",
+        "consumer",
+        ((each.consumer, each.position) for each in figures.consumers),
+    )
+    yield _gauges(
+        "consumer_behind_changes",
+        "Changes that have a position and that a consumer has not applied yet.",
+        "consumer",
+        ((each.consumer, each.behind_changes) for each in figures.consumers),
+    )
+    yield _gauges(
+        "consumer_behind_seconds",
+        "Age of the oldest change that has a position and that a consumer has not applied yet; 0 if none.",
+        "consumer",
+        ((each.consumer, each.behind_seconds) for each in figures.consumers),
+    )
+
+
+def _webhooks(webhooks: Webhooks) -> Iterator[GaugeMetricFamily]:
+    yield _gauges(
+        "webhooks",
+        "Webhooks by state; failing: not disabled, and the last attempt failed.",
+        "state",
+        (("working", webhooks.working), ("failing", webhooks.failing), ("disabled", webhooks.disabled)),
+    )
+    yield _gauge(
+        "webhook_deliveries_waiting",
+        "Deliveries that an attempt or another attempt follows; counted up to 10,000.",
+        webhooks.waiting,
+    )
+    yield _gauge(
+        "webhook_deliveries_due_age_seconds",
+        "How long the delivery that is due longest has been due; 0 if none is.",
+        webhooks.due_age,
+    )
+    yield _gauges(
+        "webhook_attempts_recent",
+        "Attempts of the last five minutes that have ended, by outcome, among the newest 1,000.",
+        "outcome",
+        (("delivered", webhooks.delivered), ("failed", webhooks.failed)),
+    )
+
+
+async def _read_figures() -> Figures | None:
+    try:
+        return await within(DATABASE_TIMEOUT_SECONDS, read_figures())
+    except (TimeoutError, DatabaseUnavailableError):
+        return None
 
 
 @route("/metrics", http_method=READ, opt={"produces": (TEXT,)})
 async def show_metrics() -> Response[bytes]:
-    """Show metrics of the fee summaries, and of the requests that wait in this process."""
-    figures = await fetch_optional(_Figures, _FIGURES)
-    return Response(_render(figures or _Figures()), media_type=f"{TEXT}; version=0.0.4; charset=utf-8")
+    """Show all metrics that are known within three seconds, also while the database or Redis is away."""
+    figures, queues = await asyncio.gather(_read_figures(), queue_lengths())
+    text = generate_latest(REQUEST_METRICS) + generate_latest(_Metrics(figures, queues))
+    return Response(text, media_type=f"{TEXT}; version=0.0.4; charset=utf-8")
 
 
 ROUTES = [show_metrics]

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PlainValidator
 
-from api.http.bodies import Body
-from api.http.fields import read_callers_id, read_id
+from api.http.bodies import Body, Patch, ReadOnly
+from api.http.fields import GREATEST_VERSION, read_callers_id, read_id, whole_number
 from api.http.times import read_datetime
 from api.orders.fields import DEFAULT_CALENDAR, read_calendar, read_fee
 
@@ -26,12 +20,14 @@ OrderId = PlainValidator(read_callers_id)
 Fee = PlainValidator(read_fee)
 OrderDatetime = PlainValidator(read_datetime)
 CalendarName = PlainValidator(read_calendar)
+Version = PlainValidator(whole_number(1, GREATEST_VERSION))
 
 
 class ServiceReference(Body):
-    """A service of an order: ``{"id": "123"}``; the id may also be a number."""
+    """A service of an order: ``{"id": "123"}``; the id may also be a number, and the name is ignored."""
 
     id: Annotated[int, PlainValidator(read_id)]
+    name: ReadOnly = None
 
 
 def _require_distinct_services(services: list[ServiceReference]) -> list[ServiceReference]:
@@ -56,6 +52,9 @@ class NewOrder(Body):
     totalfee: Annotated[Decimal, Fee]
     services: Services
     calendar: Annotated[str, CalendarName] = DEFAULT_CALENDAR
+    version: ReadOnly = None
+    created_at: ReadOnly = None
+    updated_at: ReadOnly = None
 
 
 def _require_distinct_ids(orders: list[NewOrder]) -> list[NewOrder]:
@@ -77,31 +76,23 @@ class NewOrders(Body):
 class OrderReplacement(NewOrder):
     """The body of a PUT: the whole order, with a datetime. Without a calendar, it is on ``default``."""
 
+    if_missing = "must be sent, as PUT replaces the whole order; PATCH changes only what it names"
+
     id: Annotated[int | None, PlainValidator(read_id)] = None
     datetime: Annotated[Datetime, OrderDatetime]
+    version: Annotated[int | None, Version] = None
+    """If given, it must be the order's current version."""
 
 
-def _require_an_array(value: Any) -> Any:
-    if value is None:
-        raise ValueError("must be a JSON array; leave it out to keep the services")
-    return value
+class OrderPatch(Patch):
+    """The body of a PATCH."""
 
-
-def _read_calendar_or_null(value: Any) -> str:
-    return DEFAULT_CALENDAR if value is None else read_calendar(value)
-
-
-class OrderPatch(Body):
-    """The body of a PATCH (JSON Merge Patch, RFC 7396): absent members stay; null moves it to ``default``."""
-
+    id: Annotated[int | None, PlainValidator(read_id)] = None
     datetime: Annotated[Datetime | None, OrderDatetime] = None
     totalfee: Annotated[Decimal | None, Fee] = None
-    services: Annotated[Services | None, BeforeValidator(_require_an_array)] = None
-    calendar: Annotated[str | None, PlainValidator(_read_calendar_or_null)] = None
-
-    @model_validator(mode="after")
-    def _require_a_member(self) -> Self:
-        if not self.model_fields_set:
-            *names, last = type(self).model_fields
-            raise ValueError(f"must name at least one field: {', '.join(names)} or {last}")
-        return self
+    services: Services | None = None
+    calendar: Annotated[str | None, CalendarName] = None
+    version: Annotated[int | None, Version] = None
+    """If given, it must be the order's current version."""
+    created_at: ReadOnly = None
+    updated_at: ReadOnly = None

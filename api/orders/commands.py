@@ -13,7 +13,7 @@ wait for one, so others may wait for them, but never in a cycle.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,20 +22,22 @@ import msgspec
 
 from api.http.idempotency_keys import Answer, IdempotencyKey, idempotent
 from api.http.json_text import read_json
+from api.http.times import current_millisecond
 from api.orders.bodies import OrderPatch, OrderReplacement
-from api.orders.calendars import calendar_ids, lock_calendars, make_calendar
+from api.orders.calendars import calendar_ids, lock_calendars, make_calendar, refuse_namesakes
 from api.orders.errors import (
     BatchRefusedError,
+    CalendarNameTakenError,
     OrderIdTakenError,
     OrderNotFoundError,
     OrdersTooCloseError,
-    ServicesNotOrderableError,
     VersionMismatchError,
 )
 from api.orders.members import COLUMNS, SETTABLE, parameters, values_of
-from api.orders.queries import StoredOrder, conflicts_near, nearest_free
+from api.orders.orderable_services import orderable_names, refuse_unless_orderable
+from api.orders.queries import StoredOrder, conflicts_near, find_order, nearest_free
 from api.orders.transactions import in_transaction
-from shared.database.statements import fetch_all, fetch_optional, fetch_values
+from shared.database.statements import fetch_optional, fetch_value, fetch_values
 from shared.database.transaction import retry_on_lock_timeout, transaction
 
 if TYPE_CHECKING:
@@ -62,16 +64,25 @@ RETURNING id, version, order_json(orders) AS json
 """
 
 _LOCK_ORDER = f"""
-SELECT version, service_ids, service_names, calendar_id, calendar, {COLUMNS}
+SELECT version, service_ids, service_names, calendar_id, calendar, import_id, {COLUMNS}
 FROM orders JOIN (SELECT id AS calendar_id, name AS calendar FROM calendar) AS c USING (calendar_id)
 WHERE id = $1 FOR UPDATE OF orders
 """
 
-# An order that stays may remain near the others of its import; one that moves may not.
+# An order that moves may not be near the others of its import, unless it returns to where it came from. Where
+# that is can't change meanwhile: only an import that stores this order again writes it.
+_IMPORT_ID_THERE = """
+SELECT coalesce(
+    (SELECT import_id FROM imported_place
+     WHERE order_id = $1 AND calendar_id = $2 AND datetime = $3::timestamptz),
+    nextval('order_import_id_seq')
+)
+"""
+
 _UPDATE = f"""
 UPDATE orders SET
     (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(6)}),
-    import_id = CASE WHEN $5 THEN nextval('order_import_id_seq') ELSE import_id END,
+    import_id = $5,
     version = version + 1, updated_at = clock_timestamp()
 WHERE id = $1
 RETURNING id, version, order_json(orders) AS json
@@ -88,7 +99,7 @@ class _ConflictVanishedError(Exception):
 
 
 @retry_on_lock_timeout
-@in_transaction(retry_on=_ConflictVanishedError)
+@in_transaction(_ConflictVanishedError)
 async def create_order(new: NewOrder, key: IdempotencyKey | None = None) -> Answer:
     """Store a new order and its change, or return the stored answer of an earlier request with the same key.
 
@@ -96,6 +107,7 @@ async def create_order(new: NewOrder, key: IdempotencyKey | None = None) -> Answ
         IdempotencyKeyReusedError: the key was used for other content.
         OrderIdTakenError: the id that the caller chose is, or was, another order's.
         ServicesNotOrderableError: a service is unknown or archived.
+        CalendarNameTakenError: the calendar is new, and its name differs only in case from another's.
         OrdersTooCloseError: the 3-hour rule.
         ContentionError: other transactions kept interfering.
 
@@ -128,7 +140,7 @@ async def preview_order(new: NewOrder) -> dict[str, Any]:
     return {"id": None if new.id is None else members["id"]} | {name: members[name] for name in SETTABLE}
 
 
-@in_transaction(retry_on=_ConflictVanishedError)
+@in_transaction(_ConflictVanishedError)
 async def _create_and_roll_back(new: NewOrder) -> NoReturn:
     raise _PreviewedError(await _create(new))
 
@@ -136,14 +148,16 @@ async def _create_and_roll_back(new: NewOrder) -> NoReturn:
 async def _create(new: NewOrder) -> StoredOrder:
     if new.id is not None and await claim_ids([new.id]):
         raise OrderIdTakenError(new.id)
-    at = new.datetime or datetime.now(UTC)
+    at = new.datetime or current_millisecond()
     order = await _insert(new, at)
     if order is None:
-        await _orderable_names([service.id for service in new.services])
+        await orderable_names([service.id for service in new.services])
         if await make_calendar(new.calendar):
             order = await _insert(new, at)
+        else:
+            await refuse_namesakes([new.calendar])
     if order is None:
-        await _refuse_if_too_close(new.calendar, at, None)
+        await _refuse_if_too_close(new.calendar, at)
         raise _ConflictVanishedError
     return order
 
@@ -155,13 +169,14 @@ async def _insert(new: NewOrder, at: datetime) -> StoredOrder | None:
 
 
 @retry_on_lock_timeout
-@in_transaction(retry_on=_ConflictVanishedError)
+@in_transaction(_ConflictVanishedError)
 async def create_orders(batch: Sequence[NewOrder], key: IdempotencyKey | None = None) -> Answer:
     """Store all orders of a batch, or none; the rule holds between them too.
 
     Raises:
         IdempotencyKeyReusedError: the key was used for other content.
         ServicesNotOrderableError: a service is unknown or archived.
+        CalendarNameTakenError: calendars are new, and their names differ only in case from others.
         BatchRefusedError: some ids are taken or some orders too close to others; each is named.
         ContentionError: other transactions kept interfering.
 
@@ -175,15 +190,21 @@ async def _create_all_once(batch: Sequence[NewOrder]) -> str:
 
 
 async def _create_all(batch: Sequence[NewOrder]) -> list[StoredOrder]:
-    now = datetime.now(UTC)
+    now = current_millisecond()
     taken = await claim_ids([new.id for new in batch if new.id is not None])
     places = [
         (f"#/orders/{index}/services/{place}/id", service.id)
         for index, new in enumerate(batch)
         for place, service in enumerate(new.services)
     ]
-    await _refuse_unless_orderable(places)
-    ids = await calendar_ids({new.calendar for new in batch})
+    await refuse_unless_orderable(places)
+    try:
+        ids = await calendar_ids({new.calendar for new in batch})
+    except CalendarNameTakenError as refusal:
+        existing = {namesake.name: namesake for namesake in refusal.namesakes}
+        places_of = {f"#/orders/{i}/calendar": existing.get(new.calendar) for i, new in enumerate(batch)}
+        namesakes = {pointer: namesake for pointer, namesake in places_of.items() if namesake}
+        raise CalendarNameTakenError(list(namesakes.values()), list(namesakes)) from None
     await lock_calendars(ids.values())
     stored: dict[int, StoredOrder] = {}
     refusals: list[tuple[int, OrdersTooCloseError | OrderIdTakenError]] = []
@@ -198,7 +219,7 @@ async def _create_all(batch: Sequence[NewOrder]) -> list[StoredOrder]:
             continue
         # The batch's earlier orders are stored by now, so they are among the conflicts.
         try:
-            await _refuse_if_too_close(new.calendar, at, None)
+            await _refuse_if_too_close(new.calendar, at)
         except OrdersTooCloseError as refusal:
             indexes = {order.id: index for index, order in stored.items()}
             refusal.conflicts = [replace(c, index=indexes.get(c.id)) for c in refusal.conflicts]
@@ -220,21 +241,25 @@ class _LockedOrder(msgspec.Struct, frozen=True):
     service_names: list[str]
     calendar_id: int
     calendar: str
+    import_id: int
 
 
 # A create needs no calendar lock, so one may still take the place between our check and our UPDATE. Then the
 # constraint refuses the UPDATE, and the next attempt names the conflict.
 @retry_on_lock_timeout
-@in_transaction(retry_on=asyncpg.ExclusionViolationError)
+@in_transaction(asyncpg.ExclusionViolationError)
 async def update_order(
     order_id: int, change: OrderReplacement | OrderPatch, preconditions: Preconditions | None = None
 ) -> StoredOrder:
     """Replace an order, or change what a merge patch names and leave the rest. It never creates one.
 
+    If nothing would change, nothing is stored: the order keeps its version.
+
     Raises:
         OrderNotFoundError: there is no such order.
-        VersionMismatchError: its version is one that the preconditions exclude.
-        ServicesNotOrderableError: a service that the order did not have yet is unknown or archived.
+        VersionMismatchError: its version is one that the preconditions exclude, or not the one in the body.
+        ServicesNotOrderableError: a service is unknown; or archived, and the order has and had it never.
+        CalendarNameTakenError: the calendar is new, and its name differs only in case from another's.
         OrdersTooCloseError: the order would move too close to another.
         ContentionError: other transactions kept interfering.
 
@@ -243,22 +268,29 @@ async def update_order(
     if current is None:
         raise OrderNotFoundError(order_id)
     _check_preconditions(order_id, current.version, preconditions)
-    members = change.model_dump(exclude={"id", "services"}, exclude_unset=isinstance(change, OrderPatch))
+    if change.version not in (None, current.version):
+        raise VersionMismatchError(order_id, current.version, stated=change.version)
+    members = change.model_dump(
+        exclude={"id", "services", "version"}, exclude_unset=isinstance(change, OrderPatch)
+    )
     wanted = msgspec.structs.replace(current, **members)
     if change.services is not None:
         service_ids = [service.id for service in change.services]
         wanted = msgspec.structs.replace(
             wanted,
             service_ids=sorted(service_ids),
-            service_names=await _orderable_names(service_ids, already_ordered=current.service_ids),
+            service_names=await orderable_names(service_ids, order_id),
         )
+    if wanted == current:
+        return await find_order(order_id)
     moves = (wanted.datetime, wanted.calendar) != (current.datetime, current.calendar)
     if moves:
         calendar_id = (await calendar_ids([wanted.calendar]))[wanted.calendar]
-        wanted = msgspec.structs.replace(wanted, calendar_id=calendar_id)
+        import_id = await fetch_value(int, _IMPORT_ID_THERE, order_id, calendar_id, wanted.datetime)
+        wanted = msgspec.structs.replace(wanted, calendar_id=calendar_id, import_id=import_id)
         # The calendar that it leaves is locked too: two orders that swap calendars would deadlock otherwise.
         await lock_calendars({current.calendar_id, calendar_id})
-        await _refuse_if_too_close(wanted.calendar, wanted.datetime, order_id)
+        await _refuse_if_too_close(wanted.calendar, wanted.datetime, order_id, import_id)
     order = await fetch_optional(
         StoredOrder,
         _UPDATE,
@@ -266,7 +298,7 @@ async def update_order(
         wanted.service_ids,
         wanted.service_names,
         wanted.calendar_id,
-        moves,
+        wanted.import_id,
         *values_of(wanted),
     )
     if order is None:
@@ -293,7 +325,8 @@ async def delete_order(order_id: int, preconditions: Preconditions | None = None
 
 def _check_preconditions(order_id: int, version: int, preconditions: Preconditions | None) -> None:
     if preconditions is not None and not preconditions.hold_at(version):
-        raise VersionMismatchError(order_id, version)
+        tags = preconditions.if_match
+        raise VersionMismatchError(order_id, version, tags.weak_tag_of(version) if tags else None)
 
 
 async def claim_ids(order_ids: Collection[int]) -> set[int]:
@@ -301,51 +334,10 @@ async def claim_ids(order_ids: Collection[int]) -> set[int]:
     return set(order_ids) - set(await fetch_values(int, _CLAIM_IDS, list(order_ids)))
 
 
-async def _orderable_names(ids: Sequence[int], already_ordered: Collection[int] = ()) -> list[str]:
-    """Return the names of an order's services, in the order of their ids.
-
-    Args:
-        ids: the services, as the body lists them.
-        already_ordered: services that the order has already: they may be archived.
-
-    Raises:
-        ServicesNotOrderableError: one is unknown or archived.
-
-    """
-    places = [(f"#/services/{place}/id", service_id) for place, service_id in enumerate(ids)]
-    names = await _refuse_unless_orderable(places, already_ordered)
-    return [names[service_id] for service_id in sorted(ids)]
-
-
-class _OrderedService(msgspec.Struct, frozen=True):
-    id: int
-    name: str
-    is_archived: bool
-
-
-async def _refuse_unless_orderable(
-    places: Sequence[tuple[str, int]], already_ordered: Collection[int] = ()
-) -> dict[int, str]:
-    rows = await fetch_all(
-        _OrderedService,
-        "SELECT id, name, archived_at IS NOT NULL AS is_archived FROM service WHERE id = ANY($1::bigint[])",
-        list({service_id for _, service_id in places}),
-    )
-    services = {service.id: service for service in rows}
-    faults = []
-    for pointer, service_id in places:
-        service = services.get(service_id)
-        if service is None:
-            faults.append((pointer, f"there is no service {service_id}; GET /services lists them"))
-        elif service.is_archived and service_id not in already_ordered:
-            faults.append((pointer, f"service {service_id} ({service.name}) is archived"))
-    if faults:
-        raise ServicesNotOrderableError(faults)
-    return {service.id: service.name for service in rows}
-
-
-async def _refuse_if_too_close(calendar: str, at: datetime, order_id: int | None) -> None:
-    conflicts = await conflicts_near(calendar, at, order_id)
+async def _refuse_if_too_close(
+    calendar: str, at: datetime, order_id: int | None = None, import_id: int | None = None
+) -> None:
+    conflicts = await conflicts_near(calendar, at, order_id, import_id)
     if conflicts:
         before, after = await nearest_free(calendar, at, order_id)
         raise OrdersTooCloseError(calendar, at, conflicts, before, after)

@@ -63,10 +63,35 @@ class BatchRefusedError(Exception):
 
 @dataclass
 class VersionMismatchError(Exception):
-    """The order is at a version that the caller's preconditions exclude."""
+    """The order is at a version that the caller's preconditions, or the version in the body, exclude."""
 
     order_id: int
     version: int
+    weak_tag: str | None = None
+    """A tag of If-Match for this version that is weak, and therefore does not match."""
+    stated: int | None = None
+    """The version in the body, if that is the one that excludes it."""
+
+
+@dataclass(frozen=True)
+class Namesake:
+    """A calendar that does not exist, and one that does whose name differs only in case."""
+
+    name: str
+    existing: str
+
+
+@dataclass
+class CalendarNameTakenError(Exception):
+    """Calendars would be made whose names differ only in case from those of others."""
+
+    namesakes: Sequence[Namesake]
+    pointers: Sequence[str] = ("#/calendar",)
+    """Where each was named in the body."""
+
+
+class ImportRefusedError(Exception):
+    """Nothing was imported; the report that ``import_orders`` was called with says why."""
 
 
 class ContentionError(Exception):

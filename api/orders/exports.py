@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from api.http.row_streams import CSV, NDJSON, RowStream, csv_lines, escape_formula, stream_rows
+from api.http.csv_text import csv_lines, names_cell
+from api.http.json_text import encode_text
+from api.http.media_types import CSV, NDJSON
+from api.http.row_streams import RowStream, attachment, stream_rows
 from api.orders.members import STORED_AS_SENT
 
 if TYPE_CHECKING:
@@ -40,17 +44,21 @@ def csv_of_orders(orders: Sequence[Any]) -> bytes:
 
 
 def _cells(order: str) -> list[object]:
-    # Numbers as they are written, so that no fee passes through a float.
-    shown: dict[str, Any] = json.loads(order, parse_float=str)
+    # Decimals, so that no fee passes through a float.
+    shown: dict[str, Any] = json.loads(order, parse_float=Decimal)
     services = shown.pop("services")
-    shown["service_ids"] = " ".join(service["id"] for service in services)
-    # Each name is escaped: a program whose separator is a semicolon reads each as a cell.
-    shown["service_names"] = "; ".join(escape_formula(service["name"]) for service in services)
+    shown["service_ids"] = encode_text([service["id"] for service in services])
+    shown["service_names"] = names_cell(service["name"] for service in services)
     return [shown[column] for column in CSV_COLUMNS]
 
 
-async def export_orders(filters: OrderFilters, media_type: str) -> RowStream:
+async def export_orders(filters: OrderFilters, media_type: str, bom: bytes) -> RowStream:
     """Open a stream of every order that matches, as of the moment this is called: NDJSON or CSV.
+
+    Args:
+        filters: which orders, and in which order.
+        media_type: NDJSON or CSV.
+        bom: what a file in CSV begins with: a byte order mark, or nothing.
 
     Raises:
         TooManyStreamsError: as many streams as allowed are open.
@@ -61,6 +69,9 @@ async def export_orders(filters: OrderFilters, media_type: str) -> RowStream:
     # Planned for the first thousandth of the rows. The plan that is cheapest for all rows renders and sorts
     # all orders before it returns the first: 5 s for 200,000 orders. It would not start at once, not end
     # when the client disconnects, and not stay below the statement timeout.
-    encode, head = {NDJSON: (ndjson_of_orders, b""), CSV: (csv_of_orders, CSV_HEAD)}[media_type]
+    encode, head, file_name = {
+        NDJSON: (ndjson_of_orders, b"", "orders.ndjson"),
+        CSV: (csv_of_orders, bom + CSV_HEAD, "orders.csv"),
+    }[media_type]
     chunks = await stream_rows(statement, arguments, encode, head, cursor_tuple_fraction=0.001)
-    return RowStream(chunks, media_type)
+    return RowStream(chunks, media_type, attachment(file_name))

@@ -14,7 +14,8 @@ _CALENDAR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 def read_fee(value: object) -> Decimal:
     """Read a fee: a JSON number, never rounded."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise ValueError("must be a number such as 100 or 99.95")  # noqa: TRY004 (one kind of error for every fault)
+        quoted = ", without quotes" if isinstance(value, str) else ""
+        raise ValueError(f"must be a number such as 100 or 99.95{quoted}")  # noqa: TRY004 (one kind of error for every fault)
     if not 0 <= value <= GREATEST_FEE:
         raise ValueError(f"must be from 0 to {GREATEST_FEE}")
     fee = Decimal(value)

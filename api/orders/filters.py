@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from api.http.fields import read_id
-from api.http.times import read_datetime, utc_text
+from api.http.times import read_time, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,6 +165,6 @@ class OrderFilters:
         if len(cursor) != len(self.keys):
             raise ValueError("not a place in this list")
         return [
-            read_datetime(value) if key == "datetime" else read_id(value)
+            read_time(value) if key == "datetime" else read_id(value)
             for key, value in zip(self.keys, cursor, strict=True)
         ]

@@ -13,21 +13,22 @@ from shared.database.statements import execute, fetch_all
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from api.orders.import_faults import FaultReport
 
-# Only PostgreSQL compares names, as its unique index does: Python's lower() differs for some letters.
+# Only PostgreSQL compares names, as its unique index does: Python folds some letters differently.
 _COMPARE_SERVICES = """
 WITH given AS (
     SELECT
         place, id, name,
         min(place) OVER (PARTITION BY id) AS first_of_id,
-        min(place) OVER (PARTITION BY lower(name)) AS first_of_name
+        min(place) OVER (PARTITION BY name_key(name)) AS first_of_name
     FROM unnest($1::int[], $2::bigint[], $3::text[]) AS s (place, id, name)
 )
 SELECT given.*, known.name AS known_as, namesake.id AS taken_by
 FROM given
 LEFT JOIN service AS known ON known.id = given.id
 LEFT JOIN service AS namesake
-    ON lower(namesake.name) = lower(given.name) AND namesake.archived_at IS NULL
+    ON name_key(namesake.name) = name_key(given.name) AND namesake.archived_at IS NULL
 ORDER BY place
 """
 
@@ -35,6 +36,11 @@ ORDER BY place
 _INSERT_SERVICES = """
 INSERT INTO service (id, name, created_at, updated_at)
 SELECT id, name, now(), now() FROM unnest($1::bigint[], $2::text[]) AS s (id, name) ORDER BY id
+"""
+
+# Under the catalogue's lock, nobody takes a number meanwhile.
+_RAISE_SEQUENCE = """
+SELECT setval('service_id_seq', $1::bigint) FROM service_id_seq WHERE last_value <= $1::bigint
 """
 
 
@@ -64,15 +70,13 @@ class _ComparedService(msgspec.Struct, frozen=True):
     """The id of the catalogue's unarchived service with this name."""
 
 
-async def add_services(services: Sequence[ImportedService]) -> tuple[int, list[str]]:
+async def add_services(services: Sequence[ImportedService], faults: FaultReport) -> int:
     """Add the services that the catalogue does not have.
 
-    Returns:
-        How many were added, and the faults of those that can't be stored, each with its place.
-
+    Appends the faults of those that can't be stored, each with its place, and returns how many were added.
     """
     if not services:  # without services, an import does not lock others out of the catalogue
-        return 0, []
+        return 0
     await lock_catalogue()
     compared = await fetch_all(
         _ComparedService,
@@ -81,27 +85,28 @@ async def add_services(services: Sequence[ImportedService]) -> tuple[int, list[s
         [service.id for service in services],
         [service.name for service in services],
     )
-    faults: list[str] = []
     missing: list[_ComparedService] = []
     for service in compared:
-        service_faults = [f"services[{service.place}].{fault}" for fault in _faults_of_service(service)]
-        faults += service_faults
+        service_faults = list(_faults_of_service(service))
+        for member, detail in service_faults:
+            faults.add("services", service.place, member, detail)
         if not service_faults and service.known_as is None:
             missing.append(service)
+    await execute(_RAISE_SEQUENCE, max((service.id for service in missing), default=0))
     await execute(
         _INSERT_SERVICES, [service.id for service in missing], [service.name for service in missing]
     )
-    return len(missing), faults
+    return len(missing)
 
 
-def _faults_of_service(service: _ComparedService) -> Iterator[str]:
+def _faults_of_service(service: _ComparedService) -> Iterator[tuple[str, str]]:
     if service.first_of_id != service.place:
-        yield f"id: {service.id} is the id of services[{service.first_of_id}] too"
+        yield ".id", f"{service.id} is the id of services[{service.first_of_id}] too"
     if service.known_as == service.name:
         return
     if service.first_of_name != service.place:
-        yield f"name: {service.name!r} is the name of services[{service.first_of_name}] too"
+        yield ".name", f"{service.name!r} is the name of services[{service.first_of_name}] too"
     if service.known_as is not None:
-        yield f"name: service {service.id} is called {service.known_as!r}, not {service.name!r}"
+        yield ".name", f"service {service.id} is called {service.known_as!r}, not {service.name!r}"
     elif service.taken_by is not None:
-        yield f"name: {service.name!r} is the name of service {service.taken_by}"
+        yield ".name", f"{service.name!r} is the name of service {service.taken_by}"

@@ -8,26 +8,33 @@ between them and all other orders. Every order is recorded as a change, like any
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import msgspec
 
 from api.http.json_text import encode_text
-from api.orders.bodies import NewOrder, OrderDatetime
-from api.orders.calendars import calendar_ids, lock_calendars
-from api.orders.commands import claim_ids
-from api.orders.errors import ContentionError
+from api.orders.calendars import lock_calendars
+from api.orders.errors import ContentionError, ImportRefusedError
+from api.orders.import_checks import (
+    calendars_of_file,
+    check_services,
+    check_spacing,
+    check_spacing_in_file,
+    claim_ids_of_file,
+)
 from api.orders.imported_services import ImportedService, add_services
 from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS, values_of
-from api.orders.spacing import CLEARANCE
 from api.orders.transactions import in_transaction
-from shared.database.statements import execute, fetch_all, fetch_optional, fetch_value
+from shared.database.statements import execute, fetch_optional, fetch_value
 from shared.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime as Datetime  # noqa: N812
+
+    from api.orders.import_faults import FaultReport
+    from api.orders.imported_orders import ImportedOrder
 
 CHUNK = 1_000
 """Orders that one statement compares or stores."""
@@ -48,41 +55,45 @@ ON CONFLICT DO NOTHING RETURNING id, orders, imported_at
 
 _FIND_IMPORT = "SELECT id, orders, imported_at FROM order_import WHERE sha256 = $1"
 
-_FIND_SERVICES = "SELECT id, archived_at IS NULL AS is_orderable FROM service WHERE id = ANY($1::bigint[])"
-
+# An order that is where it came from rejoins the import that it came with. The version of one that was
+# deleted is above that of its deletion, so that no version means two things.
 _INSERT_ORDERS = f"""
-INSERT INTO orders (id, service_ids, service_names, calendar_id, import_id, {COLUMNS})
-SELECT
-    coalesce(id, nextval('orders_id_seq')),
-    service_ids, ARRAY(SELECT name FROM service AS s WHERE s.id = ANY (service_ids) ORDER BY s.id),
-    calendar_id, $2, {COLUMNS}
-FROM json_to_recordset($1::json) AS o (id bigint, service_ids bigint[], calendar_id int, {TYPED_COLUMNS})
+WITH stored AS (
+    INSERT INTO orders (
+        id, service_ids, service_names, calendar_id, import_id, version, created_at, updated_at, {COLUMNS}
+    )
+    SELECT
+        coalesce(id, nextval('orders_id_seq')),
+        service_ids,
+        ARRAY(
+            SELECT coalesce(given.name, (SELECT s.name FROM service AS s WHERE s.id = given.id))
+            FROM unnest(service_ids, service_names) WITH ORDINALITY AS given (id, name, place)
+            ORDER BY given.place
+        ),
+        calendar_id,
+        coalesce(
+            (SELECT p.import_id FROM imported_place AS p
+             WHERE p.order_id = o.id AND p.calendar_id = o.calendar_id AND p.datetime = o.datetime),
+            $2
+        ),
+        greatest(version, 1, (SELECT d.version + 1 FROM deleted_order AS d WHERE d.id = o.id)),
+        coalesce(created_at, updated_at, now()), coalesce(updated_at, created_at, now()),
+        {COLUMNS}
+    FROM json_to_recordset($1::json) AS o (
+        id bigint, service_ids bigint[], service_names text[], calendar_id int,
+        version int, created_at timestamptz, updated_at timestamptz, {TYPED_COLUMNS}
+    )
+    RETURNING id, calendar_id, datetime, import_id
+)
+INSERT INTO imported_place (order_id, calendar_id, datetime, import_id)
+SELECT id, calendar_id, datetime, import_id FROM stored ON CONFLICT DO NOTHING
 """
 
-_FIND_TOO_CLOSE = """
-SELECT n.place, o.id, utc_text(o.datetime) AS datetime
-FROM unnest($1::int[], $2::timestamptz[], $3::int[]) AS n (place, at, calendar_id)
-CROSS JOIN LATERAL (
-    SELECT id, datetime FROM orders
-    WHERE orders.calendar_id = n.calendar_id
-      AND datetime > n.at - $4::interval AND datetime < n.at + $4::interval
-    ORDER BY datetime LIMIT 1
-) AS o
-ORDER BY n.place
+# Not below what it has reached, also if others take numbers between the comparison and the assignment: nobody
+# takes ten thousand meanwhile.
+_RAISE_SEQUENCE = """
+SELECT setval('orders_id_seq', $1::bigint + 10000) FROM orders_id_seq WHERE last_value <= $1::bigint
 """
-
-
-class ImportedOrder(NewOrder):
-    """An order in a file: as in a create, but with a required datetime."""
-
-    datetime: Annotated[Datetime, OrderDatetime]
-
-
-@dataclass
-class ImportRefusedError(Exception):
-    """Nothing was imported; each of ``reasons`` begins with the place in its file of what it is about."""
-
-    reasons: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -107,22 +118,10 @@ class _ImportRow(msgspec.Struct, frozen=True):
     imported_at: Datetime
 
 
-class _OrderedService(msgspec.Struct, frozen=True):
-    id: int
-    is_orderable: bool
-
-
-class _TooCloseOrder(msgspec.Struct, frozen=True):
-    """The place in the file of an order, and a stored order that is too close to it."""
-
-    place: int
-    id: int
-    datetime: str
-
-
-# Creates take no calendar lock, so one may take a place between our comparison and our INSERT. Then the
-# constraint refuses the INSERT, and the next attempt names the conflict.
-@in_transaction(retry_on=asyncpg.ExclusionViolationError)
+# Creates take no calendar lock, so one may take a place between our comparison and our INSERT; a create or
+# an import may take an id of the server's range. Then a constraint refuses the INSERT, and the next attempt
+# names what was in the way.
+@in_transaction(asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError)
 async def import_orders(
     file_name: str,
     sha256: str,
@@ -130,7 +129,7 @@ async def import_orders(
     services: Sequence[ImportedService] = (),
     progress: ReportProgress = ignore_progress,
     *,
-    faults: Sequence[str] = (),
+    faults: FaultReport,
     faulty_services: Collection[int] = (),
     only_if_empty: bool = False,
 ) -> Imported:
@@ -144,14 +143,15 @@ async def import_orders(
         orders: its orders by their places, from 0, ascending.
         services: the services of the other file.
         progress: is called with how many orders are compared with what is stored, then how many are stored.
-        faults: faults found while the files were read. The orders and services that could be read are checked
-            all the same, so that one refusal names everything.
+        faults: has those found while the files were read, and gets all others. The orders and services that
+            could be read are checked all the same, so that one refusal names everything.
         faulty_services: ids of services that ``faults`` is about. Orders of them are not refused for that.
         only_if_empty: import only into a database that never held orders or changes and holds no service.
 
     Raises:
         ImportRefusedError: there are faults; an id is taken; a service is unknown or archived; an order is
-            too close to one outside of the import; or a service differs from the one in the catalogue.
+            too close to one outside of the import; a service differs from the one in the catalogue; or a
+            calendar is new, and its name differs only in case from another's.
         NotEmptyError: ``only_if_empty``, and the database is not.
         ContentionError: other transactions kept interfering.
 
@@ -162,27 +162,21 @@ async def import_orders(
     this_import = await fetch_optional(_ImportRow, _INSERT_IMPORT, sha256, file_name, len(orders))
     if this_import is None:
         return await _import_services_again(sha256, services, faults)
-    added, service_faults = await add_services(services)
-    taken = await claim_ids({order.id for order in orders.values() if order.id is not None})
-    calendars = await calendar_ids({order.calendar for order in orders.values()})
+    added = await add_services(services, faults)
+    await claim_ids_of_file(orders, faults)
+    calendars = await calendars_of_file(orders, faults)
     await lock_calendars(calendars.values())
-    reasons = [
-        *faults,
-        *service_faults,
-        *(
-            f"orders[{place}].id: {order.id} is, or was, the id of another order"
-            for place, order in orders.items()
-            if order.id in taken
-        ),
-        *await _unorderable(orders, {*faulty_services, *(service.id for service in services)}),
-    ]
+    await check_services(orders, {*faulty_services, *(service.id for service in services)}, faults)
     places = list(orders.items())
     chunks = [dict(places[start : start + CHUNK]) for start in range(0, len(places), CHUNK)]
+    rejoining: dict[int, int] = {}
     for n, chunk in enumerate(chunks):
         progress(Progress(n * CHUNK, len(orders), "compared with what is stored", is_last_step=False))
-        reasons += await _too_close(chunk, calendars)
-    if reasons:
-        raise ImportRefusedError(reasons)
+        rejoining |= await check_spacing(chunk, calendars, faults)
+    check_spacing_in_file(orders, rejoining, faults)
+    if faults:
+        raise ImportRefusedError
+    await execute(_RAISE_SEQUENCE, max((order.id or 0 for order in orders.values()), default=0))
     for n, chunk in enumerate(chunks):
         progress(Progress(n * CHUNK, len(orders), "stored"))
         await execute(_INSERT_ORDERS, _records(chunk.values(), calendars), this_import.id)
@@ -190,56 +184,31 @@ async def import_orders(
 
 
 async def _import_services_again(
-    sha256: str, services: Sequence[ImportedService], faults: Sequence[str]
+    sha256: str, services: Sequence[ImportedService], faults: FaultReport
 ) -> Imported:
     """Import a file that was imported before: only services are added."""
     earlier_import = await fetch_optional(_ImportRow, _FIND_IMPORT, sha256)
     if earlier_import is None:  # its transaction has been rolled back since
         raise ContentionError
-    added, service_faults = await add_services(services)
-    if faults or service_faults:
-        raise ImportRefusedError([*faults, *service_faults])
+    added = await add_services(services, faults)
+    if faults:
+        raise ImportRefusedError
     return Imported(earlier_import.orders, earlier_import.imported_at, before=True, services_added=added)
 
 
 def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
-    return encode_text(
-        [
-            {
-                "id": order.id,
-                "service_ids": sorted(service.id for service in order.services),
-                "calendar_id": calendars[order.calendar],
-                **dict(zip(STORED_AS_SENT, values_of(order), strict=True)),
-            }
-            for order in orders
-        ]
-    )
+    return encode_text([_record(order, calendars[order.calendar]) for order in orders])
 
 
-async def _unorderable(orders: Mapping[int, ImportedOrder], in_file: Collection[int]) -> list[str]:
-    """Name orders of services that are archived, or neither in the catalogue nor in the file of services."""
-    ordered = {service.id for order in orders.values() for service in order.services}
-    catalogue = await fetch_all(_OrderedService, _FIND_SERVICES, list(ordered))
-    orderable = dict.fromkeys(in_file, True) | {service.id: service.is_orderable for service in catalogue}
-    return [
-        f"orders[{place}].services[{i}].id: there is no service {service.id}, or it is archived"
-        for place, order in orders.items()
-        for i, service in enumerate(order.services)
-        if not orderable.get(service.id)
-    ]
-
-
-async def _too_close(orders: Mapping[int, ImportedOrder], calendars: dict[str, int]) -> list[str]:
-    too_close = await fetch_all(
-        _TooCloseOrder,
-        _FIND_TOO_CLOSE,
-        list(orders),
-        [order.datetime for order in orders.values()],
-        [calendars[order.calendar] for order in orders.values()],
-        CLEARANCE,
-    )
-    return [
-        f"orders[{order.place}].datetime: less than three hours from order {order.id} at "
-        f"{order.datetime} on the same calendar"
-        for order in too_close
-    ]
+def _record(order: ImportedOrder, calendar_id: int) -> dict[str, Any]:
+    services = sorted(order.services, key=lambda service: service.id)
+    return {
+        "id": order.id,
+        "service_ids": [service.id for service in services],
+        "service_names": [service.name for service in services],
+        "calendar_id": calendar_id,
+        "version": order.version,
+        "created_at": order.created_at,
+        "updated_at": order.updated_at,
+        **dict(zip(STORED_AS_SENT, values_of(order), strict=True)),
+    }

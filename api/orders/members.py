@@ -14,7 +14,10 @@ STORED_AS_SENT = {"datetime": "timestamptz", "totalfee": "numeric"}
 SETTABLE = (*STORED_AS_SENT, "services", "calendar")
 """Members that callers set, apart from the id, which never changes."""
 
-SHOWN = ("id", "version", *SETTABLE, "created_at", "updated_at")
+READ_ONLY = ("version", "created_at", "updated_at")
+"""Members that only the service sets. Callers may send them back as they read them."""
+
+SHOWN = ("id", *SETTABLE, *READ_ONLY)
 """Members that readers of an order see; ``order_json`` in ``shared/database/schema.sql`` writes them."""
 
 COLUMNS = ", ".join(STORED_AS_SENT)

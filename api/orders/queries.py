@@ -26,7 +26,7 @@ SELECT id, datetime FROM orders
 WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
   AND datetime > $2::timestamptz - $4::interval
   AND datetime < $2::timestamptz + $4::interval
-  AND id IS DISTINCT FROM $3
+  AND id IS DISTINCT FROM $3 AND import_id IS DISTINCT FROM $5
 ORDER BY datetime, id LIMIT 100
 """
 
@@ -97,9 +97,14 @@ async def find_page(
     return [ListedOrder(**row) for row in rows], edge
 
 
-async def conflicts_near(calendar: str, at: datetime, order_id: int | None) -> list[Conflict]:
-    """List the orders on a calendar that are too close to a datetime, apart from the order itself."""
-    return await fetch_all(Conflict, _CONFLICTS, calendar, at, order_id, CLEARANCE)
+async def conflicts_near(
+    calendar: str, at: datetime, order_id: int | None, import_id: int | None
+) -> list[Conflict]:
+    """List the orders on a calendar that are too close to a datetime.
+
+    Apart from the order itself, and from those of the import that it is, or will be, one of.
+    """
+    return await fetch_all(Conflict, _CONFLICTS, calendar, at, order_id, CLEARANCE, import_id)
 
 
 async def nearest_free(

@@ -1,7 +1,7 @@
 """The 3-hour rule, as pure functions.
 
 Two orders on a calendar are at least three hours apart, either way. Exactly 3:00:00 apart is allowed, a
-microsecond less is refused. PostgreSQL enforces it: see the constraint ``orders_spacing`` in
+millisecond less is refused. PostgreSQL enforces it: see the constraint ``orders_spacing`` in
 ``shared/database/schema.sql``.
 """
 

@@ -20,14 +20,14 @@ ATTEMPTS = 5
 
 
 def in_transaction(
-    retry_on: type[Exception],
+    *retry_on: type[Exception],
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Coroutine[object, object, T]]]:
-    """Make a coroutine function one transaction, which is run again when it raises ``retry_on``.
+    """Make a coroutine function one transaction, which is run again when it raises one of ``retry_on``.
 
     Any error rolls back all that the attempt wrote, also the key, the claimed id and the new calendar.
 
     Raises:
-        ContentionError: every attempt raised ``retry_on``.
+        ContentionError: every attempt raised one of them.
 
     """
 
@@ -35,7 +35,7 @@ def in_transaction(
         @wraps(command)
         async def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
             for _ in range(ATTEMPTS):
-                with suppress(retry_on):
+                with suppress(*retry_on):
                     async with transaction():
                         return await command(*args, **kwargs)
             raise ContentionError

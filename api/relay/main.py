@@ -28,8 +28,13 @@ from shared.settings import settings
 
 log = structlog.get_logger("relay")
 
+LEADING_SECONDS = 2.0
+"""Pause between two records that this relay works."""
+
 RETENTION_SECONDS = 60.0
 """Pause between two deletions of expired rows, and between two checks whether a proof is due."""
+
+_RECORD_LEADING = "UPDATE change_log SET led_at = now() WHERE id = 1"
 
 
 class Relay:
@@ -82,8 +87,9 @@ async def relay_until(stop: asyncio.Event) -> None:
 
 
 async def _relay_while_leading(stop: asyncio.Event) -> None:
-    # The lock lives as long as this connection. If the connection is lost while this relay still works,
-    # another may begin: positions stay right (assigning has a lock of its own), and consumers drop repeats.
+    # The lock lives as long as this session. If the session is lost while this relay still works, another may
+    # begin: positions stay right (assigning has a lock of its own), and consumers drop repeats. That it works
+    # is recorded in this session, so a session whose server is gone or became read-only is noticed.
     connection = await DB.connect()
     publishing: asyncio.Task[None] | None = None
     try:
@@ -92,11 +98,15 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
                 return
         log.info("leading")
         relay = Relay()
-        deleted_at = 0.0
+        led_at = deleted_at = 0.0
         # In a task of its own: if Redis hangs, only the stream is delayed.
         publishing = asyncio.create_task(RedisStream().publish_until(stop))
         while not stop.is_set() and not connection.is_closed():
             beat()
+            if time.monotonic() - led_at > LEADING_SECONDS:
+                async with translate_connection_errors():
+                    await connection.execute(_RECORD_LEADING, timeout=settings().statement_timeout)
+                led_at = time.monotonic()
             if time.monotonic() - deleted_at > RETENTION_SECONDS and await delete_expired_once():
                 deleted_at = time.monotonic()
                 await relay.request_proof_once()

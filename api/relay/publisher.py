@@ -1,6 +1,7 @@
 """Publishes changes to the consumers: in order, at most one window ahead of what they have applied.
 
-For each consumer: assigned ≥ published ≥ applied. The publisher publishes what is assigned, and
+A message carries no changes, only the position up to which there are some. For each consumer:
+assigned ≥ published ≥ applied. The publisher publishes what is assigned, and
 publishes again from the cursor if the cursor does not move. How far it has published is kept in memory only:
 after a restart it begins at the cursor, and the consumer drops changes that arrive twice.
 """
@@ -8,13 +9,12 @@ after a restart it begins at the cursor, and the consumer drops changes that arr
 from __future__ import annotations
 
 import time
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
 
-from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, changes_after, cursor_of
-from shared.changes import Batch, batch_of
+from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, cursor_of
 from shared.settings import settings
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES
 
@@ -30,6 +30,10 @@ CONSUMERS = {
 """Each consumer's cursor, and the task that moves it."""
 
 
+EMPTY_QUEUE_SECONDS = 1.0
+"""How long a cursor may stay unmoved while the queue is empty, before changes are published to it again."""
+
+
 @dataclass
 class Publication:
     """How far changes were published to one consumer, as far as this process knows."""
@@ -41,6 +45,8 @@ class Publication:
     applied: int = -1
     progress_at: float = field(default_factory=time.monotonic)
     """When the cursor last moved, or the consumer had nothing left to apply (monotonic seconds)."""
+    repeats: int = 0
+    """How often changes were published again since then."""
 
 
 class Publisher:
@@ -67,20 +73,13 @@ class Publisher:
     async def _publish_to(self, publication: Publication) -> int:
         newest = await self._read_cursor(publication)
         published = 0
-        # In most rounds there is nothing new, and the log is not read.
-        while (
-            publication.published < newest
-            and (room := settings().relay_window - (publication.published - publication.applied)) > 0
-        ):
-            changes = await changes_after(publication.published, min(settings().relay_batch, room))
-            if not changes:
+        last = min(newest, publication.applied + settings().relay_window)
+        while publication.published < last:
+            position = min(last, publication.published + settings().relay_batch)
+            if not await self._send(publication.task, position):
                 break
-            # The webhook consumer reads its changes from the log, so its messages carry none.
-            batch = batch_of(changes, carried=publication.consumer != WEBHOOK_DELIVERIES)
-            if not await self._send(publication.task, batch):
-                break
-            publication.published = changes[-1].position
-            published += len(changes)
+            published += position - publication.published
+            publication.published = position
         return published
 
     async def _read_cursor(self, publication: Publication) -> int:
@@ -88,14 +87,15 @@ class Publisher:
         cursor = await cursor_of(publication.consumer)
         now = time.monotonic()
         if cursor.position != publication.applied or publication.published <= cursor.position:
-            publication.progress_at = now
+            publication.progress_at, publication.repeats = now, 0
         went_back = cursor.position < publication.applied
         publication.applied = cursor.position
         if publication.published < cursor.position or went_back:
             # The first round, or another relay published meanwhile. Or the database was restored, or the
             # summaries are rebuilt: then everything after the cursor has to be published again.
             publication.published = cursor.position
-        elif now - publication.progress_at > settings().republish_after:
+        elif await self._is_lost(publication, now - publication.progress_at):
+            publication.repeats += 1
             log.warning(
                 "publishing_again",
                 consumer=publication.consumer,
@@ -106,8 +106,21 @@ class Publisher:
             publication.progress_at = now
         return cursor.last_position
 
-    async def _send(self, task: str, batch: Batch) -> bool:
-        sent = await self._sender.send(task, astuple(batch), most_waiting())
+    async def _is_lost(self, publication: Publication, silent_seconds: float) -> bool:
+        """Return whether what was published to a consumer should be published again.
+
+        Sooner than after OMS_REPUBLISH_AFTER if nothing waits in the queue: Redis was wiped, or a child or a
+        connection of the worker was lost with a batch. Or that batch takes long: hence the growing pauses.
+        """
+        if silent_seconds > settings().republish_after:
+            return True
+        return (
+            silent_seconds > EMPTY_QUEUE_SECONDS * 2**publication.repeats
+            and await self._sender.queue_is_empty() is True
+        )
+
+    async def _send(self, task: str, position: int) -> bool:
+        sent = await self._sender.send(task, (position,), most_waiting())
         if not sent and not self._sender.is_unavailable and not self._queue_is_full:
             log.warning("queue_full", most_waiting=most_waiting())
         self._queue_is_full = not sent and not self._sender.is_unavailable

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import redis.asyncio as redis_client
 import structlog
 from redis.exceptions import RedisError, ResponseError, WatchError
 
 from shared.change_log import changes_after, is_change_at, log_bounds
 from shared.database.engine import DatabaseUnavailableError
-from shared.redis_tls import tls_options
+from shared.redis_clients import async_client, close_client
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -54,19 +53,17 @@ class RedisStream:
     """Publishes changes to the stream."""
 
     def __init__(self) -> None:
-        self._client = redis_client.from_url(
-            settings().redis_url,
+        self._client = async_client(
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=None,
             health_check_interval=10,
-            **tls_options(),
         )
         self._is_unavailable = False
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._client.aclose()
+        await close_client(self._client)
 
     async def publish_until(self, stop: asyncio.Event) -> None:
         """Publish until ``stop`` is set, whatever happens to Redis or PostgreSQL."""
@@ -83,9 +80,11 @@ class RedisStream:
                         log.warning("redis_unavailable", reason=str(error) or type(error).__name__)
                     self._is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
                 except Exception as error:
-                    # Nothing waits for this task: if it ended, only the stream's readers would notice.
-                    log.exception("publishing_failed", exc_info=error)
-                    pause = PAUSE_WHEN_UNAVAILABLE_SECONDS
+                    # Nothing waits for this task: if it ended, only the stream's readers would notice. What
+                    # is no Redis may answer so that the client is confused.
+                    if not self._is_unavailable:
+                        log.exception("publishing_failed", exc_info=error)
+                    self._is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
                 else:
                     if self._is_unavailable:
                         log.info("redis_available_again")

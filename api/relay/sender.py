@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, ParamSpec
 
 import structlog
 from kombu.exceptions import OperationalError
 
 from shared.change_log import assign_positions
 from shared.settings import settings
-from shared.task_queue import CONSUMER_QUEUE, send_unless_full
+from shared.task_queue import CONSUMER_QUEUE, is_empty, send_unless_full
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
 
 log = structlog.get_logger("relay")
 
@@ -31,21 +37,27 @@ class Sender:
         self, task: str, arguments: tuple[object, ...], most_waiting: int, queue: str = CONSUMER_QUEUE
     ) -> bool:
         """Send a task unless that many messages wait in the queue already; return whether it was sent."""
+        return await self._run(send_unless_full, task, arguments, most_waiting, queue) or False
+
+    async def queue_is_empty(self) -> bool | None:
+        """Return whether no batch of changes waits for the worker; None if Redis is unavailable."""
+        return await self._run(is_empty)
+
+    async def _run(self, call: Callable[P, bool], *arguments: P.args, **named: P.kwargs) -> bool | None:
+        """Make a call that Redis must answer; None, after logging it once, if Redis is unavailable."""
         try:
-            # In a thread, because publishing blocks: if Redis hangs, up to the socket's timeout. Meanwhile
-            # positions are assigned, so that subscribers that do not need Redis are not delayed.
-            sending = asyncio.ensure_future(
-                asyncio.to_thread(send_unless_full, task, arguments, most_waiting, queue)
-            )
-            while not (await asyncio.wait({sending}, timeout=settings().relay_interval))[0]:
+            # In a thread, because it blocks: if Redis hangs, up to the socket's timeout. Meanwhile positions
+            # are assigned, so that subscribers that do not need Redis are not delayed.
+            calling = asyncio.ensure_future(asyncio.to_thread(call, *arguments, **named))
+            while not (await asyncio.wait({calling}, timeout=settings().relay_interval))[0]:
                 await assign_positions()
-            sent = sending.result()
+            result = calling.result()
         except (OperationalError, OSError) as error:
             if not self.is_unavailable:
                 log.warning("queue_unavailable", reason=str(error))
             self.is_unavailable = self.failed_this_round = True
-            return False
+            return None
         if self.is_unavailable:
             log.info("queue_available_again")
         self.is_unavailable = False
-        return sent
+        return result

@@ -6,19 +6,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from piccolo.columns.combination import And
+import msgspec
 
 from api.http.idempotency_keys import Answer, IdempotencyKey, idempotent
 from api.services.errors import ServiceIdTakenError, ServiceNameTakenError, ServiceNotFoundError
-from api.services.queries import StoredService
+from api.services.queries import StoredService, find_service
 from shared.database.locks import CATALOGUE_LOCK
 from shared.database.statements import execute
 from shared.database.tables import Service
 from shared.database.transaction import retry_on_lock_timeout, transaction
 
 if TYPE_CHECKING:
-    from piccolo.custom_types import Combinable
-
     from api.services.bodies import NewService
 
 
@@ -67,7 +65,7 @@ async def rename_service(service_id: int, name: str) -> StoredService:
         ServiceNameTakenError: another service has the name.
 
     """
-    return await _update(service_id, Service.id == service_id, {Service.name: name})
+    return await _update(service_id, {"name": name})
 
 
 async def archive_service(service_id: int) -> None:
@@ -77,22 +75,37 @@ async def archive_service(service_id: int) -> None:
         ServiceNotFoundError: no service has this id, or it is archived already.
 
     """
-    in_use = And(Service.id == service_id, Service.archived_at.is_null())
-    await _update(service_id, in_use, {Service.archived_at: datetime.now(UTC)})
+    await _update(service_id, {"archived_at": datetime.now(UTC)}, only_in_use=True)
+
+
+async def restore_service(service_id: int) -> StoredService:
+    """Undo the archiving of a service. One that is not archived stays as it is.
+
+    Raises:
+        ServiceNotFoundError: no service has this id.
+        ServiceNameTakenError: another service has been given its name.
+
+    """
+    return await _update(service_id, {"archived_at": None})
 
 
 @retry_on_lock_timeout
-async def _update(service_id: int, condition: Combinable, values: dict[Any, Any]) -> StoredService:
-    try:
-        async with transaction():
-            await lock_catalogue()
-            rows = (
-                await Service.update({**values, Service.updated_at: datetime.now(UTC)})
-                .where(condition)
+async def _update(service_id: int, values: dict[Any, Any], *, only_in_use: bool = False) -> StoredService:
+    """Change a service; if it has these values already, nothing is stored."""
+    async with transaction():
+        await lock_catalogue()
+        service = await find_service(service_id)
+        if only_in_use and service.archived_at is not None:
+            raise ServiceNotFoundError(service_id)
+        changed = msgspec.structs.replace(service, **values)
+        if changed == service:
+            return service
+        try:
+            (row,) = (
+                await Service.update({**values, "updated_at": datetime.now(UTC)})
+                .where(Service.id == service_id)
                 .returning(*Service.all_columns())
             )
-    except asyncpg.UniqueViolationError:
-        raise ServiceNameTakenError(str(values[Service.name])) from None
-    if not rows:
-        raise ServiceNotFoundError(service_id)
-    return StoredService(**rows[0])
+        except asyncpg.UniqueViolationError:
+            raise ServiceNameTakenError(changed.name) from None
+        return StoredService(**row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from litestar import Response, delete, post, put, route
 
-from api.http.bodies import read_body
+from api.http.bodies import check_own_id, read_body
 from api.http.fields import read_id
 from api.http.idempotency import created, read_idempotency_key
 from api.http.media_types import JSON
@@ -39,6 +39,7 @@ async def rename_service(request: AnyRequest) -> Response[bytes]:
     """Rename a service. Orders keep the name that it had when they were written."""
     service_id = path_id(request, "service_id")
     renaming = await read_body(request, ServiceRenaming)
+    check_own_id(renaming.id, service_id)
     return _answer(await commands.rename_service(service_id, renaming.name))
 
 
@@ -46,6 +47,12 @@ async def rename_service(request: AnyRequest) -> Response[bytes]:
 async def archive_service(request: AnyRequest) -> None:
     """Archive a service: it stays readable and can no longer be ordered. A second time is 404."""
     await commands.archive_service(path_id(request, "service_id"))
+
+
+@post("/services/{service_id:str}/restore", status_code=200)
+async def restore_service(request: AnyRequest) -> Response[bytes]:
+    """Undo the archiving of a service: it can be ordered again."""
+    return _answer(await commands.restore_service(path_id(request, "service_id")))
 
 
 @route("/services", http_method=READ, opt={"query": Query({"include_archived": read_boolean, **PAGING})})
@@ -57,4 +64,4 @@ async def list_services(request: AnyRequest) -> Response[bytes]:
     return answer_page(request, page)
 
 
-ROUTES = [create_service, list_services, read_service, rename_service, archive_service]
+ROUTES = [create_service, list_services, read_service, rename_service, archive_service, restore_service]

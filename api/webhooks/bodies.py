@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Annotated
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator
 
 from api.changes.queries import TYPES as ORDER_CHANGE_TYPES
 from api.http import fields
-from api.http.bodies import Body
+from api.http.bodies import Body, Patch, ReadOnly
 from api.orders.fields import read_calendar
 from shared.settings import settings
 from shared.webhook_addresses import RefusedAddressError
@@ -72,18 +71,6 @@ def _read_boolean(value: object) -> bool:
     return value
 
 
-def _whole_number_up_to(greatest: int) -> Any:
-    def read_whole_number(value: object) -> int:
-        # 1.0 is a whole number too, in JSON.
-        if isinstance(value, bool) or not isinstance(value, int | Decimal) or not 0 <= value <= greatest:
-            raise ValueError(f"must be a whole number from 0 to {greatest}")
-        if value != int(value):
-            raise ValueError("must be a whole number")
-        return int(value)
-
-    return PlainValidator(read_whole_number)
-
-
 Url = Annotated[str, PlainValidator(_read_url)]
 Types = Annotated[list[str], PlainValidator(_read_types)]
 Calendars = Annotated[list[str], PlainValidator(_read_calendars)]
@@ -99,30 +86,32 @@ class NewWebhook(Body):
     description: Description = ""
 
 
-class WebhookPatch(Body):
-    """The body of a PATCH (JSON Merge Patch, RFC 7396): members that are absent stay as they are."""
+class WebhookPatch(Patch):
+    """The body of a PATCH."""
 
+    id: Annotated[int | None, PlainValidator(fields.read_id)] = None
     url: Url = ""
     types: Types = Field(default_factory=list)
     calendars: Calendars = Field(default_factory=list)
     description: Description = ""
     enabled: Annotated[bool, PlainValidator(_read_boolean)] = True
-
-    @model_validator(mode="after")
-    def _require_a_member(self) -> Self:
-        if not self.model_fields_set:
-            raise ValueError("must name at least one field: url, types, calendars, description or enabled")
-        return self
+    disabled: ReadOnly = None
+    failing_since: ReadOnly = None
+    after: ReadOnly = None
+    created_at: ReadOnly = None
+    updated_at: ReadOnly = None
 
 
 class SecretRotation(Body):
     """The body of a rotation."""
 
-    old_valid_for: Annotated[int, _whole_number_up_to(LONGEST_OLD_SECRET_SECONDS)] = OLD_SECRET_SECONDS
+    old_valid_for: Annotated[int, PlainValidator(fields.whole_number(0, LONGEST_OLD_SECRET_SECONDS))] = (
+        OLD_SECRET_SECONDS
+    )
     """Seconds for which the current secret signs beside the new one."""
 
 
 class Replay(Body):
     """The body of a replay: everything after a position; without one, everything that was missed."""
 
-    after: Annotated[int | None, _whole_number_up_to(fields.GREATEST_ID)] = None
+    after: Annotated[int | None, PlainValidator(fields.whole_number(0, fields.GREATEST_ID))] = None

@@ -16,28 +16,29 @@ from uuid import UUID
 
 import msgspec
 
-from api.changes.queries import check_position
 from api.http.idempotency_keys import Answer, IdempotencyKey, idempotent
 from api.http.json_text import encode_text
 from api.http.times import utc_text
-from api.webhooks.errors import TooMuchToReplayError, WebhookDisabledError, WebhookNotFoundError
+from api.webhooks.errors import (
+    TooManyWebhooksError,
+    WebhookDisabledError,
+    WebhookNotFoundError,
+)
 from api.webhooks.queries import WEBHOOK_COLUMNS, StoredDelivery, StoredWebhook, find_delivery
-from shared.change_log import WEBHOOK_DELIVERIES, Bounds, last_position, lock_cursor, log_bounds
+from shared.change_log import WEBHOOK_DELIVERIES, last_position, lock_cursor
 from shared.database.statements import execute, fetch_one, fetch_optional, fetch_value, fetch_values
 from shared.database.tables import WebhookSecret
 from shared.database.transaction import retry_on_lock_timeout, transaction
+from shared.settings import settings
 from shared.webhooks import DISABLE_DELIVERIES, notification
 
 if TYPE_CHECKING:
-    from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
+    from api.webhooks.bodies import NewWebhook, SecretRotation, WebhookPatch
 
 CREATION = "createWebhook"
 """The operation of an Idempotency-Key."""
 
 SECRET_BYTES = 32
-REPLAYED_AT_ONCE = 100_000
-"""Changes that one replay covers: five seconds' work, during which the webhook consumer waits."""
-
 MAX_SECRETS = 8
 """Each of them adds a signature to the header of every delivery; older ones expire early."""
 
@@ -45,6 +46,8 @@ _INSERT = f"""
 INSERT INTO webhook (url, types, calendars, description, starts_after)
 VALUES ($1, $2, $3, $4, $5) RETURNING {WEBHOOK_COLUMNS}
 """
+
+_COUNT = "SELECT count(*) FROM webhook WHERE deleted_at IS NULL"
 
 _LOCK = f"SELECT {WEBHOOK_COLUMNS} FROM webhook WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE"
 
@@ -85,32 +88,6 @@ INSERT INTO webhook_delivery (webhook_id, event_id, type, payload, state, next_a
 VALUES ($1, $2, 'webhook.test', $3, 'pending', now()) RETURNING id
 """
 
-_REPLAY_MISSED = """
-UPDATE webhook_delivery SET
-    state = 'pending', round = round + 1, attempts = 0, next_attempt_at = now()
-WHERE id IN (
-    SELECT id FROM webhook_delivery
-    WHERE webhook_id = $1 AND position IS NOT NULL AND state <> 'delivered' AND state <> 'pending'
-    ORDER BY position LIMIT $2
-)
-"""
-
-_REPLAY_AFTER = """
-WITH due AS (
-    INSERT INTO webhook_delivery AS d
-        (webhook_id, position, event_id, type, order_id, state, next_attempt_at)
-    SELECT w.id, c.position, c.event_id, c.type, c.order_id, 'pending', now()
-    FROM order_change AS c JOIN webhook AS w ON w.id = $1 AND webhook_wants(w, c)
-    WHERE c.position > $2 AND c.position <= $3
-    ORDER BY c.position
-    ON CONFLICT (webhook_id, position) DO UPDATE SET
-        state = 'pending', round = d.round + 1, attempts = 0, next_attempt_at = now(), acknowledged_at = NULL
-    RETURNING 1
-)
-SELECT count(*) AS deliveries, first_position AS first, last_position AS last
-FROM due RIGHT JOIN change_log ON true GROUP BY first_position, last_position
-"""
-
 
 def rotation_operation(webhook_id: int) -> str:
     """Return the operation of an Idempotency-Key for rotations, different for each webhook."""
@@ -126,6 +103,7 @@ async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> Answer:
 
     Raises:
         IdempotencyKeyReusedError: the key was used for other content.
+        TooManyWebhooksError: there are ``OMS_MAX_WEBHOOKS`` already.
 
     """
     async with transaction():
@@ -135,6 +113,10 @@ async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> Answer:
 @idempotent
 async def _create(new: NewWebhook) -> str:
     await lock_cursor(WEBHOOK_DELIVERIES)
+    # Counted under that lock, which every creation takes: no two of them can both become the last one.
+    most = settings().max_webhooks
+    if await fetch_value(int, _COUNT) >= most:
+        raise TooManyWebhooksError(most)
     webhook = await fetch_one(
         StoredWebhook, _INSERT, new.url, new.types, new.calendars, new.description, await last_position()
     )
@@ -161,7 +143,14 @@ async def _lock_webhook(webhook_id: int) -> StoredWebhook:
     return webhook
 
 
-async def _lock_enabled_webhook(webhook_id: int) -> None:
+async def lock_enabled_webhook(webhook_id: int) -> None:
+    """Lock a webhook until the transaction ends.
+
+    Raises:
+        WebhookNotFoundError: no webhook has this id.
+        WebhookDisabledError: nothing is sent to it.
+
+    """
     webhook = await _lock_webhook(webhook_id)
     if webhook.disabled_reason is not None:
         raise WebhookDisabledError(webhook_id, webhook.disabled_reason)
@@ -171,6 +160,8 @@ async def _lock_enabled_webhook(webhook_id: int) -> None:
 async def change_webhook(webhook_id: int, patch: WebhookPatch) -> StoredWebhook:
     """Change parts of a webhook. If this enables it, its earlier failures no longer count.
 
+    If nothing would change, nothing is stored.
+
     Deliveries that were disabled stay so, and are listed as missed; a replay sends them.
 
     Raises:
@@ -179,9 +170,12 @@ async def change_webhook(webhook_id: int, patch: WebhookPatch) -> StoredWebhook:
     """
     async with transaction():
         webhook = await _lock_webhook(webhook_id)
-        members = patch.model_dump(exclude_unset=True)
-        enabled = members.pop("enabled", webhook.disabled_at is None)
+        members = patch.model_dump(exclude={"id"}, exclude_unset=True)
+        was_enabled = webhook.disabled_at is None
+        enabled = members.pop("enabled", was_enabled)
         wanted = msgspec.structs.replace(webhook, **members)
+        if (wanted, enabled) == (webhook, was_enabled):
+            return webhook
         changed = await fetch_one(
             StoredWebhook,
             _UPDATE,
@@ -259,51 +253,8 @@ async def send_test(webhook_id: int) -> StoredDelivery:
 
     """
     async with transaction():
-        await _lock_enabled_webhook(webhook_id)
+        await lock_enabled_webhook(webhook_id)
         event = await fetch_one(_TestEvent, "SELECT uuidv7() AS id, utc_text(now()) AS time")
         text = notification(event.id, event.time, "webhook.test", webhook_id, {})
         delivery_id = await fetch_value(int, _INSERT_TEST, webhook_id, event.id, text)
         return await find_delivery(webhook_id, delivery_id)
-
-
-@retry_on_lock_timeout
-async def replay(webhook_id: int, requested: Replay) -> int:
-    """Make what was missed, or everything after a position, due again; return the number of deliveries.
-
-    With a position, it is everything that the webhook's filters match now: delivered before or not, and also
-    from before the webhook was created. Changes that the consumer has not reached yet follow anyway.
-
-    Raises:
-        WebhookNotFoundError: no webhook has this id.
-        WebhookDisabledError: nothing is sent to it.
-        PositionNotInLogError: the log does not have everything after the position, or ends before it.
-        TooMuchToReplayError: more changes follow the position than one replay covers.
-
-    """
-    async with transaction():
-        applied = await lock_cursor(WEBHOOK_DELIVERIES)
-        await _lock_enabled_webhook(webhook_id)
-        if requested.after is None:
-            return await execute(_REPLAY_MISSED, webhook_id, REPLAYED_AT_ONCE)
-        return await _replay_after(webhook_id, requested.after, applied)
-
-
-class _Replayed(msgspec.Struct, frozen=True):
-    """How many deliveries are due, and the log's bounds in the same snapshot."""
-
-    deliveries: int
-    first: int
-    last: int
-
-
-async def _replay_after(webhook_id: int, after: int, applied: int) -> int:
-    check_position(after, await log_bounds())
-    if after < applied - REPLAYED_AT_ONCE:
-        raise TooMuchToReplayError(applied - REPLAYED_AT_ONCE)
-    await execute(
-        "UPDATE webhook SET starts_after = least(starts_after, $2) WHERE id = $1", webhook_id, after
-    )
-    replayed = await fetch_one(_Replayed, _REPLAY_AFTER, webhook_id, after, applied)
-    # Checked again, in the snapshot that was replayed: the log may have been trimmed since the first check.
-    check_position(after, Bounds(replayed.first, replayed.last))
-    return replayed.deliveries

@@ -28,6 +28,13 @@ class WebhookDisabledError(Exception):
 
 
 @dataclass
+class TooManyWebhooksError(Exception):
+    """There are as many webhooks as the deployment allows."""
+
+    most: int
+
+
+@dataclass
 class TooMuchToReplayError(Exception):
     """A replay can't begin so far back: more changes follow than one replay covers."""
 

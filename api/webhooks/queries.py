@@ -1,8 +1,7 @@
-"""Reading webhooks, their deliveries with attempts, and what they missed."""
+"""Reading webhooks, and their deliveries with attempts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,13 +13,10 @@ from api.http.json_text import encode_text
 from api.http.pages import Page
 from api.http.times import utc_text
 from api.webhooks.errors import DeliveryNotFoundError, WebhookNotFoundError
-from shared.change_log import WEBHOOK_DELIVERIES
-from shared.database.engine import DB
-from shared.database.statements import fetch_all, fetch_optional, read_row
+from shared.database.statements import fetch_all, fetch_optional
 from shared.database.tables import Webhook
 
 STATUSES = ("pending", "retrying", "delivered", "exhausted", "disabled")
-REASONS = ("pending", "retrying", "exhausted", "disabled", "filtered")
 
 ATTEMPTS_SHOWN = 20
 """How many attempts at a delivery are shown, the newest ones; replays may have made more."""
@@ -63,41 +59,6 @@ WHERE d.webhook_id = $1 AND ($2::text IS NULL OR d.state = $2) AND ($3::bigint I
 ORDER BY d.id DESC LIMIT $4
 """
 
-# One statement, so one snapshot: every change is either counted as acknowledged or listed, never both. Up to
-# the consumer's cursor, a delivery says what happened to a change, and no delivery means that the webhook's
-# filters excluded it. Beyond the cursor, the webhook's current types and calendars decide.
-_MISSED = """
-WITH followed AS (
-    SELECT w.*, log.last_position, cursor.position AS applied,
-        greatest(w.starts_after, log.first_position - 1) AS after
-    FROM webhook AS w, change_log AS log, consumer_cursor AS cursor
-    WHERE w.id = $1 AND w.deleted_at IS NULL AND cursor.consumer = $2
-), missed AS (
-    SELECT c.position, c.event_id, c.type, c.order_id, d.id AS delivery_id, d.next_attempt_at,
-        CASE
-            WHEN d.state IS NOT NULL THEN d.state
-            WHEN c.position <= followed.applied THEN 'filtered'
-            WHEN NOT (SELECT webhook_wants(w, c) FROM webhook AS w WHERE w.id = $1) THEN 'filtered'
-            WHEN followed.disabled_at IS NOT NULL THEN 'disabled'
-            ELSE 'pending'
-        END AS reason
-    FROM followed
-    JOIN order_change AS c
-        ON c.position > greatest(followed.after, $3) AND c.position <= followed.last_position
-    LEFT JOIN webhook_delivery AS d ON d.webhook_id = $1 AND d.position = c.position
-    WHERE d.state IS DISTINCT FROM 'delivered'
-), page AS (
-    SELECT * FROM missed WHERE $4::text IS NULL OR reason = $4 ORDER BY position LIMIT $5
-)
-SELECT
-    followed.after, followed.last_position, page.*,
-    (
-        SELECT count(*) FROM webhook_delivery AS d
-        WHERE d.webhook_id = $1 AND d.state = 'delivered' AND d.position > followed.after
-    ) AS acknowledged
-FROM followed LEFT JOIN page ON true ORDER BY page.position
-"""
-
 
 class StoredWebhook(msgspec.Struct, frozen=True):
     """The columns of ``webhook`` that concern callers."""
@@ -127,7 +88,7 @@ class StoredWebhook(msgspec.Struct, frozen=True):
             "description": self.description,
             "enabled": self.disabled_at is None,
             "disabled": disabled,
-            "failing_since": _optional_utc_text(self.failing_since),
+            "failing_since": optional_utc_text(self.failing_since),
             "after": self.starts_after,
             "created_at": utc_text(self.created_at),
             "updated_at": utc_text(self.updated_at),
@@ -178,8 +139,8 @@ class StoredDelivery(msgspec.Struct, frozen=True):
                 "order": None if self.order_id is None else str(self.order_id),
                 "status": self.state,
                 "created_at": utc_text(self.created_at),
-                "acknowledged_at": _optional_utc_text(self.acknowledged_at),
-                "next_attempt_at": _optional_utc_text(self.next_attempt_at),
+                "acknowledged_at": optional_utc_text(self.acknowledged_at),
+                "next_attempt_at": optional_utc_text(self.next_attempt_at),
                 "attempts": msgspec.json.decode(self.ended_attempts),
                 "under_way_since": next((attempt.at for attempt in unended if attempt.under_way), None),
                 "interrupted": [attempt.at for attempt in unended if not attempt.under_way],
@@ -187,46 +148,8 @@ class StoredDelivery(msgspec.Struct, frozen=True):
         )
 
 
-class Miss(msgspec.Struct, frozen=True):
-    """A change that a webhook did not acknowledge, and why."""
-
-    position: int
-    event_id: UUID
-    type: str
-    order_id: int
-    reason: str
-    delivery_id: int | None
-    next_attempt_at: datetime | None
-
-    def json(self) -> str:
-        """Return the missed change as JSON."""
-        return encode_text(
-            {
-                "position": self.position,
-                "event": str(self.event_id),
-                "type": self.type,
-                "order": str(self.order_id),
-                "reason": self.reason,
-                "delivery": None if self.delivery_id is None else str(self.delivery_id),
-                "next_attempt_at": _optional_utc_text(self.next_attempt_at),
-            }
-        )
-
-
-@dataclass(frozen=True)
-class Missed:
-    """A page of what a webhook missed, and what the list is exact for."""
-
-    page: Page
-    after: int
-    """The webhook follows the retained changes after this position …"""
-    position: int
-    """… up to this one, the last in the log."""
-    acknowledged: int
-    """How many of these changes it acknowledged. The list has the others."""
-
-
-def _optional_utc_text(at: datetime | None) -> str | None:
+def optional_utc_text(at: datetime | None) -> str | None:
+    """Write a time as RFC 3339 in UTC, if there is one."""
     return None if at is None else utc_text(at)
 
 
@@ -260,14 +183,6 @@ async def list_webhooks(after: int, limit: int) -> Page:
     )
 
 
-class _WholeList(msgspec.Struct, frozen=True):
-    """Figures of a whole list of missed changes, in each of its rows."""
-
-    after: int
-    last_position: int
-    acknowledged: int
-
-
 async def find_delivery(webhook_id: int, delivery_id: int) -> StoredDelivery:
     """Find a delivery of a webhook.
 
@@ -285,24 +200,3 @@ async def list_deliveries(webhook_id: int, status: str | None, before: int | Non
     """List a webhook's deliveries, newest first, beginning before the id ``before``."""
     deliveries = await fetch_all(StoredDelivery, _DELIVERIES_BEFORE, webhook_id, status, before, limit + 1)
     return Page.of(deliveries, limit, StoredDelivery.json, lambda delivery: [delivery.id])
-
-
-async def list_missed(webhook_id: int, reason: str | None, after: int, limit: int) -> Missed:
-    """List every change that a webhook did not acknowledge, by position, and why.
-
-    Raises:
-        WebhookNotFoundError: no webhook has this id.
-
-    """
-    rows = await DB.fetch(_MISSED, webhook_id, WEBHOOK_DELIVERIES, after, reason, limit + 1)
-    if not rows:
-        raise WebhookNotFoundError(webhook_id)
-    # If nothing was missed there is one row, with the figures of the whole list and no change.
-    misses = [read_row(Miss, row) for row in rows if row["position"] is not None]
-    whole = read_row(_WholeList, rows[0])
-    return Missed(
-        Page.of(misses, limit, Miss.json, lambda miss: [miss.position]),
-        after=whole.after,
-        position=whole.last_position,
-        acknowledged=whole.acknowledged,
-    )

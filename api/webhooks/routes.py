@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from litestar import Response, delete, patch, post, route
 
-from api.http.bodies import MERGE_PATCH, read_body
+from api.http.bodies import MERGE_PATCH, check_own_id, read_body
 from api.http.fields import GREATEST_ID, one_of, read_id, read_position
 from api.http.idempotency import created, read_idempotency_key
 from api.http.json_text import encode
@@ -13,7 +13,7 @@ from api.http.media_types import JSON
 from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_id, query_of
 from api.http.request import READ, AnyRequest
-from api.webhooks import commands, queries
+from api.webhooks import commands, missed, queries, replays
 from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
 from api.webhooks.queries import StoredDelivery, StoredWebhook
 
@@ -52,6 +52,7 @@ async def update_webhook(request: AnyRequest) -> Response[bytes]:
     """Change parts of a webhook; enable or disable it."""
     webhook_id = path_id(request, "webhook_id")
     change = await read_body(request, WebhookPatch, MERGE_PATCH)
+    check_own_id(change.id, webhook_id)
     return _answer(await commands.change_webhook(webhook_id, change))
 
 
@@ -105,16 +106,16 @@ async def read_delivery(request: AnyRequest) -> Response[bytes]:
 @route(
     "/webhooks/{webhook_id:str}/missed",
     http_method=READ,
-    opt={"query": Query({"reason": one_of(*queries.REASONS), **PAGING})},
+    opt={"query": Query({"reason": one_of(*missed.REASONS), **PAGING})},
 )
 async def list_missed(request: AnyRequest) -> Response[bytes]:
     """List every change that the webhook did not acknowledge, and why."""
     webhook_id = path_id(request, "webhook_id")
     reason = query_of(request).get("reason")
     after = read_cursor(request, read_position) or 0
-    missed = await queries.list_missed(webhook_id, reason, after, limit_of(request))
-    as_of = {"after": missed.after, "position": missed.position, "acknowledged": missed.acknowledged}
-    return answer_page(request, missed.page, head=f'"as_of":{encode(as_of).decode()},')
+    page = await missed.list_missed(webhook_id, reason, after, limit_of(request))
+    as_of = {"after": page.after, "position": page.position, "acknowledged": page.acknowledged}
+    return answer_page(request, page.page, head=f'"as_of":{encode(as_of).decode()},')
 
 
 @post("/webhooks/{webhook_id:str}/replay")
@@ -122,7 +123,7 @@ async def replay(request: AnyRequest) -> Response[bytes]:
     """Send again what was missed, or everything after a position, in order."""
     webhook_id = path_id(request, "webhook_id")
     requested = await read_body(request, Replay)
-    deliveries = await commands.replay(webhook_id, requested)
+    deliveries = await replays.replay(webhook_id, requested)
     return Response(encode({"deliveries": deliveries}), status_code=202, media_type=JSON)
 
 

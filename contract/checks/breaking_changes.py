@@ -27,6 +27,7 @@ from contract.checks.document import (
     parse,
 )
 from contract.checks.schema_changes import Change, Direction, SchemaComparison
+from shared.control_characters import escape_control_characters
 
 PROBLEM = "application/problem+json"
 USUAL_BASES = ("main", "origin/main", "HEAD")
@@ -231,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     changes = breaking_changes(old, new)
     for change in changes:
-        sys.stdout.write(f"breaking  {change}\n")
+        sys.stdout.write(f"breaking  {escape_control_characters(str(change))}\n")
     if not changes:
         sys.stdout.write(f"No breaking changes since {revision}.\n")
     elif major(new) > major(old):

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, unquote
 from contract.checks.document import METHODS, ContractError, Place, load, media_types, parameters
 from contract.checks.recording import Exchange, Message, NotARecordingError, read_recording
 from contract.checks.validation import Schemas, read_json, read_text
+from shared.control_characters import escape_control_characters
 
 OUTSIDE_OPERATIONS = "x-responses-outside-operations"
 """The member of the contract with the responses to requests that match no operation."""
@@ -198,10 +199,10 @@ def main(arguments: list[str] | None = None) -> int:
         check = TrafficCheck(load(), allow_refused=options.allow_refused)
         deviations = [deviation for exchange in exchanges for deviation in check.deviations(exchange)]
     except (NotARecordingError, ContractError, OSError, UnicodeDecodeError) as error:
-        sys.stderr.write(f"har: {options.file}: {error}\n")
+        sys.stderr.write(f"har: {escape_control_characters(f'{options.file}: {error}')}\n")
         return 2
     for deviation in deviations:
-        sys.stdout.write(f"{deviation}\n")
+        sys.stdout.write(f"{escape_control_characters(str(deviation))}\n")
     sys.stdout.write(f"{len(exchanges)} exchange(s) checked, {len(deviations)} deviation(s).\n")
     if not exchanges:
         sys.stderr.write("har: no request was checked; is --server the address that was recorded?\n")

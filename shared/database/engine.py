@@ -7,23 +7,41 @@ queries too. Transactions are in ``shared/database/transaction.py``.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 from piccolo.engine.postgres import PostgresEngine
 
 from shared.database.lock_retry import retry_while_locked
+from shared.database.sessions import (
+    READ_ONLY,
+    Session,
+    close_session,
+    ends_session,
+    is_unavailability,
+    sqlstate_of,
+)
+from shared.database.waiting_line import Slots, TooLongError, WaitingLine
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 T = TypeVar("T")
 
 
 class DatabaseUnavailableError(Exception):
     """PostgreSQL can't be reached, is starting or stopping, or no connection is free. Try again soon."""
+
+
+class DatabaseReadOnlyError(DatabaseUnavailableError):
+    """The session can't write: a standby, or ``default_transaction_read_only``. Nothing is stored."""
+
+
+class OverloadedError(DatabaseUnavailableError):
+    """More wait for a connection than can get one in time. Nothing is stored; try again later."""
 
 
 class LockTimeoutError(DatabaseUnavailableError):
@@ -34,37 +52,38 @@ class OutcomeUnknownError(DatabaseUnavailableError):
     """The connection broke during a COMMIT: nothing or all of the transaction is stored."""
 
 
-CONNECTION_ERRORS = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server has closed the session, and the socket is still open
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    OSError,
-    TimeoutError,
-)
-"""What asyncpg raises when the server or the connection fails, never because of the statement."""
-
-
 @asynccontextmanager
-async def translate_connection_errors() -> AsyncIterator[None]:
+async def translate_connection_errors(*, connecting: bool = False) -> AsyncIterator[None]:
     """Run a block that talks to PostgreSQL.
 
+    Args:
+        connecting: the block only opens a session, so whatever the server refuses is not a statement's fault.
+
     Raises:
-        DatabaseUnavailableError: the server or the connection failed; raised in place of asyncpg's error.
+        DatabaseUnavailableError: the server or the session failed; raised in place of asyncpg's error.
 
     """
     try:
         yield
-    except CONNECTION_ERRORS as error:
-        if isinstance(error, ValueError):
-            # An argument that asyncpg can't encode is an InterfaceError too: a gap in our validation.
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        if not (is_unavailability(error) or (connecting and isinstance(error, asyncpg.PostgresError))):
             raise
-        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
+        kind = DatabaseReadOnlyError if sqlstate_of(error) == READ_ONLY else DatabaseUnavailableError
+        raise kind(str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def translate_overload() -> Iterator[None]:
+    """Run a block that waits for a connection.
+
+    Raises:
+        OverloadedError: the wait would be too long.
+
+    """
+    try:
+        yield
+    except TooLongError:
+        raise OverloadedError("too many requests wait for the database") from None
 
 
 async def _keep_session_state(_connection: object) -> None:
@@ -78,8 +97,10 @@ CONNECTIONS_FOR_READERS = 2
 class Engine(PostgresEngine):
     """Piccolo's engine, with a time limit on the wait for a connection."""
 
-    _write_slots: asyncio.Semaphore | None = None
-    _retry_slot: asyncio.Semaphore | None = None
+    _write_slots: Slots | None = None
+    _retry_slot: Slots | None = None
+    _line = WaitingLine(1)
+    """Of those who wait for a connection of the pool."""
 
     async def check_version(self) -> None:
         """Skip Piccolo's check of the server's version: it would connect while this module is imported."""
@@ -96,8 +117,9 @@ class Engine(PostgresEngine):
         session = dict(self.config["server_settings"])
         if serving:
             session["lock_timeout"] = f"{settings().lock_wait * 1000:.0f}"
-        self._write_slots = asyncio.Semaphore(max(1, size - CONNECTIONS_FOR_READERS)) if serving else None
-        self._retry_slot = asyncio.Semaphore(1) if serving else None
+        self._write_slots = Slots(max(1, size - CONNECTIONS_FOR_READERS)) if serving else None
+        self._retry_slot = Slots(1) if serving else None
+        self._line = WaitingLine(size)
         await self.start_connection_pool(
             server_settings=session,
             # It connects at first use: a process may start while the server is unreachable.
@@ -118,33 +140,40 @@ class Engine(PostgresEngine):
         except TimeoutError:
             pool.terminate()
 
-    async def acquire(self) -> asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connection[Any]:
+    async def acquire(self) -> Any:
         """Take a connection, waiting ``OMS_POOL_WAIT`` at most.
 
         Raises:
+            OverloadedError: none will be free in time.
             DatabaseUnavailableError: no connection was free in time, or the server can't be reached.
 
         """
-        async with translate_connection_errors():
+        async with translate_connection_errors(connecting=True):
             if self.pool is None:
                 return await self.get_new_connection()
-            return await self.pool.acquire(timeout=settings().pool_wait)
+            with translate_overload(), self._line.waiting(settings().pool_wait):
+                connection: Any = await self.pool.acquire(timeout=settings().pool_wait)
+                while connection.must_be_replaced:
+                    close_session(connection)
+                    connection = await self.pool.acquire(timeout=settings().pool_wait)
+                return connection
 
     @asynccontextmanager
     async def write_slot(self) -> AsyncIterator[None]:
         """Hold one of the slots for transactions that write, waiting ``OMS_POOL_WAIT`` at most.
 
         Only the pool of a process that serves requests has such slots; with others there is no wait.
+
+        Raises:
+            OverloadedError: none was, or will be, free in time.
+
         """
         if self._write_slots is None:
             yield
             return
-        async with asyncio.timeout(settings().pool_wait):
-            await self._write_slots.acquire()
-        try:
-            yield
-        finally:
-            self._write_slots.release()
+        with translate_overload():
+            async with self._write_slots.slot(settings().pool_wait):
+                yield
 
     async def retry_while_locked(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run one statement or one transaction, and run it again as long as a lock that it needs is held.
@@ -167,7 +196,7 @@ class Engine(PostgresEngine):
             DatabaseUnavailableError: the server can't be reached.
 
         """
-        async with translate_connection_errors():
+        async with translate_connection_errors(connecting=True):
             return await self.get_new_connection()
 
     async def release(self, connection: Any) -> None:
@@ -177,6 +206,7 @@ class Engine(PostgresEngine):
             # raises. That must not reach a caller whose transaction has committed.
             with suppress(asyncpg.InternalClientError):
                 await connection._holder._pool.release(connection)  # noqa: SLF001 (its pool, even if stopped since)
+            self._line.free()
         else:
             await connection.close()
 
@@ -190,6 +220,10 @@ class Engine(PostgresEngine):
         connection = await self.acquire()
         try:
             yield connection
+        except BaseException as error:
+            if ends_session(error):
+                close_session(connection)
+            raise
         finally:
             await asyncio.shield(self.release(connection))
 
@@ -241,6 +275,12 @@ def _create_engine() -> Engine:
         config={
             "dsn": settings_.database_url,
             "timeout": settings_.pool_wait,
+            "connection_class": Session,
+            # A standby stores nothing, and what it shows may be older than what callers were answered. Of
+            # several hosts, the primary is used.
+            "target_session_attrs": (
+                None if "target_session_attrs=" in settings_.database_url else SessionAttribute.primary
+            ),
             "server_settings": {
                 "application_name": "oms",
                 "timezone": "UTC",

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
+from shared.database.waiting_line import Slots, TooLongError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -24,7 +26,7 @@ LONGEST_PAUSE_SECONDS = 1.0
 
 
 async def retry_while_locked(
-    work: Callable[[], Awaitable[T]], retry_slot: asyncio.Semaphore, timeout_seconds: float
+    work: Callable[[], Awaitable[T]], retry_slot: Slots, timeout_seconds: float
 ) -> T:
     """Run a statement or a transaction, and run it again as long as a lock that it needs is held.
 
@@ -35,7 +37,8 @@ async def retry_while_locked(
         timeout_seconds: no retry starts later than this.
 
     Raises:
-        asyncpg.LockNotAvailableError: the lock was still held when the time was over.
+        asyncpg.LockNotAvailableError: the lock was still held when the time was over, or so many wait for
+            locks that the next retry could not begin before.
 
     """
     deadline = time.monotonic() + timeout_seconds
@@ -48,14 +51,10 @@ async def retry_while_locked(
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                await retry_slot.acquire()
-        except TimeoutError:
-            break
-        try:
-            return await work()
+            async with retry_slot.slot(deadline - time.monotonic()):
+                return await work()
         except asyncpg.LockNotAvailableError as error:
             lock_error = error
-        finally:
-            retry_slot.release()
+        except TooLongError:
+            break
     raise lock_error

@@ -10,6 +10,7 @@ import io
 import re
 import sys
 from contextlib import asynccontextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ async def migrate() -> int:
     """
     async with _only_migrator():
         await _check_version()
-        pending = await pending_migrations()
+        pending = (await compare_migrations()).pending
         if pending == 0:
             return 0
         # Imported only if a migration is pending: Piccolo's commands import a code formatter, which takes
@@ -88,12 +89,23 @@ async def _check_version() -> None:
         raise MigrationFailedError(f"PostgreSQL {REQUIRED_POSTGRESQL} or newer is needed; this is {version}")
 
 
-async def pending_migrations() -> int:
-    """Count the migrations that the code has and the database does not."""
-    if not await fetch_value(bool, "SELECT to_regclass('migration') IS NOT NULL"):
-        return len(_migrations_in_code())
-    applied = await fetch_values(str, "SELECT name FROM migration WHERE app_name = 'shared'")
-    return len(_migrations_in_code().difference(applied))
+@dataclass(frozen=True)
+class MigrationDifferences:
+    """How the database's migrations differ from the code's."""
+
+    pending: int
+    """How many the code has and the database does not."""
+    unknown: int
+    """How many the database has and the code does not: a newer version of the code applied them."""
+
+
+async def compare_migrations() -> MigrationDifferences:
+    """Compare the migrations that the database has with those of the code."""
+    applied: frozenset[str] = frozenset()
+    if await fetch_value(bool, "SELECT to_regclass('migration') IS NOT NULL"):
+        applied = frozenset(await fetch_values(str, "SELECT name FROM migration WHERE app_name = 'shared'"))
+    in_code = _migrations_in_code()
+    return MigrationDifferences(len(in_code - applied), len(applied - in_code))
 
 
 @cache

@@ -28,28 +28,43 @@ CREATE EXTENSION btree_gist;  -- lets an exclusion constraint compare integers (
 -- Written by: api/orders/commands.py (make_calendar).
 CREATE TABLE calendar (
     id serial PRIMARY KEY,  -- random, not from the sequence: rolled-back creates would exhaust the sequence
-    name text NOT NULL DEFAULT '' UNIQUE,  -- as the caller wrote it; names that differ in case are different
+    name text NOT NULL DEFAULT '' UNIQUE,  -- as the caller wrote it, and looked up in that case only
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    is_case_variant boolean NOT NULL DEFAULT false,  -- true: from before names that differ only in case were refused
 
     CONSTRAINT calendar_name CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND length(name) <= 64)
 );
+-- No two calendars whose names differ only in case: orders on one would not see those on the other.
+CREATE UNIQUE INDEX calendar_name_ignoring_case ON calendar (lower(name COLLATE "C")) WHERE NOT is_case_variant;
 
 -- What can be ordered. Archived, never deleted, so that the services of an old order can still be read.
 --
--- State: in use while archived_at is null; archiving it (api/services/commands.py) is final.
+-- State: in use while archived_at is null. Archived and restored by api/services/commands.py.
 --
 -- Written by: api/services/commands.py; imports (api/orders/imported_services.py).
 CREATE TABLE service (
     id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
-    name text NOT NULL DEFAULT '',  -- unique, ignoring case, among services that are not archived
+    name text NOT NULL DEFAULT '',  -- its name_key is unique among services that are not archived
     archived_at timestamptz,  -- since when it can't be ordered any more
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
-    CONSTRAINT service_name_length CHECK (length(name) BETWEEN 1 AND 100)
+    CONSTRAINT service_name_length CHECK (length(name) BETWEEN 1 AND 100),
+    -- Not blank, and without INVISIBLE_CHARACTERS (api/http/fields.py): what looks the same is the same.
+    CONSTRAINT service_name_visible CHECK (
+        btrim(normalize(name, NFKC), U&' \1680') <> ''
+        AND name !~ '[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u115f-\u1160\u17b4-\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
+    )
 );
 ALTER SEQUENCE service_id_seq START WITH 1000000000000 RESTART WITH 1000000000000;
-CREATE UNIQUE INDEX service_name_in_use ON service (lower(name)) WHERE archived_at IS NULL;
+
+-- Names are compared as Unicode's compatibility caseless match (section 3.13, D146) compares them: neither case nor
+-- the form of letters (full-width, ligatures, composed or not) makes a difference.
+CREATE FUNCTION name_key(name text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN normalize(casefold(
+    normalize(casefold(normalize(name, NFD) COLLATE pg_unicode_fast), NFKD) COLLATE pg_unicode_fast
+), NFKD);
+CREATE UNIQUE INDEX service_name_in_use ON service (name_key(name)) WHERE archived_at IS NULL;
 
 
 -- =============================================================================================================
@@ -80,10 +95,34 @@ CREATE TABLE order_import (
     imported_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP
 );
 
+-- Where an imported order came from. If it was moved, it can return there and shares the import's number again; so
+-- can one that was deleted and is imported again. Rows are never changed or deleted.
+--
+-- Guarantee 1: an order has the number of an import only at a place that it has here. So orders are near each other
+-- only where their import placed them.
+--
+-- Written by: api/orders/imports.py, in the transaction that stores the orders.
+CREATE TABLE imported_place (
+    order_id bigint NOT NULL,
+    calendar_id integer NOT NULL,
+    datetime timestamptz NOT NULL,
+    import_id bigint NOT NULL,  -- of order_import
+    PRIMARY KEY (order_id, calendar_id, datetime)
+);
+
+-- The ids of deleted orders. Only an import uses one again, for the order that had it: it continues its versions.
+--
+-- Written by: a trigger of orders, below. Nothing else writes it.
+CREATE TABLE deleted_order (
+    id bigint PRIMARY KEY,
+    version integer NOT NULL  -- of its latest deletion
+);
+
 -- Orders as they are now. Deleting an order deletes the row; its history remains in order_change.
 --
 -- Written by: api/orders/commands.py (create, replace, patch, delete, batch); api/orders/imports.py.
--- Two triggers write the order's change and its entries in ordered_service in the same statement.
+-- Three triggers write the order's change, its entries in ordered_service and, when it is deleted, its entry in
+-- deleted_order in the same statement.
 --
 -- Guarantees: 1 (orders_spacing) and 2 (orders_record_change).
 CREATE TABLE orders (
@@ -99,7 +138,8 @@ CREATE TABLE orders (
     service_names text[] NOT NULL,  -- in the order of service_ids; as of the order's last write
     calendar_id integer NOT NULL REFERENCES calendar ON DELETE CASCADE ON UPDATE CASCADE,
     import_id bigint NOT NULL DEFAULT nextval('order_import_id_seq'),  -- shared only by the orders of one import;
-                                                                      -- an order that moves gets a new one
+                                                                      -- an order that moves gets a new one, or
+                                                                      -- that of its imported_place
     version integer NOT NULL DEFAULT 1,  -- 1, 2, 3, …: one more with each change
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -107,7 +147,7 @@ CREATE TABLE orders (
     -- GUARANTEE 1: no two orders on a calendar are less than three hours apart, even if written at the same time.
     --
     -- Two orders conflict if they have the same calendar, their ranges overlap, and their import_ids differ.
-    -- The ranges are half-open: exactly three hours apart is allowed, a microsecond less is not, either way.
+    -- The ranges are half-open: exactly three hours apart is allowed, a millisecond less is not, either way.
     -- Orders of one import share an import_id, so they may be closer to each other; no other order may be
     -- placed near them.
     CONSTRAINT orders_spacing EXCLUDE USING gist (
@@ -118,6 +158,9 @@ CREATE TABLE orders (
 
     CONSTRAINT orders_datetime
         CHECK (datetime >= '1970-01-01T00:00:00Z' AND datetime < '2200-01-01T00:00:00Z'),
+    -- To the millisecond, which is all that some clients keep. Computed in UTC, as clear_until is.
+    CONSTRAINT orders_datetime_milliseconds
+        CHECK (datetime AT TIME ZONE 'UTC' = date_trunc('milliseconds', datetime AT TIME ZONE 'UTC')),
     CONSTRAINT orders_totalfee CHECK (totalfee BETWEEN 0 AND 9999999999.99),
     CONSTRAINT orders_version CHECK (version >= 1),
     CONSTRAINT orders_services
@@ -166,6 +209,16 @@ CREATE TRIGGER orders_move_ordered_services AFTER UPDATE ON orders FOR EACH ROW
     EXECUTE FUNCTION keep_ordered_services();
 CREATE TRIGGER orders_forget_ordered_services AFTER TRUNCATE ON orders
     FOR EACH STATEMENT EXECUTE FUNCTION keep_ordered_services();
+
+CREATE FUNCTION remember_deleted_order() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO deleted_order (id, version) VALUES (OLD.id, OLD.version + 1)
+    ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER orders_remember_deleted AFTER DELETE ON orders
+    FOR EACH ROW EXECUTE FUNCTION remember_deleted_order();
 
 
 -- =============================================================================================================
@@ -266,11 +319,13 @@ CREATE TRIGGER orders_record_change AFTER INSERT OR UPDATE OR DELETE ON orders
 -- GUARANTEE 3: positions have no gap and appear in order. A transaction that assigns positions or deletes old
 -- changes locks this row first, so only one does either at a time.
 --
--- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position).
+-- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position);
+-- api/relay/main.py (led_at).
 CREATE TABLE change_log (
     id integer PRIMARY KEY DEFAULT 1,
     last_position bigint NOT NULL DEFAULT 0,  -- the newest that is assigned; 0: no position is yet
     first_position bigint NOT NULL DEFAULT 1,  -- the oldest that is retained; in an empty log, the next one
+    led_at timestamptz,  -- when a relay last worked, to 2 s; null: none has yet
 
     CONSTRAINT change_log_one_row CHECK (id = 1)
 );

@@ -36,7 +36,7 @@ class Service(Table, tablename="service"):
     id = BigSerial(
         primary_key=True, help_text="below 10^12 chosen by the caller, from there on by the sequence"
     )
-    name = Text(help_text="unique, ignoring case, among services that are not archived")
+    name = Text(help_text="unique among services that are not archived, see name_key")
     archived_at = Timestamptz(null=True, default=None, help_text="since when it can't be ordered any more")
     created_at = Timestamptz(default=TimestamptzNow())
     updated_at = Timestamptz(default=TimestamptzNow())
@@ -109,6 +109,7 @@ class ChangeLog(Table, tablename="change_log"):
     first_position = BigInt(
         default=1, help_text="the oldest retained; in an empty log, the next to be assigned"
     )
+    led_at = Timestamptz(null=True, default=None, help_text="when a relay last worked; null: none has yet")
 
 
 class ConsumerCursor(Table, tablename="consumer_cursor"):

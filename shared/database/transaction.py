@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, Self, TypeVar
 from piccolo.engine.postgres import PostgresTransaction
 
 from shared.database.engine import (
-    CONNECTION_ERRORS,
     DB,
     Engine,
     OutcomeUnknownError,
     translate_connection_errors,
 )
+from shared.database.sessions import close_session, ends_session, is_unavailability
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -62,6 +62,8 @@ class Transaction(PostgresTransaction):
         try:
             if exception is None:
                 await self._commit()
+            elif ends_session(exception):
+                close_session(self.connection)  # the server rolls it back
             elif not self.connection.is_closed():
                 await self.rollback()
         finally:
@@ -72,8 +74,10 @@ class Transaction(PostgresTransaction):
     async def _commit(self) -> None:
         try:
             await self.commit()
-        except CONNECTION_ERRORS as error:
-            if self.readonly:
+        except Exception as error:
+            if ends_session(error):
+                close_session(self.connection)
+            if self.readonly or not is_unavailability(error):
                 raise
             # The server may have committed, and the connection broken before its answer came.
             raise OutcomeUnknownError(str(error) or type(error).__name__) from error

@@ -6,17 +6,12 @@ Rows and cursor move in one transaction, see ``worker/batches.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from shared.change_log import FEE_SUMMARIES
 from shared.database.statements import execute, fetch_one, fetch_value
 from shared.fee_summaries import FURTHEST_BACK
 from shared.settings import settings
 from worker.batches import apply_once
-
-if TYPE_CHECKING:
-    from shared.changes import Batch
-
 
 # Subtract each order's previous state and add its new one: one statement for the whole batch, whose cost
 # depends on the batch alone. An order counts under service 0 as a whole, and under each of its services by
@@ -42,20 +37,13 @@ WHEN NOT MATCHED THEN INSERT (generation, day, calendar_id, service_id, share, o
     VALUES ($2, delta.day, delta.calendar_id, delta.service_id, delta.share, delta.orders)
 """
 
-_ADD_NOTIFICATIONS = f"""
-WITH change AS (
-    SELECT (n #>> '{{data,order}}')::json AS order_state, (n #>> '{{data,previous}}')::json AS previous_state
-    FROM json_array_elements($3::json) AS n WHERE (n ->> 'sequence')::bigint > $4
-), {_MERGE_CHANGES}
-"""
-
-_ADD_LOGGED_CHANGES = f"""
+_ADD_CHANGES = f"""
 WITH change AS (
     SELECT order_state, previous_state FROM order_change WHERE position > $3 AND position <= $4
 ), {_MERGE_CHANGES}
 """
 
-_COUNT_LOGGED_CHANGES = "SELECT count(*) FROM order_change WHERE position > $1 AND position <= $2"
+_COUNT_CHANGES = "SELECT count(*) FROM order_change WHERE position > $1 AND position <= $2"
 
 _CURRENT_GENERATION = "SELECT generation AS number, time_zone FROM fee_summary_state WHERE id = 1"
 
@@ -102,21 +90,18 @@ async def current_generation() -> Generation:
     return await fetch_one(Generation, _CURRENT_GENERATION)
 
 
-async def apply_changes(batch: Batch) -> int:
-    """Apply a batch of changes; return how many of them were not applied yet.
+async def apply_changes(last: int) -> int:
+    """Apply the next batch of changes, up to a position; return how many they were.
 
     Raises:
-        BatchAheadError: the batch does not continue the cursor; nothing was applied.
-        ForeignBatchError: its changes are not those of this database; nothing was applied.
+        ChangesDeletedError: some of them are no longer retained; nothing was applied.
 
     """
-    return await apply_once(FEE_SUMMARIES, batch, _add_batch)
+    return await apply_once(FEE_SUMMARIES, last, _add_batch)
 
 
-async def _add_batch(batch: Batch, position: int) -> None:
-    generation = await _generation_to_add_to()
-    await _disable_hash_and_merge_joins()
-    await execute(_ADD_NOTIFICATIONS, generation.time_zone, generation.number, batch.notifications, position)
+async def _add_batch(after: int, last: int) -> None:
+    await add_logged_changes(await _generation_to_add_to(), after, last)
     await _record_step()
 
 
@@ -153,8 +138,8 @@ async def add_logged_changes(generation: Generation, after: int, last: int) -> N
 
     """
     await _disable_hash_and_merge_joins()
-    await execute(_ADD_LOGGED_CHANGES, generation.time_zone, generation.number, after, last)
+    await execute(_ADD_CHANGES, generation.time_zone, generation.number, after, last)
     # Counted afterwards: retention only deletes, so changes that still exist now existed when they were
     # added.
-    if await fetch_value(int, _COUNT_LOGGED_CHANGES, after, last) < last - after:
+    if await fetch_value(int, _COUNT_CHANGES, after, last) < last - after:
         raise ChangesDeletedError(after + 1)

@@ -31,7 +31,7 @@ from shared.database.locks import ATTEMPTS_LOCK, only_one
 from shared.database.statements import execute, fetch_all, fetch_optional, read_row
 from shared.settings import settings
 from shared.webhooks import IS_DUE
-from worker.webhooks.client import Message, WebhookClient
+from worker.webhooks.client import Message, Outcome, WebhookClient
 from worker.webhooks.outcomes import Attempt, record_attempt
 
 log = structlog.get_logger("worker")
@@ -42,6 +42,9 @@ LEASING_SECONDS = 15.0
 
 LEASE_MARGIN_SECONDS = 5.0
 """How much longer a lease lasts than an attempt may."""
+
+RECORDING_PAUSE_SECONDS = 0.2
+"""Pause before the end of an attempt that could not be stored is stored again."""
 
 SLICE_ATTEMPTS = 100
 SLICE_SECONDS = 5.0
@@ -142,25 +145,36 @@ async def attempt_due(client: WebhookClient, leasing_seconds: float = LEASING_SE
     One call at a time leases webhooks: another one returns 0 at once. After ``leasing_seconds`` it lets the
     next call begin, and only finishes its running attempts, each of which may take an attempt's whole time
     limit.
+
+    Raises:
+        DatabaseUnavailableError: no more webhooks could be leased. The attempts under way have ended.
+
     """
     tasks: dict[asyncio.Task[int], Lease] = {}
     attempted = 0
     deadline = time.monotonic() + leasing_seconds
+    unavailable = None
     try:
-        async with only_one(ATTEMPTS_LOCK) as is_locked:
-            while is_locked and time.monotonic() < deadline:
-                for lease in await _lease_webhooks(list(tasks.values())):
-                    # Never inside a transaction: a child task would inherit its connection.
-                    tasks[asyncio.create_task(_attempt_deliveries(lease, client, deadline))] = lease
-                if not tasks:
-                    break
-                attempted += await _wait_for_tasks(tasks, POLL_SECONDS)
+        try:
+            async with only_one(ATTEMPTS_LOCK) as is_locked:
+                while is_locked and time.monotonic() < deadline:
+                    for lease in await _lease_webhooks(list(tasks.values())):
+                        # Never inside a transaction: a child task would inherit its connection.
+                        tasks[asyncio.create_task(_attempt_deliveries(lease, client, deadline))] = lease
+                    if not tasks:
+                        break
+                    attempted += await _wait_for_tasks(tasks, POLL_SECONDS)
+        except DatabaseUnavailableError as error:
+            # Perhaps only for a moment: what is under way has been sent, and may still be recorded.
+            unavailable = error
         while tasks:
             attempted += await _wait_for_tasks(tasks, None)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    if unavailable is not None:
+        raise unavailable
     return attempted
 
 
@@ -171,13 +185,18 @@ async def _wait_for_tasks(tasks: dict[asyncio.Task[int], Lease], seconds: float 
 
 
 def _attempts_of(task: asyncio.Task[int], lease: Lease) -> int:
+    # Nothing that happens to one webhook may stop the others, neither a bug nor a lock on its rows: it is
+    # skipped until its lease ends.
+    if task.cancelled():
+        log.error("webhook_not_served", webhook=lease.webhook_id, reason="cancelled")
+        return 0
     error = task.exception()
     if error is None:
         return task.result()
     if isinstance(error, DatabaseUnavailableError):
-        raise error
-    # A bug that affects one webhook must not stop the others: it is skipped until its lease ends.
-    log.error("webhook_not_served", webhook=lease.webhook_id, exc_info=error)
+        log.warning("webhook_not_served", webhook=lease.webhook_id, reason=str(error))
+    else:
+        log.error("webhook_not_served", webhook=lease.webhook_id, exc_info=error)
     return 0
 
 
@@ -208,10 +227,24 @@ async def _attempt_deliveries(lease: Lease, client: WebhookClient, deadline: flo
         if attempt is None:
             break
         outcome = await client.attempt(attempt.message)
-        await record_attempt(attempt, outcome)
+        await _record_while_leased(attempt, outcome)
         attempted += 1
     await execute(_RELEASE_WEBHOOK, lease.webhook_id, lease.token)
     return attempted
+
+
+async def _record_while_leased(attempt: Attempt, outcome: Outcome) -> None:
+    """Store how an attempt ended, also if PostgreSQL is unavailable for a moment."""
+    deadline = time.monotonic() + LEASE_MARGIN_SECONDS
+    while True:
+        try:
+            await record_attempt(attempt, outcome)
+        except DatabaseUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(RECORDING_PAUSE_SECONDS)
+        else:
+            return
 
 
 async def _begin_next_attempt(lease: Lease) -> Attempt | None:

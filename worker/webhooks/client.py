@@ -1,9 +1,8 @@
 """Sign and POST: the only outbound HTTP.
 
-Subscribers choose the URLs, so the connection is made to an address that was checked, and to no other:
-the name is resolved once, every address that it has is checked, and the socket is opened to one of them;
-the Host header and the name that TLS verifies stay the URL's. Proxies in the environment are ignored, no
-redirect is followed, and no more of a response is read than is stored.
+Connections go to addresses that were checked, and what is read is limited, see
+``worker/webhooks/connections.py``. Proxies in the environment are ignored, no redirect is followed, and no
+more of a response's body is read than is stored.
 """
 
 from __future__ import annotations
@@ -12,22 +11,26 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import httpcore
+import structlog
 from standardwebhooks import Webhook
 
 from shared.webhook_addresses import Address, AddressPolicy, RefusedAddressError
+from worker.webhooks.connections import PinnedBackend, Resolve
 from worker.webhooks.schedule import read_retry_after
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+log = structlog.get_logger("worker")
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 MAX_RESPONSE_BYTES = 2_048
@@ -36,7 +39,14 @@ MAX_RESPONSE_BYTES = 2_048
 CONNECT_SECONDS = 5.0
 """Limit of each connection attempt, so that a dead address of a name does not use up all the time."""
 
-Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
+CANCELLATION_SECONDS = 1.0
+"""How long an attempt that reached its time limit may take to close its connection."""
+
+LOOKUP_THREADS = 4
+"""Threads for name look-ups, for each attempt that may run at the same time.
+
+When an attempt ends, its look-up may block a thread for another half minute, until the resolver times out.
+"""
 
 
 @dataclass(frozen=True)
@@ -83,41 +93,6 @@ def signed_headers(message: Message, at: datetime) -> dict[str, str]:
     }
 
 
-class _PinnedBackend(httpcore.AsyncNetworkBackend):
-    """Opens sockets to addresses that were checked. TLS above it still verifies the URL's name."""
-
-    def __init__(self, scheme: str, policy: AddressPolicy, resolve: Resolve) -> None:
-        self._scheme = scheme
-        self._policy = policy
-        self._resolve = resolve
-        self._sockets = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 (the interface of httpcore)
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        addresses = await self._resolve(host, port)
-        # All of them are checked before the first connection: one forbidden address refuses the whole name.
-        checked = [self._policy.check(address, self._scheme) for address in addresses]
-        failure: Exception = httpcore.ConnectError(f"{host} has no address")
-        for address in checked:
-            try:
-                # A numeric address: nothing below here resolves a name again.
-                return await self._sockets.connect_tcp(
-                    str(address), port, timeout, local_address, socket_options
-                )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
 @cache
 def _tls(ca_file: str) -> ssl.SSLContext:
     """Read the trusted certificates, once per process: it often takes longer than an attempt."""
@@ -145,20 +120,20 @@ class WebhookClient:
             policy: where it may connect to.
             seconds: total time limit of one attempt.
             at_once: attempts that may run at the same time. Each may wait for a name server that does not
-                answer, which blocks a thread: with fewer threads, such names would delay all others.
+                answer, which blocks a thread: with too few threads, such names would delay all others.
             ca_file: CA certificates (PEM) to trust in addition to the system's.
             resolve: resolves a name, in place of the system's resolver.
 
         """
         self._policy = policy
         self._seconds = seconds
-        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="resolve")
+        self._threads = ThreadPoolExecutor(LOOKUP_THREADS * at_once, thread_name_prefix="resolve")
         self._pools = {
             scheme: httpcore.AsyncConnectionPool(
                 ssl_context=_tls(ca_file),
                 max_connections=None,
                 keepalive_expiry=5,
-                network_backend=_PinnedBackend(scheme, policy, resolve or self._resolve_with_system),
+                network_backend=PinnedBackend(scheme, policy, resolve or self._resolve_with_system),
             )
             for scheme in ("http", "https")
         }
@@ -181,11 +156,29 @@ class WebhookClient:
         """Send a notification once and return the outcome. Nothing that an endpoint does makes this raise."""
         started_at, began = datetime.now(UTC), time.monotonic()
         received = _PartialResponse()
+        # A task of its own: however the request handles its cancellation, the caller's task goes on.
+        sending = asyncio.create_task(self._try_to_post(message, started_at, received))
         try:
-            async with asyncio.timeout(self._seconds):
-                await self._post(message, started_at, received)
-        except TimeoutError:
+            timed_out = not (await asyncio.wait({sending}, timeout=self._seconds))[0]
+        finally:
+            if not sending.done():
+                sending.cancel()
+                await asyncio.wait({sending}, timeout=CANCELLATION_SECONDS)
+        if timed_out:
             received.error = f"no response within {self._seconds:g} s"
+        # A status decides, even if the rest of the response never came.
+        failure = received.error if received.status is None else _error_of_status(received.status)
+        return Outcome(
+            round((time.monotonic() - began) * 1_000),
+            received.status,
+            _storable(received.answer.decode("utf-8", "replace")),
+            _storable(failure[:500]) if failure else None,
+            read_retry_after(received.retry_after, datetime.now(UTC)),
+        )
+
+    async def _try_to_post(self, message: Message, at: datetime, received: _PartialResponse) -> None:
+        try:
+            await self._post(message, at, received)
         except RefusedAddressError as error:
             received.error = f"not sent: {error}"
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
@@ -193,15 +186,10 @@ class WebhookClient:
         except (OSError, UnicodeError) as error:
             # A name that can't be resolved, or TLS that fails while it is set up.
             received.error = f"{type(error).__name__}: {error}"
-        # A status decides, even if the rest of the response never came.
-        failure = received.error if received.status is None else _error_of_status(received.status)
-        return Outcome(
-            round((time.monotonic() - began) * 1_000),
-            received.status,
-            received.text,
-            failure[:500] if failure else None,
-            read_retry_after(received.retry_after, datetime.now(UTC)),
-        )
+        except Exception as error:
+            # A response that the HTTP library did not expect. The attempt has failed like any other.
+            log.exception("attempt_failed_unexpectedly", notification=message.webhook_id, exc_info=error)
+            received.error = f"unexpected {type(error).__name__}"
 
     async def _post(self, message: Message, at: datetime, received: _PartialResponse) -> None:
         target = self._policy.read_url(message.url)
@@ -257,10 +245,10 @@ class _PartialResponse:
     answer: bytes = b""
     error: str | None = None
 
-    @property
-    def text(self) -> str:
-        # PostgreSQL stores no NUL in text.
-        return self.answer.decode("utf-8", "replace").replace("\0", "\ufffd")
+
+def _storable(text: str) -> str:
+    # PostgreSQL stores neither NUL nor lone surrogates in text.
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def _error_of_status(status: int) -> str | None:

@@ -7,14 +7,9 @@ asks for has a row. ``worker/webhooks/attempts.py`` sends what is due.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from shared.change_log import WEBHOOK_DELIVERIES
 from shared.database.statements import execute, fetch_values
 from worker.batches import apply_once
-
-if TYPE_CHECKING:
-    from shared.changes import Batch
 
 _LOCK_WEBHOOKS = "SELECT id FROM webhook WHERE deleted_at IS NULL ORDER BY id FOR SHARE"
 
@@ -31,19 +26,13 @@ ON CONFLICT (webhook_id, position) DO NOTHING
 """
 
 
-async def apply_changes(batch: Batch) -> int:
-    """Create the deliveries of a batch of changes; return how many changes were not applied yet.
-
-    Raises:
-        BatchAheadError: the batch does not continue the cursor; nothing was applied.
-        ForeignBatchError: its changes are not those of this database; nothing was applied.
-
-    """
-    return await apply_once(WEBHOOK_DELIVERIES, batch, _fan_out)
+async def apply_changes(last: int) -> int:
+    """Create the deliveries of the next batch of changes, up to a position; return how many it has."""
+    return await apply_once(WEBHOOK_DELIVERIES, last, _fan_out)
 
 
-async def _fan_out(batch: Batch, position: int) -> None:
+async def _fan_out(after: int, last: int) -> None:
     # The lock first, in a statement of its own: it waits for a transaction that is disabling a webhook, and
     # the next statement sees the result. Otherwise a delivery would be due for a webhook that is disabled.
     if await fetch_values(int, _LOCK_WEBHOOKS):
-        await execute(_INSERT_DELIVERIES, position, batch.last)
+        await execute(_INSERT_DELIVERIES, after, last)

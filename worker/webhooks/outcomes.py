@@ -43,7 +43,8 @@ FROM webhook WHERE id = $1 FOR NO KEY UPDATE
 _LOCK_DELIVERY = "SELECT type, round, attempts FROM webhook_delivery WHERE id = $1 FOR UPDATE"
 
 _END_ATTEMPT = """
-UPDATE webhook_attempt SET latency_ms = $2, status = $3, answer = $4, error = $5 WHERE id = $1
+UPDATE webhook_attempt SET latency_ms = $2, status = $3, answer = $4, error = $5
+WHERE id = $1 AND latency_ms IS NULL
 """
 
 _UPDATE_DELIVERY = """
@@ -115,6 +116,8 @@ class _Event(msgspec.Struct, frozen=True):
 async def record_attempt(attempt: Attempt, outcome: Outcome) -> None:
     """Store how an attempt ended and what follows from it: all in one transaction.
 
+    Recording it again changes nothing.
+
     The webhook's row is locked first, so a caller's change to it happens entirely before or entirely after.
     """
     async with transaction():
@@ -122,9 +125,11 @@ async def record_attempt(attempt: Attempt, outcome: Outcome) -> None:
         delivery = await fetch_optional(_Delivery, _LOCK_DELIVERY, attempt.delivery_id)
         if webhook is None or delivery is None:
             return  # deleted meanwhile
-        await execute(
+        ended = await execute(
             _END_ATTEMPT, attempt.id, outcome.latency_ms, outcome.status, outcome.answer, outcome.error
         )
+        if not ended:
+            return  # recorded before: the connection broke during that COMMIT
         if delivery.round == attempt.round:
             # Otherwise a replay began a new round while this attempt was under way.
             await _update_delivery(attempt, outcome, webhook, delivery)

@@ -45,6 +45,8 @@ def read_retry_after(value: str | None, now: datetime) -> float | None:
     if value is None:
         return None
     text = value.strip()
+    if len(text) > 64:  # an HTTP date has 29 characters
+        return None
     if text.isascii() and text.isdigit() and len(text) < 10:  # 30 years are enough
         return float(text)
     try:

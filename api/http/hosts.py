@@ -1,0 +1,121 @@
+"""Which host names this service answers for, and which web pages may send it requests that write.
+
+Without API keys, whoever can reach the service can use it. A web page in such a person's browser could do so
+in two ways: under a name of its own that it gives this service's address (DNS rebinding), or by sending a
+form. The name ends the first; the headers with which browsers say where a request is from end the second.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+from api.http.access import READING
+from api.http.problem_types import FORBIDDEN
+from api.http.problems import Fault, ProblemError, malformed
+from shared.settings import settings
+
+if TYPE_CHECKING:
+    from litestar.types import Scope
+
+HEALTH_CHECKS = frozenset({"/health/live", "/health/ready"})
+"""Answered under any name: Kubernetes sends a pod's address as the host."""
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._~%-]+)(:(?P<port>[0-9]{0,5}))?")
+_ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>.+)")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def values_of(scope: Scope, header: bytes) -> list[str]:
+    """Return the values of a header, in lower case."""
+    return [value.decode("latin-1").strip().lower() for name, value in scope["headers"] if name == header]
+
+
+def check_host(scope: Scope) -> None:
+    """Refuse a request that is not for one of this service's names.
+
+    Raises:
+        ProblemError: 400, there is no Host header, or more than one (RFC 9112, section 3.2), or it has a name
+            that is not this service's.
+
+    """
+    hosts = values_of(scope, b"host")
+    # granian adds an empty one if there is none. HTTP/1.0 (granian's "1") allows that; no browser speaks it.
+    if scope.get("http_version") in {"1", "1.0"} and hosts in ([], [""]):
+        return
+    if len(hosts) != 1 or not hosts[0]:
+        raise malformed(Fault("exactly one is required", header="Host"))
+    match = _HOST.fullmatch(hosts[0])
+    if match is None:
+        raise malformed(Fault("must be a host name or address, and may have a port", header="Host"))
+    if scope["path"] not in HEALTH_CHECKS and not _is_ours(match["name"].strip("[]").rstrip(".")):
+        raise malformed(
+            Fault(
+                "this service does not answer under this name; its operator can add it to OMS_ALLOWED_HOSTS",
+                header="Host",
+            )
+        )
+
+
+def _is_ours(name: str) -> bool:
+    given = settings()
+    if given.allowed_hosts:
+        return any(
+            name.endswith(allowed[1:]) if allowed.startswith("*.") else name == allowed
+            for allowed in given.allowed_hosts
+        )
+    if given.all_api_keys:
+        return True
+    own, address = given.host.lower().rstrip("."), _address(name)
+    if address is None:
+        return name == "localhost" or name.endswith(".localhost") or name == own
+    # A name can be given any address, but an address is only ever itself.
+    listens_on = _address(own)
+    return address.is_loopback or address == listens_on or bool(listens_on and listens_on.is_unspecified)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def check_origin(scope: Scope) -> None:
+    """Refuse a request that may write and that a page of another origin sent, while there are no keys.
+
+    Browsers send a form without asking this service first, and without a body no media type could stop it.
+    With keys, a page needs one, and a browser adds none by itself.
+
+    Raises:
+        ProblemError: 403.
+
+    """
+    if scope.get("method") in READING or settings().all_api_keys:
+        return
+    sites = values_of(scope, b"sec-fetch-site")
+    origins = values_of(scope, b"origin")
+    host = "".join(values_of(scope, b"host"))
+    if set(sites) <= {"same-origin", "none"} and all(_is_origin_of(origin, host) for origin in origins):
+        return
+    raise ProblemError(
+        FORBIDDEN,
+        "A page of another origin sent this request. Without API keys, only this service's own may write.",
+    )
+
+
+def _is_origin_of(origin: str, host: str) -> bool:
+    # A proxy may have spoken TLS to the browser, so the scheme of this service is not known.
+    match = _ORIGIN.fullmatch(origin)
+    if match is None:
+        return False
+    default = _DEFAULT_PORTS[match["scheme"]]
+    page = _place(match["host"], default)
+    return page is not None and page == _place(host, default)
+
+
+def _place(host: str, default_port: int) -> tuple[str, int] | None:
+    match = _HOST.fullmatch(host)
+    return match and (match["name"].rstrip("."), int(match["port"] or default_port))

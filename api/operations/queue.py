@@ -1,0 +1,36 @@
+"""The queue as the API sees it. The only code in the API that connects to Redis; no order waits for it."""
+
+from __future__ import annotations
+
+from redis.exceptions import RedisError
+
+from api.operations.time_limit import within
+from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
+from shared.redis_clients import async_client, close_client
+
+REDIS_TIMEOUT_SECONDS = 0.5
+
+QUEUES = (CONSUMER_QUEUE, ATTEMPTS_QUEUE)
+
+
+async def queue_lengths() -> dict[str, int] | None:
+    """Count the messages that wait in each queue; None if Redis is unavailable. Takes 0.5 s at most."""
+    try:
+        return await within(REDIS_TIMEOUT_SECONDS, _count())
+    except (RedisError, OSError):
+        return None
+
+
+async def _count() -> dict[str, int]:
+    client = async_client(
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        retry=None,
+    )
+    try:
+        async with client.pipeline(transaction=False) as pipeline:
+            for queue in QUEUES:
+                pipeline.llen(queue)
+            return dict(zip(QUEUES, await pipeline.execute(), strict=True))
+    finally:
+        await close_client(client)

@@ -1,0 +1,82 @@
+"""An order in a file that is imported: as in a create, and with all that an export shows of an order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
+
+from api.http.fields import read_id
+from api.http.times import read_time
+from api.orders.bodies import NewOrder, OrderDatetime, ServiceReference, _require_distinct_services
+from api.services.bodies import NewService, read_service_name
+
+GREATEST_IMPORTED_ID = 10**17 - 1
+"""After an import, the server's own ids continue above those of the file, so some must be left."""
+
+GREATEST_VERSION = 999_999_999
+
+T = TypeVar("T")
+
+
+def read_imported_id(value: object) -> int:
+    """Read an id of an order or service in a file: one that a caller chose or that a server assigned."""
+    try:
+        number = read_id(value)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= GREATEST_IMPORTED_ID:
+        raise ValueError(
+            f"must be a whole number from 1 to {GREATEST_IMPORTED_ID}, or omitted to have one assigned"
+        )
+    return number
+
+
+def read_version(value: object) -> int:
+    """Read an order's version."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= GREATEST_VERSION:
+        raise ValueError(f"must be a whole number from 1 to {GREATEST_VERSION}")
+    return value
+
+
+def _optional(read: Callable[[object], T]) -> PlainValidator:
+    def read_or_none(value: Any) -> T | None:
+        return None if value is None else read(value)
+
+    return PlainValidator(read_or_none)
+
+
+class NamedService(ServiceReference):
+    """A service of an order, with the name that it had when the order was last written."""
+
+    id: Annotated[int, PlainValidator(read_id)]
+    name: Annotated[str | None, _optional(read_service_name)] = None
+
+
+class ImportedOrder(NewOrder):
+    """An order in a file: its datetime is required, and it may have all that readers of an order see."""
+
+    id: Annotated[int | None, _optional(read_imported_id)] = None
+    datetime: Annotated[Datetime, OrderDatetime]
+    services: Annotated[
+        list[NamedService],  # type: ignore[assignment]  # a list of what has more members
+        Field(min_length=1, max_length=50),
+        AfterValidator(_require_distinct_services),
+    ]
+    version: Annotated[int | None, _optional(read_version)] = None
+    created_at: Annotated[Datetime | None, _optional(read_time)] = None
+    updated_at: Annotated[Datetime | None, _optional(read_time)] = None
+
+    @model_validator(mode="after")
+    def _require_created_first(self) -> Self:
+        if self.created_at and self.updated_at and self.updated_at < self.created_at:
+            raise ValueError("must not have an updated_at before its created_at")
+        return self
+
+
+class ServiceInFile(NewService):
+    """A service in a file."""
+
+    id: Annotated[int, PlainValidator(read_imported_id)]

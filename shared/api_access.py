@@ -1,0 +1,99 @@
+"""Reads the settings that say who may call the API, and under which host names."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """An API key. Only its SHA-256 digest is stored."""
+
+    name: str
+    role: Literal["read", "write"]
+    sha256: str
+
+
+_API_KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<role>read|write):(?P<sha256>[0-9a-f]{64})")
+_NO_KEYS = frozenset(sha256(nothing.encode()).hexdigest() for nothing in ("", "\n", "\r\n", " "))
+"""What ``sha256sum`` prints if the variable with the key was empty."""
+
+
+def read_api_keys(text: str) -> tuple[ApiKey, ...]:
+    """Read ``name:role:sha256``, separated by commas or line breaks; an empty text has no keys.
+
+    Raises:
+        ValueError: an entry is malformed, or two have the same name or the same key.
+
+    """
+    if not text.strip():
+        return ()
+    entries = [entry.strip() for entry in re.split("[,\n]", text.strip())]
+    matches = [_API_KEY.fullmatch(entry) for entry in entries]
+    keys = tuple(
+        ApiKey(match["name"], "write" if match["role"] == "write" else "read", match["sha256"])
+        for match in matches
+        if match
+    )
+    if len(keys) < len(entries) or len({key.name for key in keys}) < len(keys):
+        raise ValueError("must be name:read:sha256 or name:write:sha256, separated by commas, each name once")
+    if any(key.sha256 in _NO_KEYS for key in keys):
+        raise ValueError(
+            "has the sha256 of an empty key, which everybody knows; was the key's variable empty?"
+        )
+    if len({key.sha256 for key in keys}) < len(keys):
+        raise ValueError("has the same key under two names; each caller needs a key of its own")
+    return keys
+
+
+_HOST_PATTERN = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+def read_hosts(text: str) -> tuple[str, ...]:
+    """Read host names and addresses, separated by commas; ``*.example.com`` means all names below.
+
+    Raises:
+        ValueError: an entry is malformed.
+
+    """
+    hosts = tuple(entry.strip().casefold().rstrip(".") for entry in text.split(",")) if text.strip() else ()
+    for host in hosts:
+        if not (_HOST_PATTERN.fullmatch(host) or _is_address(host)):
+            raise ValueError(
+                "must be host names or addresses without a port, separated by commas: orders.example.com, "
+                "*.example.com, 10.0.0.5"
+            )
+    return tuple(host.strip("[]") for host in hosts)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+def resolve(host: str) -> list[IPv4Address | IPv6Address]:
+    """Return the addresses of a host, which may be one itself; empty if it has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a server that listens on this host can be reached from this machine only.
+
+    A name counts as loopback if all of its addresses do; one that can't be resolved does not.
+    """
+    addresses = resolve(host)
+    return bool(addresses) and all(
+        (getattr(address, "ipv4_mapped", None) or address).is_loopback for address in addresses
+    )

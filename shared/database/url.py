@@ -1,0 +1,44 @@
+"""Checks ``OMS_DATABASE_URL`` before asyncpg reads it: asyncpg guesses, and finds out when it connects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from shared.server_urls import check_file, one_of, split_url
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SERVERS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+_KNOWN = (
+    *("host", "port", "dbname", "database", "user", "password", "passfile", "sslmode", *_FILES),
+    *("sslpassword", "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+    *("target_session_attrs", "krbsrvname", "gsslib", "application_name", "search_path", "options"),
+)
+"""What asyncpg understands. It sends any other parameter to the server as a setting, which refuses it."""
+
+
+def check_database_url(url: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the URL if asyncpg can read it.
+
+    Raises:
+        ValueError: it is malformed; the message says what to change, and quotes nothing of it.
+
+    """
+    parts = split_url(url, ("postgresql", "postgres"), _KNOWN, password_required=False)
+    given = parts.parameters
+    if not parts.hosts and "host" not in given and not environment.get("PGHOST"):
+        raise ValueError("the host is missing; a socket folder goes in ?host=/run/postgresql")
+    if "/" in parts.path:
+        raise ValueError(
+            "the name of the database contains /: write / as %2F, if it belongs to a name or a password"
+        )
+    for port in given.get("port", "5432").split(","):
+        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):  # the last port
+            raise ValueError("parameter port must be a number from 1 to 65535")
+    one_of(given, "sslmode", _SSL_MODES)
+    one_of(given, "target_session_attrs", _SERVERS)
+    for name in _FILES:
+        if name in given:
+            check_file(given[name], name)
+    return url

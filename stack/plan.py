@@ -1,0 +1,47 @@
+"""What ``make run`` is to run, as read from the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.child_processes import StackError
+from stack.state_folder import DEFAULT_FOLDER
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, as read from the environment."""
+
+    host: str
+    port: int
+    state: Path
+    database_url: str
+    redis_url: str
+    sample_data: bool
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Plan:
+        """Read the environment; an empty variable counts as absent, since make passes empty ones.
+
+        Raises:
+            StackError: a value is invalid.
+
+        """
+        given = {name: value for name, value in environment.items() if value}
+        port = given.get("PORT") or given.get("OMS_PORT") or "8000"
+        if not (port.isascii() and port.isdigit() and int(port) <= 65535):  # the last port
+            raise StackError(f"PORT is {port!r}; it must be a number up to 65535, or 0 for any free port")
+        # A database that the user chose gets the sample orders only on request.
+        sample_data = given.get("SAMPLE_DATA", "no" if "OMS_DATABASE_URL" in given else "yes")
+        if sample_data not in {"yes", "no"}:
+            raise StackError(f"SAMPLE_DATA is {sample_data!r}; it must be yes or no")
+        return cls(
+            host=given.get("OMS_HOST", "127.0.0.1"),
+            port=int(port),
+            state=Path(given.get("STATE_DIR", DEFAULT_FOLDER)),
+            database_url=given.get("OMS_DATABASE_URL", ""),
+            redis_url=given.get("OMS_REDIS_URL", ""),
+            sample_data=sample_data == "yes",
+        )

@@ -1,0 +1,94 @@
+"""Reading a message of the queue strictly: whoever can write to Redis may have written anything."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from functools import cache
+from inspect import Parameter, signature
+from typing import Any, Literal, get_type_hints
+from uuid import uuid4
+
+import msgspec
+
+from shared.task_queue import app
+
+LARGEST_MESSAGE_BYTES = 16 * 1024 * 1024
+
+
+class UnreadableMessageError(ValueError):
+    """The message is not one that the relay sends; the text says why."""
+
+
+class _Headers(msgspec.Struct):
+    task: str
+
+
+class _Properties(msgspec.Struct):
+    body_encoding: Literal["base64"]
+
+
+class _Message(msgspec.Struct):
+    body: str
+    headers: _Headers
+    properties: _Properties
+
+
+_decode_message = msgspec.json.Decoder(_Message).decode
+_decode_body = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], Any]).decode
+
+
+@cache
+def _argument_types(task: str) -> Any:
+    """Return the types of a task's arguments.
+
+    Raises:
+        UnreadableMessageError: the worker has no such task.
+
+    """
+    if task.startswith("celery.") or task not in app.tasks:
+        raise UnreadableMessageError(f"there is no task {task[:60]!a}")
+    run = app.tasks[task].run
+    kinds = {parameter.kind for parameter in signature(run).parameters.values()}
+    if Parameter.VAR_POSITIONAL in kinds:
+        return list[Any]  # the task itself checks them
+    hints = get_type_hints(run)
+    hints.pop("return", None)
+    return tuple[tuple(hints.values())]  # type: ignore[misc]  # known at run time only
+
+
+def read_message(text: bytes, queue: str) -> dict[str, Any]:
+    """Read a message of the queue, and return one as Celery would have sent it.
+
+    Only the task and its arguments are taken from it. What else a message may ask Celery for (a time limit,
+    an expiry, tasks to be called afterwards) is ignored.
+
+    Raises:
+        UnreadableMessageError: it is not one that the relay sends.
+
+    """
+    if len(text) > LARGEST_MESSAGE_BYTES:
+        raise UnreadableMessageError(f"larger than {LARGEST_MESSAGE_BYTES} bytes")
+    try:
+        message = _decode_message(text)
+        body = base64.b64decode(message.body, validate=True)
+        given, named, _ = _decode_body(body)
+        arguments = msgspec.convert(given, _argument_types(message.headers.task), strict=True)
+    except (msgspec.MsgspecError, binascii.Error, UnicodeError, RecursionError) as error:
+        raise UnreadableMessageError(f"not a task's message: {error}") from None
+    if named:
+        raise UnreadableMessageError("a task has no named arguments")
+    identity = str(uuid4())
+    return {
+        "body": base64.b64encode(msgspec.json.encode([arguments, {}, {}])).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": message.headers.task, "id": identity},
+        "properties": {
+            "body_encoding": "base64",
+            "correlation_id": identity,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "delivery_tag": identity,
+            "priority": 0,
+        },
+    }
