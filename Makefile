@@ -54,9 +54,11 @@ matrix:  ## run the tests with each Python on this machine [PYTHONS="python3.12 
 	echo "make matrix: passed:$${passed:- none}; failed:$${failed:- none}; not on this machine:$${missing:- none}"; \
 	test -n "$$passed" && test -z "$$failed"
 
-# The linters need Node and say so if it is missing; the rest needs only Python.
-contract: contract-static  ## check the contract: lint, parity with the code, breaking changes [BASE=main]
+# The linters need Node and say so if it is missing; the rest needs only Python, and skips what needs Node or Java.
+# The clients take a minute or more, so they are not part of `check`.
+contract: contract-static  ## check the contract: lint, parity with the code, breaking changes, generated clients [BASE=main]
 	$(PY) -m pytest -q tests/test_contract_examples.py tests/test_contract_parity.py tests/test_schema_parity.py
+	$(PY) -m tests.clients
 
 # The part of `contract` that is not in `test`.
 contract-static: $(VENV)/dev.stamp
@@ -107,6 +109,7 @@ lock: $(VENV)/bin/python  ## write requirements*.lock from pyproject.toml [UPGRA
 	$(LOCK) $(UPGRADE) --extra local --extra dev --output-file requirements-dev.lock
 	$(LOCK) $(UPGRADE) --extra local --constraint requirements-dev.lock --output-file requirements-local.lock
 	$(LOCK) $(UPGRADE) --constraint requirements-dev.lock --output-file requirements.lock
+	$(subst pyproject.toml,contract/clients/requirements.in,$(LOCK)) $(UPGRADE) --output-file contract/clients/requirements.lock
 
 clean:  ## remove virtual environments and caches; the data under .local stays
 	rm -rf $(VENV) .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis

@@ -95,10 +95,9 @@ async def check_request(connection: AnyConnection, handler: BaseRouteHandler) ->
     check_query(connection, handler)
 
 
-def create_app() -> ASGIApp:
-    """Assemble the application. granian calls this in each of its processes."""
-    configure_logs()
-    application = Litestar.from_config(
+def create_litestar() -> Litestar:
+    """Assemble routes, guards and error handling; the command `litestar --app` takes this one."""
+    return Litestar.from_config(
         AppConfig(
             # OPTIONS first: Litestar adds its own OPTIONS route to a path that has none yet.
             route_handlers=[*options_routes(ROUTES), *ROUTES],
@@ -110,6 +109,12 @@ def create_app() -> ASGIApp:
             openapi_config=None,
         )
     )
+
+
+def create_app() -> ASGIApp:
+    """Assemble the application. granian calls this in each of its processes."""
+    configure_logs()
+    application = create_litestar()
     checked = refuse_early(application, answer, check_sizes, check_host, check_authorization, check_origin)
     limited = receive_bodies(checked, most_unfinished=most_connections() // 8)
     return track_requests(request_log(add_headers(limited)))

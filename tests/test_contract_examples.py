@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from contract.checks import lint
 from contract.checks.document import Place, operations
 from contract.checks.validation import read_json, read_text
+from tests import clients
 from tests.contract_schemas import CONTRACT, SCHEMAS, is_problem
 
 
@@ -199,9 +201,10 @@ def test_linting_the_contract_without_node_says_what_is_missing(
     assert "linting the contract needs node" in capsys.readouterr().err
 
 
-def test_the_linters_lock_has_integrity_hashes_and_no_registry_address() -> None:
+@pytest.mark.parametrize("lock", [lint.LOCK, clients.HERE / "package-lock.json"], ids=["linters", "clients"])
+def test_a_lock_of_node_has_integrity_hashes_and_no_registry_address(lock: Path) -> None:
     """Every package has a hash, and no package an address to download it from."""
-    packages = json.loads(lint.LOCK.read_text())["packages"]
+    packages = json.loads(lock.read_text())["packages"]
     del packages[""]
     assert packages
     assert [name for name, package in packages.items() if "integrity" not in package] == []

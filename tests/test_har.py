@@ -382,6 +382,20 @@ def test_the_exit_status_of_the_recording_check_distinguishes_success_deviations
     assert main([str(file)]) == 2
 
 
+def test_the_documentations_own_files_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A browser that shows /docs loads them; /docs itself is checked."""
+    files = ("swagger-ui.css", "swagger-ui-bundle.js", "start.js", "favicon-32x32.png")
+    entries = [exchange(f"GET /docs/{name}", 200) for name in files]
+    page = exchange("GET /docs", 200)
+    page["response"]["content"] = {"mimeType": "text/html; charset=utf-8", "text": "<!doctype html>"}
+    file = tmp_path / "traffic.har"
+    file.write_text(json.dumps({"log": {"entries": [*entries, page, exchange("GET /favicon.ico", 404)]}}))
+    assert main([str(file)]) == 0
+    assert capsys.readouterr().out == "1 exchange(s) checked, 0 deviation(s).\n"
+
+
 def test_only_a_list_parameter_may_be_repeated(check: TrafficCheck) -> None:
     """Each of its values is checked, and the list as a whole."""
 

@@ -27,6 +27,10 @@ OUTSIDE_OPERATIONS = "x-responses-outside-operations"
 """The member of the contract with the responses to requests that match no operation."""
 
 
+DOCUMENTATION_FILE = re.compile(r"/docs/[^/]+|/favicon\.ico")
+"""What a browser loads for ``/docs``: the viewer's own files, which are no operations."""
+
+
 @dataclass(frozen=True)
 class Deviation:
     """A difference between a recording and the contract."""
@@ -190,7 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        exchanges = read_recording(options.file.read_text(encoding="utf-8-sig"), options.server)
+        recorded = read_recording(options.file.read_text(encoding="utf-8-sig"), options.server)
+        exchanges = [one for one in recorded if not DOCUMENTATION_FILE.fullmatch(one.path)]
         check = TrafficCheck(load(), allow_refused=options.allow_refused)
         deviations = [deviation for exchange in exchanges for deviation in check.deviations(exchange)]
     except (NotARecordingError, ContractError, OSError, UnicodeDecodeError) as error:

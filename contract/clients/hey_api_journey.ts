@@ -1,0 +1,53 @@
+// One journey with the client that @hey-api/openapi-ts generates.
+import assert from 'node:assert/strict';
+import { client } from './generated/hey-api/client.gen.js';
+import { createOrder, deleteOrder, getOrder, listFeeSummaries, listOrders, updateOrder } from './generated/hey-api/index.js';
+import type { Order } from './generated/hey-api/index.js';
+
+const calendar = 'hey-api';
+client.setConfig({ baseUrl: process.argv[2]! });
+
+const body = (datetime: string, totalfee: number) => ({ datetime, totalfee, services: [{ id: '456' }], calendar });
+
+async function create(datetime: string, totalfee: number): Promise<Order> {
+  const { data, error } = await createOrder({ body: body(datetime, totalfee) });
+  assert(data, JSON.stringify(error));
+  assert('version' in data);
+  return data;
+}
+
+const first = await create('2031-05-01T09:00:00Z', 100.1);
+assert.equal(first.version, 1);
+
+const { error } = await createOrder({ body: body('2031-05-01T10:00:00Z', 1) });
+assert(error);
+assert(error.type === '/problems/orders-too-close');
+assert.deepEqual(error.conflicts.map((conflict) => conflict.id), [first.id]);
+const after = error.nearest.after;
+assert.equal(after, '2031-05-01T12:00:00.000Z');
+const second = await create(after, 0.07);
+const third = await create('2031-05-02T09:00:00Z', 5);
+
+const written = await updateOrder({ path: { order_id: first.id }, headers: { 'If-Match': '"1"' }, body: { totalfee: 200.25 } });
+assert.equal(written.data?.version, 2);
+const stale = await updateOrder({ path: { order_id: first.id }, headers: { 'If-Match': '"1"' }, body: { totalfee: 1 } });
+assert.equal(stale.error?.type, '/problems/version-mismatch');
+
+const ids: string[] = [];
+let cursor: string | null | undefined;
+do {
+  const { data: page } = await listOrders({ query: { calendar, limit: 1, ...(cursor ? { cursor } : {}) } });
+  assert(page && typeof page === 'object');
+  ids.push(...page.items.map((order) => order.id));
+  cursor = page.next_cursor;
+} while (cursor);
+assert.deepEqual(ids, [first.id, second.id, third.id]);
+
+const deleted = await deleteOrder({ path: { order_id: third.id }, headers: { 'If-Match': '"1"' } });
+assert.equal(deleted.response?.status, 204);
+assert.equal((await getOrder({ path: { order_id: third.id } })).error?.type, '/problems/not-found');
+
+const { data: summaries } = await listFeeSummaries({ query: { calendar: [calendar], after_version: `${third.id}:2`, wait: 10 } });
+assert(summaries && typeof summaries === 'object');
+assert.equal(summaries.totals.orders, 2);
+assert.equal(summaries.totals.totalfee.toFixed(2), '200.32');

@@ -1,0 +1,139 @@
+"""The contract's example requests, sent to a service that holds the sample data."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from contract.checks.document import CONTRACT as CONTRACT_FILE
+from contract.checks.document import EVENTS as EVENTS_FILE
+from contract.checks.document import Place, media_types, operations, parameters
+from tests.contract_schemas import CONTRACT
+from tests.import_steps import import_sample
+from tests.random_rounds import seeds
+
+if TYPE_CHECKING:
+    from tests.drivers import Api
+
+WITHOUT_EXAMPLE = {"cursor"}
+"""A cursor comes from a page; no other value is one."""
+
+NEEDS_A_WEBHOOK = re.compile(r"/webhooks/\{")
+"""The sample data has no webhook, so these are answered 404."""
+
+
+class Request(NamedTuple):
+    """A request made of the contract's examples."""
+
+    name: str
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+    statuses: set[str]
+
+
+def example_of(parameter: Place) -> Any:
+    """Return a parameter's example, or its schema's."""
+    if "example" in parameter.value:
+        return parameter.get("example")
+    schema = parameter.child("schema")
+    assert schema is not None
+    while schema.get("examples") is None and "$ref" in schema.value:
+        schema = schema.target(schema.get("$ref"))
+    return (schema.get("examples") or [None])[0]
+
+
+def requests() -> list[Request]:
+    """Make a request of each example of a body; one of each operation without a body."""
+    made = []
+    for path, method, operation in operations(CONTRACT):
+        if path == "/order-changes/stream":  # it has no end
+            continue
+        known = parameters(CONTRACT, path, operation)
+        in_path = {name: str(example_of(one)) for (where, name), one in known.items() if where == "path"}
+        address = path.format_map(in_path)
+        query = "&".join(
+            f"{name}={example_of(parameter)}"
+            for (where, name), parameter in known.items()
+            if where == "query" and parameter.get("required")
+        )
+        wanted = {name: example_of(of) for (where, name), of in known.items() if name == "if-match"}
+        body = operation.child("requestBody")
+        bodies: list[tuple[str, str | None, Any]] = [("", None, None)]
+        if body is not None:
+            bodies = [
+                (name, kind, example.get("value"))
+                for kind, content in media_types(body).items()
+                for name, example in content.members("examples").items()
+            ]
+        for name, kind, value in bodies:
+            headers = wanted | ({"Content-Type": kind} if kind else {})
+            full = f"{address}?{query}" if query else address
+            title = f"{operation.get('operationId')} {name} {kind or ''}".strip()
+            made.append(
+                Request(title, method.upper(), full, headers, value, set(operation.members("responses")))
+            )
+    return made
+
+
+REQUESTS = requests()
+
+
+def send(api: Api, request: Request) -> int:
+    """Send a request, with amounts as the contract writes them; return the status."""
+    content = None if request.body is None else json.dumps(request.body, default=float)
+    return api.client.request(
+        request.method, request.path, headers=request.headers, content=content
+    ).status_code
+
+
+def test_every_parameter_has_an_example() -> None:
+    """At the parameter, or in its schema, where tools do not fill it in on their own."""
+    missing = {
+        name
+        for path, _, operation in operations(CONTRACT)
+        for (_, name), parameter in parameters(CONTRACT, path, operation).items()
+        if example_of(parameter) is None
+    }
+    assert missing == WITHOUT_EXAMPLE
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=[request.name for request in REQUESTS])
+def test_every_example_request_succeeds_on_the_sample_data(api: Api, request_: Request) -> None:
+    """As the first request that a reader tries; those about a webhook need one first."""
+    import_sample()
+    status = send(api, request_)
+    if NEEDS_A_WEBHOOK.search(request_.path) or request_.path.startswith("/webhooks/"):
+        assert status == 404
+    elif request_.name.startswith("createWebhook"):
+        assert status in (201, 422)  # 422: where the example's host name does not resolve
+    else:
+        assert 200 <= status < 300
+
+
+@pytest.mark.parametrize("seed", seeds(2))
+def test_the_example_requests_end_as_documented_in_any_order(api: Api, seed: int) -> None:
+    """None is 400: what one of them changes, the others meet as a documented status."""
+    import_sample()
+    order = random.Random(seed).sample(REQUESTS, len(REQUESTS))
+    statuses = {request.name: str(send(api, request)) for request in order}
+    wrong = {
+        request.name: statuses[request.name]
+        for request in order
+        if statuses[request.name] == "400" or statuses[request.name] not in request.statuses
+    }
+    assert wrong == {}, seed
+
+
+def test_amounts_in_examples_have_two_decimals_as_the_service_writes_them() -> None:
+    """In YAML, in JSON inside it and in text."""
+    amount = re.compile(r"(?:fee|share|counted)\\?[\"']?: ?(-?[0-9][0-9.]*)")
+    for file in (CONTRACT_FILE, EVENTS_FILE):
+        amounts = amount.findall(file.read_text())
+        assert amounts
+        assert [one for one in amounts if not re.fullmatch(r"[0-9]+\.[0-9]{2}", one)] == []
