@@ -40,6 +40,7 @@ def in_process(database: Database) -> Iterator[Any]:
     config = schemathesis.Config.from_path(ROOT / "schemathesis.toml")
     config.update(seed=1, max_failures=None)
     config.projects.default.generation.update(deterministic=True, max_examples=FEW, no_shrink=True)
+    config.projects.default.update(headers={"Host": "localhost"})
     # Read by the loader in C; that of schemathesis takes seconds.
     contract = yaml.load((ROOT / "contract" / "openapi.yaml").read_text(), Loader=yaml.CSafeLoader)
     schema = schemathesis.openapi.from_dict(contract, config=config)
