@@ -14,7 +14,7 @@ import pytest
 
 from api.fee_summaries.errors import SummariesBehindError
 from api.fee_summaries.positions import OrderVersion, wait_for
-from api.orders.commands import delete_order
+from api.orders.updates import delete_order
 from api.relay.retention import trim_log
 from shared.database.engine import DB
 from tests.builders import later
