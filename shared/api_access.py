@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import Literal
 
 
@@ -49,6 +50,22 @@ def read_api_keys(text: str) -> tuple[ApiKey, ...]:
     if len({key.sha256 for key in keys}) < len(keys):
         raise ValueError("has the same key under two names; each caller needs a key of its own")
     return keys
+
+
+def read_api_keys_file(file: str, more: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+    """Read a file with API keys, which belong together with more keys from elsewhere.
+
+    Raises:
+        ValueError: it can't be read, or ``read_api_keys`` refuses the keys.
+
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ValueError(f"can't be read ({reason})") from None
+    entries = (f"{key.name}:{key.role}:{key.sha256}" for key in more)
+    return read_api_keys("\n".join(filter(None, (*entries, text.strip()))))
 
 
 _HOST_PATTERN = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
