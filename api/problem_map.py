@@ -220,10 +220,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     orders.VersionMismatchError: _version_mismatch,
     orders.CalendarNameTakenError: lambda error: invalid(
         *(
-            Fault(
-                f"there is a calendar {namesake.existing}; a name may not differ only in case",
-                pointer=pointer,
-            )
+            Fault(namesake.reason, pointer=pointer)
             for pointer, namesake in zip(error.pointers, error.namesakes, strict=False)
         )
     ),

@@ -80,7 +80,7 @@ async def _attempt_due() -> int:
 
 
 def _apply(apply_changes: Callable[[int], Coroutine[Any, Any, int]], message: tuple[object, ...]) -> None:
-    # Whoever can write to Redis can send anything: what is not one position is dropped.
+    # Anyone who can write to Redis can send a message: what is not one position is dropped.
     match message:
         case (int(last),) if not isinstance(last, bool):
             pass
