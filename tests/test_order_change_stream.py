@@ -15,7 +15,6 @@ import pytest
 
 from api.changes.tail import Tail
 from api.relay.retention import trim_log
-from stack.embedded_valkey import free_port
 from tests.builders import later
 from tests.drivers import Api, wait_until
 from tests.open_files import spare_files
@@ -277,10 +276,10 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
     database.add_services()
     streams = min(1_000, spare_files() // 3)
     assert streams >= 500
-    port = free_port()
 
-    async def open_one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def open_one(api: Api) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        url = api.client.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(b"GET /order-changes/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b'data: {"position":0}\n\n')
         return reader, writer
@@ -298,7 +297,8 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
         (worker,) = psutil.Process(process.pid).children()
         memory = worker.memory_info().rss
         while len(opened) < streams:
-            opened.extend(await asyncio.gather(*(open_one() for _ in range(min(50, streams - len(opened))))))
+            more = min(50, streams - len(opened))
+            opened.extend(await asyncio.gather(*(open_one(api) for _ in range(more))))
         used, began = sum(worker.cpu_times()[:2]), time.monotonic()
         await asyncio.sleep(1.5)
         share = (sum(worker.cpu_times()[:2]) - used) / (time.monotonic() - began)
