@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
-import psutil
 import pytest
 
+from stack.child_processes import working_in
 from stack.embedded_postgres import EmbeddedPostgres
 from tests.builders import order_body
 from tests.drivers import Database, wait_until
@@ -350,11 +350,7 @@ def test_health_and_metrics_answer_in_time_while_the_database_does_not_answer(
     server: Server, deployment: Deployment
 ) -> None:
     """All of its processes are stopped, which still accepts connections, and answers none."""
-    stopped = [
-        process
-        for process in psutil.process_iter(["name"])
-        if process.info["name"] == "postgres" and process.cwd() == str(server.postgres.home / "data")
-    ]
+    stopped = working_in(server.postgres.home / "data", "postgres")
     assert_healed(deployment)
     try:
         for process in stopped:
