@@ -376,7 +376,8 @@ def test_a_child_that_is_dead_but_not_reaped_does_not_end_a_worker_that_connects
         processes._untrack_child_process(child, hub)
         pool.register_with_event_loop(hub)  # as after each new connection
         child._popen.terminate()
-        child.join(5)
+        child.join(30)
+        assert child.exitcode is not None
         processes.maintain_pool()
         (another,) = processes._pool
         assert another.pid != child.pid
