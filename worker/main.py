@@ -23,7 +23,7 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 from celery import bootsteps  # isort: skip
 from celery.exceptions import SecurityWarning  # isort: skip
 from celery.apps import worker as celery_worker  # isort: skip
-from celery.signals import worker_init, worker_ready  # isort: skip
+from celery.signals import setup_logging, worker_init, worker_ready  # isort: skip
 from celery.worker import state  # isort: skip
 
 from worker import queue_reader  # isort: skip
@@ -92,6 +92,7 @@ def main() -> int:
         broker_transport=f"{queue_reader.__name__}:Transport",
         worker_consumer=f"{queue_reader.__name__}:Consumer",
     )
+    setup_logging.connect(queue_reader.configure_celery_logs)
     queue_reader.quieten_celery()
     log.info("started")
     try:
