@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import psutil
 import pytest
 import redis
@@ -338,6 +340,38 @@ def test_a_worker_survives_children_that_die_while_its_connection_does(pair: Pai
                 assert not pair.worker.has_ended, pair.worker.log[-5000:]
         pair.place()
         pair.assert_summed()
+
+
+def test_a_killed_child_has_a_line_in_the_log_and_so_has_its_task(
+    pair: Pair, database: Database, run: Callable[..., Any]
+) -> None:
+    """One line each, as all others are: with a time and a level, and without a traceback."""
+
+    async def kill_all_while_they_work() -> int:
+        locking = await asyncpg.connect(database.url)
+        try:
+            async with locking.transaction():
+                await locking.execute("LOCK TABLE consumer_cursor")
+                await asyncio.to_thread(
+                    wait_until, lambda: "apply_changes" in pair.worker.log, "a task was received", 20
+                )
+                await asyncio.sleep(0.5)
+                children = psutil.Process(pair.worker.pid).children()
+                for child in children:
+                    child.kill()
+                return len(children)
+        finally:
+            await locking.close()
+
+    with pair.client() as client, pair.worker:
+        wait_until(partial(logged, pair.worker, "ready"), "the worker is ready", 20)
+        client.lpush(CONSUMER_QUEUE, json.dumps(envelope()))
+        killed = run(kill_all_while_they_work())
+        wait_until(lambda: "WorkerLostError" in pair.worker.log, f"the task is logged {pair.worker.log}", 20)
+        lines = pair.worker.log.splitlines()
+        assert sum("exited with 'signal 9 (SIGKILL)'" in line for line in lines) == killed
+        for line in lines:
+            assert re.match(r"\d{4}-\d\d-\d\dT\S+Z \[\w+ *\] ", line), line
 
 
 def test_a_worker_that_ends_by_a_fault_has_an_exit_status(

@@ -14,7 +14,8 @@ from typing import Any
 
 import structlog
 from celery.concurrency import asynpool, prefork
-from celery.exceptions import CPendingDeprecationWarning
+from celery.exceptions import CPendingDeprecationWarning, WorkerLostError
+from celery.utils.log import get_multiprocessing_logger
 from celery.worker.consumer import consumer as celery_consumer
 from celery.worker.state import maybe_shutdown
 from kombu.exceptions import OperationalError
@@ -150,8 +151,27 @@ class Pool(prefork.TaskPool):
     Pool = _Processes
 
 
+def configure_celery_logs(**_: object) -> None:
+    """Leave the handlers as they are, and let the pool's logger use them.
+
+    As a receiver of ``setup_logging``, it replaces Celery's own configuration, which gives that logger a
+    handler with a format of its own.
+    """
+    pool_logger: Any = get_multiprocessing_logger()
+    pool_logger.propagate = True
+    pool_logger.setLevel(logging.ERROR)
+
+
 def quieten_celery() -> None:
     """Drop Celery's lines about each try to connect; ``queue_unavailable`` says so once."""
     repeated = {"%s (%r)", "Frequent restarts detected: %r"}
     logging.getLogger("celery.worker.consumer.consumer").addFilter(lambda line: line.msg not in repeated)
     logging.getLogger("celery.worker.consumer.connection").setLevel(logging.WARNING)
+    logging.getLogger("celery.worker.request").addFilter(_shorten_lost_child)
+
+
+def _shorten_lost_child(line: logging.LogRecord) -> bool:
+    """Drop the traceback of a task whose child died: it is the pool's own, and the message says it all."""
+    if isinstance(line.args, tuple) and any(isinstance(value, WorkerLostError) for value in line.args):
+        line.exc_info = None
+    return True
