@@ -16,9 +16,10 @@ from schemathesis.engine import events
 from schemathesis.python.asgi import shutdown_lifespans
 
 from api.app import create_app
+from stack.embedded_valkey import free_port
 from tests.drivers import Api
 from tests.fuzz import GUARDED, check_recording, fuzz
-from tests.processes import ROOT, ServiceProcess, free_port
+from tests.processes import ROOT, ServiceProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

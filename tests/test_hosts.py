@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
+from stack.embedded_valkey import free_port
 from tests.builders import order_body
 from tests.drivers import Api, Database, wait_until
-from tests.processes import ServiceProcess, free_port, run_command
+from tests.processes import ServiceProcess, run_command
+from tests.serving import serving
 from tests.test_access import KEYS, SETTING
 
 EVERY_KIND_OF_PATH = (
@@ -29,31 +31,28 @@ def _port(api: Api) -> str:
     return api.url.rpartition(":")[2]
 
 
-def _started(postgres_url: str, redis_url: str, **more: str) -> Iterator[Api]:
-    port = free_port()
-    process = ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **more)
-    with process, Api(port) as api:
-        api.wait_until_ready()
-        yield api
-
-
 @pytest.fixture(scope="module")
 def named(postgres_url: str, redis_url: str) -> Iterator[Api]:
     """An API with keys that answers under some names only."""
     hosts = "orders.example.com, *.shop.example,10.0.0.5"
-    yield from _started(postgres_url, redis_url, OMS_ALLOWED_HOSTS=hosts, OMS_API_KEYS=SETTING)
+    guarded = {"OMS_ALLOWED_HOSTS": hosts, "OMS_API_KEYS": SETTING}
+    with serving(database=postgres_url, redis=redis_url, **guarded) as (api, _):
+        yield api
 
 
 @pytest.fixture(scope="module")
 def with_keys(postgres_url: str, redis_url: str) -> Iterator[Api]:
     """An API with keys and no list of names."""
-    yield from _started(postgres_url, redis_url, OMS_API_KEYS=SETTING)
+    with serving(database=postgres_url, redis=redis_url, OMS_API_KEYS=SETTING) as (api, _):
+        yield api
 
 
 @pytest.fixture(scope="module")
 def open_to_all(postgres_url: str, redis_url: str) -> Iterator[Api]:
     """An API without keys on every address."""
-    yield from _started(postgres_url, redis_url, OMS_HOST="0.0.0.0", OMS_ACCESS="open")
+    everywhere = {"OMS_HOST": "0.0.0.0", "OMS_ACCESS": "open"}
+    with serving(database=postgres_url, redis=redis_url, **everywhere) as (api, _):
+        yield api
 
 
 LOOPBACK = (
@@ -317,6 +316,7 @@ def test_the_api_listens_on_loopback_without_keys(postgres_url: str, redis_url: 
 
 def test_the_api_listens_anywhere_with_keys(postgres_url: str, redis_url: str) -> None:
     """The key decides then."""
-    for api in _started(postgres_url, redis_url, OMS_HOST="0.0.0.0", OMS_API_KEYS=SETTING):
+    everywhere = {"OMS_HOST": "0.0.0.0", "OMS_API_KEYS": SETTING}
+    with serving(database=postgres_url, redis=redis_url, **everywhere) as (api, _):
         assert api.client.get("/orders").status_code == 401
         socket.create_connection(("127.0.0.1", int(_port(api))), timeout=5).close()

@@ -1,4 +1,4 @@
-"""Reading a message of the queue strictly: whoever can write to Redis may have written anything."""
+"""Reading a message of the queue strictly: anyone who can write to Redis may have written it."""
 
 from __future__ import annotations
 

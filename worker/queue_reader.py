@@ -17,6 +17,7 @@ from celery.concurrency import asynpool, prefork
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import consumer as celery_consumer
 from celery.worker.state import maybe_shutdown
+from kombu.exceptions import OperationalError
 from kombu.utils.encoding import bytes_to_str
 from redis import RedisError
 
@@ -39,7 +40,10 @@ class _Availability:
     def next_pause(self, error: BaseException) -> float:
         """Record that the queue can't be read; return the seconds to wait before the next try."""
         if not self._pause:
-            log.warning("queue_unavailable", reason=str(error) or type(error).__name__)
+            # What is no Redis may answer so that its client raises anything: then the log shows where.
+            is_expected = isinstance(error, (RedisError, OSError, OperationalError))
+            reason = str(error) or type(error).__name__
+            log.warning("queue_unavailable", reason=reason, exc_info=None if is_expected else error)
         self._pause = min(self._pause * 2 or FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         return self._pause
 
@@ -83,9 +87,9 @@ def _transport() -> type:
     """Return the queue's transport, with channels that read as above."""
     transport: Any = app.connection_for_read().get_transport_cls()
     channel = type("Channel", (_Reading, transport.Channel), {})
-    # Every answer of Redis that is an error is a reason to connect again, not to end.
-    errors = (*transport.channel_errors, RedisError)
-    return type("Transport", (transport,), {"Channel": channel, "channel_errors": errors})
+    # Whatever happens while the queue is read is a reason to connect again, not to end: an error that Redis
+    # answers, or whatever its client raises after an answer that no Redis would give.
+    return type("Transport", (transport,), {"Channel": channel, "channel_errors": (Exception,)})
 
 
 Transport = _transport()
