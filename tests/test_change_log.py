@@ -16,8 +16,8 @@ import asyncpg
 import pytest
 
 from api.orders.bodies import OrderPatch
-from api.orders.commands import delete_order, update_order
 from api.orders.errors import ContentionError, OrderNotFoundError, OrdersTooCloseError
+from api.orders.updates import delete_order, update_order
 from shared.change_log import assign_positions, changes_after, last_position
 from shared.database.statements import execute, fetch_value
 from shared.database.transaction import transaction

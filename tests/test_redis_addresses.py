@@ -16,9 +16,10 @@ from urllib.parse import quote
 import pytest
 import redis
 
+from stack.embedded_valkey import free_port
 from tests.builders import later
 from tests.drivers import Api, Database, wait_until
-from tests.processes import ServiceProcess, free_port
+from tests.processes import ServiceProcess
 from tests.redis_servers import MASTER, PASSWORD, RedisServer, SentinelGroup
 
 
