@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -153,18 +154,35 @@ DANGEROUS = [
     "''=1+1; '-1",
     "harmless; '  '+1",
     "O'Brien = best-of-breed",
+    'harmless;"=1+1;"',
+    'harmless|" "=1+1',
+    '"=1+1',
+    "harmless:=2",
+    "harmless\uff1b=2",
+    "harmless\uff0c\uff0b2",
+    "\u2a75",
+    "\u22122",
+    "\ufb292",
 ]
+SEPARATORS = ";,|:\t\uff0c\uff1a\uff1b\uff5c"
 
 
 def test_no_cell_of_an_export_is_executed_as_a_formula_whatever_a_program_splits_at(api: Api) -> None:
-    """At commas within quotes or without, semicolons or bars; and each name can be read back."""
+    """At any separator, within quotes or not; and each name can be read back."""
     for number, name in enumerate(DANGEROUS, start=1):
         assert api.client.post("/services", json={"id": number, "name": name}).status_code == 201, name
         api.placed_order(at=later(hours=3 * number), services=(number,))
     api.placed_order(at=NOON, services=(1, 123, 2))
     text = api.client.get("/orders/export").text
-    for cell in re.split(r'[,;|\t\r\n"]+', text):
-        assert not re.match(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]", cell), cell
+    for cell in re.split(rf"[{SEPARATORS}\r\n]+", text):
+        assert not re.match(r'[\s"]*[=+\-@\uff1d\uff0b\uff0d\uff20]', cell), cell
+    for separator in SEPARATORS:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
+            for cell in row:
+                assert not re.match(r"\s*[=+\-@\u2212]", unicodedata.normalize("NFKC", cell)), (
+                    separator,
+                    cell,
+                )
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     names = [[unescape_formula(name) for name in json.loads(row["service_names"])] for row in rows]
     assert names == [[DANGEROUS[0], DANGEROUS[1], "Inspection"], *([name] for name in DANGEROUS)]
@@ -176,11 +194,11 @@ def test_an_escaped_formula_is_read_back_whatever_it_is_made_of() -> None:
     print(f"seed {seed}")
     draw = random.Random(seed)
     for _ in range(20_000):
-        text = "".join(draw.choices(" '=-@;,|\t\r\nax\uff1d\u3000\"", k=draw.randint(0, 9)))
+        text = "".join(draw.choices(" '=-@;,|:\t\r\nax\uff1d\uff1b\u3000\"", k=draw.randint(0, 9)))
         escaped = escape_formula(text)
         assert unescape_formula(escaped) == text
-        for cell in re.split(r"[;,|\n]", escaped):
-            assert not cell.lstrip(" \u3000").startswith(("=", "-", "@", "\uff1d")), (text, escaped)
+        for cell in re.split(r"[;,|:\uff1b\n]", escaped):
+            assert not cell.lstrip(' \u3000"').startswith(("=", "-", "@", "\uff1d")), (text, escaped)
 
 
 def test_every_text_of_an_export_is_quoted_and_no_number(api: Api) -> None:
