@@ -16,7 +16,7 @@ MOST_COUNTED = 10_000
 
 MOST_ATTEMPTS = 1_000
 
-# With outdated statistics, PostgreSQL once read all changes and sorted them, to find those without a position.
+# With outdated statistics, PostgreSQL once read and sorted all changes to find those without a position.
 _SETTINGS = """
 SELECT
     set_config('statement_timeout', '2s', true),
