@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,13 +25,6 @@ QUICK = {
     "OMS_LOCK_WAIT": "3",
 }
 """Settings that shorten waits, allow webhooks to this machine, and hide no deadlock."""
-
-
-def free_port() -> int:
-    """Find a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(database: str, redis: str, **more: str) -> dict[str, str]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stack.embedded_postgres import EmbeddedPostgres
+from stack.embedded_valkey import free_port
 from tests.drivers import Api, wait_until
-from tests.processes import NO_REDIS, ServiceProcess, call_command, free_port
+from tests.processes import NO_REDIS, ServiceProcess, call_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

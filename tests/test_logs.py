@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stack.embedded_valkey import free_port
 from tests.drivers import Api, wait_until
 from tests.import_steps import SAMPLE_ORDERS
-from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment, free_port, run_command
+from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment, run_command
 
 if TYPE_CHECKING:
     from tests.drivers import Database

@@ -21,7 +21,7 @@ import psutil
 import pytest
 import redis
 
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, app
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.processes import ROOT, ServiceProcess, environment
@@ -117,7 +117,7 @@ def replica(pair: Pair) -> Fault:
 
 def forbidden(pair: Pair) -> Fault:
     return commands(
-        pair, "ACL SETUSER default -brpop -llen -lpush -sadd -xadd", mending="ACL SETUSER default +@all"
+        pair, "ACL SETUSER default -brpop -llen -lpush -xadd", mending="ACL SETUSER default +@all"
     )
 
 
@@ -218,14 +218,17 @@ def test_worker_and_relay_wait_through_a_fault_of_redis_and_log_it_once(
         with fault(pair):
             late.start()
             pair.place()
-            for process in (pair.worker, pair.relay, late):
+            # A full Redis still lets a worker read; the one before has lost its connection.
+            noticing = [pair.worker, pair.relay, *([] if fault is out_of_memory else [late])]
+            for process in noticing:
                 try:
                     wait_until(partial(logged, process, "queue_unavailable"), "logged", 20)
                 except AssertionError:
                     pytest.fail(f"{process.module} did not log it: {process.log[-5000:]}")
             time.sleep(1.5)
         pair.assert_summed()
-        for process in (pair.worker, pair.relay, late):
+        assert not late.has_ended, late.log
+        for process in noticing:
             wait_until(partial(logged, process, "queue_available_again"), f"logged: {process.log}", 20)
             assert not process.has_ended, process.log
             # Only an answer that is none of Redis' has a traceback: it shows where it confused the client.
@@ -273,6 +276,10 @@ UNREADABLE: list[bytes | dict[str, Any]] = [
     *(b"", b"no JSON", b"null", b"[]", b"{}", b"1e999", b'"text"', b"\xff\xfe", b"[" * 100_000),
     *(envelope(**{name: value}) for name in ("body", "headers", "properties") for value in WRONG),
     envelope(body="not base64!"),
+    envelope(body="n\u00f6 base64"),
+    envelope(body=base64.b64encode(b"[[" + b"[" * 900 + b"]" * 900 + b"],{},{}]").decode()),
+    envelope(body=body([1.0])),
+    envelope(body=body([[1]])),
     envelope(body=base64.b64encode(b"\xff").decode()),
     envelope(body=body({})),
     envelope(body=body([])),
@@ -296,6 +303,21 @@ STRANGE: list[dict[str, Any]] = [
     envelope(body=body([1], more={"chain": 1, "callbacks": ["x"], "chord": {"a": 1}})),
     envelope(**{"content-type": "application/x-python-serialize", "content-encoding": "binary"}),
 ]
+
+
+def test_keys_of_the_names_that_kombu_uses_hold_up_nothing(pair: Pair) -> None:
+    """It would read bindings and queues of other priorities, and fail while they are of another type."""
+    with pair.client() as client:
+        for queue in (CONSUMER_QUEUE, ATTEMPTS_QUEUE):
+            for key in (f"_kombu.binding.{queue}", *(f"{queue}\x06\x16{step}" for step in (3, 6, 9))):
+                client.set(key, "x")
+        for key in ("unacked", "unacked_index", "unacked_mutex", "_kombu.binding.celery"):
+            client.set(key, "x")
+        with pair.relay, pair.worker:
+            pair.place()
+            pair.assert_summed(20)
+            for process in (pair.relay, pair.worker):
+                assert "queue_unavailable" not in process.log, process.log
 
 
 def test_messages_that_cannot_be_read_are_dropped_and_logged(pair: Pair) -> None:
@@ -406,7 +428,8 @@ def test_a_child_that_is_dead_but_not_reaped_does_not_end_a_worker_that_connects
         processes._untrack_child_process(child, hub)
         pool.register_with_event_loop(hub)  # as after each new connection
         child._popen.terminate()
-        child.join(5)
+        child.join(30)
+        assert child.exitcode is not None
         processes.maintain_pool()
         (another,) = processes._pool
         assert another.pid != child.pid
