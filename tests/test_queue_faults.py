@@ -386,8 +386,10 @@ def test_a_killed_child_has_a_line_in_the_log_and_so_has_its_task(
         client.lpush(CONSUMER_QUEUE, json.dumps(envelope()))
         killed = run(kill_all_while_they_work())
         wait_until(lambda: "WorkerLostError" in pair.worker.log, f"the task is logged {pair.worker.log}", 20)
+        ended = "exited with 'signal 9 (SIGKILL)'"
+        wait_until(lambda: pair.worker.log.count(ended) >= killed, "the children are logged", 20)
         lines = pair.worker.log.splitlines()
-        assert sum("exited with 'signal 9 (SIGKILL)'" in line for line in lines) == killed
+        assert sum(ended in line for line in lines) == killed
         for line in lines:
             assert re.match(r"\d{4}-\d\d-\d\dT\S+Z \[\w+ *\] ", line), line
 
