@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ from shared.settings import SettingsError, check_listening, settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+
+_METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""prometheus_client reads it when it is imported, so that must not happen in this process before it is set."""
 
 LARGEST_HEADER_BUFFER_BYTES = 65_536
 """More than ``api/http/request_sizes.py`` accepts, so that it can say what is too large."""
@@ -72,13 +76,30 @@ def main() -> None:
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+    with _shared_metrics(settings().api_processes):
+        _serve()
+
+
+@contextlib.contextmanager
+def _shared_metrics(processes: int) -> Iterator[None]:
+    """Give the processes a folder in which all of them count, if there are several."""
+    os.environ.pop(_METRICS_FOLDER_VARIABLE, None)
+    if processes == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="oms-metrics-") as folder:
+        os.environ[_METRICS_FOLDER_VARIABLE] = folder
+        yield
+
+
+def _serve() -> None:
     Granian(
         "api.app:create_app",
         factory=True,
         address=_address(settings().host),
         port=settings().port,
         interface=Interfaces.ASGI,
-        workers=1,
+        workers=settings().api_processes,
         websockets=False,
         # HTTP/2 has no limit for a connection that is silent or never ends its preface.
         http=HTTPModes.http1,
