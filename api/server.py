@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 _METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus_client reads it when it is imported, so that must not happen in this process before it is set."""
+"""prometheus_client reads it when it is imported: in this process, not before it is set."""
 
 LARGEST_HEADER_BUFFER_BYTES = 65_536
 """More than ``api/http/request_sizes.py`` accepts, so that it can say what is too large."""
