@@ -24,12 +24,10 @@ from api.http.problem_types import (
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
     REQUEST_TIMEOUT,
-    UNAVAILABLE,
 )
 from api.http.problems import Fault, ProblemError, invalid, malformed
 from api.http.request_bodies import LEAST_BYTES_PER_SECOND
 from api.http.times import utc_text
-from api.operations.health import NotReadyError
 from api.orders import errors as orders
 from api.problem_types import (
     BATCH_REFUSED,
@@ -45,23 +43,14 @@ from api.problem_types import (
     WEBHOOK_DISABLED,
 )
 from api.services import errors as services
+from api.unavailability import RETRY_SOON, UNAVAILABILITY
 from api.webhooks import errors as webhooks
-from shared.database.engine import (
-    DatabaseReadOnlyError,
-    DatabaseUnavailableError,
-    LockTimeoutError,
-    OutcomeUnknownError,
-    OverloadedError,
-)
 from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = structlog.get_logger(__name__)
-
-RETRY_SOON = {"Retry-After": "1"}
-RETRY_LATER = {"Retry-After": "5"}
 
 
 def _conflict(conflict: orders.Conflict) -> dict[str, object]:
@@ -90,38 +79,6 @@ def _orders_too_close(error: orders.OrdersTooCloseError) -> ProblemError:
             },
         },
     )
-
-
-def _unavailable(
-    event: str, detail: str, headers: dict[str, str] = RETRY_SOON
-) -> Callable[[Exception], ProblemError]:
-    def log_and_translate(error: Exception) -> ProblemError:
-        log.warning(event, reason=str(error))
-        return ProblemError(UNAVAILABLE, detail, headers=headers)
-
-    return log_and_translate
-
-
-_database_unavailable = _unavailable(
-    "unavailable", "The database is busy or can't be reached; the request was not carried out."
-)
-_overloaded = _unavailable(
-    "overloaded",
-    "More requests wait for the database than it can serve in time; this one was not carried out.",
-    RETRY_LATER,
-)
-_database_read_only = _unavailable(
-    "database_read_only", "The database accepts no writes at the moment; nothing was stored."
-)
-_lock_timeout = _unavailable(
-    "lock_timeout",
-    "A long transaction, such as an import, locks what this request reads or changes. Nothing was stored.",
-)
-_outcome_unknown = _unavailable(
-    "outcome_unknown",
-    "The connection to the database broke while the request was being stored: either all of it was stored or "
-    "nothing. Repeat it, a POST with the same Idempotency-Key.",
-)
 
 
 def _framework_error(error: HTTPException) -> ProblemError:
@@ -167,16 +124,7 @@ def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:
     items = []
     for index, refusal in error.refusals:
         problem = problem_of(refusal)
-        items.append(
-            {
-                "index": index,
-                "type": problem.type.uri,
-                "title": problem.type.title,
-                "status": problem.type.status,
-                "detail": problem.detail,
-                **problem.members,
-            }
-        )
+        items.append({"index": index, **_described(problem), **problem.members})
     return ProblemError(
         BATCH_REFUSED,
         f"{len(items)} of the batch's orders can't be stored, so none was: see items.",
@@ -204,11 +152,6 @@ def _position_not_in_log(error: changes.PositionNotInLogError) -> ProblemError:
     )
 
 
-def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
-    detail = f"This process has {error.limit} {error.what} open already, the most that it allows."
-    return ProblemError(UNAVAILABLE, detail, headers=RETRY_LATER)
-
-
 def _body_timeout(_error: http.BodyTimeoutError) -> ProblemError:
     # The rest of the body is never read, so the connection can't be used again.
     return ProblemError(
@@ -216,23 +159,6 @@ def _body_timeout(_error: http.BodyTimeoutError) -> ProblemError:
         f"The body did not arrive in time: it may take {settings().body_timeout:g} s, and a third of that at "
         f"less than {LEAST_BYTES_PER_SECOND:,} bytes a second.",
         headers={"Connection": "close"},
-    )
-
-
-def _too_many_bodies(_error: http.TooManyBodiesError) -> ProblemError:
-    return ProblemError(
-        UNAVAILABLE,
-        "More bodies arrive at the same time than this process can hold; nothing was stored.",
-        headers=RETRY_SOON | {"Connection": "close"},
-    )
-
-
-def _not_ready(error: NotReadyError) -> ProblemError:
-    return ProblemError(
-        UNAVAILABLE,
-        f"Orders can't be stored: {error.reason}.",
-        headers=RETRY_SOON,
-        members={"checks": error.checks},
     )
 
 
@@ -275,21 +201,13 @@ def _order_version_not_found(error: fee_summaries.OrderVersionNotFoundError) -> 
 
 
 _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
+    **UNAVAILABILITY,
     ProblemError: lambda error: error,
     HTTPException: _framework_error,
-    DatabaseUnavailableError: _database_unavailable,
-    OverloadedError: _overloaded,
-    OutcomeUnknownError: _outcome_unknown,
-    DatabaseReadOnlyError: _database_read_only,
-    LockTimeoutError: _lock_timeout,
-    NotReadyError: _not_ready,
-    http.TooManyStreamsError: _too_many_streams,
     http.BodyTimeoutError: _body_timeout,
-    http.TooManyBodiesError: _too_many_bodies,
     http.IdempotencyKeyReusedError: lambda error: ProblemError(
         IDEMPOTENCY_KEY_REUSED, f"The key {error.key} was used for other content within 24 hours."
     ),
-    orders.ContentionError: _database_unavailable,
     orders.OrdersTooCloseError: _orders_too_close,
     orders.OrderNotFoundError: lambda error: ProblemError(NOT_FOUND, f"There is no order {error.order_id}."),
     orders.OrderIdTakenError: lambda error: ProblemError(
@@ -302,10 +220,7 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     orders.VersionMismatchError: _version_mismatch,
     orders.CalendarNameTakenError: lambda error: invalid(
         *(
-            Fault(
-                f"there is a calendar {namesake.existing}; a name may not differ only in case",
-                pointer=pointer,
-            )
+            Fault(namesake.reason, pointer=pointer)
             for pointer, namesake in zip(error.pointers, error.namesakes, strict=False)
         )
     ),
@@ -354,6 +269,11 @@ def problem_of(error: Exception) -> ProblemError:
     return _PROBLEM_OF[nearest](error)
 
 
+def _described(problem: ProblemError) -> dict[str, object]:
+    kind = problem.type
+    return {"type": kind.uri, "title": kind.title, "status": kind.status, "detail": problem.detail}
+
+
 def _path(request: Request[Any, Any, Any]) -> str:
     # As it was sent, still percent-encoded: decoded, it might not be a URI reference.
     raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
@@ -364,10 +284,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     """Answer any error with problem details; Litestar's handler for every exception."""
     problem = problem_of(error)
     body: dict[str, Any] = {
-        "type": problem.type.uri,
-        "title": problem.type.title,
-        "status": problem.type.status,
-        "detail": problem.detail,
+        **_described(problem),
         "instance": _path(request),
         "request_id": request.scope.get("request_id"),
         **problem.members,

@@ -125,27 +125,26 @@ def create_databases(postgres: EmbeddedPostgres) -> None:
     copy(server_url, "plain_statement", "plain")
 
 
-def start_ours(postgres: EmbeddedPostgres, redis_url: str, folder: Path) -> Contestant:
-    """Start this service's API with its default settings and log, on the database ``ours``."""
+def ours(postgres: EmbeddedPostgres, redis_url: str, folder: Path) -> Contestant:
+    """Return this service's API with its default settings and log, on the database ``ours``."""
     url = postgres.url_of("ours")
     port = free_port()
     environment = service_environment(url, redis_url, OMS_PORT=str(port), OMS_API_PROCESSES=str(PROCESSES))
     command = [sys.executable, "-m", "api.server"]
     server = Server(OURS, command, environment, ROOT, folder / "ours.log")
-    server.start()
     orders = stored_orders(url, ours=True)
     return Contestant(OURS, WORKS, url, port, server, orders)
 
 
-def start_peers(
+def peers_of(
     postgres: EmbeddedPostgres, folder: Path, only: tuple[str, ...] | None = None
 ) -> list[Contestant]:
-    """Start the peers, each on a copy of the database ``plain``.
+    """Return the peers, each on a copy of the database ``plain``.
 
     Args:
         postgres: the server of all databases.
         folder: for logs.
-        only: the names of those to start; all that this machine can run, if absent.
+        only: their names; all that this machine can run, if absent.
 
     Raises:
         BenchError: what they are written with is not installed.
@@ -169,7 +168,6 @@ def start_peers(
             PEERS / peer.folder,
             folder / f"{peer.folder}.log",
         )
-        server.start()
         orders = stored_orders(url, ours=False)
         contestants.append(Contestant(peer.name, _PEER_WORKS, url, port, server, orders))
     return contestants
@@ -178,9 +176,3 @@ def start_peers(
 def _peer_environment(url: str, port: int) -> Mapping[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OMS_")}
     return {**kept, "DATABASE_URL": url, "PORT": str(port), "NODE_ENV": "production"}
-
-
-def wait_for_all(contestants: list[Contestant]) -> None:
-    """Wait until all of them answer."""
-    for contestant in contestants:
-        contestant.server.wait_for(contestant.port, f"/orders/{contestant.orders[0].id}")

@@ -2,7 +2,7 @@
 
     python -m bench.generator PORT FILE SECONDS [--once] [--rate REQUESTS_PER_SECOND]
 
-It does what wrk does with ``bench/wrk.lua``, for machines without wrk, with about three times its CPU; and it
+It does what wrk does with ``bench/wrk.lua``, for machines without wrk, with about ten times its CPU; and it
 can send at a given rate. The file has raw requests, each ended by a NUL byte. Without ``--once`` they are
 repeated.
 """

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.contestants import PROCESSES, create_databases, start_ours, start_peers, wait_for_all
+from bench.contestants import PROCESSES, create_databases, ours, peers_of
 from bench.figures import TOLERANCE, fallen
 from bench.generator import CONNECTIONS
 from bench.goals import BARE, CONTESTANTS, CREATE, EXPRESS, OURS, RATIOS
@@ -36,6 +38,8 @@ from bench.start_up import measure_start
 from bench.system import commit, machine, servers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stack.embedded_postgres import EmbeddedPostgres
     from stack.embedded_valkey import EmbeddedValkey
 
@@ -56,15 +60,11 @@ def run(began: float) -> dict[str, Any]:
     load = os.getloadavg()[0]
     budget = int(os.environ.get("BENCH_SECONDS") or _DEFAULT_SECONDS)
     with servers() as (postgres, valkey, folder):
-        rounds, contestant = _start(postgres, valkey, folder, 2 if budget >= _TWO_SECONDS_FROM else 1)
-        try:
+        with _started(postgres, valkey, folder, 2 if budget >= _TWO_SECONDS_FROM else 1) as rounds:
             rounds.run_until(began + budget - _AFTER_ROUNDS_SECONDS, _LEAST_ROUNDS)
             print("relay and worker", flush=True)
             create = statistics.median(rounds.rates[OURS][CREATE])
-            once = Pipeline(contestant, postgres, valkey.url, folder).measure(create)
-        finally:
-            for each in rounds.contestants:
-                each.server.stop()
+            once = Pipeline(rounds.contestants[0], postgres, valkey.url, folder).measure(create)
         print("make run", flush=True)
         once |= measure_start(folder)
         return _results(rounds, once, {**machine(folder), "load_before": load})
@@ -77,13 +77,11 @@ def check(began: float) -> int:
         print(
             f"NOTE: recorded with {recorded['generator']}, and here is {generator()}: ratios differ by that"
         )
-    with servers() as (postgres, valkey, folder):
-        rounds, _ = _start(postgres, valkey, folder, 1, peers=(BARE,))
-        try:
-            rounds.run_until(began + _CHECK_SECONDS, _LEAST_ROUNDS)
-        finally:
-            for each in rounds.contestants:
-                each.server.stop()
+    with (
+        servers() as (postgres, valkey, folder),
+        _started(postgres, valkey, folder, 1, peers=(BARE,)) as rounds,
+    ):
+        rounds.run_until(began + _CHECK_SECONDS, _LEAST_ROUNDS)
     return compare(_ratios(rounds), recorded)
 
 
@@ -111,23 +109,28 @@ def compare(measured: dict[str, float], recorded: dict[str, Any]) -> int:
     return 1 if lines else 0
 
 
-def _start(
+@contextmanager
+def _started(
     postgres: EmbeddedPostgres,
     valkey: EmbeddedValkey,
     folder: Path,
     seconds: int,
     peers: tuple[str, ...] | None = None,
-) -> tuple[Rounds, Any]:
+) -> Iterator[Rounds]:
+    """Run this service and the peers, all that this machine can run if none are named, for the block."""
     create_databases(postgres)
     statements = [own_statement()] if peers else [plain_statements(), own_statement()]
-    contestants = [
-        start_ours(postgres, valkey.url, folder),
-        *start_peers(postgres, folder, peers),
-    ]
-    wait_for_all(contestants)
-    for contestant in contestants:
-        check_same_work(contestant)
-    return Rounds(contestants, statements, postgres, folder, seconds), contestants[0]
+    contestants = [ours(postgres, valkey.url, folder), *peers_of(postgres, folder, peers)]
+    try:
+        for contestant in contestants:
+            contestant.server.start()
+        for contestant in contestants:
+            contestant.server.wait_for(contestant.port, f"/orders/{contestant.orders[0].id}")
+            check_same_work(contestant)
+        yield Rounds(contestants, statements, postgres, folder, seconds)
+    finally:
+        for contestant in contestants:
+            contestant.server.stop()
 
 
 def _ratios(rounds: Rounds) -> dict[str, float]:
@@ -166,6 +169,7 @@ def _results(rounds: Rounds, once: dict[str, float], machine: dict[str, object])
 def main(arguments: list[str]) -> int:
     """Run; the exit status is 0 if all is well, 1 if a ratio has fallen, 2 if nothing could be measured."""
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all servers are stopped
     try:
         if arguments == ["--check"]:
             return check(began)

@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import Literal
 
 
@@ -51,6 +52,22 @@ def read_api_keys(text: str) -> tuple[ApiKey, ...]:
     return keys
 
 
+def read_api_keys_file(file: str, more: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+    """Read a file with API keys, which belong together with more keys from elsewhere.
+
+    Raises:
+        ValueError: it can't be read, or ``read_api_keys`` refuses the keys.
+
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ValueError(f"can't be read ({reason})") from None
+    entries = (f"{key.name}:{key.role}:{key.sha256}" for key in more)
+    return read_api_keys("\n".join(filter(None, (*entries, text.strip()))))
+
+
 _HOST_PATTERN = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
@@ -63,7 +80,7 @@ def read_hosts(text: str) -> tuple[str, ...]:
     """
     hosts = tuple(entry.strip().casefold().rstrip(".") for entry in text.split(",")) if text.strip() else ()
     for host in hosts:
-        if not (_HOST_PATTERN.fullmatch(host) or _is_address(host)):
+        if not (_HOST_PATTERN.fullmatch(host) or read_address(host.removeprefix("[").removesuffix("]"))):
             raise ValueError(
                 "must be host names or addresses without a port, separated by commas: orders.example.com, "
                 "*.example.com, 10.0.0.5"
@@ -71,12 +88,13 @@ def read_hosts(text: str) -> tuple[str, ...]:
     return tuple(host.strip("[]") for host in hosts)
 
 
-def _is_address(host: str) -> bool:
+def read_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return one form of an address: without a zone, IPv4 inside IPv6 as IPv4; None if it is not one."""
     try:
-        ip_address(host.removeprefix("[").removesuffix("]"))
+        address = ip_address(text.partition("%")[0])
     except ValueError:
-        return False
-    return True
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def resolve(host: str) -> list[IPv4Address | IPv6Address]:
@@ -85,7 +103,8 @@ def resolve(host: str) -> list[IPv4Address | IPv6Address]:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-    return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+    addresses = (read_address(str(address[0])) for *_, address in found)
+    return [address for address in addresses if address]
 
 
 def is_loopback(host: str) -> bool:
@@ -94,6 +113,4 @@ def is_loopback(host: str) -> bool:
     A name counts as loopback if all of its addresses do; one that can't be resolved does not.
     """
     addresses = resolve(host)
-    return bool(addresses) and all(
-        (getattr(address, "ipv4_mapped", None) or address).is_loopback for address in addresses
-    )
+    return bool(addresses) and all(address.is_loopback for address in addresses)

@@ -55,7 +55,7 @@ def split_url(
     if not separator or scheme not in schemes:
         *others, last = (f"{name}://" for name in schemes)
         raise ValueError(f"must begin with {', '.join(others)}{' or ' if others else ''}{last}")
-    # Whoever forgot to escape an @ in a password meant the last one.
+    # In a password with an @ that is not escaped, the last @ ends it.
     user, at, address = rest.rpartition("@")
     _check_characters(user, _IN_USER, "the user name or password contains", at)
     _check_characters(address, _ELSEWHERE, "it contains", at)

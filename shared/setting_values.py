@@ -1,4 +1,4 @@
-"""How settings are read from text. Each function raises ``ValueError`` for a text that is not accepted."""
+"""The types of settings: how each is read from text, which raises ``ValueError`` if it is not accepted."""
 
 from __future__ import annotations
 
@@ -7,67 +7,53 @@ from datetime import timedelta
 from typing import Annotated
 from zoneinfo import available_timezones
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode
 
-from shared.api_access import read_api_keys, read_hosts
+from shared.api_access import ApiKey, read_api_keys, read_hosts
+from shared.database.url import check_database_url
 from shared.redis_address import read_redis_url
-from shared.webhook_addresses import read_networks, read_ports
+from shared.webhook_addresses import Network, read_networks, read_ports
 
 
-def check_zone_name(name: str) -> str:
-    """Return the name of a time zone."""
+def _check_zone_name(name: str) -> str:
     if name not in available_timezones():
         raise ValueError("is not the name of a time zone; use an IANA name such as UTC or Europe/Rome")
     return name
 
 
-def parse_yes_or_no(value: object) -> object:
-    """Turn the texts yes and no into a boolean."""
-    if isinstance(value, str) and value not in ("yes", "no"):
-        raise ValueError("must be yes or no")
-    return value == "yes" if isinstance(value, str) else value
-
-
-def parse_api_keys(value: object) -> object:
-    """Read a text with API keys."""
-    return read_api_keys(value) if isinstance(value, str) else value
-
-
-def parse_hosts(value: object) -> object:
-    """Read a text with host names."""
-    return read_hosts(value) if isinstance(value, str) else value
-
-
-def check_redis_url(url: str) -> str:
-    """Return a URL of Redis that can be read."""
+def _check_redis_url(url: str) -> str:
     read_redis_url(url)
     return url
 
 
-def parse_networks(value: object) -> object:
-    """Read a text with networks."""
-    return read_networks(value) if isinstance(value, str) else value
-
-
-def parse_ports(value: object) -> object:
-    """Read a text with ports."""
-    return read_ports(value) if isinstance(value, str) else value
+def _read_yes_or_no(text: str) -> bool:
+    if text not in {"yes", "no"}:
+        raise ValueError("must be yes or no")
+    return text == "yes"
 
 
 _DURATION = re.compile(r"([1-9][0-9]{0,8})(d|h|m|s)")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
 
-def _parse_duration(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value)
+def _read_duration(text: str) -> timedelta:
+    match = _DURATION.fullmatch(text)
     if not match:
         raise ValueError("must be a whole number and a unit, d, h, m or s: 90d, 12h")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
+# The environment has texts, and so have the defaults of these types (``validate_default``).
+DatabaseUrl = Annotated[str, AfterValidator(check_database_url), Field(repr=False)]
+RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Field(repr=False)]
+ZoneName = Annotated[str, AfterValidator(_check_zone_name)]
+YesOrNo = Annotated[bool, BeforeValidator(_read_yes_or_no)]
+ApiKeys = Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(read_api_keys)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_hosts)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(read_networks)]
+Ports = Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(read_ports)]
 Duration = Annotated[
-    timedelta, BeforeValidator(_parse_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))
+    timedelta, BeforeValidator(_read_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))
 ]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]

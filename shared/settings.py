@@ -9,29 +9,28 @@ from __future__ import annotations
 
 import os
 from functools import cache, cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.api_access import ApiKey, is_loopback, read_api_keys
-from shared.database.url import check_database_url
+from shared.api_access import ApiKey, is_loopback, read_api_keys_file
 from shared.redis_address import RedisAddress, read_redis_url
 from shared.server_urls import check_file
 from shared.setting_values import (
+    ApiKeys,
+    DatabaseUrl,
     Duration,
+    Hosts,
+    Networks,
+    Ports,
+    RedisUrl,
     Seconds,
-    check_redis_url,
-    check_zone_name,
-    parse_api_keys,
-    parse_hosts,
-    parse_networks,
-    parse_ports,
-    parse_yes_or_no,
+    YesOrNo,
+    ZoneName,
 )
-from shared.webhook_addresses import AddressPolicy, Network
+from shared.webhook_addresses import AddressPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,14 +54,14 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    database_url: Annotated[str, AfterValidator(check_database_url), Field(repr=False)]
+    database_url: DatabaseUrl
     """The PostgreSQL server, for example ``postgresql://oms@db/oms``.
 
     A socket folder goes in ``?host=``. The password may be given as ``PGPASSWORD`` instead, where it needs no
     escaping.
     """
 
-    redis_url: Annotated[str, AfterValidator(check_redis_url), Field(repr=False)]
+    redis_url: RedisUrl
     """The Redis-compatible server. Only speed depends on it: its data may be lost at any time.
 
     ``redis://``, ``rediss://`` (over TLS, with the certificate verified), ``unix://`` or ``sentinel://``; see
@@ -90,7 +89,7 @@ class Settings(BaseSettings):
     Each has its own limits of connections, database connections and streams.
     """
 
-    time_zone: Annotated[str, AfterValidator(check_zone_name)] = "UTC"
+    time_zone: ZoneName = "UTC"
     """The time zone in which fee summaries count days: an IANA name such as ``Europe/Rome``.
 
     A process refuses to start if the existing summaries use another zone; ``make rebuild`` changes it.
@@ -175,12 +174,10 @@ class Settings(BaseSettings):
     redis_stream_length: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """How many changes the Redis stream holds, approximately: Redis trims the stream in blocks."""
 
-    require_if_match: Annotated[bool, BeforeValidator(parse_yes_or_no)] = Field("no", validate_default=True)
+    require_if_match: YesOrNo = Field("no", validate_default=True)
     """``yes``: PUT, PATCH and DELETE of an order require ``If-Match``; without it they are answered 428."""
 
-    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(parse_api_keys)] = Field(
-        "", validate_default=True
-    )
+    api_keys: ApiKeys = Field("", validate_default=True)
     """Who may call the API: ``name:role:sha256``, separated by commas. Empty means that everyone may.
 
     ``role`` is ``read`` or ``write``; ``sha256`` is the SHA-256 of the key in hexadecimal. Names are unique.
@@ -198,9 +195,7 @@ class Settings(BaseSettings):
     Where there are keys, it changes nothing.
     """
 
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_hosts)] = Field(
-        "", validate_default=True
-    )
+    allowed_hosts: Hosts = Field("", validate_default=True)
     """The names under which callers may address the API (``Host``), separated by commas: ``*.example.com``.
 
     Empty means any name with keys. Without keys it means loopback names and ``OMS_HOST``, so that no web page
@@ -213,17 +208,13 @@ class Settings(BaseSettings):
     Three more are always started: two to deliver webhooks, one to prove the fee summaries.
     """
 
-    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(parse_networks)] = Field(
-        "", validate_default=True
-    )
+    webhook_networks: Networks = Field("", validate_default=True)
     """Private and loopback networks that webhooks may be sent to: ``10.0.0.0/8,127.0.0.0/8``.
 
     Public addresses need no entry. Link-local, metadata and multicast addresses are always refused.
     """
 
-    webhook_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(parse_ports)] = Field(
-        "80,443,1024-65535", validate_default=True
-    )
+    webhook_ports: Ports = Field("80,443,1024-65535", validate_default=True)
     """Ports that webhooks may be sent to: numbers and ranges, separated by commas."""
 
     webhook_plain_http: Literal["never", "internal", "always"] = "internal"
@@ -263,13 +254,7 @@ class Settings(BaseSettings):
         if not self.api_keys_file:
             return self.api_keys
         try:
-            text = Path(self.api_keys_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise ValueError(f"OMS_API_KEYS_FILE: can't be read ({reason})") from None
-        in_file = ",".join(f"{key.name}:{key.role}:{key.sha256}" for key in self.api_keys)
-        try:
-            keys = read_api_keys("\n".join(filter(None, (in_file, text.strip()))))
+            keys = read_api_keys_file(self.api_keys_file, self.api_keys)
         except ValueError as error:
             raise ValueError(f"OMS_API_KEYS_FILE: {error}") from None
         if not keys and self.access != "open":

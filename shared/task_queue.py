@@ -57,6 +57,9 @@ class _Channel(redis_transport.Channel):
     do_restore = False
     connection_class = connection_class()
 
+    def _queue_bind(self, *_: object) -> None:
+        """Store no binding in Redis: every message is sent to a queue by its name."""
+
     def _get_pool(self, asynchronous: bool = False) -> ConnectionPool:  # noqa: FBT001, FBT002 (as Kombu calls it)
         options = self._connparams(asynchronous=asynchronous)  # type: ignore[attr-defined]  # not in its stubs
         for decided_elsewhere in ("host", "port", "username", "password", "db"):
@@ -121,6 +124,8 @@ app.conf.update(
         "socket_keepalive_options": {socket.TCP_KEEPIDLE: 30} if hasattr(socket, "TCP_KEEPIDLE") else {},
         "health_check_interval": 10,
         "max_retries": 1,
+        # No message has a priority, so each queue is one key.
+        "priority_steps": [0],
         # A publisher's pause before that one retry. The default is 2 s, in which the relay would assign
         # nothing.
         "interval_start": 0.1,

@@ -26,7 +26,7 @@ class StackError(Exception):
 
 
 class DataMissingError(StackError):
-    """A server's data are gone while the stack runs: starting it with none would hide that."""
+    """A server's data is missing while the stack runs: starting it with none would hide that."""
 
 
 def die_with_parent(parent: int, with_signal: signal.Signals) -> None:

@@ -164,7 +164,7 @@ class Stack:
         """Print the processes' output, and start again what has ended.
 
         Raises:
-            StackError: PostgreSQL's data are gone, or a process never was ready and keeps ending.
+            StackError: PostgreSQL's data is missing, or a process never was ready and keeps ending.
             _StopRequestedError: a stop is requested.
 
         """

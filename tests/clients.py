@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.checks.document import CONTRACT, operations
+from stack.embedded_valkey import free_port
 from tests.contract_schemas import CONTRACT as DOCUMENT
-from tests.processes import ROOT, free_port
+from tests.processes import ROOT
 from tests.supervisor import Run
 
 if TYPE_CHECKING:

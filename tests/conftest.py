@@ -19,9 +19,11 @@ import asyncpg
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from stack.embedded_valkey import free_port
 from tests.drivers import Api, Database, Pipeline
 from tests.open_files import raise_limit
-from tests.processes import QUICK, ServiceProcess, free_port, migrate
+from tests.processes import QUICK, ServiceProcess, migrate
+from tests.serving import serving
 from tests.webhook_receiver import Receiver
 
 if TYPE_CHECKING:
@@ -40,7 +42,15 @@ _FEW_WORDS = {"OMS_LOG_LEVEL": "WARNING"}
 """For APIs whose log no test reads: logging each request takes a twelfth of their time."""
 
 _LONGEST_FIRST = (
-    *("fuzz", "faults", "stack_run", "random_histories", "migrations", "order_streams", "docker_compose"),
+    *(
+        "fuzz",
+        "faults",
+        "stack_run",
+        "random_histories",
+        "migrations",
+        "large_order_streams",
+        "docker_compose",
+    ),
     *("relay_process", "fee_summary_zone", "order_change_stream", "order_query_plans", "relay"),
 )
 """The slowest files. Started last, one of them would keep a single process busy to the end."""
@@ -171,10 +181,7 @@ def database(_quiet_database: Database) -> Database:
 
 @pytest.fixture(scope="session")
 def _api_server(postgres_url: str, redis_url: str) -> Iterator[Api]:
-    port = free_port()
-    process = ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **_FEW_WORDS)
-    with process, Api(port) as api:
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=redis_url, **_FEW_WORDS) as (api, _):
         yield api
 
 

@@ -31,9 +31,9 @@ import psutil
 import redis
 
 from stack.embedded_postgres import EmbeddedPostgres
-from stack.embedded_valkey import EmbeddedValkey
+from stack.embedded_valkey import EmbeddedValkey, free_port
 from tests.drivers import Api, Database, http_client, wait_until
-from tests.processes import ServiceProcess, free_port, migrate
+from tests.processes import ServiceProcess, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

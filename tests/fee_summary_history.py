@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from api.orders.bodies import OrderPatch
-from api.orders.commands import delete_order, update_order
+from api.orders.updates import delete_order, update_order
 from tests.builders import NOON
 from tests.fee_summary_model import CountedOrder
 from tests.steps import place

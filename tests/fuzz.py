@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 from contract.checks import har
 from stack.child_processes import StackError
 from stack.embedded_postgres import EmbeddedPostgres
-from stack.embedded_valkey import EmbeddedValkey
+from stack.embedded_valkey import EmbeddedValkey, free_port
 from tests.drivers import Api, Database
-from tests.processes import ROOT, ServiceProcess, free_port, migrate
+from tests.processes import ROOT, ServiceProcess, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

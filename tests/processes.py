@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,13 +25,6 @@ QUICK = {
     "OMS_LOCK_WAIT": "3",
 }
 """Settings that shorten waits, allow webhooks to this machine, and hide no deadlock."""
-
-
-def free_port() -> int:
-    """Find a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(database: str, redis: str, **more: str) -> dict[str, str]:
@@ -140,21 +132,21 @@ class ServiceProcess:
         """Kill it and its children at once, like a crash."""
         self._end(signal.SIGKILL)
 
-    def stop(self) -> None:
-        """Ask it to stop, and check that it does within ten seconds."""
-        self._end(signal.SIGTERM)
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int | None:
+        """Ask it to stop, and check that it does within ten seconds; return its exit status."""
+        return self._end(number)
 
-    def _end(self, number: signal.Signals) -> None:
+    def _end(self, number: signal.Signals) -> int | None:
         process, self._process = self._process, None
         if process is None:
-            return
+            return None
         try:
             if number != signal.SIGKILL:
                 process.send_signal(number)
             else:
                 with suppress(ProcessLookupError):  # it and its children have already ended
                     os.killpg(process.pid, number)
-            process.wait(10)
+            return process.wait(10)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(5)

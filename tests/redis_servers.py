@@ -12,9 +12,8 @@ import redis
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from stack.child_processes import start_process, stop_processes
-from stack.embedded_valkey import _server_binary
+from stack.embedded_valkey import _server_binary, free_port
 from tests.drivers import wait_until
-from tests.processes import free_port
 
 PASSWORD = "p@ss/w:rd#?%"
 MASTER = "orders"

@@ -30,10 +30,10 @@ import psutil
 import redis
 
 from stack.child_processes import working_in
+from stack.embedded_valkey import free_port
 from tests.builders import order_body
 from tests.drivers import Api, Database, http_client, wait_until
 from tests.faults import EXPECTED, Caller
-from tests.processes import free_port
 from tests.supervisor import Run
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import pytest
 from shared.settings import SettingsError, settings
 from tests.builders import later, order_body
 from tests.drivers import Api
-from tests.processes import ServiceProcess, free_port
+from tests.processes import ServiceProcess
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,14 +46,7 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 def _guarded_server(postgres_url: str, redis_url: str) -> Iterator[Guarded]:
-    port = free_port()
-    with (
-        ServiceProcess(
-            "api.server", database=postgres_url, redis=redis_url, port=port, OMS_API_KEYS=SETTING
-        ) as process,
-        Api(port) as api,
-    ):
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=redis_url, OMS_API_KEYS=SETTING) as (api, process):
         yield Guarded(api, process)
 
 

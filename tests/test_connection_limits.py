@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import select
 import socket
 import time
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
+from api.http.open_connections import ConnectionCloser
+from stack.embedded_valkey import free_port
 from tests.builders import order_body
 from tests.drivers import Api, wait_until
-from tests.processes import ServiceProcess, free_port
+from tests.processes import ServiceProcess
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,11 +43,7 @@ POST = b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/j
 @pytest.fixture(scope="module")
 def server(postgres_url: str, redis_url: str) -> Iterator[Api]:
     """An API with few places and short times."""
-    process = ServiceProcess(
-        "api.server", database=postgres_url, redis=redis_url, port=(port := free_port()), **SHORT
-    )
-    with process, Api(port) as api:
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=redis_url, **SHORT) as (api, _):
         yield api
 
 
@@ -255,11 +257,8 @@ def test_the_bytes_of_bodies_in_flight_are_limited(
 ) -> None:
     """The oldest of 80 MB of unfinished bodies are answered 503 at once; a new one is read."""
     database.add_services()
-    port = free_port()
     head = POST.replace(b"/orders", b"/orders/batch") + b"Content-Length: 1000000\r\n\r\n"
-    process = ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port)
-    with process, Api(port) as api, ExitStack() as stack:
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=redis_url) as (api, _), ExitStack() as stack:
         connections = []
         for _ in range(80):
             connections.append(stack.enter_context(closing(connect(api, head))))
@@ -274,3 +273,14 @@ def test_the_bytes_of_bodies_in_flight_are_limited(
         answer = connections[0].recv(65_536)
         assert answer.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 1" in answer.lower()
+
+
+def test_looking_for_connections_leaves_no_file_descriptor_open() -> None:
+    """An open copy of a pipe would keep its reader from ever seeing the end."""
+    reader, writer = os.pipe()
+    before = psutil.Process().num_fds()
+    assert asyncio.run(ConnectionCloser(free_port(), 100).close_once()) == 0
+    assert psutil.Process().num_fds() == before
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)

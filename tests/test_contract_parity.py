@@ -25,8 +25,8 @@ from shared.database.engine import DatabaseUnavailableError, OutcomeUnknownError
 from tests.builders import order_body
 from tests.contract_schemas import CONTRACT, is_problem
 from tests.drivers import Api, Database
-from tests.processes import ServiceProcess, free_port
 from tests.referenced_code import referenced_code
+from tests.serving import serving
 from tests.webhook_steps import subscribe
 
 if TYPE_CHECKING:
@@ -230,17 +230,8 @@ def guarded_api(postgres_url: str, redis_url: str) -> Iterator[Api]:
     """An API that requires keys and If-Match."""
     callers = {"dashboard": "read", "shop": "write"}
     keys = (f"{name}:{role}:{sha256(name.encode()).hexdigest()}" for name, role in callers.items())
-    port = free_port()
-    process = ServiceProcess(
-        "api.server",
-        database=postgres_url,
-        redis=redis_url,
-        port=port,
-        OMS_API_KEYS=",".join(keys),
-        OMS_REQUIRE_IF_MATCH="yes",
-    )
-    with process, Api(port) as guarded:
-        guarded.wait_until_ready()
+    strict = {"OMS_API_KEYS": ",".join(keys), "OMS_REQUIRE_IF_MATCH": "yes"}
+    with serving(database=postgres_url, redis=redis_url, **strict) as (guarded, _):
         yield guarded
 
 

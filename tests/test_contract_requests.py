@@ -30,6 +30,7 @@ class Request(NamedTuple):
     """A request made of the contract's examples."""
 
     name: str
+    operation: str
     method: str
     path: str
     headers: dict[str, str]
@@ -76,7 +77,15 @@ def requests() -> list[Request]:
             full = f"{address}?{query}" if query else address
             title = f"{operation.get('operationId')} {name} {kind or ''}".strip()
             made.append(
-                Request(title, method.upper(), full, headers, value, set(operation.members("responses")))
+                Request(
+                    title,
+                    operation.get("operationId"),
+                    method.upper(),
+                    full,
+                    headers,
+                    value,
+                    set(operation.members("responses")),
+                )
             )
     return made
 
@@ -128,6 +137,34 @@ def test_the_example_requests_end_as_documented_in_any_order(api: Api, seed: int
         if statuses[request.name] == "400" or statuses[request.name] not in request.statuses
     }
     assert wrong == {}, seed
+
+
+@pytest.mark.parametrize("order", ["down", "up", *seeds(2)])
+def test_what_the_viewer_fills_in_is_never_refused_whatever_was_tried_before(
+    api: Api, order: str | int
+) -> None:
+    """Each operation once, with its first example: another may have deleted what it is about, no more."""
+    import_sample()
+    first: dict[str, Request] = {}
+    for request in REQUESTS:
+        first.setdefault(request.operation, request)
+    tried = list(first)
+    if isinstance(order, int):
+        random.Random(order).shuffle(tried)
+    elif order == "up":
+        tried.reverse()
+    statuses = {operation: send(api, first[operation]) for operation in tried}
+    if statuses["createWebhook"] == 422:  # where the example's host name does not resolve
+        statuses["createWebhook"] = 201
+    refused = {operation: statuses[operation] for operation in tried if statuses[operation] >= 400}
+    assert set(refused.values()) <= {404, 412}, (order, tried, refused)
+
+
+def test_the_operations_on_a_webhook_end_with_its_deletion() -> None:
+    """Who tries them in the documentation's order meets a webhook until then."""
+    about_one = [one.operation for one in REQUESTS if one.path.startswith("/webhooks/")]
+    assert len(about_one) > 1
+    assert about_one[-1] == "deleteWebhook"
 
 
 def test_amounts_in_examples_have_two_decimals_as_the_service_writes_them() -> None:

@@ -15,8 +15,8 @@ from shared.command_output import print_line
 from shared.control_characters import escape_control_characters
 from shared.logs import configure_logs
 from stack.process_output import ProcessOutput
-from tests.drivers import Api
-from tests.processes import ServiceProcess, free_port, run_command
+from tests.processes import run_command
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,12 +41,7 @@ def test_a_url_or_header_never_reaches_the_log_raw(
 ) -> None:
     """Neither the path of a request, nor its id, nor the reason of a refusal."""
     del database
-    port = free_port()
-    process = ServiceProcess(
-        "api.server", database=postgres_url, redis=redis_url, port=port, OMS_LOG_FORMAT=log_format
-    )
-    with process, Api(port) as api:
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=redis_url, OMS_LOG_FORMAT=log_format) as (api, process):
         for path in (f"/{SENT}", f"/services/{SENT}", f"/orders?{SENT}=1", f"/order-changes?after={SENT}"):
             api.client.get(path, headers={b"X-Request-Id": b"a\xc2\x9b2J\xe2\x80\xae"})
         process.stop()

@@ -94,7 +94,7 @@ def test_a_writer_that_cannot_start_in_time_is_refused_at_once(
 
     async def overload() -> None:
         first = [asyncio.create_task(write()) for _ in range(30)]  # two at a time: 1.5 s
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.1)
         rest = [asyncio.create_task(write()) for _ in range(200)]
         await asyncio.sleep(0)
         assert await asyncio.wait_for(seconds_until_refused(), 1) < 0.1
@@ -105,6 +105,30 @@ def test_a_writer_that_cannot_start_in_time_is_refused_at_once(
         assert not any(map(is_refused, await asyncio.gather(*[write() for _ in range(20)])))
 
     serve(overload())
+
+
+def test_a_burst_of_writers_that_can_all_start_in_time_is_not_refused(
+    serve: Callable[[Coroutine[Any, Any, Any]], Any], setting: Callable[..., None]
+) -> None:
+    """Though the first transactions are slow, and a pause of the machine comes in between."""
+    setting(pool_wait=5)
+
+    async def write(seconds: float) -> None:
+        async with transaction():
+            await asyncio.sleep(seconds)
+
+    async def burst() -> None:
+        writers = []
+        for number in range(300):
+            writers.append(asyncio.create_task(write(0.15 if number < 4 else 0.01)))
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(1)
+        time.sleep(0.4)  # noqa: ASYNC251 - the machine stands still
+        await asyncio.sleep(0.05)
+        writers += [asyncio.create_task(write(0.01)) for _ in range(100)]
+        await asyncio.gather(*writers)
+
+    serve(burst())
 
 
 def test_a_reader_that_cannot_start_in_time_is_refused_at_once(

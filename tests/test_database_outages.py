@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
-import psutil
 import pytest
 
+from stack.child_processes import working_in
 from stack.embedded_postgres import EmbeddedPostgres
 from tests.builders import order_body
-from tests.drivers import Api, Database, wait_until
+from tests.drivers import Database, wait_until
 from tests.faults import Deployment
-from tests.processes import NO_REDIS, ServiceProcess, free_port, migrate, run_command
+from tests.processes import NO_REDIS, migrate, run_command
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -323,10 +324,8 @@ def test_a_role_with_exactly_the_privileges_that_readiness_asks_for_can_write_or
     for what, privileges in NEEDED_PRIVILEGES.items():
         kind = "SEQUENCE" if what.endswith("_seq") else "TABLE"
         server.in_shop(f"GRANT {', '.join(privileges)} ON {kind} {what} TO clerk")
-    port = free_port()
     url = server.postgres.url_of("shop").replace("postgres@", "clerk@")
-    with ServiceProcess("api.server", database=url, redis=NO_REDIS, port=port) as process, Api(port) as api:
-        api.wait_until_ready()
+    with serving(database=url, redis=NO_REDIS) as (api, process):
         order = api.placed_order(calendar=f"clerk-{time.monotonic_ns()}")
         assert api.client.patch(f"/orders/{order['id']}", json={"totalfee": 3}).status_code == 200
         assert api.client.delete(f"/orders/{order['id']}").status_code == 204
@@ -351,11 +350,7 @@ def test_health_and_metrics_answer_in_time_while_the_database_does_not_answer(
     server: Server, deployment: Deployment
 ) -> None:
     """All of its processes are stopped, which still accepts connections, and answers none."""
-    stopped = [
-        process
-        for process in psutil.process_iter(["name"])
-        if process.info["name"] == "postgres" and process.cwd() == str(server.postgres.home / "data")
-    ]
+    stopped = working_in(server.postgres.home / "data", "postgres")
     assert_healed(deployment)
     try:
         for process in stopped:

@@ -27,8 +27,9 @@ from api.first_key import DIGEST_FILE, KEY_FILE, make_first_key
 from shared.heartbeat import LONGEST_SILENCE_SECONDS
 from shared.settings import Settings, SettingsError, settings
 from stack.child_processes import start_process, stop_processes
+from stack.embedded_valkey import free_port
 from tests.drivers import wait_until
-from tests.processes import ROOT, environment, free_port
+from tests.processes import ROOT, environment
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

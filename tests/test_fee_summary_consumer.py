@@ -15,7 +15,7 @@ import redis
 from celery import Celery
 
 from api.orders.bodies import OrderPatch
-from api.orders.commands import delete_order, update_order
+from api.orders.updates import delete_order, update_order
 from shared.change_log import FEE_SUMMARIES, lock_cursor
 from shared.database.statements import fetch_value
 from shared.database.transaction import transaction

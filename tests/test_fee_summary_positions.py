@@ -14,12 +14,13 @@ import pytest
 
 from api.fee_summaries.errors import SummariesBehindError
 from api.fee_summaries.positions import OrderVersion, wait_for
-from api.orders.commands import delete_order
+from api.orders.updates import delete_order
 from api.relay.retention import trim_log
 from shared.database.engine import DB
 from tests.builders import later
 from tests.drivers import Api, at_once, wait_until
-from tests.processes import NO_REDIS, ServiceProcess, free_port
+from tests.processes import NO_REDIS
+from tests.serving import serving
 from tests.steps import apply_every_change, assign_all, place
 
 if TYPE_CHECKING:
@@ -231,13 +232,10 @@ def test_the_position_of_reports_never_goes_back_between_two_api_processes(
     run: Run, api: Api, postgres_url: str
 ) -> None:
     """A load balancer sends requests to any process; all figures come from one database."""
-    port = free_port()
     with (
-        ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port),
-        Api(port) as other,
+        serving(database=postgres_url, redis=NO_REDIS) as (other, _),
         ThreadPoolExecutor(1) as thread,
     ):
-        other.wait_until_ready()
         stop = Event()
 
         def read() -> list[int]:

@@ -16,15 +16,15 @@ from schemathesis.engine import events
 from schemathesis.python.asgi import shutdown_lifespans
 
 from api.app import create_app
-from tests.drivers import Api
 from tests.fuzz import GUARDED, check_recording, fuzz
-from tests.processes import ROOT, ServiceProcess, free_port
+from tests.processes import ROOT
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.drivers import Database
+    from tests.drivers import Api, Database
 
 FEW = 2
 """Requests drawn per operation; those at the edges of every schema come on top."""
@@ -85,12 +85,7 @@ def test_fuzzing_the_application_in_process_finds_no_deviation_from_the_contract
 @pytest.fixture
 def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:  # noqa: ARG001 (a clean database)
     """An API that requires keys and If-Match."""
-    port = free_port()
-    with (
-        ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **GUARDED),
-        Api(port) as guarded_api,
-    ):
-        guarded_api.wait_until_ready()
+    with serving(database=postgres_url, redis=redis_url, **GUARDED) as (guarded_api, _):
         yield guarded_api
 
 

@@ -12,9 +12,10 @@ import httpx
 import pytest
 
 from api.relay.retention import delete_expired_keys
+from stack.embedded_valkey import free_port
 from tests.builders import NOON, later, order_body
 from tests.drivers import Api, Database, at_once, wait_until
-from tests.processes import ServiceProcess, free_port
+from tests.processes import ServiceProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

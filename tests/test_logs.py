@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stack.embedded_valkey import free_port
 from tests.drivers import Api, wait_until
 from tests.import_steps import SAMPLE_ORDERS
-from tests.processes import ServiceProcess, free_port, run_command
+from tests.processes import ServiceProcess, run_command
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -61,6 +63,22 @@ def test_a_process_that_is_stopped_prints_nothing_that_looks_like_trouble(
         assert "[info" in line, line
         assert "Ctrl" not in line
         assert "see ya" not in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2])
+def test_a_worker_that_is_stopped_while_it_starts_says_that_it_stopped(
+    seconds: float, number: signal.Signals, database: Database, postgres_url: str, redis_url: str
+) -> None:
+    """Also before Celery handles signals."""
+    del database
+    with ServiceProcess("worker.main", database=postgres_url, redis=redis_url) as process:
+        wait_until(lambda: "started" in process.log, "it has started", 20)
+        time.sleep(seconds)
+        assert process.stop(number) == 0
+        lines = process.log.splitlines()
+        assert "stopped" in lines[-1], lines
+        assert all("[info" in line for line in lines), lines
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from tests.drivers import Api
-from tests.processes import ServiceProcess, free_port
+from tests.serving import serving
 from tests.wrong_addresses import ADDRESSES
 from tests.wrong_bodies import CREATE, UNACCEPTABLE, UNREADABLE, Case
 from tests.wrong_headers import REST
@@ -53,12 +53,7 @@ async def _drop_database(url: str) -> None:
 @pytest.fixture(scope="module")
 def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
     """An API whose database was dropped."""
-    port = free_port()
-    with (
-        ServiceProcess("api.server", database=own_database_url, redis=redis_url, port=port) as process,
-        Api(port) as api,
-    ):
-        api.wait_until_ready()
+    with serving(database=own_database_url, redis=redis_url) as (api, process):
         asyncio.run(_drop_database(own_database_url))
         yield api
         # Nothing was logged as an unexpected error. The request that needs the database comes last.

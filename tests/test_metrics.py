@@ -12,9 +12,11 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.operations import figures
+from stack.embedded_valkey import free_port
 from tests.builders import later
 from tests.drivers import Api, wait_until
-from tests.processes import NO_REDIS, ROOT, ServiceProcess, free_port
+from tests.processes import NO_REDIS, ROOT, ServiceProcess
+from tests.serving import serving
 from tests.steps import apply_every_change, assign_all, place
 from tests.webhook_steps import deliver, fan_out, subscribe
 
@@ -60,9 +62,7 @@ def read(api: Api) -> Metrics:
 def own_api(postgres_url: str, database: Database) -> Iterator[Api]:
     """An API without Redis."""
     database.add_services()
-    port = free_port()
-    with ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port), Api(port) as api:
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=NO_REDIS) as (api, _):
         yield api
 
 

@@ -18,7 +18,8 @@ from api.relay.retention import trim_log
 from tests.builders import later
 from tests.drivers import Api, wait_until
 from tests.open_files import spare_files
-from tests.processes import NO_REDIS, ServiceProcess, free_port
+from tests.processes import NO_REDIS, ServiceProcess
+from tests.serving import serving
 from tests.steps import apply_every_change, assign_all, whole_log
 from tests.subscribers import EventStream, Feed, raw_stream
 
@@ -32,12 +33,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def _streaming(postgres_url: str) -> Iterator[tuple[Api, ServiceProcess]]:
-    port = free_port()
     short_timeouts = {"OMS_STREAM_SILENCE": "0.5", "OMS_STREAM_WRITE_TIMEOUT": "1"}
-    process = ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port, **short_timeouts)
-    with process, Api(port) as api:
-        api.wait_until_ready()
-        yield api, process
+    with serving(database=postgres_url, redis=NO_REDIS, **short_timeouts) as served:
+        yield served
 
 
 @pytest.fixture
@@ -278,10 +276,10 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
     database.add_services()
     streams = min(1_000, spare_files() // 3)
     assert streams >= 500
-    port = free_port()
 
-    async def open_one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def open_one(api: Api) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        url = api.client.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(b"GET /order-changes/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b'data: {"position":0}\n\n')
         return reader, writer
@@ -299,7 +297,8 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
         (worker,) = psutil.Process(process.pid).children()
         memory = worker.memory_info().rss
         while len(opened) < streams:
-            opened.extend(await asyncio.gather(*(open_one() for _ in range(min(50, streams - len(opened))))))
+            more = min(50, streams - len(opened))
+            opened.extend(await asyncio.gather(*(open_one(api) for _ in range(more))))
         used, began = sum(worker.cpu_times()[:2]), time.monotonic()
         await asyncio.sleep(1.5)
         share = (sum(worker.cpu_times()[:2]) - used) / (time.monotonic() - began)
@@ -326,11 +325,7 @@ def test_a_thousand_idle_streams_use_few_resources_and_end_promptly(
         assert share < 0.5
         assert stopping < 6
 
-    with (
-        ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port) as process,
-        Api(port) as api,
-    ):
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=NO_REDIS) as (api, process):
         run(scenario(api, process))
 
 
@@ -350,12 +345,7 @@ def test_a_waiting_request_does_not_delay_the_end_of_the_process(
     database: Database, postgres_url: str
 ) -> None:
     database.add_services()
-    port = free_port()
-    with (
-        ServiceProcess("api.server", database=postgres_url, redis=NO_REDIS, port=port) as process,
-        Api(port) as api,
-    ):
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=NO_REDIS) as (api, process):
         answers: list[Any] = []
         waiting = threading.Thread(target=lambda: answers.append(api.client.get("/order-changes?wait=30")))
         waiting.start()

@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from stack.child_processes import living
+from stack.embedded_valkey import free_port
 from tests.drivers import Api, wait_until
-from tests.processes import ServiceProcess, free_port
+from tests.processes import ServiceProcess
 
 
 def test_a_killed_api_leaves_nobody_on_its_port(postgres_url: str, redis_url: str) -> None:

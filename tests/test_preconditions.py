@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import order_body
 from tests.drivers import Api, Database, at_once
-from tests.processes import ServiceProcess, free_port
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,14 +190,7 @@ def test_concurrent_increments_with_if_match_lose_no_update(api: Api) -> None:
 
 @pytest.fixture(scope="module")
 def _strict_server(postgres_url: str, redis_url: str) -> Iterator[Api]:
-    port = free_port()
-    with (
-        ServiceProcess(
-            "api.server", database=postgres_url, redis=redis_url, port=port, OMS_REQUIRE_IF_MATCH="yes"
-        ),
-        Api(port) as api,
-    ):
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=redis_url, OMS_REQUIRE_IF_MATCH="yes") as (api, _):
         yield api
 
 

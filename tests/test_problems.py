@@ -11,7 +11,7 @@ from api.operations.contracts import contract_json
 from api.problem_types import TYPES
 from tests.builders import NOON, later, order_body
 from tests.drivers import Api, Database
-from tests.processes import ServiceProcess, free_port
+from tests.serving import serving
 
 if TYPE_CHECKING:
     import httpx
@@ -163,13 +163,10 @@ def test_each_problem_type_carries_what_a_caller_needs_to_continue(api: Api) -> 
 
 def test_an_internal_error_reveals_nothing_but_its_request_id(own_database_url: str, redis_url: str) -> None:
     """500: the log has the details under the same id, and nothing is stored."""
-    port = free_port()
     with (
-        ServiceProcess("api.server", database=own_database_url, redis=redis_url, port=port) as process,
+        serving(database=own_database_url, redis=redis_url) as (api, process),
         Database(own_database_url) as database,
-        Api(port) as api,
     ):
-        api.wait_until_ready()
         database.add_services()
         stored = api.placed_order()
         database.rows("ALTER FUNCTION order_json RENAME TO order_json_of_old")

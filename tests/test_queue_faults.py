@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -15,18 +16,19 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import psutil
 import pytest
 import redis
 
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, app
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.processes import ROOT, ServiceProcess, environment
 from tests.steps import place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from stack.embedded_valkey import EmbeddedValkey
@@ -115,7 +117,7 @@ def replica(pair: Pair) -> Fault:
 
 def forbidden(pair: Pair) -> Fault:
     return commands(
-        pair, "ACL SETUSER default -brpop -llen -lpush -sadd -xadd", mending="ACL SETUSER default +@all"
+        pair, "ACL SETUSER default -brpop -llen -lpush -xadd", mending="ACL SETUSER default +@all"
     )
 
 
@@ -148,17 +150,29 @@ ANSWERS = (
 )
 """One second each; the last three are of something that is no Redis."""
 
+CONFUSING_ANSWERS = (
+    b":1\r\n",
+    b"#t\r\n",
+    b"_\r\n",
+    b"*0\r\n",
+    b"%1\r\n+a\r\n:1\r\n",
+    b":x\r\n",
+    b"-MOVED 1 x\r\n",
+)
+"""Of something that greets as Redis does, and then answers so that a client of Redis raises anything."""
+
 
 @contextmanager
-def other_answers(pair: Pair) -> Iterator[None]:
+def other_answers(pair: Pair, answers: Sequence[bytes] = ANSWERS, to_hello: bytes = b"") -> Iterator[None]:
     """In place of Redis, a server that answers every command alike, with one answer after another."""
     port = int(pair.valkey.url.rpartition(":")[2].partition("/")[0])
     begun = time.monotonic()
 
     async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.CancelledError, ConnectionError):
-            while await reader.read(65_536):
-                writer.write(ANSWERS[int(time.monotonic() - begun) % len(ANSWERS)])
+            while commands := await reader.read(65_536):
+                answer = answers[int(time.monotonic() - begun) % len(answers)]
+                writer.write((to_hello if b"HELLO" in commands else b"") or answer)
         writer.close()
 
     async def serve() -> None:
@@ -171,11 +185,15 @@ def other_answers(pair: Pair) -> Iterator[None]:
     thread.start()
     try:
         yield
-        time.sleep(max(0.0, begun + len(ANSWERS) - time.monotonic()))
+        time.sleep(max(0.0, begun + len(answers) - time.monotonic()))
     finally:
         over.set()
         thread.join()
         pair.valkey.start()
+
+
+def confusing_answers(pair: Pair) -> Fault:
+    return other_answers(pair, CONFUSING_ANSWERS, to_hello=b"%1\r\n$5\r\nproto\r\n:3\r\n")
 
 
 FAULTS = {
@@ -185,6 +203,7 @@ FAULTS = {
     "a queue of another type": wrong_type,
     "a failed snapshot": failed_snapshot,
     "other answers": other_answers,
+    "confusing answers": confusing_answers,
 }
 
 
@@ -199,18 +218,23 @@ def test_worker_and_relay_wait_through_a_fault_of_redis_and_log_it_once(
         with fault(pair):
             late.start()
             pair.place()
-            for process in (pair.worker, pair.relay, late):
+            # A full Redis still lets a worker read; the one before has lost its connection.
+            noticing = [pair.worker, pair.relay, *([] if fault is out_of_memory else [late])]
+            for process in noticing:
                 try:
                     wait_until(partial(logged, process, "queue_unavailable"), "logged", 20)
                 except AssertionError:
                     pytest.fail(f"{process.module} did not log it: {process.log[-5000:]}")
             time.sleep(1.5)
         pair.assert_summed()
-        for process in (pair.worker, pair.relay, late):
+        assert not late.has_ended, late.log
+        for process in noticing:
             wait_until(partial(logged, process, "queue_available_again"), f"logged: {process.log}", 20)
             assert not process.has_ended, process.log
-            # At most one: the relay shows where an answer that is none of Redis' confused its client.
-            assert process.log.count("Traceback") <= (process is pair.relay)
+            # Only an answer that is none of Redis' has a traceback: it shows where it confused the client.
+            if fault not in (other_answers, confusing_answers):
+                assert "Traceback" not in process.log
+            assert process.log.count("publishing_failed") <= 1
             assert process.log.count("queue_unavailable") == 1, process.log
             assert process.log.count("queue_available_again") == 1
         pair.worker.kill()
@@ -252,6 +276,10 @@ UNREADABLE: list[bytes | dict[str, Any]] = [
     *(b"", b"no JSON", b"null", b"[]", b"{}", b"1e999", b'"text"', b"\xff\xfe", b"[" * 100_000),
     *(envelope(**{name: value}) for name in ("body", "headers", "properties") for value in WRONG),
     envelope(body="not base64!"),
+    envelope(body="n\u00f6 base64"),
+    envelope(body=base64.b64encode(b"[[" + b"[" * 900 + b"]" * 900 + b"],{},{}]").decode()),
+    envelope(body=body([1.0])),
+    envelope(body=body([[1]])),
     envelope(body=base64.b64encode(b"\xff").decode()),
     envelope(body=body({})),
     envelope(body=body([])),
@@ -275,6 +303,21 @@ STRANGE: list[dict[str, Any]] = [
     envelope(body=body([1], more={"chain": 1, "callbacks": ["x"], "chord": {"a": 1}})),
     envelope(**{"content-type": "application/x-python-serialize", "content-encoding": "binary"}),
 ]
+
+
+def test_keys_of_the_names_that_kombu_uses_hold_up_nothing(pair: Pair) -> None:
+    """It would read bindings and queues of other priorities, and fail while they are of another type."""
+    with pair.client() as client:
+        for queue in (CONSUMER_QUEUE, ATTEMPTS_QUEUE):
+            for key in (f"_kombu.binding.{queue}", *(f"{queue}\x06\x16{step}" for step in (3, 6, 9))):
+                client.set(key, "x")
+        for key in ("unacked", "unacked_index", "unacked_mutex", "_kombu.binding.celery"):
+            client.set(key, "x")
+        with pair.relay, pair.worker:
+            pair.place()
+            pair.assert_summed(20)
+            for process in (pair.relay, pair.worker):
+                assert "queue_unavailable" not in process.log, process.log
 
 
 def test_messages_that_cannot_be_read_are_dropped_and_logged(pair: Pair) -> None:
@@ -317,6 +360,38 @@ def test_a_worker_survives_children_that_die_while_its_connection_does(pair: Pai
         pair.assert_summed()
 
 
+def test_a_killed_child_has_a_line_in_the_log_and_so_has_its_task(
+    pair: Pair, database: Database, run: Callable[..., Any]
+) -> None:
+    """One line each, as all others are: with a time and a level, and without a traceback."""
+
+    async def kill_all_while_they_work() -> int:
+        locking = await asyncpg.connect(database.url)
+        try:
+            async with locking.transaction():
+                await locking.execute("LOCK TABLE consumer_cursor")
+                await asyncio.to_thread(
+                    wait_until, lambda: "apply_changes" in pair.worker.log, "a task was received", 20
+                )
+                await asyncio.sleep(0.5)
+                children = psutil.Process(pair.worker.pid).children()
+                for child in children:
+                    child.kill()
+                return len(children)
+        finally:
+            await locking.close()
+
+    with pair.client() as client, pair.worker:
+        wait_until(partial(logged, pair.worker, "ready"), "the worker is ready", 20)
+        client.lpush(CONSUMER_QUEUE, json.dumps(envelope()))
+        killed = run(kill_all_while_they_work())
+        wait_until(lambda: "WorkerLostError" in pair.worker.log, f"the task is logged {pair.worker.log}", 20)
+        lines = pair.worker.log.splitlines()
+        assert sum("exited with 'signal 9 (SIGKILL)'" in line for line in lines) == killed
+        for line in lines:
+            assert re.match(r"\d{4}-\d\d-\d\dT\S+Z \[\w+ *\] ", line), line
+
+
 def test_a_worker_that_ends_by_a_fault_has_an_exit_status(
     own_valkey: EmbeddedValkey, postgres_url: str, tmp_path: Path
 ) -> None:
@@ -353,7 +428,8 @@ def test_a_child_that_is_dead_but_not_reaped_does_not_end_a_worker_that_connects
         processes._untrack_child_process(child, hub)
         pool.register_with_event_loop(hub)  # as after each new connection
         child._popen.terminate()
-        child.join(5)
+        child.join(30)
+        assert child.exitcode is not None
         processes.maintain_pool()
         (another,) = processes._pool
         assert another.pid != child.pid

@@ -16,9 +16,10 @@ from urllib.parse import quote
 import pytest
 import redis
 
+from stack.embedded_valkey import free_port
 from tests.builders import later
 from tests.drivers import Api, Database, wait_until
-from tests.processes import ServiceProcess, free_port
+from tests.processes import ServiceProcess
 from tests.redis_servers import MASTER, PASSWORD, RedisServer, SentinelGroup
 
 
@@ -100,10 +101,12 @@ def test_all_parts_follow_the_master_after_failovers(
                 wait_until(lambda: _queue(api) == "ok", f"health sees the master, {kill=}", 10)
                 master = group.connect(group.master_port)
                 master.select(2)
+                # Sentinels look at the old master every 10 s. Until they have made it a replica, it takes the
+                # writes of those who are connected to it.
                 wait_until(
                     partial(_has_changes, master, number + 1),
                     f"the stream of the new master has the change, {kill=}",
-                    10,
+                    30,
                 )
             assert not any(process.has_ended for process in processes)
             assert not any(PASSWORD in process.log for process in processes)

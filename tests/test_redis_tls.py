@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from stack.embedded_valkey import free_port
 from tests.drivers import Api, wait_until
-from tests.processes import ServiceProcess, free_port
+from tests.processes import ServiceProcess
+from tests.serving import serving
 from tests.webhook_receiver import CERTIFICATE, CERTIFICATE_WITH_KEY
 
 if TYPE_CHECKING:
@@ -114,7 +116,5 @@ def test_changes_reach_the_summaries_over_tls(
         summaries = api.fee_summaries(after_version=f"{order['id']}:1", wait="10")
         assert summaries["totals"]["orders"] == 1
         assert api.client.get("/health/ready").json()["checks"]["queue"] == "ok"
-    other = free_port()
-    with ServiceProcess("api.server", database=postgres_url, redis=url, port=other), Api(other) as api:
-        api.wait_until_ready()
+    with serving(database=postgres_url, redis=url) as (api, _):
         assert httpx.get(f"{api.url}/health/ready").json()["checks"]["queue"] == "unavailable"

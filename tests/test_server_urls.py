@@ -200,19 +200,28 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_every_process_and_command_refuses_malformed_urls_in_one_line_each(command: tuple[str, ...]) -> None:
-    """Without a stack trace; both URLs are named."""
-    redis = {"OMS_REDIS_URL": f"redis://:{SECRET}@x/w@host"}
-    done = run_command(*command, database="postgresql://orders@host/x", **redis)
+MALFORMED = {"OMS_REDIS_URL": f"redis://:{SECRET}@x/w@host"}
+
+
+def test_a_malformed_url_is_refused_in_one_line() -> None:
+    """Without a stack trace."""
+    done = run_command("shared.settings", database="postgresql://orders@host/x", **MALFORMED)
     assert done.returncode not in {0, None}
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert "OMS_REDIS_URL: " in line
     assert "%2F" in line
     assert SECRET not in line
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_process_and_command_refuses_malformed_urls_in_one_line_each(command: tuple[str, ...]) -> None:
+    """Without a stack trace; both URLs are named."""
     database = f"postgresql://orders:{SECRET}#@host:5432/x"
-    _, one, two = run_command(*command, database=database, **redis).stderr.splitlines()
+    done = run_command(*command, database=database, **MALFORMED)
+    assert done.returncode not in {0, None}
+    assert done.stdout == ""
+    _, one, two = done.stderr.splitlines()
     assert one.startswith("  OMS_DATABASE_URL: ")
     assert "%23" in one
     assert two.startswith("  OMS_REDIS_URL: ")

@@ -22,11 +22,12 @@ import pytest
 from stack import preconditions
 from stack.child_processes import StackError, living, working_in
 from stack.embedded_postgres import EmbeddedPostgres
+from stack.embedded_valkey import free_port
 from stack.plan import Plan
 from stack.run import PROCESSES, Stack
 from stack.state_folder import StateFolder
 from tests.drivers import http_client, wait_until
-from tests.processes import ROOT, ServiceProcess, call_command, free_port
+from tests.processes import ROOT, ServiceProcess, call_command
 from tests.supervisor import READY, STOP_TIMEOUT_SECONDS, Run, stack_environment
 
 

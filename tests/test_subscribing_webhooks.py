@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from stack.embedded_valkey import free_port
 from tests.builders import later
 from tests.drivers import http_client, wait_until
-from tests.processes import ROOT, free_port
+from tests.processes import ROOT
 from tests.webhook_steps import deliver, deliveries, make_due, missed, subscribe
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from stack.embedded_valkey import free_port
 from tests.builders import later
-from tests.processes import free_port
 from tests.webhook_receiver import OK, Answer, Receiver
 from tests.webhook_steps import client, deliver, deliveries, fan_out, make_due, missed, subscribe
 from worker.webhooks.attempts import attempt_due

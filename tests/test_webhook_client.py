@@ -15,7 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from shared.logs import configure_logs
 from shared.webhook_addresses import Address, AddressPolicy, read_networks
-from tests.processes import free_port
+from stack.embedded_valkey import free_port
 from tests.webhook_receiver import CERTIFICATE, Answer, Receiver
 from worker.webhooks.client import (
     MAX_RESPONSE_BYTES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import signal
 import sys
 import warnings
 from typing import Any
@@ -22,7 +23,7 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 from celery import bootsteps  # isort: skip
 from celery.exceptions import SecurityWarning  # isort: skip
 from celery.apps import worker as celery_worker  # isort: skip
-from celery.signals import worker_init, worker_ready  # isort: skip
+from celery.signals import setup_logging, worker_init, worker_ready  # isort: skip
 from celery.worker import state  # isort: skip
 
 from worker import queue_reader  # isort: skip
@@ -65,6 +66,11 @@ def _print_nothing(_text: str, _stream: object = None) -> None:
     """
 
 
+def _end_at_once(_number: int, _frame: object) -> None:
+    """Handle a signal that stops the worker before Celery does: there is nothing to wait for yet."""
+    sys.exit(0)
+
+
 def main() -> int:
     """Run the worker until a signal stops it; return the exit status, 1 if it ended by itself.
 
@@ -73,6 +79,8 @@ def main() -> int:
 
     """
     configure_logs()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_at_once)
     # If PostgreSQL is unavailable this can't be checked; the worker then counts in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
@@ -84,9 +92,20 @@ def main() -> int:
         broker_transport=f"{queue_reader.__name__}:Transport",
         worker_consumer=f"{queue_reader.__name__}:Consumer",
     )
+    setup_logging.connect(queue_reader.configure_celery_logs)
     queue_reader.quieten_celery()
     log.info("started")
-    worker = app.Worker(
+    try:
+        _create_worker().start()
+    finally:
+        log.info("stopped")
+    # Celery's own exit code is no help: it is 1 after a signal too, and none if no file could be opened.
+    stop_requests: set[object] = {state.should_stop, state.should_terminate}
+    return 1 if stop_requests == {None} else 0
+
+
+def _create_worker() -> Any:
+    return app.Worker(
         quiet=True,
         pool_cls=queue_reader.Pool,
         # Two more for the tasks that attempt deliveries, one that leases webhooks and one that finishes: they
@@ -99,13 +118,6 @@ def main() -> int:
         without_mingle=True,
         without_heartbeat=True,
     )
-    try:
-        worker.start()
-    finally:
-        log.info("stopped")
-    # Celery's own exit code is no help: it is 1 after a signal too, and none if no file could be opened.
-    stop_requests: set[object] = {state.should_stop, state.should_terminate}
-    return 1 if stop_requests == {None} else 0
 
 
 if __name__ == "__main__":

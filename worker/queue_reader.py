@@ -14,9 +14,11 @@ from typing import Any
 
 import structlog
 from celery.concurrency import asynpool, prefork
-from celery.exceptions import CPendingDeprecationWarning
+from celery.exceptions import CPendingDeprecationWarning, WorkerLostError
+from celery.utils.log import get_multiprocessing_logger
 from celery.worker.consumer import consumer as celery_consumer
 from celery.worker.state import maybe_shutdown
+from kombu.exceptions import OperationalError
 from kombu.utils.encoding import bytes_to_str
 from redis import RedisError
 
@@ -39,7 +41,10 @@ class _Availability:
     def next_pause(self, error: BaseException) -> float:
         """Record that the queue can't be read; return the seconds to wait before the next try."""
         if not self._pause:
-            log.warning("queue_unavailable", reason=str(error) or type(error).__name__)
+            # What is no Redis may answer so that its client raises anything: then the log shows where.
+            is_expected = isinstance(error, (RedisError, OSError, OperationalError))
+            reason = str(error) or type(error).__name__
+            log.warning("queue_unavailable", reason=reason, exc_info=None if is_expected else error)
         self._pause = min(self._pause * 2 or FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         return self._pause
 
@@ -83,9 +88,9 @@ def _transport() -> type:
     """Return the queue's transport, with channels that read as above."""
     transport: Any = app.connection_for_read().get_transport_cls()
     channel = type("Channel", (_Reading, transport.Channel), {})
-    # Every answer of Redis that is an error is a reason to connect again, not to end.
-    errors = (*transport.channel_errors, RedisError)
-    return type("Transport", (transport,), {"Channel": channel, "channel_errors": errors})
+    # Whatever happens while the queue is read is a reason to connect again, not to end: an error that Redis
+    # answers, or whatever its client raises after an answer that no Redis would give.
+    return type("Transport", (transport,), {"Channel": channel, "channel_errors": (Exception,)})
 
 
 Transport = _transport()
@@ -146,8 +151,27 @@ class Pool(prefork.TaskPool):
     Pool = _Processes
 
 
+def configure_celery_logs(**_: object) -> None:
+    """Leave the handlers as they are, and let the pool's logger use them.
+
+    As a receiver of ``setup_logging``, it replaces Celery's own configuration, which gives that logger a
+    handler with a format of its own.
+    """
+    pool_logger: Any = get_multiprocessing_logger()
+    pool_logger.propagate = True
+    pool_logger.setLevel(logging.ERROR)
+
+
 def quieten_celery() -> None:
     """Drop Celery's lines about each try to connect; ``queue_unavailable`` says so once."""
     repeated = {"%s (%r)", "Frequent restarts detected: %r"}
     logging.getLogger("celery.worker.consumer.consumer").addFilter(lambda line: line.msg not in repeated)
     logging.getLogger("celery.worker.consumer.connection").setLevel(logging.WARNING)
+    logging.getLogger("celery.worker.request").addFilter(_shorten_lost_child)
+
+
+def _shorten_lost_child(line: logging.LogRecord) -> bool:
+    """Drop the traceback of a task whose child died: it is the pool's own, and the message says it all."""
+    if isinstance(line.args, tuple) and any(isinstance(value, WorkerLostError) for value in line.args):
+        line.exc_info = None
+    return True

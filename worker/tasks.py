@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +45,15 @@ def _end_child(**_: object) -> None:
 
 
 @app.task(name=APPLY_TO_FEE_SUMMARIES)
-def apply_changes_to_fee_summaries(*message: object, **_: object) -> None:
-    """Apply changes to the fee summaries, up to the position in the message."""
-    _apply(fee_summaries.apply_changes, message)
+def apply_changes_to_fee_summaries(last: int) -> None:
+    """Apply changes to the fee summaries, up to a position."""
+    _apply(fee_summaries.apply_changes, last)
 
 
 @app.task(name=APPLY_TO_WEBHOOK_DELIVERIES)
-def apply_changes_to_webhook_deliveries(*message: object, **_: object) -> None:
-    """Create the webhook deliveries of changes, up to the position in the message."""
-    _apply(fan_out.apply_changes, message)
+def apply_changes_to_webhook_deliveries(last: int) -> None:
+    """Create the webhook deliveries of changes, up to a position."""
+    _apply(fan_out.apply_changes, last)
 
 
 @app.task(name=ATTEMPT_DUE_DELIVERIES)
@@ -79,14 +78,7 @@ async def _attempt_due() -> int:
         return await attempt_due(client)
 
 
-def _apply(apply_changes: Callable[[int], Coroutine[Any, Any, int]], message: tuple[object, ...]) -> None:
-    # Whoever can write to Redis can send anything: what is not one position is dropped.
-    match message:
-        case (int(last),) if not isinstance(last, bool):
-            pass
-        case _:
-            log.warning("message_dropped", arguments=reprlib.repr(message))
-            return
+def _apply(apply_changes: Callable[[int], Coroutine[Any, Any, int]], last: int) -> None:
     try:
         applied = _loop.run(apply_up_to(last, apply_changes))
     except DatabaseUnavailableError as error:

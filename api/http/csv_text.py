@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """UTF-8's. Excel reads a file without one in the encoding of its machine."""
 
-# OWASP's list, and the characters that Unicode's NFKC turns into = + - @.
-_FORMULA = r"=+@\t\r\-\uff1d\uff0b\uff0d\uff20\ufe62\ufe63\ufe66\ufe6b\u207a\u207c\u208a\u208c"
-# Some programs split at other separators than the comma, or at line ends within quotes.
-_SEPARATORS = r";,|\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029"
+# OWASP's list, the characters that Unicode's NFKC turns into = + - @, and the minus sign.
+_FORMULA = (
+    r"=+@\t\r\-\u2212\uff1d\uff0b\uff0d\uff20\ufb29\ufe62\ufe63\ufe66\ufe6b"
+    r"\u207a\u207c\u208a\u208c\u2a75\u2a76"
+)
+# Some programs split at other separators than the comma, full-width ones too, or at line ends within quotes.
+_SEPARATORS = r";,|:\uff0c\uff1a\uff1b\uff5c\ufe50\ufe54\ufe55\t\r\n\v\f\x1c-\x1f\x85\u2028\u2029"
 _CELL_BEGINS = f"(?:^|(?<=[{_SEPARATORS}]))"
-# Programs skip space, and some of them the apostrophe of an earlier escape.
-_FORMULA_FOLLOWS = f"(?=(?:[^\\S{_SEPARATORS}]|')*[{_FORMULA}])"
+# Programs skip space, some of them the apostrophe of an earlier escape, and quotes where they begin a cell.
+_FORMULA_FOLLOWS = f"(?=(?:[^\\S{_SEPARATORS}]|['\"])*[{_FORMULA}])"
 _UNESCAPED = re.compile(_CELL_BEGINS + _FORMULA_FOLLOWS)
 _ESCAPED = re.compile(f"{_CELL_BEGINS}'{_FORMULA_FOLLOWS}")
 

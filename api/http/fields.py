@@ -76,17 +76,23 @@ def whole_number(least: int, greatest: int) -> Callable[[object], int]:
     return read
 
 
-def read_callers_id(value: object) -> int:
-    """Read an id that a caller chooses."""
-    try:
-        number = read_id(value)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= GREATEST_CALLERS_ID:
-        raise ValueError(
-            f"must be a whole number from 1 to {GREATEST_CALLERS_ID}, or omitted to have one assigned"
-        )
-    return number
+def chosen_id(greatest: int) -> Callable[[object], int]:
+    """Return a reader for an id that is given to a new order or service."""
+
+    def read(value: object) -> int:
+        try:
+            number = read_id(value)
+        except ValueError:
+            number = 0
+        if not 1 <= number <= greatest:
+            raise ValueError(f"must be a whole number from 1 to {greatest}, or omitted to have one assigned")
+        return number
+
+    return read
+
+
+read_callers_id = chosen_id(GREATEST_CALLERS_ID)
+"""Read an id that a caller chooses."""
 
 
 def one_of(*words: str) -> Callable[[str], str]:

@@ -1,6 +1,6 @@
 """Which host names this service answers for, and which web pages may send it requests that write.
 
-Without API keys, whoever can reach the service can use it. A web page in such a person's browser could do so
+Without API keys, anyone who can reach the service can use it. A web page in their browser could do so
 in two ways: under a name of its own that it gives this service's address (DNS rebinding), or by sending a
 form. The name ends the first; the headers with which browsers say where a request is from end the second.
 """
@@ -8,12 +8,12 @@ form. The name ends the first; the headers with which browsers say where a reque
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from api.http.access import READING
 from api.http.problem_types import FORBIDDEN
 from api.http.problems import Fault, ProblemError, malformed
+from shared.api_access import read_address
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -67,20 +67,12 @@ def _is_ours(name: str) -> bool:
         )
     if given.all_api_keys:
         return True
-    own, address = given.host.lower().rstrip("."), _address(name)
+    own, address = given.host.lower().rstrip("."), read_address(name)
     if address is None:
         return name == "localhost" or name.endswith(".localhost") or name == own
     # A name can be given any address, but an address is only ever itself.
-    listens_on = _address(own)
+    listens_on = read_address(own)
     return address.is_loopback or address == listens_on or bool(listens_on and listens_on.is_unspecified)
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def check_origin(scope: Scope) -> None:

@@ -22,12 +22,12 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from litestar.enums import ScopeType
 
+from shared.api_access import read_address
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -100,9 +100,7 @@ def _peer(host: str, port: int | str) -> Peer:
     """Return one form of an address: IPv4 may be written as IPv6, which may have a zone, the port as text."""
     if ":" not in host:
         return host, int(port)
-    address = ip_address(host.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address), int(port)
+    return str(read_address(host)), int(port)
 
 
 @asynccontextmanager

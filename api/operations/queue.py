@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+import structlog
 from redis.exceptions import RedisError
 
 from api.operations.time_limit import within
 from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
 from shared.redis_clients import async_client, close_client
+
+log = structlog.get_logger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 0.5
 
@@ -18,6 +22,9 @@ async def queue_lengths() -> dict[str, int] | None:
     try:
         return await within(REDIS_TIMEOUT_SECONDS, _count())
     except (RedisError, OSError):
+        return None
+    except Exception as error:  # noqa: BLE001 - its client raises anything if what answers is no Redis
+        log.warning("queue_unreadable", reason=repr(error))
         return None
 
 
@@ -31,6 +38,7 @@ async def _count() -> dict[str, int]:
         async with client.pipeline(transaction=False) as pipeline:
             for queue in QUEUES:
                 pipeline.llen(queue)
-            return dict(zip(QUEUES, await pipeline.execute(), strict=True))
+            lengths = msgspec.convert(await pipeline.execute(), list[int], strict=True)
+            return dict(zip(QUEUES, lengths, strict=True))
     finally:
         await close_client(client)

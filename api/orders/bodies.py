@@ -30,7 +30,8 @@ class ServiceReference(Body):
     name: ReadOnly = None
 
 
-def _require_distinct_services(services: list[ServiceReference]) -> list[ServiceReference]:
+def require_distinct_services(services: list[ServiceReference]) -> list[ServiceReference]:
+    """Refuse a list that names a service more than once."""
     twice = [str(i) for i, times in Counter(service.id for service in services).items() if times > 1]
     if twice:
         raise ValueError(
@@ -40,7 +41,7 @@ def _require_distinct_services(services: list[ServiceReference]) -> list[Service
 
 
 Services = Annotated[
-    list[ServiceReference], Field(min_length=1, max_length=50), AfterValidator(_require_distinct_services)
+    list[ServiceReference], Field(min_length=1, max_length=50), AfterValidator(require_distinct_services)
 ]
 
 

@@ -80,6 +80,11 @@ class Namesake:
     name: str
     existing: str
 
+    @property
+    def reason(self) -> str:
+        """Why it can't be made."""
+        return f"there is a calendar {self.existing}; a name may not differ only in case"
+
 
 @dataclass
 class CalendarNameTakenError(Exception):

@@ -105,11 +105,10 @@ async def calendars_of_file(orders: Mapping[int, ImportedOrder], faults: FaultRe
     try:
         return await calendar_ids({order.calendar for order in orders.values()})
     except CalendarNameTakenError as refusal:
-        existing = {namesake.name: namesake.existing for namesake in refusal.namesakes}
+        reasons = {namesake.name: namesake.reason for namesake in refusal.namesakes}
     for place, order in orders.items():
-        if order.calendar in existing:
-            why = f"there is a calendar {existing[order.calendar]}; a name may not differ only in case"
-            faults.add("orders", place, ".calendar", why)
+        if order.calendar in reasons:
+            faults.add("orders", place, ".calendar", reasons[order.calendar])
     raise ImportRefusedError
 
 

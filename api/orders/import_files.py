@@ -175,8 +175,6 @@ def _value_of(cells: dict[str, str]) -> Any:
         for name, cell in cells.items()
         if cell and name not in ("service_ids", "service_names")
     }
-    if isinstance(version := value.get("version"), Decimal) and version == int(version):
-        value["version"] = int(version)
     ids = _read_list(cells.get("service_ids", ""))
     names = _read_list(cells.get("service_names", ""))
     if ids is None or names is None:

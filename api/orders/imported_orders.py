@@ -8,37 +8,21 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
-from api.http.fields import read_id
+from api.http.fields import chosen_id, read_id, whole_number
 from api.http.times import read_time
-from api.orders.bodies import NewOrder, OrderDatetime, ServiceReference, _require_distinct_services
+from api.orders.bodies import NewOrder, OrderDatetime, ServiceReference, require_distinct_services
 from api.services.bodies import NewService, read_service_name
 
 GREATEST_IMPORTED_ID = 10**17 - 1
 """After an import, the server's own ids continue above those of the file, so some must be left."""
 
-GREATEST_VERSION = 999_999_999
+GREATEST_IMPORTED_VERSION = 999_999_999
 
 T = TypeVar("T")
 
 
-def read_imported_id(value: object) -> int:
-    """Read an id of an order or service in a file: one that a caller chose or that a server assigned."""
-    try:
-        number = read_id(value)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= GREATEST_IMPORTED_ID:
-        raise ValueError(
-            f"must be a whole number from 1 to {GREATEST_IMPORTED_ID}, or omitted to have one assigned"
-        )
-    return number
-
-
-def read_version(value: object) -> int:
-    """Read an order's version."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= GREATEST_VERSION:
-        raise ValueError(f"must be a whole number from 1 to {GREATEST_VERSION}")
-    return value
+read_imported_id = chosen_id(GREATEST_IMPORTED_ID)
+"""Read an id of an order or service in a file: one that a caller chose or that a server assigned."""
 
 
 def _optional(read: Callable[[object], T]) -> PlainValidator:
@@ -63,9 +47,9 @@ class ImportedOrder(NewOrder):
     services: Annotated[
         list[NamedService],  # type: ignore[assignment]  # a list of what has more members
         Field(min_length=1, max_length=50),
-        AfterValidator(_require_distinct_services),
+        AfterValidator(require_distinct_services),
     ]
-    version: Annotated[int | None, _optional(read_version)] = None
+    version: Annotated[int | None, _optional(whole_number(1, GREATEST_IMPORTED_VERSION))] = None
     created_at: Annotated[Datetime | None, _optional(read_time)] = None
     updated_at: Annotated[Datetime | None, _optional(read_time)] = None
 

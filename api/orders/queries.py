@@ -9,7 +9,7 @@ import msgspec
 
 from api.http.pages import Page
 from api.http.times import EARLIEST, LATEST
-from api.orders.errors import Conflict, OrderNotFoundError
+from api.orders.errors import Conflict, OrderNotFoundError, OrdersTooCloseError
 from api.orders.filters import ListedOrder, OrderFilters
 from api.orders.spacing import CLEARANCE
 from api.orders.windows import find_in_window
@@ -97,7 +97,7 @@ async def find_page(
     return [ListedOrder(**row) for row in rows], edge
 
 
-async def conflicts_near(
+async def _conflicts_near(
     calendar: str, at: datetime, order_id: int | None, import_id: int | None
 ) -> list[Conflict]:
     """List the orders on a calendar that are too close to a datetime.
@@ -107,7 +107,7 @@ async def conflicts_near(
     return await fetch_all(Conflict, _CONFLICTS, calendar, at, order_id, CLEARANCE, import_id)
 
 
-async def nearest_free(
+async def _nearest_free(
     calendar: str, requested: datetime, order_id: int | None
 ) -> tuple[datetime | None, datetime | None]:
     """Find the nearest free datetimes before and after one that is taken, apart from the order itself.
@@ -121,3 +121,18 @@ async def nearest_free(
     after = taken_before[0] + CLEARANCE if taken_before else requested
     before = taken_after[0] - CLEARANCE if taken_after else requested
     return (before if before >= EARLIEST else None, after if after <= LATEST else None)
+
+
+async def refuse_if_too_close(
+    calendar: str, at: datetime, order_id: int | None = None, import_id: int | None = None
+) -> None:
+    """Check that an order may be at a datetime on a calendar, apart from itself and its import.
+
+    Raises:
+        OrdersTooCloseError: it may not; with the orders in its way and the nearest free datetimes.
+
+    """
+    conflicts = await _conflicts_near(calendar, at, order_id, import_id)
+    if conflicts:
+        before, after = await _nearest_free(calendar, at, order_id)
+        raise OrdersTooCloseError(calendar, at, conflicts, before, after)

@@ -18,7 +18,7 @@ from api.http.parameters import PAGING, Query, Readers, path_id, query_of, read_
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.times import read_time
-from api.orders import commands, exports, queries
+from api.orders import commands, exports, queries, updates
 from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
 from api.orders.fields import read_calendar
 from api.orders.filters import OrderFilters
@@ -80,7 +80,7 @@ async def replace_order(request: AnyRequest) -> Response[bytes]:
     preconditions = read_preconditions(request)
     new = await read_body(request, OrderReplacement)
     check_own_id(new.id, order_id)
-    return _answer(await commands.update_order(order_id, new, preconditions))
+    return _answer(await updates.update_order(order_id, new, preconditions))
 
 
 @patch("/orders/{order_id:str}")
@@ -90,14 +90,14 @@ async def patch_order(request: AnyRequest) -> Response[bytes]:
     preconditions = read_preconditions(request)
     change = await read_body(request, OrderPatch, MERGE_PATCH)
     check_own_id(change.id, order_id)
-    return _answer(await commands.update_order(order_id, change, preconditions))
+    return _answer(await updates.update_order(order_id, change, preconditions))
 
 
 @delete("/orders/{order_id:str}", status_code=204)
 async def delete_order(request: AnyRequest) -> None:
     """Delete an order."""
     order_id = path_id(request, "order_id")
-    await commands.delete_order(order_id, read_preconditions(request))
+    await updates.delete_order(order_id, read_preconditions(request))
 
 
 _FILTERS: Readers = {

@@ -45,16 +45,18 @@ class Sender:
 
     async def _run(self, call: Callable[P, bool], *arguments: P.args, **named: P.kwargs) -> bool | None:
         """Make a call that Redis must answer; None, after logging it once, if Redis is unavailable."""
+        # In a thread, because it blocks: if Redis hangs, up to the socket's timeout. Meanwhile positions are
+        # assigned, so that subscribers that do not need Redis are not delayed.
+        calling = asyncio.ensure_future(asyncio.to_thread(call, *arguments, **named))
+        while not (await asyncio.wait({calling}, timeout=settings().relay_interval))[0]:
+            await assign_positions()
         try:
-            # In a thread, because it blocks: if Redis hangs, up to the socket's timeout. Meanwhile positions
-            # are assigned, so that subscribers that do not need Redis are not delayed.
-            calling = asyncio.ensure_future(asyncio.to_thread(call, *arguments, **named))
-            while not (await asyncio.wait({calling}, timeout=settings().relay_interval))[0]:
-                await assign_positions()
             result = calling.result()
-        except (OperationalError, OSError) as error:
+        except Exception as error:
             if not self.is_unavailable:
-                log.warning("queue_unavailable", reason=str(error))
+                # What is no Redis may answer so that its client raises anything: then the log shows where.
+                is_expected = isinstance(error, (OperationalError, OSError))
+                log.warning("queue_unavailable", reason=str(error), exc_info=not is_expected)
             self.is_unavailable = self.failed_this_round = True
             return None
         if self.is_unavailable:

@@ -25,7 +25,7 @@ CREATE EXTENSION btree_gist;  -- lets an exclusion constraint compare integers (
 -- A name on an order; the 3-hour rule holds per calendar. A calendar is created with its first order and is
 -- never renamed or deleted.
 --
--- Written by: api/orders/commands.py (make_calendar).
+-- Written by: api/orders/calendars.py (make_calendar).
 CREATE TABLE calendar (
     id serial PRIMARY KEY,  -- random, not from the sequence: rolled-back creates would exhaust the sequence
     name text NOT NULL DEFAULT '' UNIQUE,  -- as the caller wrote it, and looked up in that case only
@@ -120,7 +120,7 @@ CREATE TABLE deleted_order (
 
 -- Orders as they are now. Deleting an order deletes the row; its history remains in order_change.
 --
--- Written by: api/orders/commands.py (create, replace, patch, delete, batch); api/orders/imports.py.
+-- Written by: api/orders/commands.py (create, batch), updates.py (replace, patch, delete), imports.py.
 -- Three triggers write the order's change, its entries in ordered_service and, when it is deleted, its entry in
 -- deleted_order in the same statement.
 --

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-LEAST_WEIGHT = 0.05
-"""Of the newest interval between two freed places, in their moving average; the first ones weigh more."""
+WINDOW_SECONDS = 2.0
+"""How far back it counts how many places were freed. A short pause of the machine hardly changes that."""
 
-STALL_SECONDS = 1.0
-"""If no place was freed for so long, that counts, however fast it went before."""
+FIRST_SECONDS = 1.0
+"""So long nobody is refused when a line begins: a burst of requests is still being read, and the database's
+connections may not be open yet."""
 
 
 class TooLongError(Exception):
@@ -27,9 +29,8 @@ class WaitingLine:
     def __init__(self, places: int) -> None:
         self._places = places
         self._waiting = 0
-        self._interval = 0.0
-        self._freed = 0
-        self._freed_at = 0.0
+        self._began_at = 0.0
+        self._freed_at: deque[float] = deque()
 
     @contextmanager
     def waiting(self, longest: float) -> Iterator[None]:
@@ -41,7 +42,8 @@ class WaitingLine:
         """
         now = time.monotonic()
         if self._waiting == 0:  # what was measured when the line was last full says nothing about now
-            self._interval, self._freed, self._freed_at = 0.0, 0, now
+            self._began_at = now
+            self._freed_at.clear()
         elif self._expected_seconds(now) > longest:
             raise TooLongError
         self._waiting += 1
@@ -53,16 +55,17 @@ class WaitingLine:
     def free(self) -> None:
         """Note that a place was freed."""
         if self._waiting:
-            now = time.monotonic()
-            interval = now - self._freed_at
-            self._freed += 1
-            self._interval += (interval - self._interval) * max(LEAST_WEIGHT, 1 / self._freed)
-            self._freed_at = now
+            self._freed_at.append(time.monotonic())
 
     def _expected_seconds(self, now: float) -> float:
-        stall = now - self._freed_at
-        interval = max(self._interval, stall / self._places if stall > STALL_SECONDS else 0)
-        return (self._waiting + 1) * interval
+        measured = min(now - self._began_at, WINDOW_SECONDS)
+        if measured < FIRST_SECONDS:
+            return 0.0
+        while self._freed_at and self._freed_at[0] < now - measured:
+            self._freed_at.popleft()
+        # At least as if all places were freed now: how long those in use are still needed is unknown.
+        freed = max(len(self._freed_at), self._places)
+        return (self._waiting + 1) * measured / freed
 
 
 class Slots:
