@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client reads it when it is imported: in this process, not before it is set."""
 
+_MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - the folder in it has a random name, and is this user's
+
 LARGEST_HEADER_BUFFER_BYTES = 65_536
 """More than ``api/http/request_sizes.py`` accepts, so that it can say what is too large."""
 
@@ -82,12 +84,16 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _shared_metrics(processes: int) -> Iterator[None]:
-    """Give the processes a folder in which all of them count, if there are several."""
+    """Give the processes a folder in which all of them count, if there are several.
+
+    In memory if possible: while the kernel writes a page of a file to disk, nobody can count in it.
+    """
     os.environ.pop(_METRICS_FOLDER_VARIABLE, None)
     if processes == 1:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="oms-metrics-") as folder:
+    in_memory = _MEMORY_FOLDER if os.access(_MEMORY_FOLDER, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="oms-metrics-", dir=in_memory) as folder:
         os.environ[_METRICS_FOLDER_VARIABLE] = folder
         yield
 

@@ -71,10 +71,10 @@ def _conditions(results: Results) -> str:
     machine = results["machine"]
     return f"""\
 Measured {results["at"]} at `{results["commit"]}`, on {machine["cores"]} cores ({machine["processor"]}) with
-{machine["memory_gb"]} GB and Python {machine["python"]}. A sync to disk takes {machine["sync_ms"]} ms; the load
-average was {machine["load_before"]:.1f} before. Load: {results["generator"]} on the same cores,
-{results["connections"]} connections. Each contestant has {results["processes"]} server processes, and a database
-on one PostgreSQL with `fsync` and `synchronous_commit` on. {results["rounds"]} interleaved rounds of
+{machine["memory_gb"]} GB and Python {machine["python"]}. A sync to disk takes {machine["sync_ms"]} ms; the
+load average was {machine["load_before"]:.1f} before. Load: {results["generator"]} on the same cores,
+{results["connections"]} connections. Each contestant has {results["processes"]} server processes, and a
+database on one PostgreSQL with `fsync` and `synchronous_commit` on. {results["rounds"]} interleaved rounds of
 {results["seconds"]} s. Peers answer a refused create with 409 alone; this service names the conflicts and the
 nearest free times. It logs every request, and the peers none."""
 
@@ -90,8 +90,8 @@ def _once_conditions(once: Mapping[str, float]) -> str:
         )
     )
     return f"""\
-Half load is {once["half_load_per_second"]:,.0f} creates/s, {once["visible_changes"]:,.0f} changes. The backlog
-was {once["backlog_changes"]:,.0f} changes. While idle, of a core: {idle}."""
+Half load is {once["half_load_per_second"]:,.0f} creates/s, {once["visible_changes"]:,.0f} changes. The
+backlog was {once["backlog_changes"]:,.0f} changes. While idle, of a core: {idle}."""
 
 
 def _rate(rates: Sequence[float]) -> str:

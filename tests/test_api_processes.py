@@ -13,7 +13,8 @@ import pytest
 
 from tests.builders import later
 from tests.drivers import Api, wait_until
-from tests.processes import NO_REDIS, ServiceProcess, free_port
+from tests.processes import NO_REDIS, ServiceProcess
+from tests.serving import serving
 from tests.test_metrics import DURATIONS, REQUESTS, read
 
 if TYPE_CHECKING:
@@ -24,15 +25,7 @@ if TYPE_CHECKING:
 GET = {"method": "GET", "route": "/orders", "status": "200"}
 
 
-class Server(ServiceProcess):
-    """An API server, and its port."""
-
-    def __init__(self, module: str, *, database: str, redis: str, port: int = 0, **settings: str) -> None:
-        super().__init__(module, database=database, redis=redis, port=port, **settings)
-        self.port = port
-
-
-def worker_ids(server: Server) -> set[int]:
+def worker_ids(server: ServiceProcess) -> set[int]:
     """Return the ids of the processes that listen."""
     return {
         child.pid
@@ -52,25 +45,32 @@ def list_often(api: Api, times: int = 200) -> None:
 
 
 @pytest.fixture
-def server(postgres_url: str, database: Database) -> Iterator[Server]:
-    """A server of two processes, without Redis."""
+def serving_twice(postgres_url: str, database: Database) -> Iterator[tuple[Api, ServiceProcess]]:
+    """A caller of a server of two processes that both listen, and the server; without Redis."""
     database.add_services()
-    port = free_port()
-    settings = {"OMS_API_PROCESSES": "2"}
-    with Server("api.server", database=postgres_url, redis=NO_REDIS, port=port, **settings) as process:
-        yield process
+    with serving(database=postgres_url, redis=NO_REDIS, OMS_API_PROCESSES="2") as (api, server):
+        wait_until(lambda: len(worker_ids(server)) == 2, "both processes listen")
+        yield api, server
 
 
 @pytest.fixture
-def api(server: Server) -> Iterator[Api]:
-    """A caller of that server, once both processes listen."""
-    with Api(server.port) as api:
-        api.wait_until_ready()
-        wait_until(lambda: len(worker_ids(server)) == 2, "both processes listen")
-        yield api
+def api(serving_twice: tuple[Api, ServiceProcess]) -> Api:
+    """A caller of that server."""
+    return serving_twice[0]
 
 
-def test_requests_are_counted_in_whichever_process_they_reach(api: Api, server: Server) -> None:
+@pytest.fixture
+def server(serving_twice: tuple[Api, ServiceProcess]) -> ServiceProcess:
+    """That server."""
+    return serving_twice[1]
+
+
+def port_of(api: Api) -> int:
+    """Return the server's port."""
+    return int(api.url.rpartition(":")[2])
+
+
+def test_requests_are_counted_in_whichever_process_they_reach(api: Api, server: ServiceProcess) -> None:
     """The answer of any process shows the counts of all, and does so again after one was replaced."""
     list_often(api)
     assert {read(api).of(REQUESTS, **GET) for _ in range(20)} == {200}
@@ -78,12 +78,14 @@ def test_requests_are_counted_in_whichever_process_they_reach(api: Api, server: 
     before = worker_ids(server)
     os.kill(min(before), signal.SIGKILL)
     wait_until(lambda: len(worker_ids(server) - {min(before)}) == 2, "another process listens")
-    with Api(server.port) as new_connections:
+    with Api(port_of(api)) as new_connections:
         list_often(new_connections, 50)
         assert read(new_connections).of(REQUESTS, **GET) == 250
 
 
-def test_a_stream_is_counted_once_and_not_after_its_process_was_killed(api: Api, server: Server) -> None:
+def test_a_stream_is_counted_once_and_not_after_its_process_was_killed(
+    api: Api, server: ServiceProcess
+) -> None:
     """As order_changes_followers."""
     with httpx.Client(base_url=api.url, verify=False, trust_env=False) as client:  # noqa: S501 - no TLS
         with client.stream("GET", "/order-changes/stream") as stream:
@@ -98,7 +100,7 @@ def test_a_stream_is_counted_once_and_not_after_its_process_was_killed(api: Api,
             }
             os.kill(owner, signal.SIGKILL)
             wait_until(lambda: len(worker_ids(server) - {owner}) == 2, "another process listens")
-        with Api(server.port) as new_connections:
+        with Api(port_of(api)) as new_connections:
             wait_until(
                 lambda: read(new_connections).of("order_changes_followers") == 0, "it is not counted any more"
             )
@@ -109,7 +111,7 @@ def test_orders_written_through_all_processes_keep_the_spacing(api: Api) -> None
     at = later(days=3)
 
     def create(_: int) -> int:
-        with Api(int(api.url.rpartition(":")[2])) as own:
+        with Api(port_of(api)) as own:
             return own.place_order(at=at).status_code
 
     with ThreadPoolExecutor(8) as threads:
@@ -117,7 +119,7 @@ def test_orders_written_through_all_processes_keep_the_spacing(api: Api) -> None
     assert statuses == [201, *[409] * 23]
 
 
-def test_all_processes_end_with_a_signal_and_with_a_killed_server(api: Api, server: Server) -> None:
+def test_all_processes_end_with_a_signal_and_with_a_killed_server(api: Api, server: ServiceProcess) -> None:
     """SIGTERM is passed on; if the main process is killed, the kernel ends the others."""
     ids = worker_ids(server)
     assert api.client.get("/health/live").status_code == 200
