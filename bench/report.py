@@ -130,7 +130,7 @@ def plot(results: Results) -> str:
         y += 28
         parts.append(f'<text x="0" y="{y}" font-weight="bold">{escape(work)}, requests per second</text>')
         y += 8
-        largest = max((statistics.median(values) for values in rates.values()), default=1.0)
+        largest = max((max(values) for values in rates.values()), default=1.0)
         for name, values in sorted(rates.items(), key=lambda item: -statistics.median(item[1])):
             parts.append(_bar(name, values, largest, y))
             y += _LINE
@@ -138,8 +138,8 @@ def plot(results: Results) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"',
-            f' viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
-            f'<rect width="{width}" height="{height}" fill="#fff"/>',
+            f' viewBox="-8 0 {width} {height}" font-family="sans-serif" font-size="13">',
+            f'<rect x="-8" width="{width}" height="{height}" fill="#fff"/>',
             *parts,
             "</svg>",
             "",
@@ -150,7 +150,7 @@ def plot(results: Results) -> str:
 def _bar(name: str, values: Sequence[float], largest: float, y: int) -> str:
     """Draw the median as a bar, and a line from the smallest to the largest value."""
     low, middle, high = (
-        min(_BAR, value / largest * _BAR) for value in (min(values), statistics.median(values), max(values))
+        value / largest * _BAR for value in (min(values), statistics.median(values), max(values))
     )
     text = f"{statistics.median(values):,.0f}"
     line_y = y + _LINE // 2
