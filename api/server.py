@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
 from api.http.open_connections import most_connections, raise_open_files
+from api.http.shared_counts import shared_counts
 from shared.api_access import resolve
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
@@ -28,11 +28,6 @@ from shared.settings import SettingsError, check_listening, settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-_METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus_client reads it when it is imported: in this process, not before it is set."""
-
-_MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - the folder in it has a random name, and is this user's
 
 LARGEST_HEADER_BUFFER_BYTES = 65_536
 """More than ``api/http/request_sizes.py`` accepts, so that it can say what is too large."""
@@ -78,24 +73,8 @@ def main() -> None:
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
-    with _shared_metrics(settings().api_processes):
+    with shared_counts(settings().api_processes):
         _serve()
-
-
-@contextlib.contextmanager
-def _shared_metrics(processes: int) -> Iterator[None]:
-    """Give the processes a folder in which all of them count, if there are several.
-
-    In memory if possible: while the kernel writes a page of a file to disk, nobody can count in it.
-    """
-    os.environ.pop(_METRICS_FOLDER_VARIABLE, None)
-    if processes == 1:
-        yield
-        return
-    in_memory = _MEMORY_FOLDER if os.access(_MEMORY_FOLDER, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="oms-metrics-", dir=in_memory) as folder:
-        os.environ[_METRICS_FOLDER_VARIABLE] = folder
-        yield
 
 
 def _serve() -> None:

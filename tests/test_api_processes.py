@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import psutil
 import pytest
 
+from api.http.shared_counts import FOLDER_VARIABLE, shared_counts
 from tests.builders import later
 from tests.drivers import Api, wait_until
 from tests.processes import NO_REDIS, ServiceProcess
@@ -131,6 +133,20 @@ def test_all_processes_end_with_a_signal_and_with_a_killed_server(api: Api, serv
     ids = worker_ids(server)
     server.stop()
     assert not any(_lives(pid) for pid in ids)
+    server.start()
+
+
+def test_a_killed_server_leaves_no_folder_behind_for_long(api: Api, server: ServiceProcess) -> None:
+    """The next one removes what it counted in, and nothing else."""
+    assert api.client.get("/metrics").status_code == 200
+    (folder,) = Path("/dev/shm").glob(f"oms-metrics-{server.pid}-*")  # noqa: S108 - only read
+    with shared_counts(2):
+        assert folder.is_dir(), "its server runs"
+    server.kill()
+    with shared_counts(2):
+        assert not folder.exists()
+    with shared_counts(1):
+        assert FOLDER_VARIABLE not in os.environ
     server.start()
 
 

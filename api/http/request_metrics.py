@@ -21,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from api.http.shared_counts import FOLDER_VARIABLE, exists
+
 if TYPE_CHECKING:
     from litestar.types import Scope
 
@@ -40,9 +42,6 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 disable_created_metrics()  # a second series for each, which nobody reads
 
 _PROCESS_METRICS = CollectorRegistry()
-
-_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Set by ``api/server.py`` if there are several processes; prometheus_client reads it when it is imported."""
 
 _requests = Counter("http_requests_total", "Requests that were answered.", _LABELS, registry=_PROCESS_METRICS)
 _durations = Histogram(
@@ -80,7 +79,7 @@ def process_gauge(name: str, documentation: str) -> Gauge:
 
 def render_process_metrics() -> bytes:
     """Return what all processes of this server have counted, in Prometheus' text format."""
-    if _FOLDER_VARIABLE not in os.environ:
+    if FOLDER_VARIABLE not in os.environ:
         return generate_latest(_PROCESS_METRICS)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
@@ -89,16 +88,8 @@ def render_process_metrics() -> bytes:
 
 def drop_gauges_of_ended_processes() -> None:
     """Remove the gauges that killed processes left behind. Their counts stay, since a count never falls."""
-    if _FOLDER_VARIABLE in os.environ:
-        for path in Path(os.environ[_FOLDER_VARIABLE]).glob("gauge_live*.db"):
+    if FOLDER_VARIABLE in os.environ:
+        for path in Path(os.environ[FOLDER_VARIABLE]).glob("gauge_live*.db"):
             process_id = path.stem.rpartition("_")[2]
-            if not _exists(int(process_id)):
+            if not exists(int(process_id)):
                 mark_process_dead(process_id)
-
-
-def _exists(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except (ProcessLookupError, PermissionError):  # another user's process has that id by now
-        return False
-    return True
