@@ -16,7 +16,7 @@ from api.fee_summaries import routes as fee_summaries
 from api.http.access import check_access, check_authorization
 from api.http.answer_headers import add_headers
 from api.http.early_refusals import refuse_early
-from api.http.guards import check_path
+from api.http.guards import check_path, check_transfer_coding
 from api.http.hosts import check_host, check_origin
 from api.http.media_types import check_acceptable
 from api.http.open_connections import closing_silent_connections, most_connections, track_requests
@@ -117,6 +117,7 @@ def create_app() -> ASGIApp:
     configure_logs()
     drop_gauges_of_ended_processes()
     application = create_litestar()
-    checked = refuse_early(application, answer, check_sizes, check_host, check_authorization, check_origin)
+    checks = (check_sizes, check_transfer_coding, check_host, check_authorization, check_origin)
+    checked = refuse_early(application, answer, *checks)
     limited = receive_bodies(checked, most_unfinished=most_connections() // 8)
     return track_requests(request_log(add_headers(limited)))

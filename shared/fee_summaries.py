@@ -8,6 +8,7 @@ start.
 
 from __future__ import annotations
 
+from shared.command_output import StartRefusedError
 from shared.database.statements import fetch_values
 from shared.settings import settings
 
@@ -20,11 +21,8 @@ AND EXISTS (SELECT FROM fee_summary AS f WHERE f.generation = s.generation)
 """
 
 
-class OtherTimeZoneError(SystemExit):
-    """OMS_TIME_ZONE is not the zone of the fee summaries; the text says what to do.
-
-    Unhandled, it ends the process with that line and exit status 1, without a stack trace.
-    """
+class OtherTimeZoneError(StartRefusedError):
+    """OMS_TIME_ZONE is not the zone of the fee summaries."""
 
 
 async def check_time_zone() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from shared.control_characters import escape_control_characters, json_line
 from shared.settings import settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 def _escape_values(
@@ -25,6 +28,14 @@ def _escape_values(
 def _escape_lines(_logger: object, _method: str, text: Any) -> str:
     """Escape what is left, a traceback's lines. Indented, an error's message can't forge a line."""
     return "\n    ".join(map(escape_control_characters, text.split("\n")))
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Log what ends the process, in the format of all lines; the interpreter would print it past them."""
+    if not issubclass(kind, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    logging.getLogger("process").critical("ended_by_error", exc_info=(kind, error, trace))
 
 
 def configure_logs() -> None:
@@ -66,3 +77,4 @@ def configure_logs() -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+    sys.excepthook = _log_uncaught

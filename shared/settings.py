@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.api_access import ApiKey, is_loopback, read_api_keys_file
+from shared.command_output import StartRefusedError
 from shared.redis_address import RedisAddress, read_redis_url
 from shared.server_urls import check_file
 from shared.setting_values import (
@@ -40,11 +41,8 @@ if TYPE_CHECKING:
 PREFIX = "OMS_"
 
 
-class SettingsError(SystemExit):
-    """The environment can't be used; the message names each variable and what it accepts.
-
-    Unhandled, it ends the process with that message and exit status 1, without a stack trace.
-    """
+class SettingsError(StartRefusedError):
+    """The environment can't be used; the message names each variable and what it accepts."""
 
 
 class Settings(BaseSettings):

@@ -64,6 +64,8 @@ def check_settings(plan: Plan) -> None:
         "OMS_HOST": plan.host,
         "OMS_PORT": str(plan.port or 1),
     }
+    if os.environ.get("OMS_LOG_FORMAT") == "json":
+        addresses["OMS_LOG_FORMAT"] = "text"  # the reason becomes part of a line
     check = [sys.executable, "-m", "shared.settings"]
     done = subprocess.run(check, env=os.environ | addresses, capture_output=True, text=True, check=False)
     if done.returncode:

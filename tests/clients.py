@@ -159,8 +159,7 @@ def make_typescript() -> None:
 def run_collection(url: str) -> None:
     """Send all requests of a generated Postman collection in their order; none is answered 400.
 
-    Each ends with a documented status. Optional parameters are left out: some exclude each other, and a
-    cursor comes from a page.
+    Each ends with a documented status. Optional parameters are left out, as some exclude each other.
     """
     collection, report = GENERATED / "collection.json", GENERATED / "newman.json"
     options = "parametersResolution=Example,folderStrategy=Tags,enableOptionalParameters=false"

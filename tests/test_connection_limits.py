@@ -9,12 +9,12 @@ import select
 import socket
 import time
 from contextlib import ExitStack, closing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
-from api.http.open_connections import ConnectionCloser
+from api.http.open_connections import ConnectionCloser, track_requests
 from stack.embedded_valkey import free_port
 from tests.builders import order_body
 from tests.drivers import Api, wait_until
@@ -22,7 +22,7 @@ from tests.processes import ServiceProcess
 from tests.serving import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.drivers import Database
 
@@ -117,6 +117,41 @@ def test_an_idle_connection_is_kept_longer_than_a_silent_one(server: Api) -> Non
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
         seconds, _ = seconds_until_closed(connection)
     assert 3 < seconds < 6
+
+
+def test_a_connection_whose_first_answer_took_long_is_kept(
+    run: Callable[..., Any], setting: Callable[..., None]
+) -> None:
+    """Also in the moment when the request has ended and the client has not acknowledged the answer yet."""
+    setting(header_timeout=0.2)
+    ended = asyncio.Event()
+
+    async def application(*_: object) -> None:
+        await ended.wait()
+
+    async def keep(_reader: object, _writer: object) -> None:
+        await asyncio.sleep(5)
+
+    async def close_after_the_answer() -> int:
+        async with await asyncio.start_server(keep, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            scope: Any = {"type": "http", "client": writer.get_extra_info("sockname")}
+            request = asyncio.ensure_future(track_requests(application)(scope, unused, unused))
+            closer = ConnectionCloser(port, 100)
+            await closer.close_once()
+            await asyncio.sleep(0.3)
+            ended.set()
+            await request
+            closed = await closer.close_once()
+            writer.close()
+            return closed
+
+    assert run(close_after_the_answer()) == 0
+
+
+async def unused(*_: object) -> Any:
+    """What the application does not call."""
 
 
 def test_http_2_is_not_spoken(server: Api) -> None:

@@ -19,9 +19,6 @@ from tests.random_rounds import seeds
 if TYPE_CHECKING:
     from tests.drivers import Api
 
-WITHOUT_EXAMPLE = {"cursor"}
-"""A cursor comes from a page; no other value is one."""
-
 NEEDS_A_WEBHOOK = re.compile(r"/webhooks/\{")
 """The sample data has no webhook, so these are answered 404."""
 
@@ -109,7 +106,7 @@ def test_every_parameter_has_an_example() -> None:
         for (_, name), parameter in parameters(CONTRACT, path, operation).items()
         if example_of(parameter) is None
     }
-    assert missing == WITHOUT_EXAMPLE
+    assert missing == set()
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=[request.name for request in REQUESTS])
@@ -123,6 +120,27 @@ def test_every_example_request_succeeds_on_the_sample_data(api: Api, request_: R
         assert status in (201, 422)  # 422: where the example's host name does not resolve
     else:
         assert 200 <= status < 300
+
+
+def test_every_list_takes_start_as_the_cursor_of_its_first_page(api: Api) -> None:
+    """For clients that always send one; the next page's address then has the next cursor only."""
+    import_sample()
+    assert api.client.post("/webhooks", json={"url": "https://orders.example/"}).status_code in (201, 422)
+    lists = [
+        path.replace("{order_id}", "223")
+        for path, _, operation in operations(CONTRACT)
+        if ("query", "cursor") in parameters(CONTRACT, path, operation) and "{webhook_id}" not in path
+    ]
+    assert len(lists) == 7
+    for path in lists:
+        asked = {"from": "2022-11-01", "to": "2022-12-01"} if path.startswith("/fee-summaries") else {}
+        without, given = (
+            api.client.get(path, params=asked | {"limit": "1"} | cursor)
+            for cursor in ({}, {"cursor": "start"})
+        )
+        assert (given.status_code, given.json()) == (200, without.json()), path
+    assert api.client.get("/orders?cursor=start2").status_code == 400
+    assert api.client.get("/orders/export?cursor=start").status_code == 400
 
 
 @pytest.mark.parametrize("seed", seeds(2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -105,6 +105,38 @@ def test_a_writer_that_cannot_start_in_time_is_refused_at_once(
         assert not any(map(is_refused, await asyncio.gather(*[write() for _ in range(20)])))
 
     serve(overload())
+
+
+def test_a_writer_is_refused_soon_while_many_wait_for_a_lock(
+    serve: Callable[[Coroutine[Any, Any, Any]], Any], setting: Callable[..., None], postgres_url: str
+) -> None:
+    """Its turn would come in time, and the lock not."""
+    setting(pool_wait=5, lock_wait=0.1, statement_timeout=4)
+
+    async def write() -> float:
+        began = time.monotonic()
+        with suppress(DatabaseUnavailableError):
+            await DB.retry_while_locked(lock)
+        return time.monotonic() - began
+
+    async def lock() -> None:
+        async with transaction():
+            await DB.execute("LOCK TABLE service IN SHARE MODE")
+
+    async def crowd() -> list[float]:
+        await DB.stop()
+        await DB.start(size=4, serving=True)  # with these settings
+        locking = await asyncpg.connect(postgres_url)
+        async with locking.transaction():
+            await locking.execute("LOCK TABLE service IN EXCLUSIVE MODE")
+            first = [asyncio.create_task(write()) for _ in range(100)]  # forty of them may wait
+            await asyncio.sleep(2.5)
+            later = await asyncio.gather(*[write() for _ in range(30)])
+            await asyncio.gather(*first)
+        await locking.close()
+        return later
+
+    assert max(serve(crowd())) < 1.5
 
 
 def test_a_burst_of_writers_that_can_all_start_in_time_is_not_refused(

@@ -174,6 +174,19 @@ def test_two_of_a_header_that_decides_about_access_are_refused_on_every_path(
                 assert f'"header":"{name}"'.encode() in answer
 
 
+@pytest.mark.parametrize("value", ["gzip, chunked", "chunked, chunked", "identity, chunked"])
+def test_a_body_in_an_unusual_transfer_coding_is_refused(api: Api, value: str) -> None:
+    """Where a proxy in front reads the body's end elsewhere, a second request could hide in it."""
+    for codings in ((f"Transfer-Encoding: {value}",), ("Transfer-Encoding: chunked",) * 2):
+        host, port = api.url.removeprefix("http://").split(":")
+        lines = ("POST /orders HTTP/1.1", "Host: localhost", *codings, "Connection: close", "", "0", "", "")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall("\r\n".join(lines).encode())
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b'"header":"Transfer-Encoding"' in answer
+
+
 OF_OTHERS: list[dict[str, str]] = [
     {"Origin": "https://evil.example"},
     {"Origin": "null"},

@@ -91,6 +91,81 @@ def test_an_export_that_is_imported_is_exported_again_byte_for_byte(
     }
 
 
+def test_archived_services_come_back_archived_and_their_orders_too(
+    api: Api, database: Database, tmp_path: Path
+) -> None:
+    """Also where another service has the name by now; as JSON and as CSV."""
+    for service in ({"id": 900, "name": "Survey"}, {"id": 901, "name": "Paint"}):
+        assert api.client.post("/services", json=service).status_code == 201
+    for n in (900, 901):
+        api.placed_order(at=later(days=n), services=[n, 123])
+    assert api.client.delete("/services/900").status_code == 204
+    assert api.client.post("/services", json={"id": 902, "name": "SURVEY"}).status_code == 201
+    api.placed_order(at=later(days=1), services=[902])
+    services = api.every_item("/services?include_archived=true")
+    export = api.client.get("/orders/export?format=ndjson").content
+    orders_path, json_path, csv_path = (tmp_path / name for name in ("o.ndjson", "s.json", "s.csv"))
+    orders_path.write_bytes(export)
+    json_path.write_text(json.dumps(services))
+    lines = [",".join(str(value or "") for value in service.values()) for service in services]
+    csv_path.write_text("\n".join([",".join(services[0]), *lines]))
+    for path in (json_path, csv_path):
+        database.clean()
+        database.run_script("DELETE FROM service")
+        done = import_files(orders_path, "--services", path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert api.client.get("/orders/export?format=ndjson").content == export
+        assert api.every_item("/services?include_archived=true") == services
+
+
+def test_an_order_may_have_a_service_that_was_archived_after_it_only(api: Api, tmp_path: Path) -> None:
+    """In a catalogue that has the service; without a time of its own, the order is made now."""
+    api.client.delete("/services/456")
+    archived_at = api.client.get("/services/456").json()["archived_at"]
+    times = [archived_at, "2199-01-01T00:00:00Z", None]
+    rows = [
+        imported(n, at=later(days=n), services=(456,)) | {"created_at": created_at}
+        for n, created_at in enumerate(times, start=1)
+    ]
+    done = import_rows(tmp_path, rows)
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [
+        "orders[1].services[0].id",
+        "orders[2].services[0].id",
+        "refused",
+    ]
+    assert import_rows(tmp_path, rows[:1]).returncode == 0
+
+
+@pytest.mark.usefixtures("api")
+def test_names_that_orders_keep_from_before_a_rule_for_names_come_back(
+    database: Database, tmp_path: Path
+) -> None:
+    """Such a name can't be given to a service any more, but orders still show it."""
+    name = "\U0001f469\u200d\U0001f527 \u3164x"
+    row = imported(1) | {"services": [{"id": 123, "name": name}]}
+    done = import_rows(tmp_path, [row])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert database.value("SELECT service_names[1] FROM orders") == name
+    for wrong in ("", " x", "x\u3000", "a\nb", "x" * 101):
+        done = import_rows(tmp_path, [imported(2) | {"services": [{"id": 123, "name": wrong}]}])
+        assert "orders[0].services.0.name: must be a string of 1 to 100" in done.stderr, repr(wrong)
+
+
+@pytest.mark.usefixtures("api")
+def test_rows_without_anything_are_skipped(tmp_path: Path) -> None:
+    """Above the columns, between rows and after them; what is wrong has the line that an editor shows."""
+    path = tmp_path / "orders.csv"
+    path.write_text(
+        "\r\n;;\r\ndatetime;totalfee;service_ids\r\n;;\r\n2030-06-01T12:00:00Z;1;123\r\n"
+        " \r\n;;\r\nyesterday;1;123\r\n;;;;;\r\n"
+    )
+    done = import_files(path)
+    assert done.stderr.startswith("orders[1].datetime (line 8): ")
+    assert done.stderr.count("\n") == 2
+    path.write_text(path.read_text().replace("yesterday", "2030-06-02T12:00:00Z"))
+    assert import_files(path).stdout.startswith("imported 2 orders")
+
+
 def test_orders_of_an_import_keep_the_servers_ids_and_new_ones_get_others(api: Api, tmp_path: Path) -> None:
     """Also where the file has ids that the server would have given next."""
     first = int(api.placed_order(at=later(days=-1))["id"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ import pytest
 from stack.embedded_valkey import free_port
 from tests.drivers import Api, wait_until
 from tests.import_steps import SAMPLE_ORDERS
-from tests.processes import ServiceProcess, run_command
+from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment, run_command
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -102,3 +104,44 @@ def test_every_line_of_a_command_is_json_where_that_is_set(
     assert lines
     for line in lines:
         assert {"event", "level", "timestamp"} <= json.loads(line).keys(), line
+
+
+@pytest.mark.parametrize("module", [*PROCESSES, "shared.database.migrate", "worker.fee_summaries.proof"])
+def test_a_refusal_to_start_is_json_where_that_is_set(module: str, postgres_url: str) -> None:
+    """In one line, with everything that is wrong, and exit status 1."""
+    done = run_command(
+        module, database=postgres_url, OMS_LOG_FORMAT="json", OMS_PORT="x", OMS_TYPO="1", OMS_ACCESS="maybe"
+    )
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).splitlines()
+    event = json.loads(line)
+    assert (event["level"], "OMS_PORT" in event["event"], "OMS_TYPO" in event["event"]) == (
+        "error",
+        True,
+        True,
+    )
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_an_error_that_ends_a_process_is_logged_like_everything_else(
+    log_format: str, postgres_url: str
+) -> None:
+    """With its stack trace, and exit status 1."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from shared.logs import configure_logs; configure_logs(); 1 / 0"],
+        cwd=ROOT,
+        env=environment(postgres_url, NO_REDIS, OMS_LOG_FORMAT=log_format),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    if log_format == "json":
+        event = json.loads(done.stdout)
+        assert (event["event"], event["level"]) == ("ended_by_error", "critical")
+        assert "ZeroDivisionError" in event["exception"]
+    else:
+        first, *trace = done.stdout.splitlines()
+        assert "[critical ] ended_by_error" in first
+        assert "ZeroDivisionError" in trace[-1]
+        assert all(line.startswith("    ") for line in trace)

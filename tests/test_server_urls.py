@@ -200,12 +200,12 @@ COMMANDS = (
 )
 
 
-MALFORMED = {"OMS_REDIS_URL": f"redis://:{SECRET}@x/w@host"}
+REFUSED_REDIS = {"OMS_REDIS_URL": f"redis://:{SECRET}@x/w@host"}
 
 
 def test_a_malformed_url_is_refused_in_one_line() -> None:
     """Without a stack trace."""
-    done = run_command("shared.settings", database="postgresql://orders@host/x", **MALFORMED)
+    done = run_command("shared.settings", database="postgresql://orders@host/x", **REFUSED_REDIS)
     assert done.returncode not in {0, None}
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -218,7 +218,7 @@ def test_a_malformed_url_is_refused_in_one_line() -> None:
 def test_every_process_and_command_refuses_malformed_urls_in_one_line_each(command: tuple[str, ...]) -> None:
     """Without a stack trace; both URLs are named."""
     database = f"postgresql://orders:{SECRET}#@host:5432/x"
-    done = run_command(*command, database=database, **MALFORMED)
+    done = run_command(*command, database=database, **REFUSED_REDIS)
     assert done.returncode not in {0, None}
     assert done.stdout == ""
     _, one, two = done.stderr.splitlines()

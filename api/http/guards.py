@@ -6,10 +6,24 @@ import re
 from typing import TYPE_CHECKING
 
 from api.http.problem_types import NOT_FOUND
-from api.http.problems import ProblemError
+from api.http.problems import Fault, ProblemError, malformed
 
 if TYPE_CHECKING:
+    from litestar.types import Scope
+
     from api.http.request import AnyConnection
+
+
+def check_transfer_coding(scope: Scope) -> None:
+    """Refuse a body whose end a proxy in front might have read elsewhere.
+
+    Raises:
+        ProblemError: 400, its transfer coding is not ``chunked`` alone, once (RFC 9112, section 6.1).
+
+    """
+    codings = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
+    if codings not in ([], [b"chunked"]):
+        raise malformed(Fault("may be chunked, once, and nothing else", header="Transfer-Encoding"))
 
 
 def check_path(connection: AnyConnection) -> None:

@@ -76,6 +76,9 @@ def most_connections() -> int:
 _busy: Counter[Peer] = Counter()
 """The clients of requests in progress."""
 
+_served: set[Peer] = set()
+"""The clients whose connection had a request: its answer may not be acknowledged yet."""
+
 
 def track_requests(app: ASGIApp) -> ASGIApp:
     """Wrap the application: note which connections have a request in progress."""
@@ -89,6 +92,7 @@ def track_requests(app: ASGIApp) -> ASGIApp:
         try:
             await app(scope, receive, send)
         finally:
+            _served.add(peer)
             _busy[peer] -= 1
             if not _busy[peer]:
                 del _busy[peer]
@@ -121,7 +125,7 @@ class _Connection:
     descriptor: int
     peer: Peer
     is_answered: bool
-    """Whether anything was ever sent on it."""
+    """Whether anything that was sent on it was acknowledged."""
     silent_ms: int
     """Since something was last received."""
 
@@ -150,7 +154,9 @@ class ConnectionCloser:
     async def close_once(self) -> int:
         """Close those that have to go; return how many."""
         # In a thread: with thousands of connections, the calls to the kernel take a while.
+        served = set(_served)
         connections = await asyncio.to_thread(self._list_connections)
+        _served.difference_update(served.difference(connection.peer for connection in connections))
         now = time.monotonic()
         self._first_seen = {c.peer: self._first_seen.get(c.peer, now) for c in connections}
         idle = [connection for connection in connections if connection.peer not in _busy]
@@ -160,7 +166,8 @@ class ConnectionCloser:
         oldest = now - settings().header_timeout
         closed = 0
         for number, connection in enumerate(idle):
-            is_late = not connection.is_answered and self._first_seen[connection.peer] <= oldest
+            is_silent = not connection.is_answered and connection.peer not in _served
+            is_late = is_silent and self._first_seen[connection.peer] <= oldest
             makes_room = number < excess and connection.silent_ms >= LEAST_SILENCE_MS
             if makes_room or is_late:
                 closed += self._close(connection)

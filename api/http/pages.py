@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 DEFAULT_LIMIT = 50
 
+START = "start"
+"""The cursor of the first page of every list. No other cursor is equal: no base64 has this length."""
+
 
 @dataclass(frozen=True)
 class Page:
@@ -92,7 +95,7 @@ def read_cursor(request: AnyRequest, read: Callable[..., T]) -> T | None:
 
     """
     query = query_of(request)
-    if "cursor" not in query:
+    if query.get("cursor", START) == START:
         return None
     cursor, filters = query["cursor"], filters_of(request.query_params)
     try:

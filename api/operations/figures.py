@@ -16,7 +16,12 @@ MOST_COUNTED = 10_000
 
 MOST_ATTEMPTS = 1_000
 
-_STATEMENT_TIMEOUT = "SET LOCAL statement_timeout = '2s'"
+# With outdated statistics, PostgreSQL once read and sorted all changes to find those without a position.
+_SETTINGS = """
+SELECT
+    set_config('statement_timeout', '2s', true),
+    set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true)
+"""
 
 _LOG_AND_PROOF = f"""
 WITH waiting AS (
@@ -126,7 +131,7 @@ async def read_figures() -> Figures:
 
     """
     async with transaction(readonly=True):
-        await execute(_STATEMENT_TIMEOUT)
+        await execute(_SETTINGS)
         return Figures(
             await fetch_optional(LogAndProof, _LOG_AND_PROOF),
             await fetch_all(Consumer, _CONSUMERS),

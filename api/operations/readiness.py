@@ -8,7 +8,7 @@ from typing import Literal
 from asyncpg.exceptions import TargetServerAttributeNotMatched
 
 from api.operations.time_limit import within
-from shared.database.engine import DatabaseUnavailableError
+from shared.database.engine import DatabaseUnavailableError, OverloadedError
 from shared.database.migrate import compare_migrations
 from shared.database.sessions import sqlstate_of
 from shared.database.statements import fetch_value, fetch_values
@@ -102,6 +102,8 @@ async def _check() -> Storability:
 
 
 def _unavailable(error: DatabaseUnavailableError) -> Storability:
+    if isinstance(error, OverloadedError):
+        return Storability("unavailable", "unknown", "more requests wait for the database than it can serve")
     cause = error.__cause__
     if isinstance(cause, TargetServerAttributeNotMatched):
         return Storability("standby", "unknown", "the database server is a standby")

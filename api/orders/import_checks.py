@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from api.orders.import_faults import FaultReport
     from api.orders.imported_orders import ImportedOrder
 
-_FIND_SERVICES = "SELECT id, archived_at IS NULL AS is_orderable FROM service WHERE id = ANY($1::bigint[])"
+_FIND_SERVICES = "SELECT id, archived_at FROM service WHERE id = ANY($1::bigint[])"
 
 _FIND_TOO_CLOSE = """
 SELECT n.place, o.id, utc_text(o.datetime) AS datetime
@@ -55,7 +56,7 @@ FROM deleted_order AS d WHERE d.id = ANY($1::bigint[])
 
 class _OrderedService(msgspec.Struct, frozen=True):
     id: int
-    is_orderable: bool
+    archived_at: datetime | None
 
 
 class _TooCloseOrder(msgspec.Struct, frozen=True):
@@ -115,13 +116,32 @@ async def calendars_of_file(orders: Mapping[int, ImportedOrder], faults: FaultRe
 async def check_services(
     orders: Mapping[int, ImportedOrder], in_file: Collection[int], faults: FaultReport
 ) -> None:
-    """Name orders of services that are archived, or neither in the catalogue nor in the file of services."""
+    """Name orders of services that the catalogue does not have, or that were archived before the order.
+
+    An order keeps a service that is archived later. So one that comes with its own ``created_at`` may
+    have such a service.
+
+    Args:
+        orders: the file's orders by their places.
+        in_file: ids of the services that came with them. What the catalogue lacks of these has a fault
+            of its own.
+        faults: gets the orders' faults.
+
+    """
     ordered = {service.id for order in orders.values() for service in order.services}
-    catalogue = await fetch_all(_OrderedService, _FIND_SERVICES, list(ordered))
-    orderable = dict.fromkeys(in_file, True) | {service.id: service.is_orderable for service in catalogue}
+    catalogue = {
+        service.id: service for service in await fetch_all(_OrderedService, _FIND_SERVICES, list(ordered))
+    }
     for place, order in orders.items():
         for i, service in enumerate(order.services):
-            if not orderable.get(service.id):
+            known = catalogue.get(service.id)
+            if known is None:
+                may_be_ordered = service.id in in_file
+            elif known.archived_at is None:
+                may_be_ordered = True
+            else:
+                may_be_ordered = order.created_at is not None and order.created_at <= known.archived_at
+            if not may_be_ordered:
                 why = f"there is no service {service.id}, or it is archived"
                 faults.add("orders", place, f".services[{i}].id", why)
 

@@ -68,7 +68,7 @@ def _check_services(file: ImportedFile, faults: FaultReport) -> tuple[list[Impor
     for index, value in _rows(file, "services", faults):
         service = _read_row(ServiceInFile, value, "services", index, faults)
         if service is not None:
-            services.append(ImportedService(index, service.id, service.name))
+            services.append(ImportedService(index, **dict(service)))
         elif isinstance(value, dict):
             with suppress(ValueError):
                 faulty_services.add(read_imported_id(value.get("id")))

@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _NUMBERS = ("totalfee", "version")
 _COLUMNS = {
     "orders": (CSV_COLUMNS, ("datetime", "totalfee", "service_ids")),
-    "services": (("id", "name"), ("id", "name")),
+    "services": (("id", "name", "archived_at", "created_at", "updated_at"), ("id", "name")),
 }
 """The columns of a file in CSV, and those that it must have."""
 
@@ -124,23 +124,27 @@ def _rows_of_ndjson(text: bytes) -> Iterator[tuple[int, Any]]:
 def _rows_of_csv(path: Path, text: bytes, kind: str) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(LARGEST_CELL)
     lines = io.TextIOWrapper(io.BytesIO(text), encoding="utf-8", newline="")
-    head = text.partition(b"\n")[0]
+    head = text.lstrip().partition(b"\n")[0]
     # Spreadsheets write semicolons where the comma is in numbers. No column's name has any of these.
     delimiter = next((mark for mark in ",;\t" if mark.encode() in head), ",")
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
-        columns = _read_columns(path, next(reader, []), kind)
+        columns: Sequence[str] = ()
         while True:
             number = reader.line_num + 1
             cells = next(reader, None)
             if cells is None:
-                return
-            if not cells:  # an empty line
-                continue
-            if len(cells) == len(columns):
+                break
+            if not any(cell.strip() for cell in cells):
+                continue  # an empty line, or a row of empty cells as spreadsheets write it
+            if not columns:
+                columns = _read_columns(path, cells, kind, number)
+            elif len(cells) == len(columns):
                 yield number, _value_of(dict(zip(columns, cells, strict=True)))
             else:
                 yield number, UnreadableRow(f"has {len(cells)} cells, and the first line {len(columns)}")
+        if not columns:
+            _read_columns(path, [], kind, 1)
     except UnicodeDecodeError:
         raise UnreadableFileError(f"{path}: {_where_not_utf8(text)}; save it as CSV in UTF-8") from None
     except csv.Error as error:
@@ -156,7 +160,7 @@ def _where_not_utf8(text: bytes) -> str:
     return "the file is not UTF-8"
 
 
-def _read_columns(path: Path, cells: list[str], kind: str) -> Sequence[str]:
+def _read_columns(path: Path, cells: list[str], kind: str, line: int) -> Sequence[str]:
     columns = [cell.strip() for cell in cells]
     known, required = _COLUMNS[kind]
     faults = [f"{column!r} is not a column" for column in dict.fromkeys(columns) if column not in known]
@@ -164,7 +168,7 @@ def _read_columns(path: Path, cells: list[str], kind: str) -> Sequence[str]:
     faults += [f"the column {column} is missing" for column in required if column not in columns]
     if faults:
         what = "; ".join(faults[:10])
-        raise UnreadableFileError(f"{path}: line 1: {what}. The columns are: {', '.join(known)}")
+        raise UnreadableFileError(f"{path}: line {line}: {what}. The columns are: {', '.join(known)}")
     return columns
 
 

@@ -90,6 +90,10 @@ async def _keep_session_state(_connection: object) -> None:
     """Skip asyncpg's RESET on release: it costs a round trip, and no statement here sets session state."""
 
 
+WAIT_WHILE_LOCKED_SECONDS = 1.0
+"""The longest wait for a write slot while many wait for locks: most who come now would be refused when they
+have one."""
+
 CONNECTIONS_FOR_READERS = 2
 """Connections that writing transactions leave free, in the pool of a process that serves requests."""
 
@@ -161,7 +165,7 @@ class Engine(PostgresEngine):
 
     @asynccontextmanager
     async def write_slot(self) -> AsyncIterator[None]:
-        """Hold one of the slots for transactions that write, waiting ``OMS_POOL_WAIT`` at most.
+        """Hold one of the slots for transactions that write, waiting ``OMS_POOL_WAIT`` at most, or less.
 
         Only the pool of a process that serves requests has such slots; with others there is no wait.
 
@@ -172,8 +176,11 @@ class Engine(PostgresEngine):
         if self._write_slots is None:
             yield
             return
+        longest = settings().pool_wait
+        if self._lock_waiters is not None and self._lock_waiters.are_many:
+            longest = min(longest, WAIT_WHILE_LOCKED_SECONDS)
         with translate_overload():
-            async with self._write_slots.slot(settings().pool_wait):
+            async with self._write_slots.slot(longest):
                 yield
 
     async def retry_while_locked(self, work: Callable[[], Awaitable[T]]) -> T:

@@ -36,6 +36,11 @@ class LockWaiters:
         self._waiting = 0
         self._retrying = asyncio.Lock()
 
+    @property
+    def are_many(self) -> bool:
+        """Whether at least half as many wait as may. Not all: some end while others begin."""
+        return self._waiting >= self._most // 2
+
     @contextmanager
     def joined(self) -> Iterator[bool]:
         """Be one of them in the block, unless there are as many as there may be."""
