@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,12 @@ GET = {"method": "GET", "route": "/orders", "status": "200"}
 
 def worker_ids(server: ServiceProcess) -> set[int]:
     """Return the ids of the processes that listen."""
-    return {
-        child.pid
-        for child in psutil.Process(server.pid).children(recursive=True)
-        if any(c.status == psutil.CONN_LISTEN for c in child.net_connections("tcp"))
-    }
+    ids = set()
+    for child in psutil.Process(server.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ends at this moment
+            if any(c.status == psutil.CONN_LISTEN for c in child.net_connections("tcp")):
+                ids.add(child.pid)
+    return ids
 
 
 def list_often(api: Api, times: int = 200) -> None:
