@@ -12,7 +12,7 @@ CODE   := $(wildcard api bench contract shared stack tests worker)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run import verify rebuild test matrix faults fuzz har contract contract-static check format format-check lint types imports docs lock clean
+.PHONY: help run import verify rebuild test matrix faults fuzz bench bench-check har contract contract-static check format format-check lint types imports docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -79,6 +79,20 @@ faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of separate systems unde
 	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 	$(PY) -m tests.stack_faults $(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(SEED),--seed $(SEED))
 
+# What the peers are written with is in a virtual environment and a lock of their own, not in the product's.
+BENCH = .venv-bench
+
+bench: $(VENV)/dev.stamp $(BENCH)/peers.stamp  ## measure this service beside the usual stacks [BENCH_SECONDS=360]
+	@$(PY) -m bench.main
+
+bench-check: $(VENV)/dev.stamp $(BENCH)/peers.stamp  ## fail if a ratio is 20% under that in bench/results (90 s)
+	@$(PY) -m bench.main --check
+
+$(BENCH)/peers.stamp: bench/peers/requirements.lock | $(PY)
+	@$(PY) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
 docs: $(VENV)/dev.stamp  ## write the table of docs/configuration.md from the settings' docstrings
 	$(PY) -m shared.settings_reference docs/configuration.md
 
@@ -110,6 +124,7 @@ lock: $(VENV)/bin/python  ## write requirements*.lock from pyproject.toml [UPGRA
 	$(LOCK) $(UPGRADE) --extra local --constraint requirements-dev.lock --output-file requirements-local.lock
 	$(LOCK) $(UPGRADE) --constraint requirements-dev.lock --output-file requirements.lock
 	$(subst pyproject.toml,contract/clients/requirements.in,$(LOCK)) $(UPGRADE) --output-file contract/clients/requirements.lock
+	$(subst pyproject.toml,bench/peers/requirements.in,$(LOCK)) $(UPGRADE) --output-file bench/peers/requirements.lock
 
 clean:  ## remove virtual environments and caches; the data under .local stays
 	rm -rf $(VENV) .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis

@@ -18,6 +18,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
 from api.http.open_connections import most_connections, raise_open_files
+from api.http.shared_counts import shared_counts
 from shared.api_access import resolve
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
@@ -72,13 +73,18 @@ def main() -> None:
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+    with shared_counts(settings().api_processes):
+        _serve()
+
+
+def _serve() -> None:
     Granian(
         "api.app:create_app",
         factory=True,
         address=_address(settings().host),
         port=settings().port,
         interface=Interfaces.ASGI,
-        workers=1,
+        workers=settings().api_processes,
         websockets=False,
         # HTTP/2 has no limit for a connection that is silent or never ends its preface.
         http=HTTPModes.http1,

@@ -81,6 +81,12 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """The port that the API listens on. ``make run`` takes ``PORT`` instead."""
 
+    api_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes of one API server, which share its port. More than the machine has cores do not help.
+
+    Each has its own limits of connections, database connections and streams.
+    """
+
     time_zone: ZoneName = "UTC"
     """The time zone in which fee summaries count days: an IANA name such as ``Europe/Rome``.
 

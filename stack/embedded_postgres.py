@@ -18,7 +18,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -68,10 +68,14 @@ class EmbeddedPostgres:
             link to a folder under /var/lib.
         durable: False, for tests, trades safety after a power failure for speed. Leaving the ``with`` block
             then also removes the folder under /var/lib.
+        settings: of the server, in addition to the ones above or instead of them.
 
     """
 
-    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, durable: bool = True, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self._settings = settings or {}
         self._link = folder.absolute()
         self._durable = durable
         self._home = self._link
@@ -131,7 +135,7 @@ class EmbeddedPostgres:
         log_mode = "ab" if self._had_data else "wb"  # a restart appends: the log says why the server ended
         self._had_data = True
         self._sockets = self._socket_folder()
-        settings = _SETTINGS | ({} if self._durable else _NOT_DURABLE)
+        settings = _SETTINGS | ({} if self._durable else _NOT_DURABLE) | dict(self._settings)
         settings["unix_socket_directories"] = str(self._sockets)
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self.log.open(log_mode) as log:

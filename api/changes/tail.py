@@ -18,6 +18,7 @@ import structlog
 
 from api.http.errors import TooManyStreamsError
 from api.http.open_connections import most_connections
+from api.http.request_metrics import process_gauge
 from shared.change_log import CHANGE, Bounds, log_bounds
 from shared.changes import Change
 from shared.database.engine import DB, DatabaseUnavailableError
@@ -50,6 +51,11 @@ SELECT {CHANGE}, l.first_position AS first, l.last_position AS last,
 FROM change_log AS l LEFT JOIN order_change AS c ON c.position >= $1 WHERE l.id = 1
 ORDER BY position LIMIT $2
 """
+
+_followers = process_gauge(
+    "order_changes_followers",
+    "Streams and waiting requests for order changes, in all processes of this server.",
+)
 
 
 def encode_event(change: Change) -> bytes:
@@ -90,6 +96,7 @@ class Tail:
         self.generation = 0
         """Incremented when the log was replaced (by a restored database): streams end, clients reconnect."""
         self.followers = 0
+        _followers.set(0)
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
         self._polled = asyncio.Event()
@@ -115,6 +122,7 @@ class Tail:
     def follow(self) -> Iterator[None]:
         """Keep the tail polling while the block runs."""
         self.followers += 1
+        _followers.inc()
         if self._task is None or self._task.done():
             self._clear()
             self._task = asyncio.create_task(self._poll_until_unused())
@@ -122,6 +130,7 @@ class Tail:
             yield
         finally:
             self.followers -= 1
+            _followers.dec()
 
     def check_capacity(self) -> None:
         """Check that one more follower is allowed.

@@ -19,6 +19,7 @@ import msgspec
 from api.fee_summaries.errors import OrderVersionNotFoundError, ReportExpiredError, SummariesBehindError
 from api.fee_summaries.statements import Statement
 from api.http.fields import read_id
+from api.http.request_metrics import process_gauge
 from api.http.times import utc_text
 from shared.database.statements import fetch_one, fetch_optional, fetch_values
 from shared.fee_summaries import FURTHEST_BACK
@@ -217,9 +218,10 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
         summaries = await _Poll.next()
 
 
-def waiting_requests() -> int:
-    """Return how many requests of this process wait for the summaries."""
-    return _Poll.waiting
+_waiting_requests = process_gauge(
+    "fee_summaries_waiting_requests",
+    "Requests that wait for the fee summaries, in all processes of this server.",
+)
 
 
 class _Poll:
@@ -233,11 +235,13 @@ class _Poll:
         if cls.pending is None or cls.pending.done():
             cls.pending = asyncio.create_task(cls._poll_after_a_pause())
         cls.waiting += 1
+        _waiting_requests.inc()
         try:
             # Shielded: a request that is cancelled does not cancel the poll for the others.
             return await asyncio.shield(cls.pending)
         finally:
             cls.waiting -= 1
+            _waiting_requests.dec()
 
     @staticmethod
     async def _poll_after_a_pause() -> _AsOfNow:

@@ -1,11 +1,27 @@
-"""Counts and durations of requests, for Prometheus. One process serves all requests, so they are complete."""
+"""Counts and durations of requests, for Prometheus, in all processes of this server.
+
+With ``OMS_API_PROCESSES``, any of them may answer ``/metrics``, so they count in files in a folder that they
+share (prometheus_client's multiprocess mode). A process that ends leaves what it counted.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from api.http.shared_counts import FOLDER_VARIABLE, exists
 
 if TYPE_CHECKING:
     from litestar.types import Scope
@@ -25,15 +41,15 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 disable_created_metrics()  # a second series for each, which nobody reads
 
-REQUEST_METRICS = CollectorRegistry()
+_PROCESS_METRICS = CollectorRegistry()
 
-_requests = Counter("http_requests_total", "Requests that were answered.", _LABELS, registry=REQUEST_METRICS)
+_requests = Counter("http_requests_total", "Requests that were answered.", _LABELS, registry=_PROCESS_METRICS)
 _durations = Histogram(
     "http_request_duration_seconds",
     "Time from a request's header to the end of its answer; of event streams, to its beginning.",
     _LABELS,
     buckets=_BUCKETS,
-    registry=REQUEST_METRICS,
+    registry=_PROCESS_METRICS,
 )
 
 
@@ -52,3 +68,28 @@ def count_request(scope: Scope, status: int, seconds: float) -> None:
     labels = (method, route, str(status) if status else NO_ANSWER)
     _requests.labels(*labels).inc()
     _durations.labels(*labels).observe(seconds)
+
+
+def process_gauge(name: str, documentation: str) -> Gauge:
+    """Create a gauge of this process; ``/metrics`` shows the sum of the server's living processes."""
+    gauge = Gauge(name, documentation, registry=_PROCESS_METRICS, multiprocess_mode="livesum")
+    gauge.set(0)  # a killed process with the same id may have left its file
+    return gauge
+
+
+def render_process_metrics() -> bytes:
+    """Return what all processes of this server have counted, in Prometheus' text format."""
+    if FOLDER_VARIABLE not in os.environ:
+        return generate_latest(_PROCESS_METRICS)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return generate_latest(registry)
+
+
+def drop_gauges_of_ended_processes() -> None:
+    """Remove the gauges that killed processes left behind. Their counts stay, since a count never falls."""
+    if FOLDER_VARIABLE in os.environ:
+        for path in Path(os.environ[FOLDER_VARIABLE]).glob("gauge_live*.db"):
+            process_id = path.stem.rpartition("_")[2]
+            if not exists(int(process_id)):
+                mark_process_dead(process_id)

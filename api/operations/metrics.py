@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: of the database and Redis, the same in every process, and of this process."""
+"""Metrics for Prometheus: of the database and Redis, the same in every server, and of this server."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from litestar import Response, route
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from api.changes.tail import TAIL
-from api.fee_summaries.positions import waiting_requests
 from api.http.request import READ
-from api.http.request_metrics import REQUEST_METRICS
+from api.http.request_metrics import render_process_metrics
 from api.operations.figures import Figures, LogAndProof, Webhooks, read_figures
 from api.operations.queue import queue_lengths
 from api.operations.time_limit import within
@@ -49,16 +47,6 @@ class _Metrics:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the metrics whose values are known: 0 for an unknown one would mean that all is well."""
-        yield _gauge(
-            "order_changes_followers",
-            "Streams and waiting requests for order changes, in the process that answers.",
-            TAIL.followers,
-        )
-        yield _gauge(
-            "fee_summaries_waiting_requests",
-            "Requests that wait for the fee summaries, in the process that answers.",
-            waiting_requests(),
-        )
         yield _gauge(
             "database_up",
             "1 if the database's figures could be read, otherwise 0.",
@@ -173,7 +161,7 @@ async def _read_figures() -> Figures | None:
 async def show_metrics() -> Response[bytes]:
     """Show all metrics that are known within three seconds, also while the database or Redis is away."""
     figures, queues = await asyncio.gather(_read_figures(), queue_lengths())
-    text = generate_latest(REQUEST_METRICS) + generate_latest(_Metrics(figures, queues))
+    text = render_process_metrics() + generate_latest(_Metrics(figures, queues))
     return Response(text, media_type=f"{TEXT}; version=0.0.4; charset=utf-8")
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # No row comes back when the place is taken, a service can't be ordered or the calendar does not exist yet.
 # The calling function finds out which.
-_INSERT = f"""
+INSERT = f"""
 WITH ordered AS (
     SELECT array_agg(id ORDER BY id) AS ids, array_agg(name ORDER BY id) AS names
     FROM service WHERE id = ANY($2::bigint[]) AND archived_at IS NULL
@@ -132,7 +132,7 @@ async def _create(new: NewOrder) -> StoredOrder:
 async def _insert(new: NewOrder, at: datetime) -> StoredOrder | None:
     values = values_of(new.model_copy(update={"datetime": at}))
     service_ids = [service.id for service in new.services]
-    return await fetch_optional(StoredOrder, _INSERT, new.id, service_ids, new.calendar, *values)
+    return await fetch_optional(StoredOrder, INSERT, new.id, service_ids, new.calendar, *values)
 
 
 @retry_on_lock_timeout
