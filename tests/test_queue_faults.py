@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -365,11 +367,12 @@ def test_a_killed_child_has_a_line_in_the_log_and_so_has_its_task(
 ) -> None:
     """One line each, as all others are: with a time and a level, and without a traceback."""
 
-    async def kill_all_while_they_work() -> int:
+    async def kill_all_while_they_work(client: redis.Redis) -> int:
         locking = await asyncpg.connect(database.url)
         try:
             async with locking.transaction():
                 await locking.execute("LOCK TABLE consumer_cursor")
+                client.lpush(CONSUMER_QUEUE, json.dumps(envelope()))
                 await asyncio.to_thread(
                     wait_until, lambda: "apply_changes" in pair.worker.log, "a task was received", 20
                 )
@@ -383,8 +386,7 @@ def test_a_killed_child_has_a_line_in_the_log_and_so_has_its_task(
 
     with pair.client() as client, pair.worker:
         wait_until(partial(logged, pair.worker, "ready"), "the worker is ready", 20)
-        client.lpush(CONSUMER_QUEUE, json.dumps(envelope()))
-        killed = run(kill_all_while_they_work())
+        killed = run(kill_all_while_they_work(client))
         wait_until(lambda: "WorkerLostError" in pair.worker.log, f"the task is logged {pair.worker.log}", 20)
         ended = "exited with 'signal 9 (SIGKILL)'"
         wait_until(lambda: pair.worker.log.count(ended) >= killed, "the children are logged", 20)
@@ -429,9 +431,8 @@ def test_a_child_that_is_dead_but_not_reaped_does_not_end_a_worker_that_connects
         # What the pool does when the descriptor is closed; then it finds that the child has no exit code yet.
         processes._untrack_child_process(child, hub)
         pool.register_with_event_loop(hub)  # as after each new connection
-        child._popen.terminate()
+        os.kill(child.pid, signal.SIGKILL)
         child.join(30)
-        assert child.exitcode is not None
         processes.maintain_pool()
         (another,) = processes._pool
         assert another.pid != child.pid
