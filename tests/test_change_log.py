@@ -266,7 +266,7 @@ def test_every_prefix_of_the_change_log_is_a_valid_state(  # noqa: C901 (writers
         return later(minutes=30 * rng.randrange(72), milliseconds=rng.choice((-1, 0, 0, 0, 1)))
 
     # Each is another one: a write that changes nothing adds no change.
-    fees = itertools.count(1)
+    fees = itertools.count(1_000)
 
     async def write() -> None:
         calendar = rng.choice(("a", "b"))

@@ -396,6 +396,21 @@ def test_a_killed_child_has_a_line_in_the_log_and_so_has_its_task(
             assert re.match(r"\d{4}-\d\d-\d\dT\S+Z \[\w+ *\] ", line), line
 
 
+def test_a_worker_that_is_told_to_stop_while_it_is_busy_stops_in_time(pair: Pair) -> None:
+    """Whatever it does when the signal comes: it may be in the middle of speaking to one of its children."""
+    seed = 14
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    with pair.client() as client:
+        for _ in range(6):
+            client.lpush(CONSUMER_QUEUE, *[json.dumps(envelope()) for _ in range(3_000)])
+            before = pair.worker.log.count("succeeded")
+            pair.worker.start()
+            wait_until(lambda: pair.worker.log.count("succeeded") > before + 20, "messages are read", 20)  # noqa: B023
+            time.sleep(rng.uniform(0, 0.3))
+            assert pair.worker.stop() == 0
+
+
 def test_a_worker_that_ends_by_a_fault_has_an_exit_status(
     own_valkey: EmbeddedValkey, postgres_url: str, tmp_path: Path
 ) -> None:

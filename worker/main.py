@@ -21,6 +21,7 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 
 # After shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
 from celery import bootsteps  # isort: skip
+from celery.bootsteps import RUN  # isort: skip
 from celery.exceptions import SecurityWarning  # isort: skip
 from celery.apps import worker as celery_worker  # isort: skip
 from celery.signals import setup_logging, worker_init, worker_ready  # isort: skip
@@ -59,11 +60,35 @@ def _beat_at_once(**_: object) -> None:
 
 
 def _print_nothing(_text: str, _stream: object = None) -> None:
-    """Replace Celery's function that writes to standard output when a signal arrives, past every logger.
+    """Replace Celery's function that writes to standard output when it stops, past every logger.
 
-    It says that Ctrl-C again would end all tasks, even if SIGTERM was sent, and in no log format. It is
-    called in signal handlers, where logging could wait for a lock that the interrupted code holds.
+    It says that Ctrl-C again would end all tasks, even if SIGTERM was sent, and in no log format.
     """
+
+
+class Worker(celery_worker.Worker):
+    """Celery's worker, which stops between two steps of its event loop, never in the middle of one.
+
+    Celery stops its pool in the signal handler. If the signal comes while the worker sends a task to a child
+    or reads a result, that waits forever for what the interrupted code holds.
+    """
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        """Install Celery's signal handlers, except those of the signals that stop the worker."""
+        super().install_platform_tweaks(worker)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _request_stop)
+
+    def terminate(self, in_sighandler: bool = False) -> None:  # noqa: FBT001, FBT002 (Celery's signature)
+        """Give running tasks until the end of the soft shutdown, then stop."""
+        if self.blueprint.state == RUN:
+            celery_worker.on_cold_shutdown(self)  # type: ignore[attr-defined]  # the stubs lack it
+        super().terminate(in_sighandler)
+
+
+def _request_stop(_number: int, _frame: object) -> None:
+    """Handle a signal that stops the worker: its loop reads this between two steps, at least once a second."""
+    state.should_terminate = 0  # type: ignore[assignment]  # the stubs know only its first value
 
 
 def _end_at_once(_number: int, _frame: object) -> None:
@@ -105,7 +130,8 @@ def main() -> int:
 
 
 def _create_worker() -> Any:
-    return app.Worker(
+    return Worker(
+        app=app,
         quiet=True,
         pool_cls=queue_reader.Pool,
         # Two more for the tasks that attempt deliveries, one that leases webhooks and one that finishes: they
