@@ -21,7 +21,7 @@ from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 
 # After shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
 from celery import bootsteps  # isort: skip
-from celery.bootsteps import RUN  # isort: skip
+from celery.bootsteps import RUN  # type: ignore[attr-defined]  # isort: skip  # the stubs lack it
 from celery.exceptions import SecurityWarning  # isort: skip
 from celery.apps import worker as celery_worker  # isort: skip
 from celery.signals import setup_logging, worker_init, worker_ready  # isort: skip
@@ -73,22 +73,24 @@ class Worker(celery_worker.Worker):
     or reads a result, that waits forever for what the interrupted code holds.
     """
 
+    is_told_to_stop = False
+
     def install_platform_tweaks(self, worker: Any) -> None:
         """Install Celery's signal handlers, except those of the signals that stop the worker."""
         super().install_platform_tweaks(worker)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _request_stop)
+            signal.signal(number, self._request_stop)
+
+    def _request_stop(self, _number: int, _frame: object) -> None:
+        """Handle a signal that stops the worker: the loop reads this between two steps."""
+        self.is_told_to_stop = True
+        state.should_terminate = 0  # type: ignore[assignment]  # the stubs know only its first value
 
     def terminate(self, in_sighandler: bool = False) -> None:  # noqa: FBT001, FBT002 (Celery's signature)
         """Give running tasks until the end of the soft shutdown, then stop."""
-        if self.blueprint.state == RUN:
+        if self.blueprint.state == RUN:  # type: ignore[union-attr]  # it has one since its creation
             celery_worker.on_cold_shutdown(self)  # type: ignore[attr-defined]  # the stubs lack it
         super().terminate(in_sighandler)
-
-
-def _request_stop(_number: int, _frame: object) -> None:
-    """Handle a signal that stops the worker: its loop reads this between two steps, at least once a second."""
-    state.should_terminate = 0  # type: ignore[assignment]  # the stubs know only its first value
 
 
 def _end_at_once(_number: int, _frame: object) -> None:
@@ -121,15 +123,15 @@ def main() -> int:
     queue_reader.quieten_celery()
     log.info("started")
     try:
-        _create_worker().start()
+        worker = _create_worker()
+        worker.start()
     finally:
         log.info("stopped")
     # Celery's own exit code is no help: it is 1 after a signal too, and none if no file could be opened.
-    stop_requests: set[object] = {state.should_stop, state.should_terminate}
-    return 1 if stop_requests == {None} else 0
+    return 0 if worker.is_told_to_stop else 1
 
 
-def _create_worker() -> Any:
+def _create_worker() -> Worker:
     return Worker(
         app=app,
         quiet=True,
