@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from stack.child_processes import start_process, stop_processes
+from stack.http_check import answers_ok
 
 if TYPE_CHECKING:
     import subprocess
@@ -70,7 +70,7 @@ class Server:
             BenchError: it takes too long, or the server has ended.
 
         """
-        self.wait_until(lambda: all(answers_ok(port, path) for _ in range(20)))
+        self.wait_until(lambda: all(answers_ok("127.0.0.1", port, path) for _ in range(20)))
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is true.
@@ -87,18 +87,6 @@ class Server:
                     f"{self.name} is not ready; the end of its output:\n{self._log.read_text()[-2000:]}"
                 )
             time.sleep(0.05)
-
-
-def answers_ok(port: int, path: str) -> bool:
-    """Return whether a server answers 200 on a new connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def family(root: psutil.Process) -> list[psutil.Process]:

@@ -10,8 +10,8 @@ import os
 import socket
 from typing import Any
 
-# On SIGTERM, the worker gives its running tasks until the end of the soft shutdown; without this it would
-# wait for them without limit. Celery reads the variable when it is imported.
+# A supervisor may send SIGTERM to all of the worker's processes. With this, the children ignore it, and the
+# parent gives running tasks until the end of the soft shutdown. Celery reads it when it is imported.
 os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 from celery import Celery

@@ -7,7 +7,6 @@ on request, 1 failed, 2 refused to start.
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from stack.child_processes import (
 )
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import EmbeddedValkey, free_port
+from stack.http_check import answers_ok
 from stack.plan import Plan
 from stack.preconditions import check_folders, check_port, check_settings
 from stack.process_output import ProcessOutput
@@ -237,7 +237,7 @@ class Stack:
         self._was_ready = True
         address = f"http://{f'[{host}]' if ':' in host else host}:{self._plan.port}"
         # The suggested request must work: the sample order may not exist, and orders may need an API key.
-        working = (path for path in (_SAMPLE_ORDER, "/orders") if _answers_ok(host, self._plan.port, path))
+        working = (path for path in (_SAMPLE_ORDER, "/orders") if answers_ok(host, self._plan.port, path))
         path = next(working, "/health/ready")
         # The API logs a request after responding, and the ready line must be the last.
         self._output.drain(0.1)
@@ -247,7 +247,7 @@ class Stack:
         """Return the names of the processes that do not run yet: the API must answer, the others beat."""
         silent = [name for name in self._processes if name != "api" and not self._heartbeat(name).exists()]
         # Asked last, so that its log has one line about it.
-        return silent or ([] if _answers_ok(host, self._plan.port, "/health/ready") else ["api"])
+        return silent or ([] if answers_ok(host, self._plan.port, "/health/ready") else ["api"])
 
     def _stop(self) -> None:
         self._state.mark_stopping()
@@ -267,17 +267,6 @@ class Stack:
             self._valkey.stop(grace=1.0)
         if self._postgres:
             self._postgres.stop(grace=2.0)
-
-
-def _answers_ok(host: str, port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=1)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _describe_exit(status: int) -> str:

@@ -62,7 +62,9 @@ def count_request(scope: Scope, status: int, seconds: float) -> None:
         seconds: how long it took.
 
     """
-    method = scope["method"] if scope["method"] in _METHODS else OTHER_METHOD  # type: ignore[typeddict-item]
+    method = str(scope["method"])  # type: ignore[typeddict-item]  # only HTTP requests are counted
+    if method not in _METHODS:
+        method = OTHER_METHOD
     template = scope.get("path_template")
     route = _PARAMETER_TYPE.sub("}", template) if template else UNKNOWN_ROUTE
     labels = (method, route, str(status) if status else NO_ANSWER)

@@ -31,7 +31,7 @@ from shared.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
-    from datetime import datetime as Datetime  # noqa: N812
+    from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
 
     from api.orders.import_faults import FaultReport
     from api.orders.imported_orders import ImportedOrder

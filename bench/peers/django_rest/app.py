@@ -37,6 +37,7 @@ settings.configure(
 )
 django.setup()
 
+# Only now: models and views read the settings while they are imported.
 from django.db import IntegrityError, models, transaction  # noqa: E402
 from django.urls import path  # noqa: E402
 from rest_framework import generics, serializers, status  # noqa: E402
