@@ -49,7 +49,7 @@ class LockTimeoutError(DatabaseUnavailableError):
 
 
 class OutcomeUnknownError(DatabaseUnavailableError):
-    """The connection broke during a COMMIT: nothing or all of the transaction is stored."""
+    """The connection broke while a transaction was committed: nothing or all of it is stored."""
 
 
 @asynccontextmanager
@@ -296,6 +296,8 @@ def _create_engine() -> Engine:
                 "timezone": "UTC",
                 "statement_timeout": f"{int(settings_.statement_timeout * 1000)}",
                 "idle_in_transaction_session_timeout": "60000",
+                # Also of statements without BEGIN, whatever the role or the database has as its default.
+                "default_transaction_isolation": "read committed",
                 # Every statement is short and prepared once: compiling it costs more than it saves.
                 "jit": "off",
             },

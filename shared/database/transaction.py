@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager, nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Literal, ParamSpec, Self, TypeVar
 
+import asyncpg
+from piccolo.engine.exceptions import TransactionError
 from piccolo.engine.postgres import PostgresTransaction
 
 from shared.database.engine import (
@@ -20,7 +22,7 @@ from shared.database.engine import (
     OutcomeUnknownError,
     translate_connection_errors,
 )
-from shared.database.sessions import close_session, ends_session, is_unavailability
+from shared.database.sessions import close_session, ends_session, is_unavailability, sqlstate_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -106,6 +108,41 @@ async def transaction(
         Transaction(DB, isolation, readonly=readonly) as current,
     ):
         yield current
+
+
+async def fetch_and_commit(row_type: type[T], sql: str, *args: object) -> T | None:
+    """Run one statement that writes, as a transaction of its own, and return its first row, or None.
+
+    PostgreSQL commits a statement outside BEGIN and COMMIT by itself, so this is one round trip. Within a
+    transaction use ``shared.database.statements``.
+
+    Args:
+        row_type: as in ``fetch_all``.
+        sql: the statement.
+        args: its arguments.
+
+    Raises:
+        OutcomeUnknownError: the connection broke after the statement was sent, so it may be stored or not.
+        DatabaseUnavailableError: no connection, or the server refused to run the statement now: nothing is
+            stored.
+
+    """
+    if DB.current_transaction.get() is not None:
+        raise TransactionError("A transaction is already active; this statement would not be part of it.")
+    async with translate_connection_errors(), DB.write_slot(), DB.connection() as connection:
+        try:
+            records = await connection.fetch(sql, *args)
+        except Exception as error:
+            if is_unavailability(error) and not _was_refused(error):
+                raise OutcomeUnknownError(str(error) or type(error).__name__) from error
+            raise
+    return row_type(**records[0]) if records else None
+
+
+def _was_refused(error: Exception) -> bool:
+    """Return whether the server said that a statement failed: then it has rolled it back."""
+    # asyncpg raises class 08 itself when a connection breaks.
+    return isinstance(error, asyncpg.PostgresError) and not sqlstate_of(error).startswith("08")
 
 
 def retry_on_lock_timeout(
