@@ -41,7 +41,7 @@ def test_waiting_for_a_connection_ends_after_the_pool_wait(
     async def come_when_all_are_taken() -> float:
         async with AsyncExitStack() as taken:
             for _ in range(4):
-                await taken.enter_async_context(DB.connection())
+                taken.push_async_callback(DB.release, await DB.acquire())
             before = time.monotonic()
             with pytest.raises(DatabaseUnavailableError):
                 await fetch_value(int, "SELECT 1")
@@ -172,7 +172,7 @@ def test_a_reader_that_cannot_start_in_time_is_refused_at_once(
     async def come_when_all_are_stuck() -> None:
         async with AsyncExitStack() as taken:
             for _ in range(4):
-                await taken.enter_async_context(DB.connection())
+                taken.push_async_callback(DB.release, await DB.acquire())
             waiting = [asyncio.create_task(fetch_value(int, "SELECT 1")) for _ in range(20)]
             await asyncio.sleep(1.2)
             before = time.monotonic()
