@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from shared.database import pool as sessions
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 SIZE = 4
 NAME = "the pool of this test"
+
+
+class Number(msgspec.Struct, frozen=True):
+    """A row."""
+
+    number: int
 
 
 @pytest.fixture
@@ -80,7 +87,7 @@ async def use(choice: random.Random) -> None:
             )
             assert rows[0]["number"] == number
         case 3:
-            await fetch_and_commit(dict, "SELECT 1 AS one FROM pg_sleep($1)", seconds)
+            await fetch_and_commit(Number, "SELECT 1 AS number FROM pg_sleep($1)", seconds)
         case _:
             await Calendar.count()
 
@@ -137,6 +144,50 @@ def test_sessions_that_end_at_any_moment_lose_no_connection(
         await asyncio.sleep(0.1)
         with suppress(DatabaseUnavailableError):  # the last ones that were ended
             await every_connection_is_free()
+        await every_connection_is_free()
+        return await open_sessions(own_database_url)
+
+    assert serve(crowd()) == SIZE
+
+
+def test_a_caller_that_is_cancelled_in_the_moment_it_is_served_passes_the_connection_on(serve: Serve) -> None:
+    """To the next who waits, or back."""
+
+    async def come() -> int:
+        taken = [await DB.acquire() for _ in range(SIZE)]
+        waiting = [asyncio.create_task(fetch_value(int, "SELECT 1")) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        await DB.release(taken.pop())
+        waiting[0].cancel()
+        served = await asyncio.wait_for(waiting[1], 1)
+        for connection in taken:
+            await DB.release(connection)
+        await every_connection_is_free()
+        return served
+
+    assert serve(come()) == 1
+
+
+def test_a_caller_that_is_cancelled_again_while_it_rolls_back_leaves_no_transaction_behind(
+    serve: Serve, own_database_url: str
+) -> None:
+    """The next caller does not find itself in it."""
+
+    async def write() -> None:
+        async with transaction():
+            await DB.execute("LOCK TABLE calendar")
+            await DB.execute("SELECT pg_sleep(5)")
+
+    async def crowd() -> int:
+        for _ in range(SIZE):
+            writing = asyncio.create_task(write())
+            await asyncio.sleep(0.1)
+            for _ in range(2):
+                writing.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            assert await Calendar.count() == 0
         await every_connection_is_free()
         return await open_sessions(own_database_url)
 

@@ -14,7 +14,7 @@ from api.orders.filters import ListedOrder, OrderFilters
 from api.orders.spacing import CLEARANCE
 from api.orders.windows import find_in_window
 from shared.database.engine import DB
-from shared.database.statements import fetch_all, fetch_optional, fetch_values
+from shared.database.statements import fetch_all, fetch_optional, fetch_values, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -94,7 +94,7 @@ async def find_page(
     else:
         statement, arguments = filters.select(after, limit)
         rows, edge = await fetch(statement, *arguments), None
-    return [ListedOrder(**row) for row in rows], edge
+    return read_rows(ListedOrder, rows), edge
 
 
 async def _conflicts_near(

@@ -21,6 +21,7 @@ from shared.database.engine import (
     translated,
 )
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session, is_unavailability, sqlstate_of
+from shared.database.statements import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -140,7 +141,7 @@ async def fetch_and_commit(row_type: type[T], sql: str, *args: object) -> T | No
         records = await DB.run_alone(_fetch_known, sql, *args)
     finally:
         DB.release_write_slot()
-    return row_type(**records[0]) if records else None
+    return read_rows(row_type, records[:1])[0] if records else None
 
 
 async def _fetch_known(connection: Session, sql: str, *args: object) -> list[Any]:
