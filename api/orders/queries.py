@@ -13,13 +13,14 @@ from api.orders.errors import Conflict, OrderNotFoundError, OrdersTooCloseError
 from api.orders.filters import ListedOrder, OrderFilters
 from api.orders.spacing import CLEARANCE
 from api.orders.windows import find_in_window
+from shared.database.coalesced_reads import CoalescedReads
 from shared.database.engine import DB
-from shared.database.statements import fetch_all, fetch_optional, fetch_values, read_rows
+from shared.database.statements import fetch_all, fetch_values, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-_BY_ID = "SELECT id, version, order_json(orders) AS json FROM orders WHERE id = $1"
+_BY_IDS = "SELECT id, version, order_json(orders) AS json FROM orders WHERE id = ANY($1)"
 
 _CONFLICTS = """
 SELECT id, datetime FROM orders
@@ -59,6 +60,13 @@ class StoredOrder(msgspec.Struct, frozen=True):
     json: str
 
 
+async def _find_orders(order_ids: list[int]) -> dict[int, StoredOrder]:
+    return {order.id: order for order in await fetch_all(StoredOrder, _BY_IDS, order_ids)}
+
+
+_orders = CoalescedReads(_find_orders)
+
+
 async def find_order(order_id: int) -> StoredOrder:
     """Find an order.
 
@@ -66,7 +74,7 @@ async def find_order(order_id: int) -> StoredOrder:
         OrderNotFoundError: there is none with that id, or no longer.
 
     """
-    order = await fetch_optional(StoredOrder, _BY_ID, order_id)
+    order = await _orders.read(order_id)
     if order is None:
         raise OrderNotFoundError(order_id)
     return order
