@@ -14,13 +14,14 @@ from api.orders.errors import Conflict, OrderNotFoundError, OrdersTooCloseError
 from api.orders.filters import ListedOrder, OrderFilters
 from api.orders.spacing import CLEARANCE
 from api.orders.windows import find_in_window
+from shared.database.coalesced_reads import CoalescedReads
 from shared.database.engine import DB
-from shared.database.statements import fetch_optional
+from shared.database.statements import fetch_all, fetch_optional, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-_BY_ID = "SELECT id, version, format, rendered AS json FROM orders WHERE id = $1"
+_BY_IDS = "SELECT id, version, format, rendered AS json FROM orders WHERE id = ANY($1)"
 
 # The conflicts and, only if there are any, the nearest orders before and after which it is free: free time
 # begins exactly three hours from an order, if the next order on that side is six hours away or more.
@@ -81,6 +82,13 @@ class StoredOrder(msgspec.Struct, frozen=True):
         return etag(self.version, self.format)
 
 
+async def _find_orders(order_ids: list[int]) -> dict[int, StoredOrder]:
+    return {order.id: order for order in await fetch_all(StoredOrder, _BY_IDS, order_ids)}
+
+
+_orders = CoalescedReads(_find_orders)
+
+
 async def find_order(order_id: int) -> StoredOrder:
     """Find an order.
 
@@ -88,7 +96,7 @@ async def find_order(order_id: int) -> StoredOrder:
         OrderNotFoundError: there is none with that id, or no longer.
 
     """
-    order = await fetch_optional(StoredOrder, _BY_ID, order_id)
+    order = await _orders.read(order_id)
     if order is None:
         raise OrderNotFoundError(order_id)
     return order
@@ -116,7 +124,7 @@ async def find_page(
     else:
         statement, arguments = filters.select(after, limit)
         rows, edge = await fetch(statement, *arguments), None
-    return [ListedOrder(**row) for row in rows], edge
+    return read_rows(ListedOrder, rows), edge
 
 
 async def refuse_if_too_close(
