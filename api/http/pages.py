@@ -18,6 +18,7 @@ from api.http.media_types import JSON
 from api.http.parameters import query_of
 from api.http.problem_types import INVALID_CURSOR
 from api.http.problems import ProblemError
+from api.http.responses import BytesResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,4 +131,4 @@ def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[byt
     following = f'"next":{encode_text(next_url)},"next_cursor":{encode_text(cursor)}'
     body = f'{{{head}"items":[{",".join(page.items)}],{following}}}'
     headers = {"Link": f'<{next_url}>; rel="next"'} if next_url else {}
-    return Response(body.encode(), media_type=JSON, headers=headers)
+    return BytesResponse(body.encode(), media_type=JSON, headers=headers)

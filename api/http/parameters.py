@@ -1,7 +1,7 @@
 """Parameters in paths and queries: read strictly, each fault named.
 
 Litestar takes the last of two equal parameters and replaces invalid UTF-8, so both are read here, from their
-bytes. A route declares its query in its ``opt``, and the one guard of all routes reads it:
+bytes. A route declares its query in its ``opt``, and ``check_query`` reads it before each route:
 
     @route("/services", http_method=READ, opt={"query": Query({"include_archived": read_boolean, **PAGING})})
 
@@ -63,7 +63,8 @@ def check_query(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     if method_of(connection) == "OPTIONS":
         return
     query: Query = handler.opt.get("query", NO_QUERY)
-    values = _read_query(connection.scope["query_string"], query, produced_by(handler))
+    query_string = connection.scope["query_string"]
+    values = _read_query(query_string, query, produced_by(handler)) if query_string else {}
     connection.scope["query"] = values  # type: ignore[typeddict-unknown-key]  # a key of our own
 
 
@@ -77,7 +78,6 @@ def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -
     readers = query.readers
     values: dict[str, Any] = {}
     faults: list[Fault] = []
-    known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
     for pair in filter(None, query_string.split(b"&")):
         raw_name, _, raw_value = pair.partition(b"=")
         try:
@@ -90,6 +90,7 @@ def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -
             pages = f"has no meaning with {' or '.join(media_types)}, which always has every match"
             faults.append(Fault(pages, parameter=name))
         elif name not in readers:
+            known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
             faults.append(Fault(f"is unknown; {known}", parameter=name))
         elif name in values and name not in query.repeatable:
             faults.append(Fault("appears twice", parameter=name))
