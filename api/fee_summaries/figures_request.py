@@ -95,7 +95,7 @@ class FiguresRequest(Generic[PlaceT]):
 
     def headers(self) -> dict[str, str]:
         """Return the header ETag of the answer."""
-        return {"ETag": self.as_of.etag(filters_of(self._request.query_params), *self._variant)}
+        return {"ETag": self.as_of.etag(filters_of(self._request), *self._variant)}
 
     def answer(
         self,

@@ -56,6 +56,8 @@ class Body(StrictObject):
     def _leave_out_nulls(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        if None not in value.values():
+            return value
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
         return {name: item for name, item in value.items() if item is not None or name not in optional}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from api.http.access import READING
 from api.http.problem_types import FORBIDDEN
 from api.http.problems import Fault, ProblemError, malformed
-from api.http.request import header_values
+from api.http.request import header_values, headers_by_name
 from shared.api_access import read_address
 from shared.settings import settings
 
@@ -41,17 +41,17 @@ def check_host(scope: Scope) -> None:
             that is not this service's.
 
     """
-    hosts = _values_of(scope, b"host")
+    hosts = headers_by_name(scope).get(b"host", ())
     # granian adds an empty one if there is none. HTTP/1.0 (granian's "1") allows that; no browser speaks it.
-    if scope.get("http_version") in {"1", "1.0"} and hosts in ([], [""]):
+    is_named = len(hosts) == 1 and bool(hosts[0].strip())
+    if scope.get("http_version") in {"1", "1.0"} and not is_named and len(hosts) < 2:
         return
-    if len(hosts) != 1 or not hosts[0]:
+    if not is_named:
         raise malformed(Fault("exactly one is required", header="Host"))
-    match = _HOST.fullmatch(hosts[0])
-    if match is None:
+    name = _name_of(hosts[0])
+    if name is None:
         raise malformed(Fault("must be a host name or address, and may have a port", header="Host"))
     given = settings()
-    name = match["name"].strip("[]").rstrip(".")
     is_ours = _is_ours(name, given.host, given.allowed_hosts, has_keys=bool(given.all_api_keys))
     if not is_ours and scope["path"] not in HEALTH_CHECKS:
         raise malformed(
@@ -60,6 +60,12 @@ def check_host(scope: Scope) -> None:
                 header="Host",
             )
         )
+
+
+@lru_cache(64)
+def _name_of(host: bytes) -> str | None:
+    match = _HOST.fullmatch(host.decode("latin-1").strip().lower())
+    return match and match["name"].strip("[]").rstrip(".")
 
 
 @lru_cache(64)

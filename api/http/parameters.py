@@ -64,8 +64,16 @@ def check_query(connection: AnyConnection, handler: BaseRouteHandler) -> None:
         return
     query: Query = handler.opt.get("query", NO_QUERY)
     query_string = connection.scope["query_string"]
-    values = _read_query(query_string, query, produced_by(handler)) if query_string else {}
+    sent: list[tuple[str, str]] = []
+    values = _read_query(query_string, query, produced_by(handler), sent) if query_string else {}
     connection.scope["query"] = values  # type: ignore[typeddict-unknown-key]  # a key of our own
+    connection.scope["parameters"] = sent  # type: ignore[typeddict-unknown-key]  # as above
+
+
+def parameters_of(request: AnyConnection) -> Sequence[tuple[str, str]]:
+    """Return the query's parameters as they were sent: names and decoded values."""
+    parameters: list[tuple[str, str]] = request.scope["parameters"]  # type: ignore[typeddict-item]  # as above
+    return parameters
 
 
 def query_of(request: AnyConnection) -> dict[str, Any]:
@@ -74,18 +82,20 @@ def query_of(request: AnyConnection) -> dict[str, Any]:
     return query
 
 
-def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -> dict[str, Any]:
+def _read_query(
+    query_string: bytes, query: Query, media_types: Sequence[str], sent: list[tuple[str, str]]
+) -> dict[str, Any]:
     readers = query.readers
     values: dict[str, Any] = {}
     faults: list[Fault] = []
     for pair in filter(None, query_string.split(b"&")):
         raw_name, _, raw_value = pair.partition(b"=")
         try:
-            name = unquote_to_bytes(raw_name.replace(b"+", b" ")).decode()
-            text = unquote_to_bytes(raw_value.replace(b"+", b" ")).decode()
+            name, text = _decode(raw_name), _decode(raw_value)
         except UnicodeDecodeError:
             faults.append(Fault("the query is not UTF-8", parameter=ascii(raw_name.decode("latin-1"))[1:-1]))
             continue
+        sent.append((name, text))
         if name in PAGING and JSON not in media_types:
             pages = f"has no meaning with {' or '.join(media_types)}, which always has every match"
             faults.append(Fault(pages, parameter=name))
@@ -108,6 +118,10 @@ def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -
     if faults:
         raise malformed(*faults)
     return values
+
+
+def _decode(encoded: bytes) -> str:
+    return unquote_to_bytes(encoded.replace(b"+", b" ")).decode()
 
 
 def _faults_of_lists(lists: Mapping[str, Sequence[Any]]) -> list[Fault]:

@@ -8,14 +8,39 @@ from typing import TYPE_CHECKING, Any
 from litestar import Response
 from litestar.response.base import ASGIResponse
 
+from api.http.media_types import JSON
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from litestar.types import Receive, Scope, Send
 
 _WITHOUT_CONTENT = frozenset({204, 304})
 
 
 class BytesResponse(Response[bytes]):
-    """A response with these bytes. Litestar's own looks for an encoder, and copies the headers four times."""
+    """A response with these bytes. Litestar's own looks for an encoder, and copies the headers four times.
+
+    Args:
+        content: empty for 204 and 304.
+        media_type: of the content.
+        status_code: the route's, if absent.
+        headers: apart from those of the content.
+
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        media_type: str = JSON,
+        status_code: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.content = content
+        self.media_type = media_type
+        self.status_code = status_code
+        self.headers = {**headers} if headers else {}
 
     def to_asgi_response(
         self,
@@ -28,19 +53,18 @@ class BytesResponse(Response[bytes]):
         """Return the ASGI application that sends it.
 
         Args:
-            app: unused, as all other parameters: routes of this service set headers only in their responses.
+            app: unused, as are all others: no route of this service sets headers, cookies or tasks itself.
             request: unused.
-            status_code: the route's, if the response has none.
+            status_code: the route's.
 
         """
         status = self.status_code or status_code or 200
         headers = [
-            (name.lower().encode("latin-1"), str(value).encode("latin-1"))
-            for name, value in self.headers.items()
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()
         ]
         if status not in _WITHOUT_CONTENT:
             headers += (
-                _content_type(str(self.media_type)),
+                _content_type(self.media_type),
                 (b"content-length", b"%d" % len(self.content)),
             )
         return _SentBytes(status, headers, self.content)
