@@ -27,6 +27,7 @@ from api.http.problem_types import (
 )
 from api.http.problems import Fault, ProblemError, invalid, malformed
 from api.http.request_bodies import LEAST_BYTES_PER_SECOND
+from api.http.responses import BytesResponse
 from api.http.times import utc_text
 from api.orders import errors as orders
 from api.problem_types import (
@@ -291,7 +292,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     }
     if problem.faults:
         body["errors"] = [fault.member for fault in problem.faults]
-    return Response(
+    return BytesResponse(
         encode(body),
         status_code=problem.type.status,
         media_type="application/problem+json",

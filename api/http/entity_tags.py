@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from api.http.problem_types import VERSION_REQUIRED
 from api.http.problems import Fault, ProblemError, malformed
+from api.http.request import header_values
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def etag(version: int, rendering: int) -> str:
 
 
 def _read(request: AnyRequest, name: str) -> EntityTags | None:
-    values = request.headers.getall(name, [])
+    values = header_values(request.scope, name.lower().encode())
     if not values:
         return None
     value = ", ".join(values)
