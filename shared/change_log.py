@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared.changes import Change
-from shared.database.engine import DB
-from shared.database.statements import execute, fetch_all, fetch_one, fetch_value, fetch_values
-from shared.database.transaction import transaction
+from shared.database.statements import execute, fetch_all, fetch_one, fetch_value
 
 FEE_SUMMARIES = "fee_summaries"
 WEBHOOK_DELIVERIES = "webhook_deliveries"
@@ -27,16 +25,7 @@ CHANGE = """
 """The columns of ``order_change`` that are the fields of a ``Change``."""
 
 
-# Ordered, so that PostgreSQL uses the index and never reads the whole table.
-_FIRST_WAITING = "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1"
-_WAITING = "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT $1"
 _LAST_POSITION = "SELECT last_position FROM change_log WHERE id = 1"
-
-# No join: if the table was analyzed while most of these changes were not committed yet, PostgreSQL plans as
-# if it were empty, and would search all waiting changes for each change. This statement computes each
-# position by binary search. It reads each change by the index or by a hash, as long as the planner knows the
-# ids.
-_ASSIGN = "UPDATE order_change SET position = $1::bigint + width_bucket(id, $2::bigint[]) WHERE id = ANY($2)"
 
 _CURSOR = """
 SELECT position, (SELECT coalesce(max(last_position), 0) FROM change_log) AS last_position
@@ -47,22 +36,9 @@ FROM consumer_cursor WHERE consumer = $1
 async def assign_positions(most: int = 5_000) -> int:
     """Assign the next positions to committed changes that have none; return how many.
 
-    Several statements on purpose: each takes its snapshot while the lock is held, so it sees everything that
-    another assigner committed. In the order of ``id`` a change comes after every change it depends on: it was
-    recorded after those had committed (earlier versions of the same order; the deletion of an order whose
-    time it takes).
+    The database's function of the same name does it, in one statement (``shared/database/schema.sql``).
     """
-    # Most calls have nothing to do: they take no transaction and no lock.
-    if not await fetch_values(int, _FIRST_WAITING):
-        return 0
-    async with transaction():
-        last = await fetch_value(int, f"{_LAST_POSITION} FOR UPDATE")
-        waiting = await fetch_values(int, _WAITING, most)
-        if not waiting:
-            return 0
-        await DB.fetch_with_custom_plan(_ASSIGN, last, waiting)
-        await execute("UPDATE change_log SET last_position = last_position + $1 WHERE id = 1", len(waiting))
-    return len(waiting)
+    return await fetch_value(int, "SELECT assign_positions($1)", most)
 
 
 @dataclass(frozen=True)
