@@ -9,10 +9,13 @@ one assigner at a time. They are dense and final, and ascend with the versions o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from shared.changes import Change
-from shared.database.statements import execute, fetch_all, fetch_one, fetch_value
+from shared.database.statements import RowMissingError, execute, fetch_all, fetch_one, fetch_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FEE_SUMMARIES = "fee_summaries"
 WEBHOOK_DELIVERIES = "webhook_deliveries"
@@ -30,6 +33,16 @@ _LAST_POSITION = "SELECT last_position FROM change_log WHERE id = 1"
 _CURSOR = """
 SELECT position, (SELECT coalesce(max(last_position), 0) FROM change_log) AS last_position
 FROM consumer_cursor WHERE consumer = $1
+"""
+
+# Ordered, so that PostgreSQL uses the index of the changes without a position and never reads the table.
+_PROGRESS = """
+SELECT
+    consumer, position AS applied,
+    (SELECT coalesce(max(last_position), 0) FROM change_log) AS last_position,
+    (SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1) IS NOT NULL AS is_waiting,
+    EXISTS (SELECT FROM webhook WHERE deleted_at IS NULL) AS has_webhooks
+FROM consumer_cursor
 """
 
 
@@ -81,6 +94,45 @@ async def is_change_at(position: int, event_id: str) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class LogProgress:
+    """How far the log and its consumers are, in one snapshot."""
+
+    last_position: int
+    """The newest position in the log."""
+    is_waiting: bool
+    """Whether there are committed changes without a position."""
+    has_webhooks: bool
+    applied: Mapping[str, int]
+    """The position of each consumer's cursor."""
+
+
+class _CursorProgress(NamedTuple):
+    consumer: str
+    applied: int
+    last_position: int
+    is_waiting: bool
+    has_webhooks: bool
+
+
+async def read_progress() -> LogProgress:
+    """Read how far the log and its consumers are.
+
+    Raises:
+        RowMissingError: there are no consumers.
+
+    """
+    rows = await fetch_all(_CursorProgress, _PROGRESS)
+    if not rows:
+        raise RowMissingError(_PROGRESS)
+    return LogProgress(
+        rows[0].last_position,
+        rows[0].is_waiting,
+        rows[0].has_webhooks,
+        {row.consumer: row.applied for row in rows},
+    )
+
+
 class Cursor(NamedTuple):
     """The position of a consumer in the change log."""
 
@@ -98,6 +150,15 @@ async def cursor_of(consumer: str) -> Cursor:
 
     """
     return await fetch_one(Cursor, _CURSOR, consumer)
+
+
+async def lock_cursor_and_read_log(consumer: str) -> Cursor:
+    """Lock a consumer's cursor as ``lock_cursor`` does, and return it with the end of the log.
+
+    The end is as of the beginning of this one statement: if it waits for the lock, positions that are
+    assigned meanwhile are missing, and the end may even be before the cursor.
+    """
+    return await fetch_one(Cursor, f"{_CURSOR} FOR UPDATE OF consumer_cursor", consumer)
 
 
 async def lock_cursor(consumer: str) -> int:

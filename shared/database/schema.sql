@@ -331,10 +331,10 @@ CREATE TABLE change_log (
 );
 INSERT INTO change_log (id, last_position, first_position) VALUES (1, 0, 1);
 
--- Assigns the next positions to committed changes that have none; returns how many.
+-- Assigns the next positions to committed changes that have none; returns how many. If there are none it takes no lock.
 --
--- Several statements on purpose: each takes its snapshot while the lock is held, so it sees everything that another
--- assigner committed. In the order of id a change comes after every change it depends on: it was recorded after those
+-- Several statements on purpose: those after the lock take their snapshots while it is held, so they see everything
+-- that another assigner committed. In the order of id a change comes after every change it depends on: it was recorded after those
 -- had committed (earlier versions of the same order; the deletion of an order whose time it takes).
 --
 -- waiting is ordered, so that PostgreSQL uses the index and never reads the whole table. The update has no join: if
@@ -346,13 +346,14 @@ DECLARE
     last bigint;
     waiting bigint[];
 BEGIN
+    PERFORM FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
     SELECT last_position INTO STRICT last FROM change_log WHERE id = 1 FOR UPDATE;
     waiting := ARRAY(SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT most);
-    IF cardinality(waiting) > 0 THEN
-        EXECUTE 'UPDATE order_change SET position = $1 + width_bucket(id, $2) WHERE id = ANY($2)'
-            USING last, waiting;
-        UPDATE change_log SET last_position = last + cardinality(waiting) WHERE id = 1;
-    END IF;
+    EXECUTE 'UPDATE order_change SET position = $1 + width_bucket(id, $2) WHERE id = ANY($2)' USING last, waiting;
+    UPDATE change_log SET last_position = last + cardinality(waiting) WHERE id = 1;
     RETURN cardinality(waiting);
 END
 $$;

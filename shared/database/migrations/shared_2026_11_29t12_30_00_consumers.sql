@@ -6,13 +6,14 @@ DECLARE
     last bigint;
     waiting bigint[];
 BEGIN
+    PERFORM FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
     SELECT last_position INTO STRICT last FROM change_log WHERE id = 1 FOR UPDATE;
     waiting := ARRAY(SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT most);
-    IF cardinality(waiting) > 0 THEN
-        EXECUTE 'UPDATE order_change SET position = $1 + width_bucket(id, $2) WHERE id = ANY($2)'
-            USING last, waiting;
-        UPDATE change_log SET last_position = last + cardinality(waiting) WHERE id = 1;
-    END IF;
+    EXECUTE 'UPDATE order_change SET position = $1 + width_bucket(id, $2) WHERE id = ANY($2)' USING last, waiting;
+    UPDATE change_log SET last_position = last + cardinality(waiting) WHERE id = 1;
     RETURN cardinality(waiting);
 END
 $$;
