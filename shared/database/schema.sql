@@ -305,7 +305,7 @@ CREATE TRIGGER orders_render BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXEC
 -- Every committed creation, update and deletion of an order.
 --
 -- State: a change is recorded without a position; once it is committed, the relay assigns the next one
--- (shared/change_log.py, assign_positions), which is final.
+-- (assign_positions), which is final.
 --
 -- Written by: the triggers of orders, below; positions by the relay. Old changes are deleted, from the beginning
 -- of the log, by api/relay/retention.py.
@@ -381,7 +381,7 @@ CREATE TRIGGER orders_record_update AFTER UPDATE ON orders
 -- GUARANTEE 3: positions have no gap and appear in order. A transaction that assigns positions or deletes old
 -- changes locks this row first, so only one does either at a time.
 --
--- Written by: shared/change_log.py (last_position); api/relay/retention.py (first_position);
+-- Written by: assign_positions, which the relay calls (last_position); api/relay/retention.py (first_position);
 -- api/relay/main.py (led_at).
 CREATE TABLE change_log (
     id integer PRIMARY KEY DEFAULT 1,
@@ -392,6 +392,33 @@ CREATE TABLE change_log (
     CONSTRAINT change_log_one_row CHECK (id = 1)
 );
 INSERT INTO change_log (id, last_position, first_position) VALUES (1, 0, 1);
+
+-- Assigns the next positions to committed changes that have none; returns how many. If there are none it takes no lock.
+--
+-- Several statements on purpose: those after the lock take their snapshots while it is held, so they see everything
+-- that another assigner committed. In the order of id a change comes after every change it depends on: it was recorded after those
+-- had committed (earlier versions of the same order; the deletion of an order whose time it takes).
+--
+-- waiting is ordered, so that PostgreSQL uses the index and never reads the whole table. The update has no join: if
+-- the table was analyzed while most of these changes were not committed yet, PostgreSQL plans as if it were empty, and
+-- would search all waiting changes for each change. It computes each position by binary search instead, and EXECUTE
+-- plans it for these ids, so that it reads each change by the index.
+CREATE FUNCTION assign_positions(most integer) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    last bigint;
+    waiting bigint[];
+BEGIN
+    PERFORM FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    SELECT last_position INTO STRICT last FROM change_log WHERE id = 1 FOR UPDATE;
+    waiting := ARRAY(SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT most);
+    EXECUTE 'UPDATE order_change SET position = $1 + width_bucket(id, $2) WHERE id = ANY($2)' USING last, waiting;
+    UPDATE change_log SET last_position = last + cardinality(waiting) WHERE id = 1;
+    RETURN cardinality(waiting);
+END
+$$;
 
 -- The progress of each consumer of changes: everything up to position is applied, nothing after it.
 --
@@ -431,17 +458,19 @@ END;
 
 -- What one state of an order adds to the fee summaries: a row for the order and a row per service. A change
 -- subtracts the effects of its previous_state and adds those of its order_state. One SELECT, so that PostgreSQL
--- can inline it.
+-- can inline it; with OFFSET 0, which makes PostgreSQL read the state once, not once for each value.
 CREATE FUNCTION fee_effects(state json, zone text)
 RETURNS TABLE (day date, calendar text, service_id bigint, share numeric) LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT
-        ((state ->> 'datetime')::timestamptz AT TIME ZONE zone)::date, state ->> 'calendar',
-        s.service_id, s.share
-    FROM fee_shares(
-        (state ->> 'totalfee')::numeric,
-        ARRAY(SELECT (o ->> 'id')::bigint FROM json_array_elements(state -> 'services') AS o)
-    ) AS s;
+    SELECT (o.datetime AT TIME ZONE zone)::date, o.calendar, s.service_id, s.share
+    FROM (
+        SELECT
+            j.datetime, j.totalfee, j.calendar,
+            ARRAY(SELECT (service ->> 'id')::bigint FROM json_array_elements(j.services) AS service) AS service_ids
+        FROM json_to_record(state) AS j (datetime timestamptz, totalfee numeric, calendar text, services json)
+        OFFSET 0
+    ) AS o
+    CROSS JOIN LATERAL fee_shares(o.totalfee, o.service_ids) AS s;
 END;
 
 -- How many orders of a day contribute a given share of their fee to a service. Stored per share, not as one sum,
