@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from litestar.enums import ScopeType
+
 from shared.api_access import read_address
 from shared.settings import settings
 
@@ -82,8 +84,7 @@ def track_requests(app: ASGIApp) -> ASGIApp:
     """Wrap the application: note which connections have a request in progress."""
 
     async def tracked(scope: Scope, receive: Receive, send: Send) -> None:
-        # Not Litestar's constant: the server's main process imports this module, and nothing of Litestar.
-        if scope["type"] != "http" or not scope["client"]:  # type: ignore[comparison-overlap]  # it is a string
+        if scope["type"] != ScopeType.HTTP or not scope["client"]:
             await app(scope, receive, send)
             return
         peer = _peer(*scope["client"])
