@@ -109,16 +109,16 @@ def _internal_error(error: Exception) -> ProblemError:
 
 
 def _version_mismatch(error: orders.VersionMismatchError) -> ProblemError:
-    tag = f'"{error.version}"'
     if error.weak_tag:
         detail = (
-            f"{error.weak_tag} is a weak tag, which never matches in If-Match: send {tag}, the order's ETag."
+            f"{error.weak_tag} is a weak tag, which never matches in If-Match: "
+            f"send {error.tag}, the order's ETag."
         )
     elif error.stated:
         detail = f"Order {error.order_id} is at version {error.version}, not {error.stated} as the body says."
     else:
         detail = f"Order {error.order_id} is at version {error.version}."
-    return ProblemError(VERSION_MISMATCH, detail, headers={"ETag": tag})
+    return ProblemError(VERSION_MISMATCH, detail, headers={"ETag": error.tag})
 
 
 def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:

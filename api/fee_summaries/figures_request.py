@@ -79,7 +79,7 @@ class FiguresRequest(Generic[PlaceT]):
     def not_modified(self) -> Response[bytes] | None:
         """Return 304 if the caller has these figures already; they are not summed for that."""
         headers = self.headers()
-        if self._known_tags is not None and self._known_tags.weakly_match_tag(headers["ETag"]):
+        if self._known_tags is not None and self._known_tags.weakly_match(headers["ETag"]):
             return BytesResponse(b"", status_code=304, headers=headers)
         return None
 
