@@ -151,7 +151,7 @@ def test_publishing_continues_after_every_error(run: Run, reader: RedisReader, d
 
     async def publish() -> None:
         stop = asyncio.Event()
-        publishing = asyncio.create_task(RedisStream().publish_until(stop))
+        publishing = asyncio.create_task(RedisStream().publish_until(stop, asyncio.Event()))
         try:
             await asyncio.sleep(0.2)
             await DB.execute("ALTER TABLE elsewhere RENAME TO order_change")
