@@ -13,6 +13,8 @@ import asyncpg
 import msgspec
 import pytest
 
+from api.orders import queries
+from api.orders.errors import OrderNotFoundError
 from shared.database.coalesced_reads import CoalescedReads
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.statements import execute, fetch_all
@@ -251,6 +253,22 @@ def test_the_wait_for_the_statement_before_has_a_limit(serve: Serve, setting: Ca
     ends, seconds = serve(come())
     assert ends == [Note(1, 1), *[DatabaseUnavailableError] * 7, Note(9, 1)]
     assert 0.15 < seconds < 0.4
+
+
+def test_the_statement_for_orders_is_planned_once_for_any_number_of_ids(serve: Serve) -> None:
+    """Planning it takes longer than it does."""
+
+    async def read() -> list[Any]:
+        for number in range(30):
+            some = [queries.find_order(404 + other) for other in range(1 + number % 3)]
+            ends = await asyncio.gather(*some, return_exceptions=True)
+            assert {type(end) for end in ends} == {OrderNotFoundError}
+        return await DB.fetch(
+            "SELECT custom_plans, generic_plans FROM pg_prepared_statements "
+            "WHERE statement LIKE '%SELECT id, version%' AND statement NOT LIKE '%custom_plans%'"
+        )
+
+    assert [tuple(row) for row in serve(read())] == [(5, 25)]
 
 
 def test_orders_that_were_just_written_are_read_as_they_are(api: Api) -> None:
