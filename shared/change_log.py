@@ -1,6 +1,6 @@
 """The change log: assigning positions to committed changes, reading changes in order, and cursors.
 
-Changes are recorded by the database in the order's own transaction (trigger ``orders_record_change``),
+Changes are recorded by the database in the order's own transaction (triggers of ``orders``),
 without a position: a number taken from a sequence inside a transaction becomes visible out of order, and a
 reader that had passed it would miss the change. Positions are assigned afterwards, to committed changes, by
 one assigner at a time. They are dense and final, and ascend with the versions of each order.
@@ -9,12 +9,13 @@ one assigner at a time. They are dense and final, and ascend with the versions o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from shared.changes import Change
-from shared.database.engine import DB
-from shared.database.statements import execute, fetch_all, fetch_one, fetch_value, fetch_values
-from shared.database.transaction import transaction
+from shared.database.statements import RowMissingError, execute, fetch_all, fetch_one, fetch_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FEE_SUMMARIES = "fee_summaries"
 WEBHOOK_DELIVERIES = "webhook_deliveries"
@@ -27,42 +28,30 @@ CHANGE = """
 """The columns of ``order_change`` that are the fields of a ``Change``."""
 
 
-# Ordered, so that PostgreSQL uses the index and never reads the whole table.
-_FIRST_WAITING = "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1"
-_WAITING = "SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT $1"
 _LAST_POSITION = "SELECT last_position FROM change_log WHERE id = 1"
-
-# No join: if the table was analyzed while most of these changes were not committed yet, PostgreSQL plans as
-# if it were empty, and would search all waiting changes for each change. This statement computes each
-# position by binary search. It reads each change by the index or by a hash, as long as the planner knows the
-# ids.
-_ASSIGN = "UPDATE order_change SET position = $1::bigint + width_bucket(id, $2::bigint[]) WHERE id = ANY($2)"
 
 _CURSOR = """
 SELECT position, (SELECT coalesce(max(last_position), 0) FROM change_log) AS last_position
 FROM consumer_cursor WHERE consumer = $1
 """
 
+# Ordered, so that PostgreSQL uses the index of the changes without a position and never reads the table.
+_PROGRESS = """
+SELECT
+    consumer, position AS applied,
+    (SELECT coalesce(max(last_position), 0) FROM change_log) AS last_position,
+    (SELECT id FROM order_change WHERE position IS NULL ORDER BY id LIMIT 1) IS NOT NULL AS is_waiting,
+    EXISTS (SELECT FROM webhook WHERE deleted_at IS NULL) AS has_webhooks
+FROM consumer_cursor
+"""
+
 
 async def assign_positions(most: int = 5_000) -> int:
     """Assign the next positions to committed changes that have none; return how many.
 
-    Several statements on purpose: each takes its snapshot while the lock is held, so it sees everything that
-    another assigner committed. In the order of ``id`` a change comes after every change it depends on: it was
-    recorded after those had committed (earlier versions of the same order; the deletion of an order whose
-    time it takes).
+    The database's function of the same name does it, in one statement (``shared/database/schema.sql``).
     """
-    # Most calls have nothing to do: they take no transaction and no lock.
-    if not await fetch_values(int, _FIRST_WAITING):
-        return 0
-    async with transaction():
-        last = await fetch_value(int, f"{_LAST_POSITION} FOR UPDATE")
-        waiting = await fetch_values(int, _WAITING, most)
-        if not waiting:
-            return 0
-        await DB.fetch_with_custom_plan(_ASSIGN, last, waiting)
-        await execute("UPDATE change_log SET last_position = last_position + $1 WHERE id = 1", len(waiting))
-    return len(waiting)
+    return await fetch_value(int, "SELECT assign_positions($1)", most)
 
 
 @dataclass(frozen=True)
@@ -105,6 +94,45 @@ async def is_change_at(position: int, event_id: str) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class LogProgress:
+    """How far the log and its consumers are, in one snapshot."""
+
+    last_position: int
+    """The newest position in the log."""
+    is_waiting: bool
+    """Whether there are committed changes without a position."""
+    has_webhooks: bool
+    applied: Mapping[str, int]
+    """The position of each consumer's cursor."""
+
+
+class _CursorProgress(NamedTuple):
+    consumer: str
+    applied: int
+    last_position: int
+    is_waiting: bool
+    has_webhooks: bool
+
+
+async def read_progress() -> LogProgress:
+    """Read how far the log and its consumers are.
+
+    Raises:
+        RowMissingError: there are no consumers.
+
+    """
+    rows = await fetch_all(_CursorProgress, _PROGRESS)
+    if not rows:
+        raise RowMissingError(_PROGRESS)
+    return LogProgress(
+        rows[0].last_position,
+        rows[0].is_waiting,
+        rows[0].has_webhooks,
+        {row.consumer: row.applied for row in rows},
+    )
+
+
 class Cursor(NamedTuple):
     """The position of a consumer in the change log."""
 
@@ -122,6 +150,15 @@ async def cursor_of(consumer: str) -> Cursor:
 
     """
     return await fetch_one(Cursor, _CURSOR, consumer)
+
+
+async def lock_cursor_and_read_log(consumer: str) -> Cursor:
+    """Lock a consumer's cursor as ``lock_cursor`` does, and return it with the end of the log.
+
+    The end is as of the beginning of this one statement: if it waits for the lock, positions that are
+    assigned meanwhile are missing, and the end may even be before the cursor.
+    """
+    return await fetch_one(Cursor, f"{_CURSOR} FOR UPDATE OF consumer_cursor", consumer)
 
 
 async def lock_cursor(consumer: str) -> int:

@@ -143,7 +143,10 @@ class Settings(BaseSettings):
     """
 
     relay_interval: Seconds = 0.1
-    """How long the relay pauses between two reads of the change log."""
+    """The longest pause of the relay between two reads of the change log.
+
+    It begins with 5 ms after each change, and gets longer while there are none.
+    """
 
     relay_batch: Annotated[int, Field(ge=1, le=5_000)] = 500
     """The most changes that one message announces, and that a consumer applies in one transaction."""

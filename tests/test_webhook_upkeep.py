@@ -75,10 +75,10 @@ def test_the_relay_requests_attempts_once_and_again_when_the_request_was_lost(
     run(fan_out())
     relay = Relay()
     for _ in range(3):
-        run(relay.relay_once())
+        run(relay.request_attempts_once())
     assert queue.llen(ATTEMPTS_QUEUE) == 1
     queue.flushdb()
-    run(relay.relay_once())
+    run(relay.request_attempts_once())
     assert queue.llen(ATTEMPTS_QUEUE) == 1
 
 

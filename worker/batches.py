@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from shared.change_log import last_position, lock_cursor, move_cursor
+from shared.change_log import lock_cursor_and_read_log, move_cursor
 from shared.database.transaction import transaction
 from shared.settings import settings
 
@@ -33,10 +33,10 @@ async def apply_once(consumer: str, last: int, apply: Callable[[int, int], Await
 
     """
     async with transaction():
-        position = await lock_cursor(consumer)
+        position, last_position = await lock_cursor_and_read_log(consumer)
         # Positions are assigned to committed changes and become visible together with the last one, so all
         # changes up to that one are in the snapshots of the statements that follow.
-        last = min(last, await last_position(), position + settings().relay_batch)
+        last = min(last, last_position, position + settings().relay_batch)
         if last <= position:
             return 0
         await move_cursor(consumer, last)

@@ -140,7 +140,7 @@ class OrderFilters:
             *self.after(after, arguments),
         )
         end = "" if limit is None else f"LIMIT {arguments.add(limit)}"
-        selected = "SELECT o.id, o.datetime, order_json(o) AS json"
+        selected = "SELECT o.id, o.datetime, o.rendered AS json"
         if table is ORDERS:
             return f"{selected} FROM orders AS o {rows} {self.order_by} {end}", arguments
         # LIMIT inside, JOIN outside: PostgreSQL would otherwise choose a merge join that reads every order

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from dataclasses import replace
 
 import asyncpg
 import structlog
@@ -18,7 +19,7 @@ from api.relay.redis_stream import RedisStream
 from api.relay.retention import delete_expired_once
 from api.relay.scheduler import Scheduler
 from api.relay.sender import Sender
-from shared.change_log import assign_positions
+from shared.change_log import assign_positions, read_progress
 from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
 from shared.database.locks import RELAY_LOCK
 from shared.fee_summaries import check_time_zone
@@ -30,6 +31,16 @@ log = structlog.get_logger("relay")
 
 LEADING_SECONDS = 2.0
 """Pause between two records that this relay works."""
+
+FIRST_PAUSE_SECONDS = 0.005
+"""Pause after a round that had something to do: what is committed meanwhile shares the next round."""
+
+PAUSE_GROWTH = 1.25
+"""How many times as long each further pause is, up to OMS_RELAY_INTERVAL. So a change waits about a fifth of
+the time since the one before it, at most."""
+
+ATTEMPTS_SECONDS = 0.1
+"""Pause between two checks whether deliveries to webhooks are due."""
 
 RETENTION_SECONDS = 60.0
 """Pause between two deletions of expired rows, and between two checks whether a proof is due."""
@@ -45,6 +56,9 @@ class Relay:
         self._sender = Sender()
         self._publisher = Publisher(self._sender)
         self._scheduler = Scheduler(self._sender)
+        self._has_webhooks = True
+        self.assigned = asyncio.Event()
+        """Set when positions were assigned."""
 
     async def relay_once(self) -> int:
         """Assign positions and publish changes, within the window; return the sum of both.
@@ -53,11 +67,19 @@ class Relay:
             DatabaseUnavailableError: PostgreSQL is unavailable. Without Redis, the next round tries again.
 
         """
-        assigned = await assign_positions()
+        progress = await read_progress()
+        self._has_webhooks = progress.has_webhooks
+        assigned = await assign_positions() if progress.is_waiting else 0
+        if assigned:
+            self.assigned.set()
+        # Positions have no gap, so the log now ends there, or later.
+        progress = replace(progress, last_position=progress.last_position + assigned)
         self._sender.begin_round()
-        published = await self._publisher.publish_once()
-        await self._scheduler.request_attempts_once()
-        return assigned + published
+        return assigned + await self._publisher.publish_once(progress)
+
+    async def request_attempts_once(self) -> bool:
+        """Request attempts if deliveries to webhooks are due; return whether the request was sent."""
+        return self._has_webhooks and await self._scheduler.request_attempts_once()
 
     async def request_proof_once(self) -> bool:
         """Request a proof of the fee summaries if one is due; return whether it was requested."""
@@ -98,9 +120,10 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
                 return
         log.info("leading")
         relay = Relay()
-        led_at = deleted_at = 0.0
+        led_at = deleted_at = attempts_at = 0.0
+        pause = FIRST_PAUSE_SECONDS
         # In a task of its own: if Redis hangs, only the stream is delayed.
-        publishing = asyncio.create_task(RedisStream().publish_until(stop))
+        publishing = asyncio.create_task(RedisStream().publish_until(stop, relay.assigned))
         while not stop.is_set() and not connection.is_closed():
             beat()
             if time.monotonic() - led_at > LEADING_SECONDS:
@@ -110,8 +133,13 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             if time.monotonic() - deleted_at > RETENTION_SECONDS and await delete_expired_once():
                 deleted_at = time.monotonic()
                 await relay.request_proof_once()
-            if await relay.relay_once() == 0:
-                await _pause(stop, settings().relay_interval)
+            relayed = await relay.relay_once()
+            if time.monotonic() - attempts_at > ATTEMPTS_SECONDS:
+                await relay.request_attempts_once()
+                attempts_at = time.monotonic()
+            pause = FIRST_PAUSE_SECONDS if relayed else pause * PAUSE_GROWTH
+            pause = min(pause, settings().relay_interval)
+            await _pause(stop, pause)
     finally:
         if publishing is not None:
             # Cancelled again until it ends: if releasing the task's connection fails, that error replaces the

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, cursor_of
+from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES
 from shared.settings import settings
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES
 
 if TYPE_CHECKING:
     from api.relay.sender import Sender
+    from shared.change_log import LogProgress
 
 log = structlog.get_logger("relay")
 
@@ -32,6 +33,10 @@ CONSUMERS = {
 
 EMPTY_QUEUE_SECONDS = 1.0
 """How long a cursor may stay unmoved while the queue is empty, before changes are published to it again."""
+
+WITHOUT_WEBHOOKS_SECONDS = 0.1
+"""Pause between two messages to the consumer of webhook deliveries while there is no webhook, unless a whole
+batch waits: it only has to move its cursor."""
 
 
 @dataclass
@@ -47,6 +52,8 @@ class Publication:
     """When the cursor last moved, or the consumer had nothing left to apply (monotonic seconds)."""
     repeats: int = 0
     """How often changes were published again since then."""
+    published_at: float = 0.0
+    """When changes were last published (monotonic seconds)."""
 
 
 class Publisher:
@@ -57,54 +64,53 @@ class Publisher:
         self._publications = [Publication(consumer, task) for consumer, task in CONSUMERS.items()]
         self._queue_is_full = False
 
-    async def publish_once(self) -> int:
+    async def publish_once(self, progress: LogProgress) -> int:
         """Publish new changes, within the window; return how many were published.
 
-        Raises:
-            DatabaseUnavailableError: PostgreSQL is unavailable. Without Redis, the next round tries again.
-
+        Without Redis, the next round tries again.
         """
         published = 0
         for publication in self._publications:
             if not self._sender.failed_this_round:
-                published += await self._publish_to(publication)
+                await self._record_progress(publication, progress.applied[publication.consumer])
+                published += await self._publish_to(publication, progress)
         return published
 
-    async def _publish_to(self, publication: Publication) -> int:
-        newest = await self._read_cursor(publication)
+    async def _publish_to(self, publication: Publication, progress: LogProgress) -> int:
         published = 0
-        last = min(newest, publication.applied + settings().relay_window)
+        last = min(progress.last_position, publication.applied + settings().relay_window)
+        if _may_wait(publication, progress, last):
+            return 0
         while publication.published < last:
             position = min(last, publication.published + settings().relay_batch)
             if not await self._send(publication.task, position):
                 break
             published += position - publication.published
             publication.published = position
+            publication.published_at = time.monotonic()
         return published
 
-    async def _read_cursor(self, publication: Publication) -> int:
-        """Record how far the consumer has applied changes; return the last position that was assigned."""
-        cursor = await cursor_of(publication.consumer)
+    async def _record_progress(self, publication: Publication, applied: int) -> None:
+        """Record how far the consumer has applied changes, and what is lost and has to be published again."""
         now = time.monotonic()
-        if cursor.position != publication.applied or publication.published <= cursor.position:
+        if applied != publication.applied or publication.published <= applied:
             publication.progress_at, publication.repeats = now, 0
-        went_back = cursor.position < publication.applied
-        publication.applied = cursor.position
-        if publication.published < cursor.position or went_back:
+        went_back = applied < publication.applied
+        publication.applied = applied
+        if publication.published < applied or went_back:
             # The first round, or another relay published meanwhile. Or the database was restored, or the
             # summaries are rebuilt: then everything after the cursor has to be published again.
-            publication.published = cursor.position
+            publication.published = applied
         elif await self._is_lost(publication, now - publication.progress_at):
             publication.repeats += 1
             log.warning(
                 "publishing_again",
                 consumer=publication.consumer,
-                applied=cursor.position,
+                applied=applied,
                 published=publication.published,
             )
-            publication.published = cursor.position
+            publication.published = applied
             publication.progress_at = now
-        return cursor.last_position
 
     async def _is_lost(self, publication: Publication, silent_seconds: float) -> bool:
         """Return whether what was published to a consumer should be published again.
@@ -125,6 +131,16 @@ class Publisher:
             log.warning("queue_full", most_waiting=most_waiting())
         self._queue_is_full = not sent and not self._sender.is_unavailable
         return sent
+
+
+def _may_wait(publication: Publication, progress: LogProgress, last: int) -> bool:
+    """Return whether what is to be published may wait for more."""
+    return (
+        publication.consumer == WEBHOOK_DELIVERIES
+        and not progress.has_webhooks
+        and last - publication.published < settings().relay_batch
+        and time.monotonic() - publication.published_at < WITHOUT_WEBHOOKS_SECONDS
+    )
 
 
 def most_waiting() -> int:

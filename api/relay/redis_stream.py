@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -38,7 +40,22 @@ BATCH = 500
 TIMEOUT_SECONDS = 1.0
 """How long Redis may take to answer. Nothing else waits for it: the stream has a task of its own."""
 
+PAUSE_SECONDS = 0.1
+"""Pause between two transactions, unless a whole batch waits: changes of this time share one."""
+
+CHECK_SECONDS = 1.0
+"""How long no position is assigned until the stream's end is read all the same: Redis may have lost it."""
+
 PAUSE_WHEN_UNAVAILABLE_SECONDS = 1.0
+
+
+# One command for all entries: with a command for each, the relay would spend most of its time on writing
+# commands and reading replies.
+_ADD_ENTRIES = """
+for i = 3, #ARGV, 2 do
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i], ARGV[1], ARGV[i + 1])
+end
+"""
 
 
 @dataclass(frozen=True)
@@ -65,11 +82,18 @@ class RedisStream:
         """Close the connection."""
         await close_client(self._client)
 
-    async def publish_until(self, stop: asyncio.Event) -> None:
-        """Publish until ``stop`` is set, whatever happens to Redis or PostgreSQL."""
+    async def publish_until(self, stop: asyncio.Event, assigned: asyncio.Event) -> None:
+        """Publish until ``stop`` is set, whatever happens to Redis or PostgreSQL.
+
+        Args:
+            stop: ends it, after a second at most.
+            assigned: is set when positions were assigned; cleared here.
+
+        """
         try:
             while not stop.is_set():
-                pause = settings().relay_interval
+                pause = PAUSE_SECONDS
+                assigned.clear()
                 try:
                     if await self.publish_once() == BATCH:
                         pause = 0
@@ -89,7 +113,7 @@ class RedisStream:
                     if self._is_unavailable:
                         log.info("redis_available_again")
                     self._is_unavailable = False
-                await asyncio.sleep(pause)
+                await _pause(pause, assigned)
         finally:
             await self.close()
 
@@ -136,6 +160,14 @@ class RedisStream:
         return len(changes)
 
 
+async def _pause(seconds: float, assigned: asyncio.Event) -> None:
+    """Pause; and after a normal pause, until positions are assigned."""
+    await asyncio.sleep(seconds)
+    if seconds == PAUSE_SECONDS:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(assigned.wait(), CHECK_SECONDS)
+
+
 async def _read_end(pipeline: Pipeline) -> _StreamEnd | None:
     """Read where the stream ends; None if there is no stream."""
     # Between WATCH and MULTI, the pipeline runs each command immediately.
@@ -174,11 +206,5 @@ async def _is_of_this_log(end: _StreamEnd, bounds: Bounds) -> bool:
 
 
 def _add(pipeline: Pipeline, changes: list[Change], length: int) -> None:
-    for change in changes:
-        pipeline.xadd(
-            STREAM,
-            {FIELD: change.notification()},
-            id=f"{change.position}-0",
-            maxlen=length,
-            approximate=True,
-        )
+    entries = [(f"{change.position}-0", change.notification()) for change in changes]
+    pipeline.eval(_ADD_ENTRIES, 1, STREAM, FIELD, length, *chain.from_iterable(entries))

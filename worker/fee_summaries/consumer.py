@@ -15,35 +15,31 @@ from worker.batches import apply_once
 
 # Subtract each order's previous state and add its new one: one statement for the whole batch, whose cost
 # depends on the batch alone. An order counts under service 0 as a whole, and under each of its services by
-# its share. $1 is the generation's time zone, $2 its number.
-_MERGE_CHANGES = """
-effect AS (
-    SELECT order_state AS state, 1 AS sign FROM change WHERE order_state IS NOT NULL
+# its share. $1 is the generation's time zone, $2 its number. Returns how many changes there were.
+_ADD_CHANGES = """
+WITH change AS MATERIALIZED (
+    SELECT order_state, calendar_id, previous_state, previous_calendar_id
+    FROM order_change WHERE position > $3 AND position <= $4
+), effect AS (
+    SELECT order_state AS state, calendar_id, 1 AS sign FROM change WHERE order_state IS NOT NULL
     UNION ALL
-    SELECT previous_state, -1 FROM change WHERE previous_state IS NOT NULL
+    SELECT previous_state, previous_calendar_id, -1 FROM change WHERE previous_state IS NOT NULL
 ), delta AS (
-    SELECT e.day, c.id AS calendar_id, e.service_id, e.share, sum(effect.sign)::int AS orders
-    FROM effect
-    CROSS JOIN LATERAL fee_effects(effect.state, $1) AS e
-    JOIN calendar AS c ON c.name = e.calendar
+    SELECT e.day, effect.calendar_id, e.service_id, e.share, sum(effect.sign)::int AS orders
+    FROM effect CROSS JOIN LATERAL fee_effects(effect.state, $1) AS e
     GROUP BY 1, 2, 3, 4 HAVING sum(effect.sign) <> 0
+), merged AS (
+    MERGE INTO fee_summary AS kept USING delta
+    ON (kept.generation, kept.day, kept.calendar_id, kept.service_id, kept.share)
+        = ($2, delta.day, delta.calendar_id, delta.service_id, delta.share)
+    WHEN MATCHED AND kept.orders + delta.orders = 0 THEN DELETE
+    WHEN MATCHED THEN UPDATE SET orders = kept.orders + delta.orders
+    WHEN NOT MATCHED THEN INSERT (generation, day, calendar_id, service_id, share, orders)
+        VALUES ($2, delta.day, delta.calendar_id, delta.service_id, delta.share, delta.orders)
+    RETURNING 1
 )
-MERGE INTO fee_summary AS kept USING delta
-ON (kept.generation, kept.day, kept.calendar_id, kept.service_id, kept.share)
-    = ($2, delta.day, delta.calendar_id, delta.service_id, delta.share)
-WHEN MATCHED AND kept.orders + delta.orders = 0 THEN DELETE
-WHEN MATCHED THEN UPDATE SET orders = kept.orders + delta.orders
-WHEN NOT MATCHED THEN INSERT (generation, day, calendar_id, service_id, share, orders)
-    VALUES ($2, delta.day, delta.calendar_id, delta.service_id, delta.share, delta.orders)
+SELECT count(*) FROM change
 """
-
-_ADD_CHANGES = f"""
-WITH change AS (
-    SELECT order_state, previous_state FROM order_change WHERE position > $3 AND position <= $4
-), {_MERGE_CHANGES}
-"""
-
-_COUNT_CHANGES = "SELECT count(*) FROM order_change WHERE position > $1 AND position <= $2"
 
 _CURRENT_GENERATION = "SELECT generation AS number, time_zone FROM fee_summary_state WHERE id = 1"
 
@@ -138,8 +134,6 @@ async def add_logged_changes(generation: Generation, after: int, last: int) -> N
 
     """
     await _disable_hash_and_merge_joins()
-    await execute(_ADD_CHANGES, generation.time_zone, generation.number, after, last)
-    # Counted afterwards: retention only deletes, so changes that still exist now existed when they were
-    # added.
-    if await fetch_value(int, _COUNT_CHANGES, after, last) < last - after:
+    added = await fetch_value(int, _ADD_CHANGES, generation.time_zone, generation.number, after, last)
+    if added < last - after:
         raise ChangesDeletedError(after + 1)
