@@ -1,7 +1,7 @@
 """Databases with this service's schema and any number of orders, filled with statements for many rows.
 
-Triggers are off while one is filled, and what they would write is written here; indexes and constraints are
-removed before and created again after, so that PostgreSQL checks all rows.
+While one is filled, only the trigger that renders orders is on; what the others would write is written here.
+Indexes and constraints are removed before and created again after, so that PostgreSQL checks all rows.
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ _AT_ONCE = 250_000
 _WRITERS = 2
 """As many as most machines that run this have cores."""
 
-RENDERED = "order_json(o)"
-"""An order ``o`` as the triggers would store it."""
-
 _ORDERS = f"""
 INSERT INTO orders (id, datetime, totalfee, service_ids, service_names, calendar_id)
 SELECT {FIRST_ID} + n, timestamptz '{FIRST_DAY.isoformat()}' + n / {CALENDARS} * interval '24 hours',
@@ -63,7 +60,7 @@ _CHANGES = f"""
 INSERT INTO order_change
     (id, position, type, order_id, order_version, calendar_id, recorded_at, order_state)
 SELECT o.id - {FIRST_ID} + 1, o.id - {FIRST_ID} + 1, 'order.created', o.id, o.version, o.calendar_id,
-    o.created_at, {RENDERED}
+    o.created_at, o.rendered
 FROM orders AS o WHERE o.id >= {FIRST_ID} + $1::bigint AND o.id < {FIRST_ID} + $2::bigint
 """
 _FILLED = ("orders", "ordered_service", "order_change")
@@ -134,7 +131,9 @@ class LargeDatabase:
             ]
             for each in removed:
                 await connection.execute(each["drop"])
+            await connection.execute("ALTER TABLE orders ENABLE ALWAYS TRIGGER orders_render")
             await self._insert()
+            await connection.execute("ALTER TABLE orders ENABLE TRIGGER orders_render")
             await connection.execute("SET maintenance_work_mem = '512MB'")
             for each in reversed(removed):
                 await connection.execute(each["create"], timeout=None)

@@ -23,10 +23,11 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(f"| {work} | {ms} | {each['ratio']:.2f} | {each['cpu_ratio']:.2f} |")
     export, memory = results["export"], results["memory"]
     of_api = ", ".join(f"{when} {export[f'api_{when}_mb']:.0f} MB" for when in ("before", "peak", "after"))
+    rate = export["orders_per_second"]
     lines += [
         "",
-        f"Export: {export['orders']:,} orders, {export['mb']:,} MB, {export['orders_per_second']:,} orders per second.",
-        f"Memory of the API's process: {of_api}.",
+        f"Export: {export['orders']:,} orders, {export['mb']:,} MB, {rate:,} orders per second",
+        f"Memory of the API's process: {of_api}",
         "",
         f"| MB | start | after {memory['settled_after']:,} | after {memory['operations']:,} | peak |",
         "|---|---|---|---|---|",
