@@ -93,7 +93,7 @@ class OrderFilters:
 
     @property
     def has_one_plan(self) -> bool:
-        """Whether the same plan suits any values: the list is sorted by an index, which also has the window."""
+        """Whether one plan suits all values: the list is sorted by an index, which also has the window."""
         has_window = self.earliest is not None or self.before is not None
         return self.calendar is None and self.service is None and not (self.keys == ("id",) and has_window)
 
