@@ -12,7 +12,7 @@ CODE   := $(wildcard api bench contract shared stack tests worker)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run import verify rebuild test matrix faults fuzz bench bench-check har contract contract-static check format format-check lint types imports docs lock clean
+.PHONY: help run import verify rebuild test matrix faults fuzz bench bench-check bench-scale har contract contract-static check format format-check lint types imports docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -26,8 +26,10 @@ import: $(VENV)/run.stamp  ## import orders into the running system: FILE=orders
 	@test -n "$(FILE)" || { echo "make import: which file? make import FILE=orders.json [SERVICES=services.json]"; exit 2; }
 	@$(PY) -m stack.attach $(PY) -m api.orders.import_command "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)") $(if $(REPORT),--report "$(REPORT)")
 
-verify: $(VENV)/run.stamp  ## prove that every fee summary equals its orders; list those that do not
-	@$(PY) -m stack.attach $(PY) -m worker.fee_summaries.proof
+verify: $(VENV)/run.stamp  ## prove that fee summaries equal the orders, and their texts their rows; list what does not
+	@status=0; for proof in worker.fee_summaries.proof worker.order_texts; do \
+	  $(PY) -m stack.attach $(PY) -m $$proof || status=$$?; \
+	done; exit $$status
 
 rebuild: $(VENV)/run.stamp  ## rebuild the fee summaries while they are in use [OMS_TIME_ZONE=Europe/Rome]
 	@$(PY) -m stack.attach $(PY) -m worker.fee_summaries.rebuild
@@ -87,6 +89,10 @@ bench: $(VENV)/dev.stamp $(BENCH)/peers.stamp  ## measure this service beside th
 
 bench-check: $(VENV)/dev.stamp $(BENCH)/peers.stamp  ## fail if a ratio is 20% under that in bench/results (90 s)
 	@$(PY) -m bench.main --check
+
+# The peers have no part in it.
+bench-scale: $(VENV)/dev.stamp  ## what stays the same with many orders and over time [ORDERS=1000000] [OPERATIONS=200000]
+	@$(PY) -m bench.at_scale $(if $(ORDERS),--orders $(ORDERS)) $(if $(OPERATIONS),--operations $(OPERATIONS))
 
 $(BENCH)/peers.stamp: bench/peers/requirements.lock | $(PY)
 	@$(PY) -m venv --clear $(BENCH)

@@ -14,7 +14,6 @@ from api.changes import stream
 from api.changes.tail import TAIL
 from api.fee_summaries import routes as fee_summaries
 from api.http.access import check_access, check_authorization
-from api.http.answer_headers import add_headers
 from api.http.early_refusals import refuse_early
 from api.http.guards import check_path, check_transfer_coding
 from api.http.hosts import check_host, check_origin
@@ -39,10 +38,9 @@ from shared.settings import settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from litestar.handlers import BaseRouteHandler
     from litestar.types import ASGIApp
 
-    from api.http.request import AnyConnection
+    from api.http.request import AnyRequest
 
 LARGEST_BODY_BYTES = 65_536
 
@@ -85,15 +83,17 @@ async def _streams(_app: Litestar) -> AsyncIterator[None]:
     TAIL.end()
 
 
-async def check_request(connection: AnyConnection, handler: BaseRouteHandler) -> None:
-    """Refuse a request before its route runs: the one guard of all routes.
+async def check_request(request: AnyRequest) -> None:
+    """Refuse a request before its route runs.
 
-    It is a coroutine, because Litestar runs a synchronous guard in a thread for every request.
+    It is a coroutine, because Litestar runs a synchronous hook in a thread for every request; and no guard,
+    because for each guard Litestar copies the route's handler for every request.
     """
-    check_path(connection)
-    check_access(connection)
-    check_acceptable(connection, handler)
-    check_query(connection, handler)
+    handler = request.route_handler
+    check_path(request)
+    check_access(request)
+    check_acceptable(request, handler)
+    check_query(request, handler)
 
 
 def create_litestar() -> Litestar:
@@ -102,7 +102,7 @@ def create_litestar() -> Litestar:
         AppConfig(
             # OPTIONS first: Litestar adds its own OPTIONS route to a path that has none yet.
             route_handlers=[*options_routes(ROUTES), *ROUTES],
-            guards=[check_request],
+            before_request=check_request,
             exception_handlers={Exception: answer},
             lifespan=[_database_pool, _connections, _streams],
             request_max_body_size=LARGEST_BODY_BYTES,
@@ -120,4 +120,4 @@ def create_app() -> ASGIApp:
     checks = (check_sizes, check_transfer_coding, check_host, check_authorization, check_origin)
     checked = refuse_early(application, answer, *checks)
     limited = receive_bodies(checked, most_unfinished=most_connections() // 8)
-    return track_requests(request_log(add_headers(limited)))
+    return track_requests(request_log(limited))

@@ -27,6 +27,7 @@ from api.http.problem_types import (
 )
 from api.http.problems import Fault, ProblemError, invalid, malformed
 from api.http.request_bodies import LEAST_BYTES_PER_SECOND
+from api.http.responses import BytesResponse
 from api.http.times import utc_text
 from api.orders import errors as orders
 from api.problem_types import (
@@ -108,16 +109,16 @@ def _internal_error(error: Exception) -> ProblemError:
 
 
 def _version_mismatch(error: orders.VersionMismatchError) -> ProblemError:
-    tag = f'"{error.version}"'
     if error.weak_tag:
         detail = (
-            f"{error.weak_tag} is a weak tag, which never matches in If-Match: send {tag}, the order's ETag."
+            f"{error.weak_tag} is a weak tag, which never matches in If-Match: "
+            f"send {error.tag}, the order's ETag."
         )
     elif error.stated:
         detail = f"Order {error.order_id} is at version {error.version}, not {error.stated} as the body says."
     else:
         detail = f"Order {error.order_id} is at version {error.version}."
-    return ProblemError(VERSION_MISMATCH, detail, headers={"ETag": tag})
+    return ProblemError(VERSION_MISMATCH, detail, headers={"ETag": error.tag})
 
 
 def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:
@@ -291,7 +292,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     }
     if problem.faults:
         body["errors"] = [fault.member for fault in problem.faults]
-    return Response(
+    return BytesResponse(
         encode(body),
         status_code=problem.type.status,
         media_type="application/problem+json",

@@ -1,6 +1,6 @@
 """The change log: assigning positions to committed changes, reading changes in order, and cursors.
 
-Changes are recorded by the database in the order's own transaction (trigger ``orders_record_change``),
+Changes are recorded by the database in the order's own transaction (triggers of ``orders``),
 without a position: a number taken from a sequence inside a transaction becomes visible out of order, and a
 reader that had passed it would miss the change. Positions are assigned afterwards, to committed changes, by
 one assigner at a time. They are dense and final, and ascend with the versions of each order.

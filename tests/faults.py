@@ -192,7 +192,7 @@ class Deployment:
                 SELECT count(*) FROM orders AS o LEFT JOIN LATERAL (
                     SELECT order_state FROM order_change AS c
                     WHERE c.order_id = o.id ORDER BY position DESC LIMIT 1
-                ) AS last ON true WHERE last.order_state::text IS DISTINCT FROM order_json(o)::text
+                ) AS last ON true WHERE last.order_state::text IS DISTINCT FROM o.rendered::text
                 """
             )
             if unlike:

@@ -314,6 +314,6 @@ def test_every_prefix_of_the_change_log_is_a_valid_state(  # noqa: C901 (writers
         return log
 
     log = run(scenario())
-    stored = database.rows("SELECT id, order_json(orders) AS json FROM orders")
+    stored = database.rows("SELECT id, rendered AS json FROM orders")
     assert fold(log) == {order["id"]: order["json"] for order in stored}
     assert database.too_close_pairs() == []

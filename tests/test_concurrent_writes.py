@@ -55,7 +55,7 @@ def _check_consistency(database: Database) -> Iterator[None]:
             """
         SELECT o.id FROM orders AS o
         LEFT JOIN order_change AS c ON c.order_id = o.id AND c.order_version = o.version
-        WHERE c.order_state::jsonb IS DISTINCT FROM order_json(o)::jsonb
+        WHERE c.order_state::jsonb IS DISTINCT FROM o.rendered::jsonb
         """
         )
         == []

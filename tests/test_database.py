@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,11 +15,19 @@ import pytest
 
 from shared.database.engine import DB, DatabaseUnavailableError, OverloadedError
 from shared.database.sessions import Session
-from shared.database.statements import fetch_value
+from shared.database.statements import fetch_all, fetch_value
 from shared.database.transaction import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row of two columns."""
+
+    first: int
+    second: int
 
 
 @pytest.fixture
@@ -41,7 +50,7 @@ def test_waiting_for_a_connection_ends_after_the_pool_wait(
     async def come_when_all_are_taken() -> float:
         async with AsyncExitStack() as taken:
             for _ in range(4):
-                await taken.enter_async_context(DB.connection())
+                taken.push_async_callback(DB.release, await DB.acquire())
             before = time.monotonic()
             with pytest.raises(DatabaseUnavailableError):
                 await fetch_value(int, "SELECT 1")
@@ -172,7 +181,7 @@ def test_a_reader_that_cannot_start_in_time_is_refused_at_once(
     async def come_when_all_are_stuck() -> None:
         async with AsyncExitStack() as taken:
             for _ in range(4):
-                await taken.enter_async_context(DB.connection())
+                taken.push_async_callback(DB.release, await DB.acquire())
             waiting = [asyncio.create_task(fetch_value(int, "SELECT 1")) for _ in range(20)]
             await asyncio.sleep(1.2)
             before = time.monotonic()
@@ -226,3 +235,13 @@ def test_a_connection_to_a_server_that_is_gone_is_closed_by_the_kernel(postgres_
 
     with asyncio.Runner() as runner:
         assert runner.run(options()) == [1, 2, 1, 3, 5_000]
+
+
+def test_a_row_is_read_by_the_names_of_its_columns(serve: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    """In whatever order they are; a missing or an unexpected column fails."""
+    assert serve(fetch_all(Pair, "SELECT 1 AS first, 2 AS second")) == [Pair(1, 2)]
+    assert serve(fetch_all(Pair, "SELECT 2 AS second, 1 AS first")) == [Pair(1, 2)]
+    assert serve(fetch_all(Pair, "SELECT 2 AS second, 1 AS first WHERE false")) == []
+    for columns in ("1 AS first", "1 AS first, 2 AS second, 3 AS third", "1 AS first, 2 AS third", "1, 2"):
+        with pytest.raises(TypeError):
+            serve(fetch_all(Pair, f"SELECT {columns}"))

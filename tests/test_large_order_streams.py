@@ -29,7 +29,7 @@ PLACES = 4
 def fill(database: Database, count: int) -> None:
     """Store orders three hours apart from 1970 on, 100,000 to a calendar, without changes."""
     for statement in (
-        "ALTER TABLE orders DISABLE TRIGGER orders_record_change",
+        "ALTER TABLE orders DISABLE TRIGGER orders_record_creation",
         "INSERT INTO calendar (name) SELECT 'crew-' || n FROM generate_series(1, 10) AS n",
         f"""
         INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
@@ -41,7 +41,7 @@ def fill(database: Database, count: int) -> None:
             FROM generate_series(1, {count}) AS n
         ) AS t
         """,
-        "ALTER TABLE orders ENABLE TRIGGER orders_record_change",
+        "ALTER TABLE orders ENABLE TRIGGER orders_record_creation",
         "ANALYZE orders",
     ):
         database.rows(statement)
@@ -61,7 +61,6 @@ def large(own_database_url: str, redis_url: str) -> Iterator[tuple[Api, Database
         # Indexes that streams do not need would double the time of this insert.
         database.rows("ALTER TABLE orders DROP CONSTRAINT orders_spacing")
         database.rows("DROP INDEX orders_by_calendar, orders_by_calendar_and_id")
-        database.rows("ALTER TABLE orders DISABLE TRIGGER orders_keep_ordered_services")
         fill(database, MANY)
         with serving(database=own_database_url, redis=redis_url, **LIMITS) as (api, process):
             (server,) = [

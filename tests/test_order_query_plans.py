@@ -66,6 +66,7 @@ class Orders:
         """Add orders up to a count, without their changes, under every index and constraint."""
         database = self.database
         database.rows("ALTER TABLE orders DISABLE TRIGGER USER")
+        database.rows("ALTER TABLE orders ENABLE TRIGGER orders_render")
         database.rows(FILL, self.count + 1, count, self.calendars, BEGIN)
         database.rows(
             """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -12,6 +13,12 @@ from stack.child_processes import living
 from stack.embedded_valkey import free_port
 from tests.drivers import Api, wait_until
 from tests.processes import ServiceProcess
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STARTED = {"worker.main": "ready", "api.relay.main": "leading", "api.server": "Started worker"}
+"""What each logs once it works."""
 
 
 def test_a_killed_api_leaves_nobody_on_its_port(postgres_url: str, redis_url: str) -> None:
@@ -55,9 +62,22 @@ def test_a_process_that_is_asked_to_stop_ends_with_exit_status_0(
     """A fault would be another status, so that a supervisor starts it again."""
     process = ServiceProcess(module, database=postgres_url, redis=redis_url, port=free_port())
     with process:
-        started = {"worker.main": "ready", "api.relay.main": "leading", "api.server": "Started worker"}
-        wait_until(lambda: started[module] in process.log, f"started: {process.log}", 20)
+        wait_until(lambda: STARTED[module] in process.log, f"started: {process.log}", 20)
         running = process._process
         assert running is not None
         running.send_signal(number)
         assert running.wait(10) == status, process.log
+
+
+@pytest.mark.parametrize("module", STARTED)
+def test_a_killed_process_leaves_nothing_in_the_temporary_folder(
+    module: str, postgres_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """A supervisor starts it again, however often."""
+    process = ServiceProcess(
+        module, database=postgres_url, redis=redis_url, port=free_port(), TMPDIR=str(tmp_path)
+    )
+    with process:
+        wait_until(lambda: STARTED[module] in process.log, f"started: {process.log}", 20)
+        process.kill()
+    assert list(tmp_path.iterdir()) == []

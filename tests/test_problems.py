@@ -169,7 +169,7 @@ def test_an_internal_error_reveals_nothing_but_its_request_id(own_database_url: 
     ):
         database.add_services()
         stored = api.placed_order()
-        database.rows("ALTER FUNCTION order_json RENAME TO order_json_of_old")
+        database.rows("ALTER TABLE orders RENAME COLUMN rendered TO rendered_before")
         counts = database.counts()
         requests = [
             ("GET", f"/orders/{stored['id']}", None),
@@ -183,17 +183,17 @@ def test_an_internal_error_reveals_nothing_but_its_request_id(own_database_url: 
             problem = problem_of(answer)
             assert set(problem) == MEMBERS
             assert problem["type"] == "/problems/internal-error"
-            for word in ("order_json", "asyncpg", "Traceback", "SELECT", "function", ".py", "relation"):
+            for word in ("rendered", "asyncpg", "Traceback", "SELECT", "function", ".py", "relation"):
                 assert word not in answer.text
             assert problem["request_id"] in process.log
         for media_type in ("application/x-ndjson", "text/csv"):
             answer = api.client.get("/orders/export", headers={"Accept": media_type})
             assert answer.status_code == 500
             assert set(problem_of(answer)) == MEMBERS
-        assert "order_json" in process.log
-        assert "UndefinedFunction" in process.log
+        assert "rendered" in process.log
+        assert "UndefinedColumn" in process.log
         assert database.counts() == counts
-        database.rows("ALTER FUNCTION order_json_of_old RENAME TO order_json")
+        database.rows("ALTER TABLE orders RENAME COLUMN rendered_before TO rendered")
         assert api.client.get("/orders").status_code == 200
         for _ in range(5):
             assert api.client.get("/orders/export", headers={"Accept": "text/csv"}).status_code == 200

@@ -154,8 +154,7 @@ def test_publishing_continues_after_every_error(run: Run, reader: RedisReader, d
         publishing = asyncio.create_task(RedisStream().publish_until(stop, asyncio.Event()))
         try:
             await asyncio.sleep(0.2)
-            async with DB.connection() as connection:
-                await connection.execute("ALTER TABLE elsewhere RENAME TO order_change")
+            await DB.execute("ALTER TABLE elsewhere RENAME TO order_change")
             await asyncio.to_thread(wait_until, lambda: len(reader.entries()) == len(log), "all is published")
         finally:
             stop.set()

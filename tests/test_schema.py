@@ -56,7 +56,7 @@ def test_a_difference_of_any_kind_between_two_schemas_is_noticed(documented: Dat
         "ALTER TABLE orders SET (fillfactor = 80)",
         "ALTER TABLE orders DROP CONSTRAINT orders_spacing",
         "ALTER TABLE orders DROP CONSTRAINT orders_version",
-        "ALTER TABLE orders DISABLE TRIGGER orders_record_change",
+        "ALTER TABLE orders DISABLE TRIGGER orders_record_creation",
         "ALTER TABLE webhook ALTER COLUMN id SET GENERATED ALWAYS",
         "ALTER SEQUENCE orders_id_seq START WITH 1",
         "ALTER SEQUENCE orders_id_seq OWNED BY NONE",

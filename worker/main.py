@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import multiprocessing
 import signal
 import sys
+import tempfile
 import warnings
 from typing import Any
 
@@ -98,6 +100,15 @@ def _end_at_once(_number: int, _frame: object) -> None:
     sys.exit(0)
 
 
+def _share_memory_without_a_folder() -> None:
+    """Have the pool map its shared memory from files of the temporary folder itself.
+
+    It unlinks each file at once, but would make a folder for them, which a killed worker leaves behind.
+    """
+    process: Any = multiprocessing.current_process()
+    process._config["tempdir"] = tempfile.gettempdir()  # noqa: SLF001 - where multiprocessing looks, see its util.py
+
+
 def main() -> int:
     """Run the worker until a signal stops it; return the exit status, 1 if it ended by itself.
 
@@ -108,6 +119,7 @@ def main() -> int:
     configure_logs()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_at_once)
+    _share_memory_without_a_folder()
     # If PostgreSQL is unavailable this can't be checked; the worker then counts in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())

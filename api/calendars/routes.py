@@ -13,6 +13,7 @@ from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_value, query_of, require
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
+from api.http.responses import BytesResponse
 from api.http.times import read_datetime, utc_text
 from api.orders.fields import read_calendar
 from api.orders.spacing import free_intervals
@@ -54,7 +55,7 @@ async def show_availability(request: AnyRequest) -> Response[bytes]:
         "next": None,
         "next_cursor": None,
     }
-    return Response(encode(body), media_type=JSON)
+    return BytesResponse(encode(body), media_type=JSON)
 
 
 ROUTES = [list_calendars, show_availability]

@@ -18,6 +18,7 @@ from api.http.media_types import JSON
 from api.http.pages import Page, answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_id, query_of, read_limit, read_seconds
 from api.http.request import READ, AnyRequest
+from api.http.responses import BytesResponse
 from api.orders.fields import read_calendar
 from shared.change_log import log_bounds
 from shared.changes import Change
@@ -57,7 +58,7 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
     parameters = {name: request.query_params[name] for name in request.query_params}
     next_url = f"{request.url.path}?{urlencode({**parameters, 'after': str(page.through)})}"
     items = ",".join(change.notification() for change in page.changes)
-    return Response(
+    return BytesResponse(
         f'{{"items":[{items}],"next":{encode_text(next_url)},"next_cursor":{page.through}}}'.encode(),
         media_type=JSON,
         headers={"Link": f'<{next_url}>; rel="next"'},
@@ -89,7 +90,7 @@ async def _wait_for_changes(filters: ChangeFilters, page: FeedPage, limit: int, 
 @route("/order-changes/latest", http_method=READ)
 async def show_latest_position() -> Response[bytes]:
     """Return the position of the latest change: a place to start from."""
-    return Response(f'{{"position":{(await log_bounds()).last}}}'.encode(), media_type=JSON)
+    return BytesResponse(f'{{"position":{(await log_bounds()).last}}}'.encode(), media_type=JSON)
 
 
 @route("/orders/{order_id:str}/changes", http_method=READ, opt={"query": Query(PAGING)})

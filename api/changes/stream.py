@@ -21,7 +21,7 @@ from api.http.connections import SlowClientError, send_chunk, send_until_disconn
 from api.http.fields import read_position
 from api.http.parameters import Query, query_of
 from api.http.problems import Fault, malformed
-from api.http.request import READ, AnyRequest, method_of
+from api.http.request import READ, AnyRequest, header_values, method_of
 from shared.change_log import changes_after, log_bounds
 from shared.database.engine import DatabaseUnavailableError
 from shared.settings import settings
@@ -57,7 +57,7 @@ async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     bounds = await log_bounds()
     after: int = query_of(request).get("after", bounds.last)
     # A reconnecting client sends the header automatically; it is newer than ``after`` in the URL.
-    last_event_ids = request.headers.getall("last-event-id", [])
+    last_event_ids = header_values(request.scope, b"last-event-id")
     if len(last_event_ids) > 1:
         raise malformed(Fault("exactly one is required", header="Last-Event-ID"))
     if last_event_id := "".join(last_event_ids):

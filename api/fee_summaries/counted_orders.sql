@@ -23,7 +23,7 @@ WITH as_of AS ({as_of}), later AS (
     (
         -- Local midnight may come twice or never on a day when clocks change. So the index scan includes one
         -- more day at each end, and the order's own day decides.
-        SELECT o.id, o.datetime, o.service_ids, order_json(o) AS json
+        SELECT o.id, o.datetime, o.service_ids, o.rendered AS json
         FROM as_of, orders AS o
         WHERE o.datetime >= (coalesce($first::date, '-infinity') - 1)::timestamptz
             AND o.datetime < (coalesce($end::date, 'infinity') + 1)::timestamptz

@@ -13,6 +13,7 @@ from api.http.json_text import encode_text
 from api.http.pages import Page, answer_page, filters_of, limit_of, read_cursor
 from api.http.parameters import query_of
 from api.http.problems import Fault, malformed
+from api.http.responses import BytesResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,8 +79,8 @@ class FiguresRequest(Generic[PlaceT]):
     def not_modified(self) -> Response[bytes] | None:
         """Return 304 if the caller has these figures already; they are not summed for that."""
         headers = self.headers()
-        if self._known_tags is not None and self._known_tags.weakly_match_tag(headers["ETag"]):
-            return Response(b"", status_code=304, headers=headers)
+        if self._known_tags is not None and self._known_tags.weakly_match(headers["ETag"]):
+            return BytesResponse(b"", status_code=304, headers=headers)
         return None
 
     def check(self, as_of: ReadAsOf) -> None:
@@ -94,7 +95,7 @@ class FiguresRequest(Generic[PlaceT]):
 
     def headers(self) -> dict[str, str]:
         """Return the header ETag of the answer."""
-        return {"ETag": self.as_of.etag(filters_of(self._request.query_params), *self._variant)}
+        return {"ETag": self.as_of.etag(filters_of(self._request), *self._variant)}
 
     def answer(
         self,

@@ -34,6 +34,7 @@ from api.http.media_types import CSV, JSON
 from api.http.pages import limit_of
 from api.http.parameters import query_of
 from api.http.request import READ, AnyRequest
+from api.http.responses import BytesResponse
 from api.http.row_streams import RowStream, attachment, stream_rows
 from api.http.times import EARLIEST, read_time
 from api.orders.fields import read_calendar
@@ -146,7 +147,7 @@ async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
 @route("/fee-summaries/proof", http_method=READ)
 async def show_proof() -> Response[bytes]:
     """Show the last proof: whether the summaries agreed with the orders."""
-    return Response(encode(await read_proof()), media_type=JSON)
+    return BytesResponse(encode(await read_proof()), media_type=JSON)
 
 
 ROUTES = [list_fee_summaries, export_fee_summaries, list_counted_orders, show_proof]

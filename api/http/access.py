@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from api.http.problem_types import FORBIDDEN, UNAUTHENTICATED
 from api.http.problems import Fault, ProblemError, malformed
-from api.http.request import method_of
+from api.http.request import header_values, headers_by_name, method_of
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def check_authorization(scope: Scope) -> None:
         ProblemError: 400, there is more than one Authorization header.
 
     """
-    if sum(name == b"authorization" for name, _ in scope["headers"]) > 1:
+    if len(headers_by_name(scope).get(b"authorization", ())) > 1:
         raise malformed(Fault("may be given once", header="Authorization"))
 
 
@@ -78,7 +78,7 @@ def check_access(connection: AnyConnection) -> None:
     if not settings().all_api_keys or not needs_key(path):
         caller = ANYONE
     else:
-        identified = _identify(connection.headers.get("authorization", ""))
+        identified = _identify("".join(header_values(connection.scope, b"authorization")))
         if identified is None:
             raise ProblemError(
                 UNAUTHENTICATED,

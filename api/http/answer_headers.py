@@ -4,36 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from litestar.datastructures import MutableScopeHeaders
-from litestar.enums import ScopeType
-
 if TYPE_CHECKING:
-    from litestar.types import ASGIApp, Message, Receive, Scope, Send
+    from collections.abc import Mapping
 
 _REVALIDATED = (200, 304)
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_PRIVATE = (b"cache-control", b"private, no-cache")
+_NOT_KEPT = (b"cache-control", b"no-store")
 
 
-def add_headers(app: ASGIApp) -> ASGIApp:
-    """Wrap the application: ``X-Content-Type-Options`` and, where an answer has none, ``Cache-Control``.
+def common_headers(method: str, status: int, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Return what to add to an answer: ``X-Content-Type-Options`` and, if it has none, ``Cache-Control``.
 
     An answer with an entity tag may be kept by the caller's own cache, which must ask whether it is current
     before each use (RFC 9111, section 5.2.2.4); all others may not be kept.
+
+    Args:
+        method: the request's.
+        status: the answer's.
+        headers: the answer's own, their names in lower case.
+
     """
-
-    async def adding(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP:
-            await app(scope, receive, send)
-            return
-        reads = scope["method"] in {"GET", "HEAD"}
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableScopeHeaders(message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                is_kept = reads and message["status"] in _REVALIDATED and "etag" in headers
-                headers.setdefault("Cache-Control", "private, no-cache" if is_kept else "no-store")
-            await send(message)
-
-        await app(scope, receive, send_with_headers)
-
-    return adding
+    if b"cache-control" in headers:
+        return [_NO_SNIFFING]
+    is_kept = b"etag" in headers and status in _REVALIDATED and method in {"GET", "HEAD"}
+    return [_NO_SNIFFING, _PRIVATE if is_kept else _NOT_KEPT]

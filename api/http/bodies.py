@@ -23,6 +23,7 @@ from pydantic import (
 from api.http.json_text import UnreadableJsonError, read_json
 from api.http.problem_types import UNSUPPORTED_MEDIA_TYPE
 from api.http.problems import MAX_FAULTS, Fault, ProblemError, invalid, malformed
+from api.http.request import header_values
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -54,6 +55,8 @@ class Body(StrictObject):
     @classmethod
     def _leave_out_nulls(cls, value: Any) -> Any:
         if not isinstance(value, dict):
+            return value
+        if None not in value.values():
             return value
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
         return {name: item for name, item in value.items() if item is not None or name not in optional}
@@ -129,8 +132,8 @@ async def read_body(
 
 def _is_unencoded(request: AnyRequest, media_types: tuple[str, ...]) -> bool:
     # With two content types, a proxy in front might have looked at the other one.
-    content_types = request.headers.getall("content-type", [])
-    codings = ",".join(request.headers.getall("content-encoding", [])).split(",")
+    content_types = header_values(request.scope, b"content-type")
+    codings = ",".join(header_values(request.scope, b"content-encoding")).split(",")
     return (
         len(content_types) == 1
         and content_types[0].partition(";")[0].strip().lower() in media_types

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from api.http.problem_types import VERSION_REQUIRED
 from api.http.problems import Fault, ProblemError, malformed
+from api.http.request import header_values
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -27,21 +28,17 @@ class EntityTags:
 
     tags: frozenset[str] | None
 
-    def strongly_match(self, version: int) -> bool:
-        """Compare as If-Match does: a weak tag never matches."""
-        return self.tags is None or etag(version) in self.tags
+    def strongly_match(self, tag: str) -> bool:
+        """Compare a strong tag as If-Match does: a weak tag never matches."""
+        return self.tags is None or tag in self.tags
 
-    def weak_tag_of(self, version: int) -> str | None:
-        """Return the weak tag of a version, if it is among them."""
-        weak = f"W/{etag(version)}"
+    def weak_form_of(self, tag: str) -> str | None:
+        """Return the weak form of a strong tag, if it is among them."""
+        weak = f"W/{tag}"
         return weak if self.tags is not None and weak in self.tags else None
 
-    def weakly_match(self, version: int) -> bool:
-        """Compare as If-None-Match does: weak or strong makes no difference."""
-        return self.weakly_match_tag(etag(version))
-
-    def weakly_match_tag(self, tag: str) -> bool:
-        """Compare a strong tag as If-None-Match does."""
+    def weakly_match(self, tag: str) -> bool:
+        """Compare a strong tag as If-None-Match does: weak or strong makes no difference."""
         return self.tags is None or tag in {own_tag.removeprefix("W/") for own_tag in self.tags}
 
 
@@ -52,20 +49,23 @@ class Preconditions:
     if_match: EntityTags | None = None
     if_none_match: EntityTags | None = None
 
-    def hold_at(self, version: int) -> bool:
-        """Return whether an order that is at a version may be written."""
-        return (self.if_match is None or self.if_match.strongly_match(version)) and (
-            self.if_none_match is None or not self.if_none_match.weakly_match(version)
+    def hold_at(self, tag: str) -> bool:
+        """Return whether what has a tag now may be written."""
+        return (self.if_match is None or self.if_match.strongly_match(tag)) and (
+            self.if_none_match is None or not self.if_none_match.weakly_match(tag)
         )
 
 
-def etag(version: int) -> str:
-    """Return the tag of an order's version. It is strong: a version always has the same bytes."""
-    return f'"{version}"'
+def etag(version: int, rendering: int) -> str:
+    """Return the tag of a version, in the format in which it is rendered.
+
+    It is strong: a version always has the same bytes in one format.
+    """
+    return f'"{version}"' if rendering == 1 else f'"{version}-{rendering}"'
 
 
 def _read(request: AnyRequest, name: str) -> EntityTags | None:
-    values = request.headers.getall(name, [])
+    values = header_values(request.scope, name.lower().encode())
     if not values:
         return None
     value = ", ".join(values)

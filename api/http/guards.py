@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING
 
 from api.http.problem_types import NOT_FOUND
 from api.http.problems import Fault, ProblemError, malformed
+from api.http.request import headers_by_name
 
 if TYPE_CHECKING:
     from litestar.types import Scope
 
     from api.http.request import AnyConnection
+
+
+_PLAIN_PATH = re.compile(rb"(?:/[A-Za-z0-9._-]+)+")
+"""Paths in which there is nothing to read differently."""
 
 
 def check_transfer_coding(scope: Scope) -> None:
@@ -21,8 +26,8 @@ def check_transfer_coding(scope: Scope) -> None:
         ProblemError: 400, its transfer coding is not ``chunked`` alone, once (RFC 9112, section 6.1).
 
     """
-    codings = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
-    if codings not in ([], [b"chunked"]):
+    codings = headers_by_name(scope).get(b"transfer-encoding")
+    if codings and [value.strip().lower() for value in codings] != [b"chunked"]:
         raise malformed(Fault("may be chunked, once, and nothing else", header="Transfer-Encoding"))
 
 
@@ -37,7 +42,10 @@ def check_path(connection: AnyConnection) -> None:
         ProblemError: 404, the path as it was sent is not the route's.
 
     """
-    path = connection.scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "replace")
+    raw_path = connection.scope.get("raw_path", b"").partition(b"?")[0]
+    if _PLAIN_PATH.fullmatch(raw_path):
+        return
+    path = raw_path.decode("ascii", "replace")
     if "%2f" in path.lower():
         raise ProblemError(NOT_FOUND, "No route has this path.")
     route = re.sub("/+", "/", path).rstrip("/") or "/"

@@ -8,11 +8,13 @@ form. The name ends the first; the headers with which browsers say where a reque
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from api.http.access import READING
 from api.http.problem_types import FORBIDDEN
 from api.http.problems import Fault, ProblemError, malformed
+from api.http.request import header_values, headers_by_name
 from shared.api_access import read_address
 from shared.settings import settings
 
@@ -27,9 +29,8 @@ _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>.+)")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def values_of(scope: Scope, header: bytes) -> list[str]:
-    """Return the values of a header, in lower case."""
-    return [value.decode("latin-1").strip().lower() for name, value in scope["headers"] if name == header]
+def _values_of(scope: Scope, header: bytes) -> list[str]:
+    return [value.strip().lower() for value in header_values(scope, header)]
 
 
 def check_host(scope: Scope) -> None:
@@ -40,16 +41,19 @@ def check_host(scope: Scope) -> None:
             that is not this service's.
 
     """
-    hosts = values_of(scope, b"host")
+    hosts = headers_by_name(scope).get(b"host", ())
     # granian adds an empty one if there is none. HTTP/1.0 (granian's "1") allows that; no browser speaks it.
-    if scope.get("http_version") in {"1", "1.0"} and hosts in ([], [""]):
+    is_named = len(hosts) == 1 and bool(hosts[0].strip())
+    if scope.get("http_version") in {"1", "1.0"} and not is_named and len(hosts) < 2:
         return
-    if len(hosts) != 1 or not hosts[0]:
+    if not is_named:
         raise malformed(Fault("exactly one is required", header="Host"))
-    match = _HOST.fullmatch(hosts[0])
-    if match is None:
+    name = _name_of(hosts[0])
+    if name is None:
         raise malformed(Fault("must be a host name or address, and may have a port", header="Host"))
-    if scope["path"] not in HEALTH_CHECKS and not _is_ours(match["name"].strip("[]").rstrip(".")):
+    given = settings()
+    is_ours = _is_ours(name, given.host, given.allowed_hosts, has_keys=bool(given.all_api_keys))
+    if not is_ours and scope["path"] not in HEALTH_CHECKS:
         raise malformed(
             Fault(
                 "this service does not answer under this name; its operator can add it to OMS_ALLOWED_HOSTS",
@@ -58,16 +62,22 @@ def check_host(scope: Scope) -> None:
         )
 
 
-def _is_ours(name: str) -> bool:
-    given = settings()
-    if given.allowed_hosts:
+@lru_cache(64)
+def _name_of(host: bytes) -> str | None:
+    match = _HOST.fullmatch(host.decode("latin-1").strip().lower())
+    return match and match["name"].strip("[]").rstrip(".")
+
+
+@lru_cache(64)
+def _is_ours(name: str, host: str, allowed_hosts: tuple[str, ...], *, has_keys: bool) -> bool:
+    if allowed_hosts:
         return any(
             name.endswith(allowed[1:]) if allowed.startswith("*.") else name == allowed
-            for allowed in given.allowed_hosts
+            for allowed in allowed_hosts
         )
-    if given.all_api_keys:
+    if has_keys:
         return True
-    own, address = given.host.lower().rstrip("."), read_address(name)
+    own, address = host.lower().rstrip("."), read_address(name)
     if address is None:
         return name == "localhost" or name.endswith(".localhost") or name == own
     # A name can be given any address, but an address is only ever itself.
@@ -87,9 +97,9 @@ def check_origin(scope: Scope) -> None:
     """
     if scope.get("method") in READING or settings().all_api_keys:
         return
-    sites = values_of(scope, b"sec-fetch-site")
-    origins = values_of(scope, b"origin")
-    host = "".join(values_of(scope, b"host"))
+    sites = _values_of(scope, b"sec-fetch-site")
+    origins = _values_of(scope, b"origin")
+    host = "".join(_values_of(scope, b"host"))
     if set(sites) <= {"same-origin", "none"} and all(_is_origin_of(origin, host) for origin in origins):
         return
     raise ProblemError(

@@ -7,16 +7,17 @@ import re
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from litestar import Response
-
 from api.http.access import caller_of
 from api.http.idempotency_keys import IdempotencyKey
 from api.http.media_types import JSON
 from api.http.problems import Fault, malformed
+from api.http.request import header_values
+from api.http.responses import BytesResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from litestar import Response
     from pydantic import BaseModel
 
     from api.http.idempotency_keys import Answer
@@ -32,7 +33,7 @@ def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -
         ProblemError: 400, there are two, or it is not 1 to 255 visible ASCII characters.
 
     """
-    keys = request.headers.getall("idempotency-key", [])
+    keys = header_values(request.scope, b"idempotency-key")
     if not keys:
         return None
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
@@ -46,6 +47,6 @@ def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -
 def created(answer: Answer, headers: Mapping[str, str], status_code: int = 201) -> Response[bytes]:
     """Answer a create, with ``Idempotency-Replayed`` if it is an earlier request's answer."""
     replayed = {"Idempotency-Replayed": "true"} if answer.replayed else {}
-    return Response(
+    return BytesResponse(
         answer.text.encode(), status_code=status_code, media_type=JSON, headers={**headers, **replayed}
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 import msgspec
 
 from api.http.errors import IdempotencyKeyReusedError
+from shared.database.locks import IDEMPOTENCY_KEY_LOCK
 from shared.database.statements import execute, fetch_optional
 
 if TYPE_CHECKING:
@@ -33,13 +34,45 @@ _CLAIM = """
 INSERT INTO idempotency_key (caller, operation, key, fingerprint, answer)
 VALUES ($1, $2, $3, $4, '') ON CONFLICT DO NOTHING
 """
-_READ = "SELECT fingerprint, answer FROM idempotency_key WHERE caller = $1 AND operation = $2 AND key = $3"
-_STORE_ANSWER = "UPDATE idempotency_key SET answer = $4 WHERE caller = $1 AND operation = $2 AND key = $3"
+_READ = """
+SELECT fingerprint, answer, format FROM idempotency_key WHERE caller = $1 AND operation = $2 AND key = $3
+"""
+_STORE_ANSWER = """
+UPDATE idempotency_key SET answer = $4, format = $5 WHERE caller = $1 AND operation = $2 AND key = $3
+"""
+
+
+def lock_of_key(first: int) -> str:
+    """Write the expression that locks a key, for the parameters of ``IdempotencyKey.values``."""
+    name = " || ' ' || ".join(f"${number}::text" for number in range(first, first + 3))
+    return f"pg_advisory_xact_lock({IDEMPOTENCY_KEY_LOCK}, hashtext({name}))"
+
+
+def store_with_key(first: int, answer: str) -> str:
+    """Write the part of a creating statement that stores its answer with a key.
+
+    If the key was used before, the statement fails with ``UniqueViolationError``. Before it writes anything
+    it has to lock the key, so that it never waits for the key while others wait for what it has written.
+
+    Args:
+        first: the number of the first parameter of ``IdempotencyKey.values``.
+        answer: a query for the text and the format of the answer.
+
+    """
+    values = ", ".join(f"${number}" for number in range(first, first + 4))
+    return f"""
+    INSERT INTO idempotency_key (caller, operation, key, fingerprint, answer, format)
+    SELECT {values}, created.* FROM ({answer}) AS created
+    """
+
+
+_LOCK = f"SELECT {lock_of_key(1)}"
 
 
 class _Used(msgspec.Struct, frozen=True):
     fingerprint: bytes
     answer: str
+    format: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +80,8 @@ class Answer:
     """The body of the answer to a create."""
 
     text: str
+    format: int = 1
+    """The format in which the text was rendered: part of its entity tag, if it has one."""
     replayed: bool = False
     """Whether it is the stored answer to an earlier request with the same key."""
 
@@ -60,7 +95,12 @@ class IdempotencyKey:
     key: str
     fingerprint: bytes
 
-    async def claim(self) -> str | None:
+    @property
+    def values(self) -> tuple[object, ...]:
+        """Caller, operation, key and fingerprint."""
+        return (self.caller, self.operation, self.key, self.fingerprint)
+
+    async def claim(self) -> Answer | None:
         """Claim the key for this transaction; return the answer that it already has, or None if it was free.
 
         A repeat that arrives during the first try waits here until that commits or rolls back.
@@ -70,6 +110,7 @@ class IdempotencyKey:
 
         """
         name = (self.caller, self.operation, self.key)
+        await execute(_LOCK, *name)
         await execute(_EXPIRE, *name)
         while not await execute(_CLAIM, *name, self.fingerprint):
             used = await fetch_optional(_Used, _READ, *name)
@@ -77,30 +118,30 @@ class IdempotencyKey:
             if used is not None:
                 if used.fingerprint != self.fingerprint:
                     raise IdempotencyKeyReusedError(self.key)
-                return used.answer
+                return Answer(used.answer, used.format, replayed=True)
         return None
 
-    async def store_answer(self, answer: str) -> None:
+    async def store(self, answer: Answer) -> None:
         """Store the answer, in the transaction that claimed the key."""
-        await execute(_STORE_ANSWER, self.caller, self.operation, self.key, answer)
+        await execute(_STORE_ANSWER, self.caller, self.operation, self.key, answer.text, answer.format)
 
 
 def idempotent(
-    create: Callable[P, Coroutine[object, object, str]],
+    create: Callable[P, Coroutine[object, object, Answer]],
 ) -> Callable[Concatenate[IdempotencyKey | None, P], Coroutine[object, object, Answer]]:
     """Make a create repeatable: the key that the caller sent, or None, becomes its first argument.
 
-    The create returns the text of its answer, and must run in a transaction; key and answer are stored in it.
+    The create must run in a transaction; key and answer are stored in it.
     """
 
     @wraps(create)
     async def create_once(key: IdempotencyKey | None, /, *args: P.args, **kwargs: P.kwargs) -> Answer:
         earlier = await key.claim() if key else None
         if earlier is not None:
-            return Answer(earlier, replayed=True)
-        text = await create(*args, **kwargs)
+            return earlier
+        answer = await create(*args, **kwargs)
         if key:
-            await key.store_answer(text)
-        return Answer(text)
+            await key.store(answer)
+        return answer
 
     return create_once

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from api.http.problem_types import NOT_ACCEPTABLE
 from api.http.problems import ProblemError
-from api.http.request import method_of
+from api.http.request import header_values, method_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,15 @@ def _quality(offered: str, accept: str) -> float:
     return best[1]
 
 
+@lru_cache(64)
+def _best(accept: str, offered: Sequence[str]) -> str | None:
+    """Return the media type rated highest, or the first without ``Accept``; None if none is accepted."""
+    if not accept.strip():
+        return offered[0]
+    best = max(offered, key=lambda media_type: _quality(media_type, accept))
+    return best if _quality(best, accept) > 0 else None
+
+
 def choose(connection: AnyConnection, offered: Sequence[str], elsewhere: str = "") -> str:
     """Return the media type that ``Accept`` rates highest, or the first without ``Accept``.
 
@@ -48,11 +58,8 @@ def choose(connection: AnyConnection, offered: Sequence[str], elsewhere: str = "
         ProblemError: 406, none of them is accepted.
 
     """
-    accept = ",".join(connection.headers.getall("accept", []))
-    if not accept.strip():
-        return offered[0]
-    best = max(offered, key=lambda media_type: _quality(media_type, accept))
-    if _quality(best, accept) == 0:
+    best = _best(",".join(header_values(connection.scope, b"accept")), tuple(offered))
+    if best is None:
         answers = f"This operation answers with {' or '.join(offered)}."
         raise ProblemError(NOT_ACCEPTABLE, f"{answers} {elsewhere}".rstrip())
     return best

@@ -19,7 +19,6 @@ import resource
 import socket
 import struct
 import time
-from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +72,8 @@ def most_connections() -> int:
     return max(1, min(settings().connections, allowed))
 
 
-_busy: Counter[Peer] = Counter()
-"""The clients of requests in progress."""
+_busy: dict[Peer, int] = {}
+"""How many requests of a client are in progress; clients without one are absent."""
 
 _served: set[Peer] = set()
 """The clients whose connection had a request: its answer may not be acknowledged yet."""
@@ -88,13 +87,15 @@ def track_requests(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
             return
         peer = _peer(*scope["client"])
-        _busy[peer] += 1
+        _busy[peer] = _busy.get(peer, 0) + 1
         try:
             await app(scope, receive, send)
         finally:
             _served.add(peer)
-            _busy[peer] -= 1
-            if not _busy[peer]:
+            left = _busy[peer] - 1
+            if left:
+                _busy[peer] = left
+            else:
                 del _busy[peer]
 
     return tracked

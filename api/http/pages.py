@@ -5,28 +5,30 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from litestar import Response
 
 from api.http.json_text import encode_text
 from api.http.media_types import JSON
-from api.http.parameters import query_of
+from api.http.parameters import parameters_of, query_of
 from api.http.problem_types import INVALID_CURSOR
 from api.http.problems import ProblemError
+from api.http.responses import BytesResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from litestar.datastructures import MultiDict
-
     from api.http.request import AnyRequest
 
 T = TypeVar("T")
+
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
 
 DEFAULT_LIMIT = 50
 
@@ -97,7 +99,7 @@ def read_cursor(request: AnyRequest, read: Callable[..., T]) -> T | None:
     query = query_of(request)
     if query.get("cursor", START) == START:
         return None
-    cursor, filters = query["cursor"], filters_of(request.query_params)
+    cursor, filters = query["cursor"], filters_of(request)
     try:
         digest, *after = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
         if encode_cursor(after, filters) == cursor:
@@ -108,9 +110,14 @@ def read_cursor(request: AnyRequest, read: Callable[..., T]) -> T | None:
     raise ProblemError(INVALID_CURSOR, f"The cursor {why}; start again without it.")
 
 
-def filters_of(query: MultiDict[str]) -> Filters:
+def filters_of(request: AnyRequest) -> Filters:
     """Return the parameters that decide what is in a list, as opposed to how much of it a page shows."""
-    return [(name, value) for name, value in query.multi_items() if name not in ("cursor", "limit")]
+    return [pair for pair in parameters_of(request) if pair[0] not in ("cursor", "limit")]
+
+
+def _encode(text: str) -> str:
+    # Most need no encoding, and to find that out takes `quote_plus` longer than all else here.
+    return text if _UNRESERVED.fullmatch(text) else quote_plus(text)
 
 
 def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[bytes]:
@@ -124,10 +131,11 @@ def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[byt
     """
     next_url = cursor = None
     if page.next_after is not None:
-        cursor = encode_cursor(page.next_after, filters_of(request.query_params))
-        query = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
-        next_url = f"{request.url.path}?{urlencode([*query, ('cursor', cursor)])}"
+        cursor = encode_cursor(page.next_after, filters_of(request))
+        kept = [pair for pair in parameters_of(request) if pair[0] != "cursor"]
+        query = "&".join(f"{_encode(name)}={_encode(value)}" for name, value in (*kept, ("cursor", cursor)))
+        next_url = f"{request.scope['path']}?{query}"
     following = f'"next":{encode_text(next_url)},"next_cursor":{encode_text(cursor)}'
     body = f'{{{head}"items":[{",".join(page.items)}],{following}}}'
     headers = {"Link": f'<{next_url}>; rel="next"'} if next_url else {}
-    return Response(body.encode(), media_type=JSON, headers=headers)
+    return BytesResponse(body.encode(), media_type=JSON, headers=headers)

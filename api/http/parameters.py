@@ -1,7 +1,7 @@
 """Parameters in paths and queries: read strictly, each fault named.
 
 Litestar takes the last of two equal parameters and replaces invalid UTF-8, so both are read here, from their
-bytes. A route declares its query in its ``opt``, and the one guard of all routes reads it:
+bytes. A route declares its query in its ``opt``, and ``check_query`` reads it before each route:
 
     @route("/services", http_method=READ, opt={"query": Query({"include_archived": read_boolean, **PAGING})})
 
@@ -63,8 +63,17 @@ def check_query(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     if method_of(connection) == "OPTIONS":
         return
     query: Query = handler.opt.get("query", NO_QUERY)
-    values = _read_query(connection.scope["query_string"], query, produced_by(handler))
+    query_string = connection.scope["query_string"]
+    sent: list[tuple[str, str]] = []
+    values = _read_query(query_string, query, produced_by(handler), sent) if query_string else {}
     connection.scope["query"] = values  # type: ignore[typeddict-unknown-key]  # a key of our own
+    connection.scope["parameters"] = sent  # type: ignore[typeddict-unknown-key]  # as above
+
+
+def parameters_of(request: AnyConnection) -> Sequence[tuple[str, str]]:
+    """Return the query's parameters as they were sent: names and decoded values."""
+    parameters: list[tuple[str, str]] = request.scope["parameters"]  # type: ignore[typeddict-item]  # as above
+    return parameters
 
 
 def query_of(request: AnyConnection) -> dict[str, Any]:
@@ -73,23 +82,25 @@ def query_of(request: AnyConnection) -> dict[str, Any]:
     return query
 
 
-def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -> dict[str, Any]:
+def _read_query(
+    query_string: bytes, query: Query, media_types: Sequence[str], sent: list[tuple[str, str]]
+) -> dict[str, Any]:
     readers = query.readers
     values: dict[str, Any] = {}
     faults: list[Fault] = []
-    known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
     for pair in filter(None, query_string.split(b"&")):
         raw_name, _, raw_value = pair.partition(b"=")
         try:
-            name = unquote_to_bytes(raw_name.replace(b"+", b" ")).decode()
-            text = unquote_to_bytes(raw_value.replace(b"+", b" ")).decode()
+            name, text = _decode(raw_name), _decode(raw_value)
         except UnicodeDecodeError:
             faults.append(Fault("the query is not UTF-8", parameter=ascii(raw_name.decode("latin-1"))[1:-1]))
             continue
+        sent.append((name, text))
         if name in PAGING and JSON not in media_types:
             pages = f"has no meaning with {' or '.join(media_types)}, which always has every match"
             faults.append(Fault(pages, parameter=name))
         elif name not in readers:
+            known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
             faults.append(Fault(f"is unknown; {known}", parameter=name))
         elif name in values and name not in query.repeatable:
             faults.append(Fault("appears twice", parameter=name))
@@ -107,6 +118,10 @@ def _read_query(query_string: bytes, query: Query, media_types: Sequence[str]) -
     if faults:
         raise malformed(*faults)
     return values
+
+
+def _decode(encoded: bytes) -> str:
+    return unquote_to_bytes(encoded.replace(b"+", b" ")).decode()
 
 
 def _faults_of_lists(lists: Mapping[str, Sequence[Any]]) -> list[Fault]:

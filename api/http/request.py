@@ -1,11 +1,16 @@
-"""Litestar's types of requests, with their type parameters filled in."""
+"""Litestar's types of requests, with their type parameters filled in, and the headers of a request."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar import HttpMethod, Request
 from litestar.connection import ASGIConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from litestar.types import Scope
 
 AnyRequest = Request[Any, Any, Any]
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
@@ -17,3 +22,19 @@ READ = [HttpMethod.GET, HttpMethod.HEAD]
 def method_of(connection: AnyConnection) -> str:
     """Return a request's method."""
     return str(connection.scope.get("method", "GET"))
+
+
+def header_values(scope: Scope, name: bytes) -> Sequence[str]:
+    """Return the values of a header, whose name is in lower case, in the order in which they were sent."""
+    return [value.decode("latin-1") for value in headers_by_name(scope).get(name, ())]
+
+
+def headers_by_name(scope: Scope) -> Mapping[bytes, Sequence[bytes]]:
+    """Return a request's headers by their names in lower case; they are grouped once for each request."""
+    headers: dict[bytes, list[bytes]] | None = scope.get("headers_by_name")  # type: ignore[assignment]  # a key of our own
+    if headers is None:
+        headers = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name, []).append(value)
+        scope["headers_by_name"] = headers  # type: ignore[typeddict-unknown-key]  # as above
+    return headers

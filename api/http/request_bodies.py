@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from litestar.enums import ScopeType
 
 from api.http.errors import BodyTimeoutError, TooManyBodiesError
+from api.http.request import headers_by_name
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ DISCARDED_BYTES = 8_000_000
 
 DISCARD_SECONDS = 5.0
 
-_BODIES = (b"content-length", b"transfer-encoding")
+_BODIES = frozenset({b"content-length", b"transfer-encoding"})
 
 
 def receive_bodies(app: ASGIApp, most_unfinished: int) -> ASGIApp:
@@ -48,7 +49,7 @@ def receive_bodies(app: ASGIApp, most_unfinished: int) -> ASGIApp:
     in_flight = _InFlight(most_unfinished)
 
     async def receiving(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or not any(name in _BODIES for name, _ in scope["headers"]):
+        if scope["type"] != ScopeType.HTTP or _BODIES.isdisjoint(headers_by_name(scope)):
             await app(scope, receive, send)
             return
         body = _Body(receive, in_flight)

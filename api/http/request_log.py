@@ -2,60 +2,80 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
 from typing import TYPE_CHECKING
 
 import structlog
-from litestar.datastructures import MutableScopeHeaders
 from litestar.enums import ScopeType
 
+from api.http.answer_headers import common_headers
+from api.http.request import headers_by_name
 from api.http.request_metrics import count_request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 log = structlog.get_logger("request")
 
-_EVENT_STREAM = "text/event-stream"
+_ID_BYTES = 16
+_IDS_AT_ONCE = 256
+
+
+def _random_ids() -> Iterator[str]:
+    """Yield ids that nobody can guess. To ask the kernel for each would be the slowest step of an answer."""
+    while True:
+        block = os.urandom(_IDS_AT_ONCE * _ID_BYTES)
+        for start in range(0, len(block), _ID_BYTES):
+            yield block[start : start + _ID_BYTES].hex()
+
+
+_new_ids = _random_ids()
+_EVENT_STREAM = b"text/event-stream"
 _USABLE = re.compile(rb"[!-~]{1,128}")
 
 
 def request_log(app: ASGIApp) -> ASGIApp:
     """Wrap the application: use the caller's ``X-Request-Id`` or make one, answer with it, count and log it.
 
-    It wraps the whole application, unlike a Litestar middleware, so that unknown routes get both too.
+    It wraps the whole application, unlike a Litestar middleware, so that unknown routes get both too. All
+    headers that every answer has are added here, in one pass.
     """
 
     async def logged(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)
             return
-        sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        sent_id = headers_by_name(scope).get(b"x-request-id", (b"",))[0]
         # Other characters could forge lines of the log.
-        request_id = sent_id.decode() if _USABLE.fullmatch(sent_id) else uuid.uuid4().hex
+        request_id = sent_id.decode() if _USABLE.fullmatch(sent_id) else next(_new_ids)
         scope["request_id"] = request_id  # type: ignore[typeddict-unknown-key]  # a key of our own
         started = time.perf_counter()
         status = 0
         is_counted = False
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status, is_counted
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableScopeHeaders(message)
-                headers["X-Request-Id"] = request_id
-                if headers.get("content-type", "").startswith(_EVENT_STREAM):
+                headers = dict(message["headers"])
+                message["headers"] = [
+                    *message["headers"],
+                    *common_headers(scope["method"], status, headers),
+                    (b"x-request-id", request_id.encode()),
+                ]
+                if headers.get(b"content-type", b"").startswith(_EVENT_STREAM):
                     # It lasts as long as its client stays, and would be counted only then.
                     is_counted = True
                     count_request(scope, status, time.perf_counter() - started)
             await send(message)
 
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            await app(scope, receive, send_with_id)
+            await app(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - started
             if not is_counted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,11 +66,16 @@ def count_request(scope: Scope, status: int, seconds: float) -> None:
     method = str(scope["method"])  # type: ignore[typeddict-item]  # only HTTP requests are counted
     if method not in _METHODS:
         method = OTHER_METHOD
-    template = scope.get("path_template")
+    requests, durations = _series(method, scope.get("path_template"), status)
+    requests.inc()
+    durations.observe(seconds)
+
+
+@cache
+def _series(method: str, template: str | None, status: int) -> tuple[Counter, Histogram]:
     route = _PARAMETER_TYPE.sub("}", template) if template else UNKNOWN_ROUTE
     labels = (method, route, str(status) if status else NO_ANSWER)
-    _requests.labels(*labels).inc()
-    _durations.labels(*labels).observe(seconds)
+    return _requests.labels(*labels), _durations.labels(*labels)
 
 
 def process_gauge(name: str, documentation: str) -> Gauge:

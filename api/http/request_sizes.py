@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from api.http.problem_types import HEADERS_TOO_LARGE, URI_TOO_LONG
@@ -29,7 +30,7 @@ def check_sizes(scope: Scope) -> None:
         raise ProblemError(URI_TOO_LONG, f"The query is longer than {LONGEST_QUERY_BYTES:,} bytes.")
     if len(scope["raw_path"].partition(b"?")[0]) > LONGEST_PATH_BYTES:
         raise ProblemError(URI_TOO_LONG, f"The path is longer than {LONGEST_PATH_BYTES:,} bytes.")
-    if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADERS_BYTES:
+    if sum(map(len, chain.from_iterable(scope["headers"]))) > LARGEST_HEADERS_BYTES:
         raise ProblemError(
             HEADERS_TOO_LARGE, f"The headers have more than {LARGEST_HEADERS_BYTES:,} bytes together."
         )

@@ -16,6 +16,7 @@ from litestar import Response, route
 
 from api.http.json_text import encode
 from api.http.request import READ
+from api.http.responses import BytesResponse
 
 CONTRACT = Path(__file__).parent.parent.parent / "contract" / "openapi.yaml"
 EVENTS = CONTRACT.with_name("asyncapi.yaml")
@@ -53,13 +54,13 @@ def contract_json() -> bytes:
 @route("/openapi.yaml", http_method=READ, opt={"produces": (YAML,)})
 async def show_contract_as_yaml() -> Response[bytes]:
     """Show the contract, byte for byte."""
-    return Response(contract_bytes(), media_type=YAML)
+    return BytesResponse(contract_bytes(), media_type=YAML)
 
 
 @route("/openapi.json", http_method=READ)
 async def show_contract_as_json() -> Response[bytes]:
     """Show the contract as JSON."""
-    return Response(contract_json(), media_type="application/json")
+    return BytesResponse(contract_json(), media_type="application/json")
 
 
 @cache
@@ -70,7 +71,7 @@ def _events_bytes() -> bytes:
 @route("/asyncapi.yaml", http_method=READ, opt={"produces": (YAML,)})
 async def show_events_as_yaml() -> Response[bytes]:
     """Show the contract of the notifications, byte for byte."""
-    return Response(_events_bytes(), media_type=YAML)
+    return BytesResponse(_events_bytes(), media_type=YAML)
 
 
 ROUTES = [show_contract_as_yaml, show_contract_as_json, show_events_as_yaml]

@@ -19,6 +19,7 @@ from api.http.parameters import path_value
 from api.http.problem_types import NOT_FOUND
 from api.http.problems import ProblemError
 from api.http.request import READ, AnyRequest
+from api.http.responses import BytesResponse
 from api.problem_types import TYPES
 from shared.settings import settings
 
@@ -83,13 +84,13 @@ def _page(title: str, body: str, *, styles: str = "", attributes: str = "") -> R
     page = _PAGE.format(
         title=html.escape(title), body=body, links=_LINKS, styles=styles, attributes=attributes
     )
-    return Response(page.encode(), media_type=HTML, headers={"Content-Security-Policy": _POLICY})
+    return BytesResponse(page.encode(), media_type=HTML, headers={"Content-Security-Policy": _POLICY})
 
 
 @route("/", http_method=READ, opt={"produces": (HTML,)})
 async def show_start() -> Response[bytes]:
     """Lead a browser to the documentation."""
-    return Response(
+    return BytesResponse(
         b'<a href="/docs">Documentation</a>', status_code=307, media_type=HTML, headers={"Location": "/docs"}
     )
 
@@ -153,10 +154,10 @@ async def show_guide_or_file(request: AnyRequest) -> Response[bytes]:
         return _page(GUIDES[name], f"<main>{_guide(name)}</main>")
     if name in _OWN_FILES:
         content = (_OWN_FOLDER / name).read_bytes()
-        return Response(content, media_type=_OWN_FILES[name], headers=_FILE_HEADERS)
+        return BytesResponse(content, media_type=_OWN_FILES[name], headers=_FILE_HEADERS)
     if name in _VIEWER_FILES:
         content = (_viewer_folder() / name).read_bytes()
-        return Response(content, media_type=_VIEWER_FILES[name], headers=_FILE_HEADERS)
+        return BytesResponse(content, media_type=_VIEWER_FILES[name], headers=_FILE_HEADERS)
     raise ProblemError(NOT_FOUND, "There is no such page of the documentation.")
 
 

@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from api.http.request import READ
 from api.http.request_metrics import render_process_metrics
+from api.http.responses import BytesResponse
 from api.operations.figures import Figures, LogAndProof, Webhooks, read_figures
 from api.operations.queue import queue_lengths
 from api.operations.time_limit import within
@@ -162,7 +163,7 @@ async def show_metrics() -> Response[bytes]:
     """Show all metrics that are known within three seconds, also while the database or Redis is away."""
     figures, queues = await asyncio.gather(_read_figures(), queue_lengths())
     text = render_process_metrics() + generate_latest(_Metrics(figures, queues))
-    return Response(text, media_type=f"{TEXT}; version=0.0.4; charset=utf-8")
+    return BytesResponse(text, media_type=f"{TEXT}; version=0.0.4; charset=utf-8")
 
 
 ROUTES = [show_metrics]

@@ -1,6 +1,6 @@
 """Creating orders: each command is one transaction; nothing below it commits.
 
-An order's row is written together with its change: the trigger ``orders_record_change`` records it in the
+An order's row is written together with its change: the trigger ``orders_record_creation`` records it in the
 same statement, so there is no path on which one is stored without the other. Nothing here touches Redis.
 
 Locks are always taken in this order, so that no two commands can deadlock:
@@ -12,11 +12,20 @@ wait for one, so others may wait for them, but never in a cycle.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from api.http.idempotency_keys import Answer, IdempotencyKey, idempotent
+import asyncpg
+
+from api.http.idempotency_keys import (
+    Answer,
+    IdempotencyKey,
+    idempotent,
+    lock_of_key,
+    store_with_key,
+)
 from api.http.json_text import read_json
 from api.http.times import current_millisecond
 from api.orders.calendars import calendar_ids, lock_calendars, make_calendar, refuse_namesakes
@@ -26,12 +35,12 @@ from api.orders.errors import (
     OrderIdTakenError,
     OrdersTooCloseError,
 )
-from api.orders.members import COLUMNS, SETTABLE, parameters, values_of
+from api.orders.members import COLUMNS, SETTABLE, STORED_AS_SENT, parameters, values_of
 from api.orders.orderable_services import orderable_names, refuse_unless_orderable
 from api.orders.queries import StoredOrder, refuse_if_too_close
 from api.orders.transactions import in_transaction
 from shared.database.statements import fetch_optional, fetch_values
-from shared.database.transaction import retry_on_lock_timeout
+from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -39,20 +48,38 @@ if TYPE_CHECKING:
     from api.orders.bodies import NewOrder
 
 
-# No row comes back when the place is taken, a service can't be ordered or the calendar does not exist yet.
-# The calling function finds out which.
-INSERT = f"""
-WITH ordered AS (
-    SELECT array_agg(id ORDER BY id) AS ids, array_agg(name ORDER BY id) AS names
-    FROM service WHERE id = ANY($2::bigint[]) AND archived_at IS NULL
-)
-INSERT INTO orders (id, service_ids, service_names, calendar_id, {COLUMNS})
-SELECT
-    coalesce($1::bigint, nextval('orders_id_seq')), ordered.ids, ordered.names, calendar.id, {parameters(4)}
-FROM ordered, calendar
-WHERE cardinality(ordered.ids) = cardinality($2::bigint[]) AND calendar.name = $3::text
-ON CONFLICT DO NOTHING
-RETURNING id, version, order_json(orders) AS json
+def _insert_statement(first: str = "") -> str:
+    """Write the statement that stores an order; ``first`` is read before anything is written.
+
+    No row comes back when the place is taken, a service can't be ordered or the calendar does not exist yet.
+    The calling function finds out which.
+    """
+    return f"""
+    WITH ordered AS (
+        SELECT array_agg(id ORDER BY id) AS ids, array_agg(name ORDER BY id) AS names
+        FROM service WHERE id = ANY($2::bigint[]) AND archived_at IS NULL
+    )
+    INSERT INTO orders (id, service_ids, service_names, calendar_id, {COLUMNS})
+    SELECT
+        coalesce($1::bigint, nextval('orders_id_seq')), ordered.ids, ordered.names, calendar.id,
+        {parameters(4)}
+    FROM {first} ordered, calendar
+    WHERE cardinality(ordered.ids) = cardinality($2::bigint[]) AND calendar.name = $3::text
+    ON CONFLICT DO NOTHING
+    RETURNING id, version, format, rendered AS json
+    """
+
+
+INSERT = _insert_statement()
+
+_KEY = 4 + len(STORED_AS_SENT)
+"""The first parameter after those of ``INSERT``."""
+
+INSERT_WITH_KEY = f"""
+WITH locked AS MATERIALIZED (SELECT {lock_of_key(_KEY)}),
+stored AS ({_insert_statement("locked,")}),
+answered AS ({store_with_key(_KEY, "SELECT json::text, format FROM stored")})
+SELECT * FROM stored
 """
 
 _CLAIM_IDS = """
@@ -66,7 +93,6 @@ class _ConflictVanishedError(Exception):
 
 
 @retry_on_lock_timeout
-@in_transaction(_ConflictVanishedError)
 async def create_order(new: NewOrder, key: IdempotencyKey | None = None) -> Answer:
     """Store a new order and its change, or return the stored answer of an earlier request with the same key.
 
@@ -79,12 +105,41 @@ async def create_order(new: NewOrder, key: IdempotencyKey | None = None) -> Answ
         ContentionError: other transactions kept interfering.
 
     """
+    order = None if new.id is not None else await _create_at_once(new, key)
+    if order is not None:
+        return Answer(order.json, order.format)
+    return await _create_in_transaction(new, key)
+
+
+async def _create_at_once(new: NewOrder, key: IdempotencyKey | None) -> StoredOrder | None:
+    """Store an order by one statement that commits by itself; None if it needs more than that.
+
+    Raises:
+        ServicesNotOrderableError, OrdersTooCloseError: as ``create_order``.
+
+    """
+    at = new.datetime or current_millisecond()
+    arguments = _arguments_of(new, at)
+    if key is not None:
+        with suppress(asyncpg.UniqueViolationError):  # the key was used before
+            return await fetch_and_commit(StoredOrder, INSERT_WITH_KEY, *arguments, *key.values)
+        return None
+    order = await fetch_and_commit(StoredOrder, INSERT, *arguments)
+    if order is None:
+        await orderable_names([service.id for service in new.services])
+        await refuse_if_too_close(new.calendar, at)
+    return order
+
+
+@in_transaction(_ConflictVanishedError)
+async def _create_in_transaction(new: NewOrder, key: IdempotencyKey | None) -> Answer:
     return await _create_once(key, new)
 
 
 @idempotent
-async def _create_once(new: NewOrder) -> str:
-    return (await _create(new)).json
+async def _create_once(new: NewOrder) -> Answer:
+    order = await _create(new)
+    return Answer(order.json, order.format)
 
 
 @dataclass
@@ -130,9 +185,12 @@ async def _create(new: NewOrder) -> StoredOrder:
 
 
 async def _insert(new: NewOrder, at: datetime) -> StoredOrder | None:
-    values = values_of(new.model_copy(update={"datetime": at}))
-    service_ids = [service.id for service in new.services]
-    return await fetch_optional(StoredOrder, INSERT, new.id, service_ids, new.calendar, *values)
+    return await fetch_optional(StoredOrder, INSERT, *_arguments_of(new, at))
+
+
+def _arguments_of(new: NewOrder, at: datetime) -> list[object]:
+    values = values_of(new if new.datetime else new.model_copy(update={"datetime": at}))
+    return [new.id, [service.id for service in new.services], new.calendar, *values]
 
 
 @retry_on_lock_timeout
@@ -152,8 +210,8 @@ async def create_orders(batch: Sequence[NewOrder], key: IdempotencyKey | None = 
 
 
 @idempotent
-async def _create_all_once(batch: Sequence[NewOrder]) -> str:
-    return f'{{"orders":[{",".join(order.json for order in await _create_all(batch))}]}}'
+async def _create_all_once(batch: Sequence[NewOrder]) -> Answer:
+    return Answer(f'{{"orders":[{",".join(order.json for order in await _create_all(batch))}]}}')
 
 
 async def _create_all(batch: Sequence[NewOrder]) -> list[StoredOrder]:

@@ -67,8 +67,10 @@ class VersionMismatchError(Exception):
 
     order_id: int
     version: int
+    tag: str
+    """The current one."""
     weak_tag: str | None = None
-    """A tag of If-Match for this version that is weak, and therefore does not match."""
+    """The weak form of the tag, if If-Match has it: it never matches."""
     stated: int | None = None
     """The version in the body, if that is the one that excludes it."""
 

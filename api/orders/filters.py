@@ -92,6 +92,12 @@ class OrderFilters:
         return ORDERED_SERVICE if self.service is not None and self.calendar is None else ORDERS
 
     @property
+    def has_one_plan(self) -> bool:
+        """Whether one plan suits all values: the list is sorted by an index, which also has the window."""
+        has_window = self.earliest is not None or self.before is not None
+        return self.calendar is None and self.service is None and not (self.keys == ("id",) and has_window)
+
+    @property
     def order_by(self) -> str:
         """The ORDER BY clause."""
         direction = " DESC" if self.descending else ""
@@ -140,7 +146,7 @@ class OrderFilters:
             *self.after(after, arguments),
         )
         end = "" if limit is None else f"LIMIT {arguments.add(limit)}"
-        selected = "SELECT o.id, o.datetime, order_json(o) AS json"
+        selected = "SELECT o.id, o.datetime, o.rendered AS json"
         if table is ORDERS:
             return f"{selected} FROM orders AS o {rows} {self.order_by} {end}", arguments
         # LIMIT inside, JOIN outside: PostgreSQL would otherwise choose a merge join that reads every order

@@ -18,7 +18,7 @@ READ_ONLY = ("version", "created_at", "updated_at")
 """Members that only the service sets. Callers may send them back as they read them."""
 
 SHOWN = ("id", *SETTABLE, *READ_ONLY)
-"""Members that readers of an order see; ``order_json`` in ``shared/database/schema.sql`` writes them."""
+"""Members that readers of an order see; ``order_json`` in ``shared/database/schema.sql`` renders them."""
 
 COLUMNS = ", ".join(STORED_AS_SENT)
 TYPED_COLUMNS = ", ".join(f"{name} {type_}" for name, type_ in STORED_AS_SENT.items())

@@ -17,6 +17,7 @@ from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, Readers, path_id, query_of, read_bom, read_boolean
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
+from api.http.responses import BytesResponse
 from api.http.times import read_time
 from api.orders import commands, exports, queries, updates
 from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
@@ -37,9 +38,7 @@ class _Identity(msgspec.Struct):
 
 
 def _answer(order: StoredOrder) -> Response[bytes]:
-    return Response(
-        order.json.encode(), status_code=200, media_type=JSON, headers={"ETag": etag(order.version)}
-    )
+    return BytesResponse(order.json.encode(), status_code=200, media_type=JSON, headers={"ETag": order.tag})
 
 
 @post("/orders", opt={"query": Query({"dry_run": read_boolean})})
@@ -48,10 +47,10 @@ async def create_order(request: AnyRequest) -> Response[bytes]:
     new = await read_body(request, NewOrder)
     key = read_idempotency_key(request, "createOrder", new)
     if query_of(request).get("dry_run"):
-        return Response(encode(await commands.preview_order(new)), status_code=200, media_type=JSON)
+        return BytesResponse(encode(await commands.preview_order(new)), status_code=200, media_type=JSON)
     answer = await commands.create_order(new, key)
     order = msgspec.json.decode(answer.text, type=_Identity)
-    return created(answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version)})
+    return created(answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)})
 
 
 @post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES)
@@ -68,8 +67,8 @@ async def read_order(request: AnyRequest) -> Response[bytes]:
     order_id = path_id(request, "order_id")
     if_none_match = read_if_none_match(request)
     order = await queries.find_order(order_id)
-    if if_none_match is not None and if_none_match.weakly_match(order.version):
-        return Response(b"", status_code=304, headers={"ETag": etag(order.version)})
+    if if_none_match is not None and if_none_match.weakly_match(order.tag):
+        return BytesResponse(b"", status_code=304, headers={"ETag": order.tag})
     return _answer(order)
 
 

@@ -2,56 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 import asyncpg
 import msgspec
 
+from api.http.entity_tags import Preconditions, etag
 from api.orders.bodies import OrderPatch, OrderReplacement
-from api.orders.calendars import calendar_ids, lock_calendars
-from api.orders.errors import OrderNotFoundError, VersionMismatchError
+from api.orders.calendars import calendar_ids
+from api.orders.errors import ContentionError, OrderNotFoundError, VersionMismatchError
 from api.orders.members import COLUMNS, parameters, values_of
 from api.orders.orderable_services import orderable_names
-from api.orders.queries import StoredOrder, find_order, refuse_if_too_close
-from api.orders.transactions import in_transaction
-from shared.database.statements import fetch_optional, fetch_value, fetch_values
-from shared.database.transaction import retry_on_lock_timeout, transaction
+from api.orders.queries import StoredOrder, refuse_if_too_close
+from api.orders.transactions import ATTEMPTS
+from shared.database.locks import CALENDAR_LOCK
+from shared.database.statements import fetch_optional
+from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout, transaction
 
-if TYPE_CHECKING:
-    from api.http.entity_tags import Preconditions
-
+# Besides the order, what most updates need to know of the one that it is to become: the names of its services
+# ($2), of those that can be ordered; its calendar ($3); and the import whose place it then has, if any
+# ($4: its datetime). What is null in the change stays.
 _LOCK_ORDER = f"""
-SELECT version, service_ids, service_names, calendar_id, calendar, import_id, {COLUMNS}
-FROM orders JOIN (SELECT id AS calendar_id, name AS calendar FROM calendar) AS c USING (calendar_id)
-WHERE id = $1 FOR UPDATE OF orders
+SELECT
+    version, format, rendered AS json, service_ids, service_names, calendar_id, calendar, import_id,
+    {COLUMNS},
+    (
+        SELECT array_agg(name ORDER BY id) FROM service WHERE id = ANY($2::bigint[]) AND archived_at IS NULL
+    ) AS orderable_names,
+    wanted_calendar.id AS wanted_calendar_id,
+    (
+        SELECT p.import_id FROM imported_place AS p
+        WHERE p.order_id = orders.id AND p.calendar_id = wanted_calendar.id
+          AND p.datetime = coalesce($4::timestamptz, orders.datetime)
+    ) AS import_there
+FROM orders
+JOIN (SELECT id AS calendar_id, name AS calendar FROM calendar) AS c USING (calendar_id)
+LEFT JOIN calendar AS wanted_calendar ON wanted_calendar.name = coalesce($3, calendar)
+WHERE orders.id = $1 FOR UPDATE OF orders
 """
 
-# An order that moves may not be near the others of its import, unless it returns to where it came from. Where
-# that is can't change meanwhile: only an import that stores this order again writes it.
-_IMPORT_ID_THERE = """
-SELECT coalesce(
-    (SELECT import_id FROM imported_place
-     WHERE order_id = $1 AND calendar_id = $2 AND datetime = $3::timestamptz),
-    nextval('order_import_id_seq')
-)
-"""
-
+# An order that moves (its calendars: $6) may not be near the others of its import, unless it returns to where
+# it came from ($5). That place can't change meanwhile: only an import that stores this order again writes it.
+#
+# The calendars are locked before anything is written, as the condition is checked once and at first. The one
+# that the order leaves is locked too: two orders that swap calendars would deadlock otherwise.
 _UPDATE = f"""
+WITH locked AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock({CALENDAR_LOCK}, id) FROM unnest($6::int[]) AS id
+)
 UPDATE orders SET
-    (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(6)}),
-    import_id = $5,
+    (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(7)}),
+    import_id = CASE WHEN cardinality($6::int[]) = 0 THEN import_id
+        ELSE coalesce($5::bigint, nextval('order_import_id_seq')) END,
     version = version + 1, updated_at = clock_timestamp()
-WHERE id = $1
-RETURNING id, version, order_json(orders) AS json
+WHERE id = $1 AND (SELECT count(*) FROM locked) = cardinality($6::int[])
+RETURNING id, version, format, rendered AS json
 """
 
 
 class _LockedOrder(msgspec.Struct, frozen=True):
-    """What an update reads of the current order."""
+    """The current order, and what else an update needs to know."""
 
     version: int
+    format: int
+    json: str
     datetime: datetime
     totalfee: Decimal
     service_ids: list[int]
@@ -59,12 +75,22 @@ class _LockedOrder(msgspec.Struct, frozen=True):
     calendar_id: int
     calendar: str
     import_id: int
+    orderable_names: list[str] | None
+    wanted_calendar_id: int | None
+    import_there: int | None
 
 
-# A create needs no calendar lock, so one may still take the place between our check and our UPDATE. Then the
-# constraint refuses the UPDATE, and the next attempt names the conflict.
+@dataclass
+class _OrderInTheWayError(Exception):
+    """The constraint refused to move an order."""
+
+    order_id: int
+    calendar: str
+    at: datetime
+    import_id: int | None
+
+
 @retry_on_lock_timeout
-@in_transaction(asyncpg.ExclusionViolationError)
 async def update_order(
     order_id: int, change: OrderReplacement | OrderPatch, preconditions: Preconditions | None = None
 ) -> StoredOrder:
@@ -81,46 +107,65 @@ async def update_order(
         ContentionError: other transactions kept interfering.
 
     """
-    current = await fetch_optional(_LockedOrder, _LOCK_ORDER, order_id)
+    for _ in range(ATTEMPTS):
+        try:
+            async with transaction():
+                return await _update(order_id, change, preconditions)
+        except _OrderInTheWayError as refusal:
+            # If the order in the way is gone by now, the next attempt may succeed.
+            await refuse_if_too_close(refusal.calendar, refusal.at, order_id, refusal.import_id)
+    raise ContentionError
+
+
+async def _update(
+    order_id: int, change: OrderReplacement | OrderPatch, preconditions: Preconditions | None
+) -> StoredOrder:
+    service_ids = sorted(service.id for service in change.services or ())
+    current = await fetch_optional(
+        _LockedOrder, _LOCK_ORDER, order_id, service_ids, change.calendar, change.datetime
+    )
     if current is None:
         raise OrderNotFoundError(order_id)
-    _check_preconditions(order_id, current.version, preconditions)
+    tag = etag(current.version, current.format)
+    _check_preconditions(order_id, current.version, tag, preconditions)
     if change.version not in (None, current.version):
-        raise VersionMismatchError(order_id, current.version, stated=change.version)
+        raise VersionMismatchError(order_id, current.version, tag, stated=change.version)
     members = change.model_dump(
         exclude={"id", "services", "version"}, exclude_unset=isinstance(change, OrderPatch)
     )
     wanted = msgspec.structs.replace(current, **members)
     if change.services is not None:
-        service_ids = [service.id for service in change.services]
-        wanted = msgspec.structs.replace(
-            wanted,
-            service_ids=sorted(service_ids),
-            service_names=await orderable_names(service_ids, order_id),
-        )
+        names = current.orderable_names or []
+        if len(names) < len(service_ids):
+            names = await orderable_names([service.id for service in change.services], order_id)
+        wanted = msgspec.structs.replace(wanted, service_ids=service_ids, service_names=names)
     if wanted == current:
-        return await find_order(order_id)
-    moves = (wanted.datetime, wanted.calendar) != (current.datetime, current.calendar)
-    if moves:
-        calendar_id = (await calendar_ids([wanted.calendar]))[wanted.calendar]
-        import_id = await fetch_value(int, _IMPORT_ID_THERE, order_id, calendar_id, wanted.datetime)
-        wanted = msgspec.structs.replace(wanted, calendar_id=calendar_id, import_id=import_id)
-        # The calendar that it leaves is locked too: two orders that swap calendars would deadlock otherwise.
-        await lock_calendars({current.calendar_id, calendar_id})
-        await refuse_if_too_close(wanted.calendar, wanted.datetime, order_id, import_id)
-    order = await fetch_optional(
-        StoredOrder,
-        _UPDATE,
-        order_id,
-        wanted.service_ids,
-        wanted.service_names,
-        wanted.calendar_id,
-        wanted.import_id,
-        *values_of(wanted),
-    )
+        return StoredOrder(order_id, current.version, current.format, current.json)
+    calendars: list[int] = []
+    if (wanted.datetime, wanted.calendar) != (current.datetime, current.calendar):
+        calendar_id = current.wanted_calendar_id or (await calendar_ids([wanted.calendar]))[wanted.calendar]
+        wanted = msgspec.structs.replace(wanted, calendar_id=calendar_id)
+        calendars = sorted({current.calendar_id, calendar_id})
+    try:
+        order = await fetch_optional(
+            StoredOrder,
+            _UPDATE,
+            order_id,
+            wanted.service_ids,
+            wanted.service_names,
+            wanted.calendar_id,
+            current.import_there,
+            calendars,
+            *values_of(wanted),
+        )
+    except asyncpg.ExclusionViolationError:
+        raise _OrderInTheWayError(order_id, wanted.calendar, wanted.datetime, current.import_there) from None
     if order is None:
         raise OrderNotFoundError(order_id)
     return order
+
+
+_DELETE = "DELETE FROM orders WHERE id = $1 RETURNING id, version, format, rendered AS json"
 
 
 @retry_on_lock_timeout
@@ -132,15 +177,19 @@ async def delete_order(order_id: int, preconditions: Preconditions | None = None
         VersionMismatchError: its version is one that the preconditions exclude.
 
     """
+    if preconditions is None or preconditions == Preconditions():
+        if await fetch_and_commit(StoredOrder, _DELETE, order_id) is None:
+            raise OrderNotFoundError(order_id)
+        return
     async with transaction():
-        versions = await fetch_values(int, "DELETE FROM orders WHERE id = $1 RETURNING version", order_id)
-        if not versions:
+        order = await fetch_optional(StoredOrder, _DELETE, order_id)
+        if order is None:
             raise OrderNotFoundError(order_id)
         # Checked after the deletion, which is rolled back if need be: the row can't change in between.
-        _check_preconditions(order_id, versions[0], preconditions)
+        _check_preconditions(order_id, order.version, order.tag, preconditions)
 
 
-def _check_preconditions(order_id: int, version: int, preconditions: Preconditions | None) -> None:
-    if preconditions is not None and not preconditions.hold_at(version):
+def _check_preconditions(order_id: int, version: int, tag: str, preconditions: Preconditions | None) -> None:
+    if preconditions is not None and not preconditions.hold_at(tag):
         tags = preconditions.if_match
-        raise VersionMismatchError(order_id, version, tags.weak_tag_of(version) if tags else None)
+        raise VersionMismatchError(order_id, version, tag, tags.weak_form_of(tag) if tags else None)

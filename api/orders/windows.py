@@ -28,7 +28,7 @@ SCAN_LIMIT = 10_000
 """Orders that are read for one page, at most."""
 
 _FETCH_PAGE = """
-SELECT o.id, o.datetime, order_json(o) AS json
+SELECT o.id, o.datetime, o.rendered AS json
 FROM ({page}) AS page JOIN orders AS o ON o.id = page.id
 ORDER BY o.id {direction}
 """

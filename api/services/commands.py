@@ -47,14 +47,14 @@ async def create_service(new: NewService, key: IdempotencyKey | None) -> Answer:
 
 
 @idempotent
-async def _create(new: NewService) -> str:
+async def _create(new: NewService) -> Answer:
     now = datetime.now(UTC)
     values: dict[Any, Any] = {Service.name: new.name, Service.created_at: now, Service.updated_at: now}
     if new.id is not None:
         values[Service.id] = new.id
     await lock_catalogue()
     (row,) = await Service.insert(Service(values)).returning(*Service.all_columns())
-    return StoredService(**row).json()
+    return Answer(StoredService(**row).json())
 
 
 async def rename_service(service_id: int, name: str) -> StoredService:

@@ -12,12 +12,13 @@ from api.http.media_types import JSON
 from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_id, query_of, read_boolean
 from api.http.request import READ, AnyRequest
+from api.http.responses import BytesResponse
 from api.services import commands, queries
 from api.services.bodies import NewService, ServiceRenaming
 
 
 def _answer(service: queries.StoredService) -> Response[bytes]:
-    return Response(service.json().encode(), status_code=200, media_type=JSON)
+    return BytesResponse(service.json().encode(), status_code=200, media_type=JSON)
 
 
 @post("/services")

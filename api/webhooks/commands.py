@@ -111,7 +111,7 @@ async def create_webhook(new: NewWebhook, key: IdempotencyKey | None) -> Answer:
 
 
 @idempotent
-async def _create(new: NewWebhook) -> str:
+async def _create(new: NewWebhook) -> Answer:
     await lock_cursor(WEBHOOK_DELIVERIES)
     # Counted under that lock, which every creation takes: no two of them can both become the last one.
     most = settings().max_webhooks
@@ -121,7 +121,7 @@ async def _create(new: NewWebhook) -> str:
         StoredWebhook, _INSERT, new.url, new.types, new.calendars, new.description, await last_position()
     )
     secret = await _add_secret(webhook.id)
-    return encode_text({**webhook.members(), "secret": secret})
+    return Answer(encode_text({**webhook.members(), "secret": secret}))
 
 
 async def _add_secret(webhook_id: int) -> str:
@@ -229,13 +229,13 @@ async def rotate_secret(webhook_id: int, rotation: SecretRotation, key: Idempote
 
 
 @idempotent
-async def _rotate(webhook_id: int, rotation: SecretRotation) -> str:
+async def _rotate(webhook_id: int, rotation: SecretRotation) -> Answer:
     await _lock_webhook(webhook_id)
     ends = await fetch_values(datetime, _END_CURRENT, webhook_id, rotation.old_valid_for)
     secret = await _add_secret(webhook_id)
     await execute(_DELETE_OLD_SECRETS, webhook_id, MAX_SECRETS)
     old_valid_until = utc_text(ends[0]) if ends and rotation.old_valid_for > 0 else None
-    return encode_text({"secret": secret, "old_valid_until": old_valid_until})
+    return Answer(encode_text({"secret": secret, "old_valid_until": old_valid_until}))
 
 
 class _TestEvent(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from api.http.media_types import JSON
 from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_id, query_of
 from api.http.request import READ, AnyRequest
+from api.http.responses import BytesResponse
 from api.webhooks import commands, missed, queries, replays
 from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
 from api.webhooks.queries import StoredDelivery, StoredWebhook
@@ -21,7 +22,7 @@ from api.webhooks.queries import StoredDelivery, StoredWebhook
 def _answer(
     resource: StoredWebhook | StoredDelivery, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response[bytes]:
-    return Response(resource.json().encode(), status_code=status, media_type=JSON, headers=headers)
+    return BytesResponse(resource.json().encode(), status_code=status, media_type=JSON, headers=headers)
 
 
 @post("/webhooks")
@@ -124,7 +125,7 @@ async def replay(request: AnyRequest) -> Response[bytes]:
     webhook_id = path_id(request, "webhook_id")
     requested = await read_body(request, Replay)
     deliveries = await replays.replay(webhook_id, requested)
-    return Response(encode({"deliveries": deliveries}), status_code=202, media_type=JSON)
+    return BytesResponse(encode({"deliveries": deliveries}), status_code=202, media_type=JSON)
 
 
 ROUTES = [

@@ -1,13 +1,15 @@
-"""The PostgreSQL engine and its pool.
+"""The PostgreSQL engine: every statement, Piccolo's own queries too, takes its connection here.
 
-Piccolo waits for a free connection without a time limit; here the wait is bounded, for all of Piccolo's
-queries too. Transactions are in ``shared/database/transaction.py``.
+The wait for a connection is bounded. The pool is in ``shared/database/pool.py``, transactions are in
+``shared/database/transaction.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager, suppress
+import time
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
@@ -15,19 +17,20 @@ from asyncpg.connect_utils import SessionAttribute
 from piccolo.engine.postgres import PostgresEngine
 
 from shared.database.lock_retry import LockWaiters, retry_while_locked
+from shared.database.pool import Pool
 from shared.database.sessions import (
+    DRIVER_ERRORS,
     READ_ONLY,
     Session,
-    close_session,
     ends_session,
     is_unavailability,
     sqlstate_of,
 )
-from shared.database.waiting_line import Slots, TooLongError, WaitingLine
+from shared.database.waiting_line import Slots, TooLongError
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 T = TypeVar("T")
 
@@ -49,7 +52,7 @@ class LockTimeoutError(DatabaseUnavailableError):
 
 
 class OutcomeUnknownError(DatabaseUnavailableError):
-    """The connection broke during a COMMIT: nothing or all of the transaction is stored."""
+    """The connection broke while a transaction was committed: nothing or all of it is stored."""
 
 
 @asynccontextmanager
@@ -65,29 +68,18 @@ async def translate_connection_errors(*, connecting: bool = False) -> AsyncItera
     """
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        if not (is_unavailability(error) or (connecting and isinstance(error, asyncpg.PostgresError))):
-            raise
-        kind = DatabaseReadOnlyError if sqlstate_of(error) == READ_ONLY else DatabaseUnavailableError
-        raise kind(str(error) or type(error).__name__) from error
+    except DRIVER_ERRORS as error:
+        raise translated(error, connecting=connecting)  # noqa: B904 (it has its cause)
 
 
-@contextmanager
-def translate_overload() -> Iterator[None]:
-    """Run a block that waits for a connection.
-
-    Raises:
-        OverloadedError: the wait would be too long.
-
-    """
-    try:
-        yield
-    except TooLongError:
-        raise OverloadedError("too many requests wait for the database") from None
-
-
-async def _keep_session_state(_connection: object) -> None:
-    """Skip asyncpg's RESET on release: it costs a round trip, and no statement here sets session state."""
+def translated(error: Exception, *, connecting: bool = False) -> Exception:
+    """Return what to raise for an error of asyncpg; see ``translate_connection_errors``."""
+    if not (is_unavailability(error) or (connecting and isinstance(error, asyncpg.PostgresError))):
+        return error
+    kind = DatabaseReadOnlyError if sqlstate_of(error) == READ_ONLY else DatabaseUnavailableError
+    unavailable = kind(str(error) or type(error).__name__)
+    unavailable.__cause__ = error
+    return unavailable
 
 
 WAIT_WHILE_LOCKED_SECONDS = 1.0
@@ -101,10 +93,9 @@ CONNECTIONS_FOR_READERS = 2
 class Engine(PostgresEngine):
     """Piccolo's engine, with a time limit on the wait for a connection."""
 
+    pool: Pool | None  # type: ignore[assignment]
     _write_slots: Slots | None = None
     _lock_waiters: LockWaiters | None = None
-    _line = WaitingLine(1)
-    """Of those who wait for a connection of the pool."""
 
     async def check_version(self) -> None:
         """Skip Piccolo's check of the server's version: it would connect while this module is imported."""
@@ -124,64 +115,58 @@ class Engine(PostgresEngine):
         self._write_slots = Slots(max(1, size - CONNECTIONS_FOR_READERS)) if serving else None
         most_waiters = int(settings().statement_timeout / settings().lock_wait)
         self._lock_waiters = LockWaiters(most_waiters) if serving else None
-        self._line = WaitingLine(size)
-        await self.start_connection_pool(
-            server_settings=session,
-            # It connects at first use: a process may start while the server is unreachable.
-            min_size=0,
-            max_size=size,
-            reset=_keep_session_state,
-            max_inactive_connection_lifetime=60,
-        )
+        config = {**self.config, "server_settings": session}
+        # It connects at first use: a process may start while the server is unreachable.
+        self.pool = Pool(size, partial(asyncpg.connect, **config))
 
     async def stop(self, grace: float = 5) -> None:
         """Close the pool; terminate connections that are still in use after ``grace`` seconds."""
-        pool = self.pool
-        if pool is None:
-            return
-        self.pool = None
-        try:
-            await asyncio.wait_for(pool.close(), timeout=grace)
-        except TimeoutError:
-            pool.terminate()
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            await pool.close(grace)
 
-    async def acquire(self) -> Any:
-        """Take a connection, waiting ``OMS_POOL_WAIT`` at most.
+    async def acquire(self) -> Session:
+        """Take a connection, waiting ``OMS_POOL_WAIT`` at most; ``release`` is then due.
 
         Raises:
             OverloadedError: none will be free in time.
             DatabaseUnavailableError: no connection was free in time, or the server can't be reached.
 
         """
-        async with translate_connection_errors(connecting=True):
-            if self.pool is None:
-                return await self.get_new_connection()
-            with translate_overload(), self._line.waiting(settings().pool_wait):
-                connection: Any = await self.pool.acquire(timeout=settings().pool_wait)
-                while connection.must_be_replaced:
-                    close_session(connection)
-                    connection = await self.pool.acquire(timeout=settings().pool_wait)
-                return connection
+        pool = self.pool
+        if pool is None:
+            return await self.connect()
+        try:
+            return pool.take_idle() or await pool.acquire(settings().pool_wait)
+        except TooLongError:
+            raise OverloadedError("too many requests wait for the database") from None
+        except DRIVER_ERRORS as error:
+            raise translated(error, connecting=True)  # noqa: B904 (it has its cause)
 
-    @asynccontextmanager
-    async def write_slot(self) -> AsyncIterator[None]:
-        """Hold one of the slots for transactions that write, waiting ``OMS_POOL_WAIT`` at most, or less.
+    async def take_write_slot(self) -> None:
+        """Take one of the slots for transactions that write; ``release_write_slot`` is then due.
 
-        Only the pool of a process that serves requests has such slots; with others there is no wait.
+        It waits ``OMS_POOL_WAIT`` at most, or less. Only the pool of a process that serves requests has such
+        slots; with others there is no wait.
 
         Raises:
             OverloadedError: none was, or will be, free in time.
 
         """
         if self._write_slots is None:
-            yield
             return
         longest = settings().pool_wait
         if self._lock_waiters is not None and self._lock_waiters.are_many:
             longest = min(longest, WAIT_WHILE_LOCKED_SECONDS)
-        with translate_overload():
-            async with self._write_slots.slot(longest):
-                yield
+        try:
+            await self._write_slots.take(longest)
+        except TooLongError:
+            raise OverloadedError("too many requests wait for the database") from None
+
+    def release_write_slot(self) -> None:
+        """Let the next transaction that writes have the slot."""
+        if self._write_slots is not None:
+            self._write_slots.release()
 
     async def retry_while_locked(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run one statement or one transaction, and run it again as long as a lock that it needs is held.
@@ -190,16 +175,21 @@ class Engine(PostgresEngine):
             LockTimeoutError: the lock was held until ``OMS_STATEMENT_TIMEOUT`` was over.
 
         """
-        if (
-            self._lock_waiters is None
-        ):  # the process serves no requests; its statements wait inside PostgreSQL
-            return await work()
+        began = time.monotonic()
         try:
-            return await retry_while_locked(work, self._lock_waiters, settings().statement_timeout)
+            return await work()
         except asyncpg.LockNotAvailableError as error:
-            raise LockTimeoutError(str(error)) from error
+            if (
+                self._lock_waiters is None
+            ):  # the process serves no requests; its statements wait in PostgreSQL
+                raise
+            deadline = began + settings().statement_timeout
+            try:
+                return await retry_while_locked(work, self._lock_waiters, deadline, error)
+            except asyncpg.LockNotAvailableError as last_error:
+                raise LockTimeoutError(str(last_error)) from last_error
 
-    async def connect(self) -> Any:
+    async def connect(self) -> Session:
         """Open a connection outside the pool; the caller closes it.
 
         Raises:
@@ -207,42 +197,22 @@ class Engine(PostgresEngine):
 
         """
         async with translate_connection_errors(connecting=True):
-            return await self.get_new_connection()
+            connection: Any = await self.get_new_connection()
+            return connection  # type: ignore[no-any-return]
 
-    async def release(self, connection: Any) -> None:
-        """Return a connection to its pool, which closes one that can't be used again."""
-        if isinstance(connection, asyncpg.pool.PoolConnectionProxy):
-            # If the server ends the connection at this moment, asyncpg frees its place in the pool and
-            # raises. That must not reach a caller whose transaction has committed.
-            with suppress(asyncpg.InternalClientError):
-                await connection._holder._pool.release(connection)  # noqa: SLF001 (its pool, even if stopped since)
-            self._line.free()
+    async def release(self, connection: Session) -> None:
+        """Return a connection to its pool at once, or close one that belongs to none."""
+        if connection.pool is not None:
+            connection.pool.release(connection)
         else:
-            await connection.close()
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
-        """Use the current transaction's connection, or one from the pool for the length of the block."""
-        transaction = self.current_transaction.get()
-        if transaction is not None:
-            yield transaction.connection
-            return
-        connection = await self.acquire()
-        try:
-            yield connection
-        except BaseException as error:
-            if ends_session(error):
-                close_session(connection)
-            raise
-        finally:
-            await asyncio.shield(self.release(connection))
+            await asyncio.shield(connection.close())
 
     async def _run_in_pool(self, query: str, args: Sequence[Any] | None = None) -> list[Any]:
         return await self.fetch(query, *(args or ()))
 
     async def fetch(self, sql: str, *args: object) -> list[Any]:
         """Run one statement, prepared once per connection, and return its rows."""
-        return await self._run_statement(lambda connection: connection.fetch(sql, *args))
+        return await self._run_statement(Session.fetch, sql, args)
 
     async def fetch_with_custom_plan(self, sql: str, *args: object) -> list[Any]:
         """Run one statement with a custom plan for these arguments; one round trip more than ``fetch``.
@@ -251,30 +221,49 @@ class Engine(PostgresEngine):
         after its fifth execution, which suits common values and can be very slow for rare ones.
         """
 
-        async def fetch(connection: Any) -> list[Any]:
+        async def fetch(connection: Session, sql: str, *args: object) -> list[Any]:
             statement = await connection.prepare(sql, name="")
             rows: list[Any] = await statement.fetch(*args)
             return rows
 
-        return await self._run_statement(fetch)
+        return await self._run_statement(fetch, sql, args)
 
     async def execute(self, sql: str, *args: object) -> int:
         """Run one statement; return how many rows it inserted, updated, deleted or selected."""
+        status = await self._run_statement(Session.execute, sql, args)
+        count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1", "SET"
+        return int(count) if count.isdigit() else 0
 
-        async def execute(connection: Any) -> int:
-            status: str = await connection.execute(sql, *args)
-            count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1", "SET"
-            return int(count) if count.isdigit() else 0
+    async def _run_statement(self, run: Callable[..., Awaitable[T]], sql: str, args: Sequence[object]) -> T:
+        transaction = self.current_transaction.get()
+        if transaction is None:
+            return await self.retry_while_locked(partial(self.run_alone, run, sql, *args))
+        # No retry here: the whole transaction has to start over.
+        try:
+            return await run(transaction.connection, sql, *args)
+        except DRIVER_ERRORS as error:
+            raise translated(error)  # noqa: B904 (it has its cause)
 
-        return await self._run_statement(execute)
+    async def run_alone(self, run: Callable[..., Awaitable[T]], sql: str, *args: object) -> T:
+        """Run one statement on a connection from the pool, outside any transaction.
 
-    async def _run_statement(self, run: Callable[[Any], Awaitable[T]]) -> T:
-        async def once() -> T:
-            async with translate_connection_errors(), self.connection() as connection:
-                return await run(connection)
+        Args:
+            run: runs it, given the connection, the statement and its arguments.
+            sql: the statement.
+            args: its arguments.
 
-        # Within a transaction there is no retry here: the whole transaction has to start over.
-        return await (self.retry_while_locked(once) if self.current_transaction.get() is None else once())
+        """
+        connection = await self.acquire()
+        try:
+            return await run(connection, sql, *args)
+        except BaseException as error:
+            if ends_session(error):
+                connection.terminate()
+            if isinstance(error, DRIVER_ERRORS):
+                raise translated(error)  # noqa: B904 (it has its cause)
+            raise
+        finally:
+            await self.release(connection)
 
 
 def _create_engine() -> Engine:
@@ -296,6 +285,8 @@ def _create_engine() -> Engine:
                 "timezone": "UTC",
                 "statement_timeout": f"{int(settings_.statement_timeout * 1000)}",
                 "idle_in_transaction_session_timeout": "60000",
+                # Also of statements without BEGIN, whatever the role or the database has as its default.
+                "default_transaction_isolation": "read committed",
                 # Every statement is short and prepared once: compiling it costs more than it saves.
                 "jit": "off",
             },

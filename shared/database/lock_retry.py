@@ -67,25 +67,25 @@ class LockWaiters:
 
 
 async def retry_while_locked(
-    work: Callable[[], Awaitable[T]], waiters: LockWaiters, timeout_seconds: float
+    work: Callable[[], Awaitable[T]],
+    waiters: LockWaiters,
+    deadline: float,
+    first_error: asyncpg.LockNotAvailableError,
 ) -> T:
-    """Run a statement or a transaction, and run it again as long as a lock that it needs is held.
+    """Run a statement or a transaction again, after its first run, as long as a lock that it needs is held.
 
     Args:
         work: one statement, or one transaction, that can start over after it was rolled back.
         waiters: all requests of the process that wait for locks.
-        timeout_seconds: no retry starts later than this.
+        deadline: no retry starts later, by ``time.monotonic``.
+        first_error: of the first run.
 
     Raises:
         asyncpg.LockNotAvailableError: the lock was still held when the time was over, or too many wait
             for locks already.
 
     """
-    deadline = time.monotonic() + timeout_seconds
-    try:
-        return await work()
-    except asyncpg.LockNotAvailableError as error:
-        lock_error = error
+    lock_error = first_error
     pause = SHORTEST_PAUSE_SECONDS
     with waiters.joined() as may_wait:
         while may_wait and time.monotonic() + pause < deadline:

@@ -28,6 +28,9 @@ CATALOGUE_LOCK = 7_316_005
 PROOF_LOCK = 7_316_006
 """Session lock: one proof of the fee summaries at a time."""
 
+IDEMPOTENCY_KEY_LOCK = 7_316_007
+"""Transaction lock of an Idempotency-Key: its first key. The second is a hash of its names."""
+
 
 @asynccontextmanager
 async def only_one(lock: int) -> AsyncIterator[bool]:

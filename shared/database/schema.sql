@@ -23,7 +23,7 @@ CREATE EXTENSION btree_gist;  -- lets an exclusion constraint compare integers (
 -- =============================================================================================================
 
 -- A name on an order; the 3-hour rule holds per calendar. A calendar is created with its first order and is
--- never renamed or deleted.
+-- never renamed or deleted: a trigger refuses it, since every order's text has the name.
 --
 -- Written by: api/orders/calendars.py (make_calendar).
 CREATE TABLE calendar (
@@ -36,6 +36,14 @@ CREATE TABLE calendar (
 );
 -- No two calendars whose names differ only in case: orders on one would not see those on the other.
 CREATE UNIQUE INDEX calendar_name_ignoring_case ON calendar (lower(name COLLATE "C")) WHERE NOT is_case_variant;
+
+CREATE FUNCTION refuse_calendar_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'calendar % can''t be renamed or deleted: its orders'' texts have its name', OLD.id;
+END
+$$;
+CREATE TRIGGER calendar_is_final BEFORE UPDATE OF id, name OR DELETE ON calendar
+    FOR EACH ROW EXECUTE FUNCTION refuse_calendar_change();
 
 -- What can be ordered. Archived, never deleted, so that the services of an old order can still be read.
 --
@@ -121,10 +129,10 @@ CREATE TABLE deleted_order (
 -- Orders as they are now. Deleting an order deletes the row; its history remains in order_change.
 --
 -- Written by: api/orders/commands.py (create, batch), updates.py (replace, patch, delete), imports.py.
--- Three triggers write the order's change, its entries in ordered_service and, when it is deleted, its entry in
--- deleted_order in the same statement.
+-- Triggers render the order and write its change, its entries in ordered_service and, when it is deleted, its entry
+-- in deleted_order in the same statement.
 --
--- Guarantees: 1 (orders_spacing) and 2 (orders_record_change).
+-- Guarantees: 1 (orders_spacing) and 2 (orders_record_creation, orders_record_update, orders_record_deletion).
 CREATE TABLE orders (
     id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
     datetime timestamptz NOT NULL,  -- when the work is scheduled
@@ -136,13 +144,15 @@ CREATE TABLE orders (
     totalfee numeric(12, 2) NOT NULL,
     service_ids bigint[] NOT NULL,  -- ascending
     service_names text[] NOT NULL,  -- in the order of service_ids; as of the order's last write
-    calendar_id integer NOT NULL REFERENCES calendar ON DELETE CASCADE ON UPDATE CASCADE,
+    calendar_id integer NOT NULL,  -- of calendar: a trigger checks it. A foreign key would lock the calendar's row
     import_id bigint NOT NULL DEFAULT nextval('order_import_id_seq'),  -- shared only by the orders of one import;
                                                                       -- an order that moves gets a new one, or
                                                                       -- that of its imported_place
     version integer NOT NULL DEFAULT 1,  -- 1, 2, 3, …: one more with each change
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    rendered json NOT NULL,  -- the order as callers see it; see "How an order is rendered"
+    format integer NOT NULL DEFAULT 1,  -- of rendered
 
     -- GUARANTEE 1: no two orders on a calendar are less than three hours apart, even if written at the same time.
     --
@@ -192,22 +202,20 @@ BEGIN
         TRUNCATE ordered_service;
         RETURN NULL;
     END IF;
-    IF TG_OP <> 'INSERT' THEN
-        DELETE FROM ordered_service WHERE order_id = OLD.id AND service_id = ANY(OLD.service_ids);
-    END IF;
-    IF TG_OP <> 'DELETE' THEN
+    DELETE FROM ordered_service WHERE order_id = OLD.id AND service_id = ANY(OLD.service_ids);
+    IF TG_OP = 'UPDATE' THEN
         INSERT INTO ordered_service (service_id, order_id, datetime)
         SELECT s.id, NEW.id, NEW.datetime FROM unnest(NEW.service_ids) AS s (id);
     END IF;
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER orders_keep_ordered_services AFTER INSERT OR DELETE ON orders
+CREATE TRIGGER orders_forget_ordered_services AFTER DELETE ON orders
     FOR EACH ROW EXECUTE FUNCTION keep_ordered_services();
 CREATE TRIGGER orders_move_ordered_services AFTER UPDATE ON orders FOR EACH ROW
     WHEN (NEW.datetime <> OLD.datetime OR NEW.service_ids <> OLD.service_ids)
     EXECUTE FUNCTION keep_ordered_services();
-CREATE TRIGGER orders_forget_ordered_services AFTER TRUNCATE ON orders
+CREATE TRIGGER orders_empty_ordered_services AFTER TRUNCATE ON orders
     FOR EACH STATEMENT EXECUTE FUNCTION keep_ordered_services();
 
 CREATE FUNCTION remember_deleted_order() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -222,14 +230,15 @@ CREATE TRIGGER orders_remember_deleted AFTER DELETE ON orders
 
 
 -- =============================================================================================================
--- How an order is rendered: in one place, so that one version of an order is the same bytes everywhere
+-- How an order is rendered: once, when it is written, so that one version of an order is the same bytes everywhere
 -- =============================================================================================================
 
 -- A time as callers see it: in UTC, with milliseconds, or with microseconds if it has any.
 CREATE FUNCTION utc_text(at timestamptz) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
 RETURN regexp_replace(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '000$', '') || 'Z';
 
--- An order as callers see it, in responses, exports and notifications.
+-- An order as callers see it, in responses, exports and notifications; null if there is no such calendar. Only the
+-- trigger below calls it, and the proof (worker/order_texts.py): everybody else reads orders.rendered.
 CREATE FUNCTION order_json(o orders) RETURNS json LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (
     SELECT row_to_json(shown) FROM (
@@ -244,12 +253,49 @@ RETURN (
                 ))
                 FROM unnest(o.service_ids, o.service_names) WITH ORDINALITY AS u (id, name, place)
             ) AS services,
-            (SELECT c.name FROM calendar AS c WHERE c.id = o.calendar_id) AS calendar,
+            c.name AS calendar,
             o.version AS version,
             utc_text(o.created_at) AS created_at,
             utc_text(o.updated_at) AS updated_at
+        FROM calendar AS c WHERE c.id = o.calendar_id
     ) AS shown
 );
+
+
+-- The format of what order_json returns: part of an order's entity tag, so that one tag always means the same bytes.
+--
+-- A migration that changes order_json adds one to it, and then renders every order anew, some thousands in each
+-- transaction: UPDATE orders SET format = order_format() WHERE format <> order_format() AND id BETWEEN …
+CREATE FUNCTION order_format() RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 1;
+
+CREATE FUNCTION render_order() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    anew orders;
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.version = OLD.version THEN
+        -- Not a change of the order: it is rendered anew, or nothing happens.
+        anew := OLD;
+        anew.format := NEW.format;
+        anew.clear_until := NEW.clear_until;  -- it is computed after this trigger, and null until then
+        IF NEW *<> anew THEN  -- byte by byte: json has no equality
+            RAISE EXCEPTION 'an update of order % must add one to its version', OLD.id;
+        END IF;
+    END IF;
+    NEW.format := order_format();
+    NEW.rendered := order_json(NEW);
+    IF NEW.rendered IS NULL THEN
+        RAISE EXCEPTION 'there is no calendar %', NEW.calendar_id USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    IF TG_OP = 'UPDATE' AND NEW.version = OLD.version AND NEW.format = OLD.format
+        AND NEW.rendered::text <> OLD.rendered::text
+    THEN
+        RAISE EXCEPTION 'order_json was changed, and order_format was not: one entity tag would mean two texts';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER orders_render BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION render_order();
 
 
 -- =============================================================================================================
@@ -261,10 +307,10 @@ RETURN (
 -- State: a change is recorded without a position; once it is committed, the relay assigns the next one
 -- (assign_positions), which is final.
 --
--- Written by: the trigger orders_record_change; positions by the relay. Old changes are deleted, from the beginning
+-- Written by: the triggers of orders, below; positions by the relay. Old changes are deleted, from the beginning
 -- of the log, by api/relay/retention.py.
 --
--- Guarantees: 2 (the trigger) and 3 (position is unique and dense).
+-- Guarantees: 2 (the triggers) and 3 (position is unique and dense).
 CREATE TABLE order_change (
     id bigserial PRIMARY KEY,  -- order of writing, with gaps and late commits: never read as a cursor
     position bigint UNIQUE,  -- 1, 2, 3, …; null: not assigned yet
@@ -278,8 +324,8 @@ CREATE TABLE order_change (
     calendar_id integer NOT NULL,
     previous_calendar_id integer,  -- where the order was before the change; null: it is new
     recorded_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    order_state json,  -- the order after the change, as order_json renders it
-    previous_state json,  -- the order before the change
+    order_state json,  -- orders.rendered after the change
+    previous_state json,  -- orders.rendered before the change
 
     CONSTRAINT order_change_states CHECK (
         (type = 'order.created' AND order_state IS NOT NULL AND previous_state IS NULL)
@@ -290,29 +336,45 @@ CREATE TABLE order_change (
 CREATE INDEX order_change_unassigned ON order_change (id) WHERE position IS NULL;
 CREATE UNIQUE INDEX order_change_of_order ON order_change (order_id, order_version);
 
--- GUARANTEE 2: an order and its change are stored together or not at all. The trigger writes the change in the
+-- GUARANTEE 2: an order and its change are stored together or not at all. The triggers write the change in the
 -- statement that writes the order, even one that is typed by hand.
+--
+-- For creations, one trigger for all rows of a statement: an import stores a thousand orders in each.
+CREATE FUNCTION record_order_creation() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO order_change (type, order_id, order_version, calendar_id, recorded_at, order_state)
+    SELECT 'order.created', id, version, calendar_id, now(), rendered FROM created;
+    INSERT INTO ordered_service (service_id, order_id, datetime)
+    SELECT s.id, o.id, o.datetime FROM created AS o CROSS JOIN LATERAL unnest(o.service_ids) AS s (id);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER orders_record_creation AFTER INSERT ON orders REFERENCING NEW TABLE AS created
+    FOR EACH STATEMENT EXECUTE FUNCTION record_order_creation();
+
 CREATE FUNCTION record_order_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO order_change (
         type, order_id, order_version, calendar_id, previous_calendar_id, recorded_at,
         order_state, previous_state
-    )
-    SELECT
-        CASE TG_OP WHEN 'INSERT' THEN 'order.created' WHEN 'UPDATE' THEN 'order.updated'
-            ELSE 'order.deleted' END,
-        coalesce(NEW.id, OLD.id),
+    ) VALUES (
+        CASE TG_OP WHEN 'UPDATE' THEN 'order.updated' ELSE 'order.deleted' END,
+        OLD.id,
         coalesce(NEW.version, OLD.version + 1),
         coalesce(NEW.calendar_id, OLD.calendar_id),
         OLD.calendar_id,
         now(),
-        CASE WHEN TG_OP <> 'DELETE' THEN order_json(NEW) END,
-        CASE WHEN TG_OP <> 'INSERT' THEN order_json(OLD) END;
+        NEW.rendered,
+        OLD.rendered
+    );
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER orders_record_change AFTER INSERT OR UPDATE OR DELETE ON orders
+CREATE TRIGGER orders_record_deletion AFTER DELETE ON orders
     FOR EACH ROW EXECUTE FUNCTION record_order_change();
+-- An update that keeps the version only renders the order anew (render_order).
+CREATE TRIGGER orders_record_update AFTER UPDATE ON orders
+    FOR EACH ROW WHEN (NEW.version <> OLD.version) EXECUTE FUNCTION record_order_change();
 
 -- One row: where the change log begins and ends.
 --
@@ -626,6 +688,7 @@ CREATE TABLE idempotency_key (
     fingerprint bytea NOT NULL,  -- of the request's content: the same key with other content is refused
     answer text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
+    format integer NOT NULL DEFAULT 1,  -- orders.format of the order in the answer
     PRIMARY KEY (caller, operation, key)
 );
 CREATE INDEX idempotency_key_by_age ON idempotency_key (created_at);

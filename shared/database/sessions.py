@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 if TYPE_CHECKING:
     import asyncio
+
+    from shared.database.pool import Pool
+
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""All that asyncpg raises."""
 
 READ_ONLY = "25006"
 """The SQLSTATE of a write in a session that can't write: ``read_only_sql_transaction``."""
@@ -74,20 +78,17 @@ def sqlstate_of(error: BaseException | None) -> str:
     return (isinstance(error, asyncpg.PostgresError) and error.sqlstate) or ""
 
 
-def close_session(connection: Any) -> None:
-    """Close a connection at once; its place in the pool becomes free. No effect if it is closed."""
-    with suppress(asyncpg.InterfaceError):  # asyncpg has closed it, and it has left its pool
-        connection.terminate()
-
-
 class Session(asyncpg.Connection):
     """A connection that knows whether it has to be replaced."""
 
-    __slots__ = ("_began",)
+    __slots__ = ("_began", "pool", "unused_since")
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, *arguments: Any) -> None:
         super().__init__(protocol, transport, *arguments)
         self._began = time.monotonic()
+        self.pool: Pool | None = None
+        self.unused_since = 0.0
+        """By the event loop's clock, while it is idle in its pool."""
         connection: socket.socket = transport.get_extra_info("socket")
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -108,3 +109,11 @@ class Session(asyncpg.Connection):
     def must_be_replaced(self) -> bool:
         """Whether it is read-only, and so old that a new session may not be."""
         return time.monotonic() - self._began > RENEWAL_SECONDS and self.is_read_only
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is open, outside any transaction, and no cancelled statement is still running."""
+        if self.is_closed():
+            return False
+        protocol: Any = self._protocol  # type: ignore[attr-defined]  # asyncpg's own pool asks it the same
+        return not protocol._is_cancelling() and not self.is_in_transaction()  # noqa: SLF001

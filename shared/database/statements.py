@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shared.database.engine import DB
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -34,13 +34,13 @@ async def fetch_all(row_type: type[T], sql: str, *args: object) -> list[T]:
         args: its arguments.
 
     """
-    return [row_type(**record) for record in await DB.fetch(sql, *args)]
+    return read_rows(row_type, await DB.fetch(sql, *args))
 
 
 async def fetch_optional(row_type: type[T], sql: str, *args: object) -> T | None:
     """Run a statement and return its first row, or None; see ``fetch_all``."""
     records = await DB.fetch(sql, *args)
-    return row_type(**records[0]) if records else None
+    return read_rows(row_type, records[:1])[0] if records else None
 
 
 async def fetch_one(row_type: type[T], sql: str, *args: object) -> T:
@@ -54,6 +54,14 @@ async def fetch_one(row_type: type[T], sql: str, *args: object) -> T:
     if row is None:
         raise RowMissingError(sql)
     return row
+
+
+def read_rows(row_type: type[T], records: Sequence[Any]) -> list[T]:
+    """Read rows out of the records of one statement; see ``fetch_all``."""
+    # By position is four times as fast, and right if every field has its column.
+    if records and tuple(records[0].keys()) == row_type.__match_args__:  # type: ignore[attr-defined]
+        return [row_type(*record) for record in records]
+    return [row_type(**record) for record in records]
 
 
 def read_row(row_type: type[T], record: Mapping[str, Any]) -> T:

@@ -43,7 +43,7 @@ class Service(Table, tablename="service"):
 
 
 class Order(Table, tablename="orders"):
-    """An order. A trigger writes its ``order_change`` in the same statement.
+    """An order. Triggers render it and write its ``order_change`` in the same statement.
 
     PostgreSQL derives one more column, ``clear_until``. Piccolo has no generated columns: the migration of
     the rules adds it, and nothing ever writes it.
@@ -56,13 +56,15 @@ class Order(Table, tablename="orders"):
     totalfee = Numeric(digits=(12, 2), default=None)
     service_ids = Array(base_column=BigInt(), default=None, help_text="ascending")
     service_names = Array(base_column=Text(), default=None, help_text="as of the order's last write")
-    calendar_id = ForeignKey(Calendar, null=False, default=None, index=False)
+    calendar_id = Integer(default=None, help_text="of calendar; checked by a trigger")
     import_id = BigInt(
         default=None, help_text="orders that share one may be close to each other; see OrderImport"
     )
     version = Integer(default=1, help_text="1, 2, 3, …: one more with each change")
     created_at = Timestamptz(default=TimestamptzNow())
     updated_at = Timestamptz(default=TimestamptzNow())
+    rendered = JSON(default=None, help_text="the order as callers see it; written by a trigger")
+    format = Integer(default=1, help_text="of rendered; part of the order's entity tag")
 
 
 class ClaimedOrderId(Table, tablename="claimed_order_id"):

@@ -7,23 +7,24 @@ would hang.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager, nullcontext
 from functools import wraps
-from typing import TYPE_CHECKING, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
+import asyncpg
+from piccolo.engine.exceptions import TransactionError
 from piccolo.engine.postgres import PostgresTransaction
 
 from shared.database.engine import (
     DB,
     Engine,
     OutcomeUnknownError,
-    translate_connection_errors,
+    translated,
 )
-from shared.database.sessions import close_session, ends_session, is_unavailability
+from shared.database.sessions import DRIVER_ERRORS, Session, ends_session, is_unavailability, sqlstate_of
+from shared.database.statements import read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
 P = ParamSpec("P")
@@ -32,7 +33,7 @@ Isolation = Literal["read_committed", "repeatable_read"]
 
 
 class Transaction(PostgresTransaction):
-    """Piccolo's transaction, which releases its connection also when COMMIT or ROLLBACK raises."""
+    """Piccolo's transaction, with a bounded wait, which always releases its connection."""
 
     engine: Engine
 
@@ -42,13 +43,24 @@ class Transaction(PostgresTransaction):
         self.readonly = readonly
 
     async def __aenter__(self) -> Self:
-        # Not get_connection(): Piccolo's waits for a connection without limit.
-        self.connection = await self.engine.acquire()
+        if not self.readonly:
+            await self.engine.take_write_slot()
         try:
-            self.transaction = self.connection.transaction(isolation=self.isolation, readonly=self.readonly)
-            await self.begin()
+            # Not get_connection(): Piccolo's waits for a connection without limit.
+            self.connection = await self.engine.acquire()
+            try:
+                self.transaction = self.connection.transaction(
+                    isolation=self.isolation, readonly=self.readonly
+                )
+                await self.begin()
+            except BaseException as error:
+                self.connection.terminate()
+                await self.engine.release(self.connection)
+                if isinstance(error, DRIVER_ERRORS):
+                    raise translated(error)  # noqa: B904 (it has its cause)
+                raise
         except BaseException:
-            await self._release()
+            self._release_write_slot()
             raise
         self.context = self.engine.current_transaction.set(self)
         return self
@@ -58,17 +70,22 @@ class Transaction(PostgresTransaction):
         exception_type: type[BaseException] | None,
         exception: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> Literal[False]:
         try:
             if exception is None:
                 await self._commit()
             elif ends_session(exception):
-                close_session(self.connection)  # the server rolls it back
+                self.connection.terminate()  # the server rolls it back
             elif not self.connection.is_closed():
                 await self.rollback()
+        except DRIVER_ERRORS as error:
+            raise translated(error)  # noqa: B904 (it has its cause)
         finally:
             self.engine.current_transaction.reset(self.context)
-            await self._release()
+            await self.engine.release(self.connection)
+            self._release_write_slot()
+        if isinstance(exception, DRIVER_ERRORS) and (unavailable := translated(exception)) is not exception:
+            raise unavailable
         return False
 
     async def _commit(self) -> None:
@@ -76,22 +93,19 @@ class Transaction(PostgresTransaction):
             await self.commit()
         except Exception as error:
             if ends_session(error):
-                close_session(self.connection)
+                self.connection.terminate()
             if self.readonly or not is_unavailability(error):
                 raise
             # The server may have committed, and the connection broken before its answer came.
             raise OutcomeUnknownError(str(error) or type(error).__name__) from error
 
-    async def _release(self) -> None:
-        # Shielded: a request cancelled right here would otherwise keep its connection permanently.
-        await asyncio.shield(self.engine.release(self.connection))
+    def _release_write_slot(self) -> None:
+        if not self.readonly:
+            self.engine.release_write_slot()
 
 
-@asynccontextmanager
-async def transaction(
-    isolation: Isolation = "read_committed", *, readonly: bool = False
-) -> AsyncIterator[Transaction]:
-    """Run a block in one transaction: committed at its end, rolled back when it raises.
+def transaction(isolation: Isolation = "read_committed", *, readonly: bool = False) -> Transaction:
+    """Run an ``async with`` block in one transaction: committed at its end, rolled back when it raises.
 
     Do not nest it, and start no task inside it: a child task would inherit the connection.
 
@@ -100,12 +114,49 @@ async def transaction(
         DatabaseUnavailableError: no connection, or the server went away before the COMMIT: nothing is stored.
 
     """
-    async with (
-        translate_connection_errors(),
-        nullcontext() if readonly else DB.write_slot(),
-        Transaction(DB, isolation, readonly=readonly) as current,
-    ):
-        yield current
+    return Transaction(DB, isolation, readonly=readonly)
+
+
+async def fetch_and_commit(row_type: type[T], sql: str, *args: object) -> T | None:
+    """Run one statement that writes, as a transaction of its own, and return its first row, or None.
+
+    PostgreSQL commits a statement outside BEGIN and COMMIT by itself, so this is one round trip. Within a
+    transaction use ``shared.database.statements``.
+
+    Args:
+        row_type: as in ``fetch_all``.
+        sql: the statement.
+        args: its arguments.
+
+    Raises:
+        OutcomeUnknownError: the connection broke after the statement was sent, so it may be stored or not.
+        DatabaseUnavailableError: no connection, or the server refused to run the statement now: nothing is
+            stored.
+
+    """
+    if DB.current_transaction.get() is not None:
+        raise TransactionError("A transaction is already active; this statement would not be part of it.")
+    await DB.take_write_slot()
+    try:
+        records = await DB.run_alone(_fetch_known, sql, *args)
+    finally:
+        DB.release_write_slot()
+    return read_rows(row_type, records[:1])[0] if records else None
+
+
+async def _fetch_known(connection: Session, sql: str, *args: object) -> list[Any]:
+    try:
+        return await connection.fetch(sql, *args)
+    except DRIVER_ERRORS as error:
+        if is_unavailability(error) and not _was_refused(error):
+            raise OutcomeUnknownError(str(error) or type(error).__name__) from error
+        raise
+
+
+def _was_refused(error: Exception) -> bool:
+    """Return whether the server said that a statement failed: then it has rolled it back."""
+    # asyncpg raises class 08 itself when a connection breaks.
+    return isinstance(error, asyncpg.PostgresError) and not sqlstate_of(error).startswith("08")
 
 
 def retry_on_lock_timeout(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 WINDOW_SECONDS = 2.0
 """How far back it counts how many places were freed. A short pause of the machine hardly changes that."""
@@ -23,39 +24,56 @@ class TooLongError(Exception):
     """The wait would be longer than the caller can wait."""
 
 
-class WaitingLine:
-    """Counts who waits for one of ``places``, and how often one is freed while somebody waits."""
+class WaitingLine(Generic[T]):
+    """Those who wait for one of ``places``, first come, first served, and how often one is freed for them."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, keep: Callable[[T], None]) -> None:
+        """Call ``keep`` with what was handed to somebody who was cancelled at the same moment."""
         self._places = places
-        self._waiting = 0
+        self._keep = keep
+        self._waiting: deque[asyncio.Future[T]] = deque()
         self._began_at = 0.0
         self._freed_at: deque[float] = deque()
 
-    @contextmanager
-    def waiting(self, longest: float) -> Iterator[None]:
-        """Wait in the block for a place.
+    async def wait(self, longest: float) -> T:
+        """Wait until something is handed over, and return it.
 
         Raises:
             TooLongError: those who wait already will need more than ``longest`` seconds.
+            TimeoutError: it took longer.
 
         """
         now = time.monotonic()
-        if self._waiting == 0:  # what was measured when the line was last full says nothing about now
+        if not self._waiting:  # what was measured when the line was last full says nothing about now
             self._began_at = now
             self._freed_at.clear()
         elif self._expected_seconds(now) > longest:
             raise TooLongError
-        self._waiting += 1
+        loop = asyncio.get_running_loop()
+        handed_over: asyncio.Future[T] = loop.create_future()
+        # One timer and no task: at full load every request waits here.
+        timer = loop.call_later(longest, _give_up, handed_over)
+        self._waiting.append(handed_over)
         try:
-            yield
+            return await handed_over
+        except BaseException:
+            if handed_over in self._waiting:
+                self._waiting.remove(handed_over)
+            elif not handed_over.cancelled() and handed_over.exception() is None:
+                self._keep(handed_over.result())  # cancelled just after it was handed over
+            raise
         finally:
-            self._waiting -= 1
+            timer.cancel()
 
-    def free(self) -> None:
-        """Note that a place was freed."""
-        if self._waiting:
-            self._freed_at.append(time.monotonic())
+    def hand_over(self, freed: T) -> bool:
+        """Give what was freed to the first who waits; return whether somebody does."""
+        while self._waiting:
+            first = self._waiting.popleft()
+            if not first.done():
+                self._freed_at.append(time.monotonic())
+                first.set_result(freed)
+                return True
+        return False
 
     def _expected_seconds(self, now: float) -> float:
         measured = min(now - self._began_at, WINDOW_SECONDS)
@@ -65,32 +83,40 @@ class WaitingLine:
             self._freed_at.popleft()
         # At least as if all places were freed now: how long those in use are still needed is unknown.
         freed = max(len(self._freed_at), self._places)
-        return (self._waiting + 1) * measured / freed
+        return (len(self._waiting) + 1) * measured / freed
+
+
+def _give_up(handed_over: asyncio.Future[T]) -> None:
+    if not handed_over.done():
+        handed_over.set_exception(TimeoutError())
 
 
 class Slots:
     """A semaphore with a line in front of it."""
 
     def __init__(self, places: int) -> None:
-        self._semaphore = asyncio.Semaphore(places)
-        self._line = WaitingLine(places)
+        self._free = places
+        self._line: WaitingLine[None] = WaitingLine(places, self._keep)
 
-    @asynccontextmanager
-    async def slot(self, longest: float) -> AsyncIterator[None]:
-        """Hold one of the slots in the block.
+    async def take(self, longest: float) -> None:
+        """Take one of the slots; its ``release`` is then due.
 
         Raises:
             TooLongError: it would take, or took, longer than ``longest`` seconds to get one.
 
         """
-        with self._line.waiting(longest):
-            try:
-                async with asyncio.timeout(longest):
-                    await self._semaphore.acquire()
-            except TimeoutError:
-                raise TooLongError from None
+        if self._free:
+            self._free -= 1
+            return
         try:
-            yield
-        finally:
-            self._semaphore.release()
-            self._line.free()
+            await self._line.wait(longest)
+        except TimeoutError:
+            raise TooLongError from None
+
+    def release(self) -> None:
+        """Hand a slot that was taken to the first who waits, or keep it."""
+        self._keep(None)
+
+    def _keep(self, slot: None) -> None:
+        if not self._line.hand_over(slot):
+            self._free += 1

@@ -1,0 +1,99 @@
+"""Prove that orders' stored texts are what their rows say: ``python -m worker.order_texts``, ``make verify``.
+
+Exit status 0: each is; 1: some are not, and each is listed; 2: the proof failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import asyncpg
+import msgspec
+
+from shared.command_output import print_line
+from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.statements import fetch_all, fetch_value
+from shared.progress import Progress, ProgressLine, ReportProgress, ignore_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CHUNK = 5_000
+"""Orders that one statement compares."""
+
+# The row and its text are read together, so a write in between makes no difference.
+_COMPARE = """
+SELECT
+    max(id) AS last_id, count(*) AS orders,
+    coalesce(
+        array_agg(id ORDER BY id) FILTER (WHERE rendered::text IS DISTINCT FROM order_json(o)::text), '{}'
+    ) AS differing
+FROM (SELECT orders AS o, id, rendered FROM orders WHERE id > $1 ORDER BY id LIMIT $2) AS chunk
+"""
+
+
+class _Compared(msgspec.Struct, frozen=True):
+    last_id: int | None
+    orders: int
+    differing: list[int]
+
+
+@dataclass(frozen=True)
+class TextProof:
+    """The result of a comparison of all orders with their texts."""
+
+    orders: int
+    differing: int
+
+
+async def compare_texts(
+    report: Callable[[int], None], progress: ReportProgress = ignore_progress
+) -> TextProof:
+    """Render every order again and compare; report the id of each whose text differs."""
+    expected = await fetch_value(int, "SELECT count(*) FROM orders")
+    orders = differing = last_id = 0
+    while True:
+        (compared,) = await fetch_all(_Compared, _COMPARE, last_id, CHUNK)
+        if compared.last_id is None:
+            return TextProof(orders, differing)
+        last_id = compared.last_id
+        orders += compared.orders
+        differing += len(compared.differing)
+        for order_id in compared.differing:
+            report(order_id)
+        progress(Progress(orders, max(orders, expected), "compared with their texts"))
+
+
+async def _run() -> TextProof:
+    await DB.start(size=1)
+    try:
+        return await compare_texts(
+            lambda order_id: print_line(f"order {order_id}: its stored text is not what its row says"),
+            ProgressLine("verify"),
+        )
+    finally:
+        await DB.stop()
+
+
+def main() -> int:
+    """Run from the command line."""
+    try:
+        proof = asyncio.run(_run())
+    except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        print_line(f"verify: the proof failed: {error}", level="error")
+        return 2
+    if proof.differing:
+        print_line(
+            f"verify: {proof.differing:,} of {proof.orders:,} orders have texts that their rows do not say",
+            level="error",
+        )
+        return 1
+    print_line(f"every order's stored text is what its row says: {proof.orders:,} orders")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
