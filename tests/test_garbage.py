@@ -19,7 +19,13 @@ async def _answer(app: Any, method: str, path: str, body: bytes) -> int:
     headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
     if body:
         headers.append((b"content-length", b"%d" % len(body)))
-    scope: dict[str, object] = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": headers}
+    scope: dict[str, object] = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": headers,
+    }
     scope |= {"http_version": "1.1", "query_string": b"", "client": ("127.0.0.1", 5000), "state": {}}
     statuses: list[int] = []
 
