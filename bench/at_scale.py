@@ -68,7 +68,8 @@ def run(orders: int, operations: int, rounds: int) -> dict[str, Any]:
     """Measure everything, and return the results."""
     # As PostgreSQL's documentation recommends: a quarter of the memory.
     buffers = f"{psutil.virtual_memory().total // 4 // 1024**2}MB"
-    with servers(shared_buffers=buffers) as (postgres, valkey, folder):
+    # Both databases have just been vacuumed; that it happens again during a measurement would be chance.
+    with servers(shared_buffers=buffers, autovacuum="off") as (postgres, valkey, folder):
         with _sides(postgres, valkey.url, folder, orders) as sides:
             compare(sides, postgres, folder, rounds)
             print("export", flush=True)
