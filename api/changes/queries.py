@@ -27,8 +27,8 @@ TYPES = ("order.created", "order.updated", "order.deleted")
 
 # At least one row: without a change it has the log's bounds only.
 #
-# The limit is part of the statement. For an argument PostgreSQL would expect a tenth of the log, prefer a plan
-# for the number itself, and plan the statement anew at each execution when the log is long.
+# The limit is part of the statement. For an argument PostgreSQL expects a tenth of the log, prefers a plan
+# for its value, and plans the statement anew at each execution when the log is long.
 _SEARCH = f"""
 SELECT l.first_position AS first, l.last_position AS last, c.*
 FROM change_log AS l LEFT JOIN LATERAL (
