@@ -12,7 +12,7 @@ CODE   := $(wildcard api bench contract shared stack tests worker)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run import verify rebuild test matrix faults fuzz bench bench-check har contract contract-static check format format-check lint types imports docs lock clean
+.PHONY: help run import verify rebuild test matrix faults fuzz bench bench-check bench-scale har contract contract-static check format format-check lint types imports docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -89,6 +89,10 @@ bench: $(VENV)/dev.stamp $(BENCH)/peers.stamp  ## measure this service beside th
 
 bench-check: $(VENV)/dev.stamp $(BENCH)/peers.stamp  ## fail if a ratio is 20% under that in bench/results (90 s)
 	@$(PY) -m bench.main --check
+
+# The peers have no part in it.
+bench-scale: $(VENV)/dev.stamp  ## what stays the same with many orders and over time [ORDERS=1000000] [OPERATIONS=200000]
+	@$(PY) -m bench.at_scale $(if $(ORDERS),--orders $(ORDERS)) $(if $(OPERATIONS),--operations $(OPERATIONS))
 
 $(BENCH)/peers.stamp: bench/peers/requirements.lock | $(PY)
 	@$(PY) -m venv --clear $(BENCH)

@@ -53,6 +53,7 @@ def send(
     *,
     refused: bool = False,
     once: bool = False,
+    all_of_them: bool = False,
     rate: float | None = None,
 ) -> Outcome:
     """Send requests on ``CONNECTIONS`` connections for some seconds, and read the outcome.
@@ -64,6 +65,7 @@ def send(
         seconds: less if there are no requests left.
         refused: whether the answers are to be errors.
         once: whether each request may be sent only once.
+        all_of_them: whether to end as soon as each was sent once and answered, which wrk can't.
         rate: requests per second; as many as possible if absent.
 
     Raises:
@@ -72,12 +74,12 @@ def send(
     """
     file.write_bytes(b"\0".join(requests) + b"\0")
     wrk = shutil.which("wrk")
-    if wrk is not None and rate is None:
+    if wrk is not None and rate is None and not all_of_them:
         command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(_SCRIPT)]
         command += [f"http://127.0.0.1:{port}", "--", str(file), *(["once"] if once else [])]
     else:
         command = [sys.executable, "-m", "bench.generator", str(port), str(file), str(seconds)]
-        command += [*(["--once"] if once else []), *(["--rate", str(rate)] if rate else [])]
+        command += [*(["--once"] if once or all_of_them else []), *(["--rate", str(rate)] if rate else [])]
     before = children_cpu()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     cpu = children_cpu() - before

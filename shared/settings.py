@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     It begins with 5 ms after each change, and gets longer while there are none.
     """
 
-    relay_batch: Annotated[int, Field(ge=1, le=5_000)] = 500
+    relay_batch: Annotated[int, Field(ge=1, le=5_000)] = 1_000
     """The most changes that one message announces, and that a consumer applies in one transaction."""
 
     relay_window: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000

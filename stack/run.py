@@ -34,8 +34,6 @@ from stack.restarts import Restarts
 from stack.state_folder import StateFolder
 
 PROCESSES = {"api": "api.server", "relay": "api.relay.main", "worker": "worker.main"}
-_BESIDE_IMPORT = ("relay", "worker")
-"""Started while the sample orders are imported; the others after that."""
 _STOPPED_TOGETHER = ((("api", "relay"), 2.5), (("worker",), 3.0))
 """Which processes stop together, in order, and their grace in seconds: what publishes tasks stops before
 what runs them. With the servers' own grace, 1 s and 2 s, everything ends within 10 s."""
@@ -77,10 +75,6 @@ class Stack:
         try:
             environment = self._start_servers()
             self._run_to_end("migrate", [sys.executable, "-m", "shared.database.migrate"], environment)
-            self._environment = environment
-            # They need only the tables. To load their libraries takes as long as to import the orders.
-            for name in _BESIDE_IMPORT:
-                self._start_service(name)
             if self._plan.sample_data:
                 files = ("sample-data/orders.json", "--services", "sample-data/services.json")
                 command = [sys.executable, "-m", "api.orders.import_command", *files, "--only-if-empty"]
@@ -88,8 +82,8 @@ class Stack:
             self._state.publish(
                 {name: value for name, value in environment.items() if name.startswith("OMS_")}
             )
-            # Not before the import has ended, which does nothing if somebody has stored an order.
-            for name in PROCESSES.keys() - set(_BESIDE_IMPORT):
+            self._environment = environment
+            for name in PROCESSES:
                 self._start_service(name)
             self._wait_until_ready()
             while True:

@@ -17,7 +17,7 @@ from celery import Celery
 from api.orders.bodies import OrderPatch
 from api.orders.updates import delete_order, update_order
 from shared.change_log import FEE_SUMMARIES, lock_cursor
-from shared.database.statements import fetch_value
+from shared.database.statements import execute, fetch_value, fetch_values
 from shared.database.transaction import transaction
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES, CONSUMER_QUEUE
 from tests.builders import later
@@ -26,7 +26,7 @@ from tests.model import fee_shares
 from tests.processes import ServiceProcess
 from tests.steps import applied, apply_every_change, assign_all, place
 from worker.batches import apply_up_to
-from worker.fee_summaries.consumer import _add_batch, apply_changes
+from worker.fee_summaries.consumer import _ADD_CHANGES, _add_batch, _use_indexes, apply_changes
 
 if TYPE_CHECKING:
     from tests.drivers import Database
@@ -303,7 +303,7 @@ def test_shares_of_a_fee_are_equal_to_the_cent_and_the_first_services_get_the_od
 
 
 def test_a_batch_reads_only_the_summary_rows_that_it_changes(run: Run, database: Database) -> None:
-    """So the cost of a change does not grow with the history."""
+    """And no calendar, so the cost of a change grows neither with the history nor with the calendars."""
     run(six_changes())
     database.rows(
         """
@@ -317,7 +317,9 @@ def test_a_batch_reads_only_the_summary_rows_that_it_changes(run: Run, database:
     async def rows_read_in_passing() -> int:
         # Includes reads of earlier transactions of this connection that PostgreSQL has not reported yet.
         return await fetch_value(
-            int, "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'fee_summary'"
+            int,
+            "SELECT sum(seq_tup_read + CASE relname WHEN 'calendar' THEN idx_tup_fetch ELSE 0 END)::bigint "
+            "FROM pg_stat_xact_user_tables WHERE relname IN ('fee_summary', 'calendar')",
         )
 
     async def sum_up_and_count() -> int:
@@ -332,6 +334,25 @@ def test_a_batch_reads_only_the_summary_rows_that_it_changes(run: Run, database:
         database.rows("TRUNCATE fee_summary")
         database.rows("ANALYZE fee_summary")
     assert read == 0
+
+
+def test_a_plan_that_was_made_for_no_summaries_looks_each_row_up_in_the_index(
+    run: Run, database: Database
+) -> None:
+    """It is kept, and would otherwise compare each row of a batch with every row that there is since."""
+    database.rows("VACUUM ANALYZE fee_summary")
+
+    async def plan() -> list[str]:
+        async with transaction():
+            await _use_indexes()
+            await execute(f"PREPARE kept (text, int, bigint, bigint) AS {_ADD_CHANGES}")
+            lines = await fetch_values(str, "EXPLAIN EXECUTE kept ('UTC', 1, 0, 500)")
+            await execute("DEALLOCATE kept")
+            return lines
+
+    lines = run(plan())
+    found = next(number for number, line in enumerate(lines) if "Index Scan using fee_summary_key" in line)
+    assert "(share = delta.share)" in lines[found + 1], "\n".join(lines)
 
 
 def test_the_cursor_is_locked_until_the_batch_is_committed(run: Run, postgres_url: str) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.relay.main import Relay
-from api.relay.publisher import EMPTY_QUEUE_SECONDS
-from shared.change_log import FEE_SUMMARIES, move_cursor
+from api.relay.publisher import EMPTY_QUEUE_SECONDS, WITHOUT_WEBHOOKS_SECONDS
+from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, move_cursor
 from shared.database.transaction import transaction
-from shared.task_queue import APPLY_TO_FEE_SUMMARIES
+from shared.task_queue import APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES
 from tests.builders import later
 from tests.steps import applied, apply_every_change, place
 from worker.fee_summaries.consumer import apply_changes
@@ -199,3 +199,48 @@ def test_a_relay_skips_changes_that_were_applied_meanwhile(run: Run, queue: Queu
     run(place(later(days=2)))
     run(relay_all(relay))
     assert queue.positions() == [3]
+
+
+@pytest.fixture
+def _only_deliveries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.relay.publisher.CONSUMERS", {WEBHOOK_DELIVERIES: APPLY_TO_WEBHOOK_DELIVERIES})
+
+
+@pytest.mark.usefixtures("_only_deliveries")
+def test_without_webhooks_their_consumer_gets_few_messages_and_misses_no_change(
+    run: Run, queue: Queue, setting: Callable[..., None]
+) -> None:
+    """What is left waits for a moment; a whole batch does not."""
+    setting(relay_batch=3)
+    relay = Relay()
+    run(place(later(days=0)))
+    assert run(relay.relay_once()) == 2  # assigned and published
+    for day in (1, 2):
+        run(place(later(days=day)))
+    assert run(relay.relay_once()) == 2  # assigned
+    assert len(queue) == 1
+    run(place(later(days=3)))
+    assert run(relay.relay_once()) == 1 + 3
+    run(place(later(days=4)))
+    assert run(relay.relay_once()) == 1
+    time.sleep(WITHOUT_WEBHOOKS_SECONDS)
+    assert run(relay.relay_once()) == 1
+    assert len(queue) == 3
+
+
+@pytest.mark.usefixtures("_only_deliveries")
+def test_with_a_webhook_its_deliveries_are_published_at_once(
+    run: Run, queue: Queue, database: Database
+) -> None:
+    """The first change after the webhook was created, too."""
+    relay = Relay()
+    run(place(later(days=0)))
+    run(relay.relay_once())
+    database.rows(
+        "INSERT INTO webhook (url, types, calendars, description, starts_after) "
+        "VALUES ('', '{}', '{}', '', 0)"
+    )
+    for day in (1, 2):
+        run(place(later(days=day)))
+        assert run(relay.relay_once()) == 2
+    assert len(queue) == 3

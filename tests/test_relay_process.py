@@ -203,6 +203,18 @@ async def _apply(queue: Queue) -> int:
     return await applied()
 
 
+def test_a_change_soon_after_another_does_not_wait_for_the_longest_pause(
+    run: Run, database: Database, redis_url: str, postgres_url: str
+) -> None:
+    """The pause begins anew with each change, and gets longer only while there are none."""
+    run(place(later(days=0)))
+    with ServiceProcess("api.relay.main", database=postgres_url, redis=redis_url, OMS_RELAY_INTERVAL="3600"):
+        for day in range(1, 6):
+            wait_until(partial(is_assigned, database, day), "the change has a position")
+            run(place(later(days=day)))
+        wait_until(partial(is_assigned, database, 6), "the last change has a position")
+
+
 def leads(relay: ServiceProcess, times: int) -> bool:
     """Whether the relay has become the leader so many times."""
     return relay.log.count("leading") == times

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
+import structlog
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from shared.logs import configure_logs
 from shared.webhook_addresses import Address, AddressPolicy, read_networks
 from stack.embedded_valkey import free_port
 from tests.webhook_receiver import CERTIFICATE, Answer, Receiver
@@ -123,15 +123,10 @@ def test_a_host_name_with_one_forbidden_address_is_refused(receiver: Receiver, a
 
 
 @pytest.fixture
-def events() -> Iterator[list[str]]:
-    """What the test logs, set up as in a process, whatever ran before in this one."""
-    logged: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: logged.append(str(record.msg))  # type: ignore[method-assign]
-    configure_logs()
-    logging.getLogger().addHandler(handler)
-    yield logged
-    logging.getLogger().removeHandler(handler)
+def events() -> Iterator[list[Any]]:
+    """What the test logs."""
+    with structlog.testing.capture_logs() as logged:
+        yield logged
 
 
 @pytest.mark.parametrize(
@@ -146,7 +141,7 @@ def events() -> Iterator[list[str]]:
     ],
 )
 def test_an_attempt_does_not_say_what_a_forbidden_name_resolves_to(
-    scheme: str, address: str, events: list[str]
+    scheme: str, address: str, events: list[Any]
 ) -> None:
     """Its caller may not know the deployment's network. The log has the address."""
     resolve, _ = resolver(address)
@@ -155,7 +150,7 @@ def test_an_attempt_does_not_say_what_a_forbidden_name_resolves_to(
     assert outcome.error.startswith("not sent: the address of db.internal is not allowed")
     assert str(ip_address(address)) not in outcome.error
     (event,) = events
-    assert f"{ip_address(address)} is " in event
+    assert f"{ip_address(address)} is " in str(event)
 
 
 def test_tls_verifies_the_host_name_of_the_url() -> None:

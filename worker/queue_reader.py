@@ -163,10 +163,14 @@ def configure_celery_logs(**_: object) -> None:
 
 
 def quieten_celery() -> None:
-    """Drop Celery's lines about each try to connect; ``queue_unavailable`` says so once."""
+    """Drop Celery's lines about each try to connect, and about each task.
+
+    ``queue_unavailable`` is logged once. A task follows each few changes; it logs itself at the level debug.
+    """
     repeated = {"%s (%r)", "Frequent restarts detected: %r"}
     logging.getLogger("celery.worker.consumer.consumer").addFilter(lambda line: line.msg not in repeated)
-    logging.getLogger("celery.worker.consumer.connection").setLevel(logging.WARNING)
+    for name in ("celery.worker.consumer.connection", "celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("celery.worker.request").addFilter(_shorten_lost_child)
 
 

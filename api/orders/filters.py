@@ -92,6 +92,12 @@ class OrderFilters:
         return ORDERED_SERVICE if self.service is not None and self.calendar is None else ORDERS
 
     @property
+    def has_one_plan(self) -> bool:
+        """Whether one plan suits all values: the list is sorted by an index, which also has the window."""
+        has_window = self.earliest is not None or self.before is not None
+        return self.calendar is None and self.service is None and not (self.keys == ("id",) and has_window)
+
+    @property
     def order_by(self) -> str:
         """The ORDER BY clause."""
         direction = " DESC" if self.descending else ""

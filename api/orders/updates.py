@@ -1,4 +1,4 @@
-"""Updating and deleting orders: each command is one transaction, committed here; locks as in ``commands``."""
+"""Updating and deleting orders: each command commits here; locks as in ``commands``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout,
 # Besides the order, what most updates need to know of the one that it is to become: the names of its services
 # ($2), of those that can be ordered; its calendar ($3); and the import whose place it then has, if any
 # ($4: its datetime). What is null in the change stays.
-_LOCK_ORDER = f"""
+_READ_ORDER = f"""
 SELECT
     version, format, rendered AS json, service_ids, service_names, calendar_id, calendar, import_id,
     {COLUMNS},
@@ -40,8 +40,9 @@ SELECT
 FROM orders
 JOIN (SELECT id AS calendar_id, name AS calendar FROM calendar) AS c USING (calendar_id)
 LEFT JOIN calendar AS wanted_calendar ON wanted_calendar.name = coalesce($3, calendar)
-WHERE orders.id = $1 FOR UPDATE OF orders
+WHERE orders.id = $1
 """
+_LOCK_ORDER = f"{_READ_ORDER} FOR UPDATE OF orders"
 
 # An order that moves (its calendars: $6) may not be near the others of its import, unless it returns to where
 # it came from ($5). That place can't change meanwhile: only an import that stores this order again writes it.
@@ -53,16 +54,16 @@ WITH locked AS MATERIALIZED (
     SELECT pg_advisory_xact_lock({CALENDAR_LOCK}, id) FROM unnest($6::int[]) AS id
 )
 UPDATE orders SET
-    (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(7)}),
+    (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(8)}),
     import_id = CASE WHEN cardinality($6::int[]) = 0 THEN import_id
         ELSE coalesce($5::bigint, nextval('order_import_id_seq')) END,
     version = version + 1, updated_at = clock_timestamp()
-WHERE id = $1 AND (SELECT count(*) FROM locked) = cardinality($6::int[])
+WHERE id = $1 AND version = $7 AND (SELECT count(*) FROM locked) = cardinality($6::int[])
 RETURNING id, version, format, rendered AS json
 """
 
 
-class _LockedOrder(msgspec.Struct, frozen=True):
+class _CurrentOrder(msgspec.Struct, frozen=True):
     """The current order, and what else an update needs to know."""
 
     version: int
@@ -109,8 +110,12 @@ async def update_order(
     """
     for _ in range(ATTEMPTS):
         try:
-            async with transaction():
-                return await _update(order_id, change, preconditions)
+            order = await _update(order_id, change, preconditions, is_locked=False)
+            if order is None:
+                async with transaction():
+                    order = await _update(order_id, change, preconditions, is_locked=True)
+            if order is not None:
+                return order
         except _OrderInTheWayError as refusal:
             # If the order in the way is gone by now, the next attempt may succeed.
             await refuse_if_too_close(refusal.calendar, refusal.at, order_id, refusal.import_id)
@@ -118,11 +123,31 @@ async def update_order(
 
 
 async def _update(
-    order_id: int, change: OrderReplacement | OrderPatch, preconditions: Preconditions | None
-) -> StoredOrder:
+    order_id: int,
+    change: OrderReplacement | OrderPatch,
+    preconditions: Preconditions | None,
+    *,
+    is_locked: bool,
+) -> StoredOrder | None:
+    """Read an order, and write what it is to become.
+
+    Without a lock these are two statements, each a transaction of its own, and nobody waits. That is enough
+    unless the order is written in between, or is to move to a calendar that does not exist yet.
+
+    Args:
+        order_id: the order.
+        change: what is to become of it.
+        preconditions: those of the request.
+        is_locked: in the current transaction, with the order locked in between.
+
+    Returns:
+        The order as it is stored; None if that needs a lock.
+
+    """
     service_ids = sorted(service.id for service in change.services or ())
+    read = _LOCK_ORDER if is_locked else _READ_ORDER
     current = await fetch_optional(
-        _LockedOrder, _LOCK_ORDER, order_id, service_ids, change.calendar, change.datetime
+        _CurrentOrder, read, order_id, service_ids, change.calendar, change.datetime
     )
     if current is None:
         raise OrderNotFoundError(order_id)
@@ -143,11 +168,15 @@ async def _update(
         return StoredOrder(order_id, current.version, current.format, current.json)
     calendars: list[int] = []
     if (wanted.datetime, wanted.calendar) != (current.datetime, current.calendar):
-        calendar_id = current.wanted_calendar_id or (await calendar_ids([wanted.calendar]))[wanted.calendar]
+        calendar_id = current.wanted_calendar_id
+        if calendar_id is None:
+            if not is_locked:
+                return None
+            calendar_id = (await calendar_ids([wanted.calendar]))[wanted.calendar]
         wanted = msgspec.structs.replace(wanted, calendar_id=calendar_id)
         calendars = sorted({current.calendar_id, calendar_id})
     try:
-        order = await fetch_optional(
+        return await (fetch_optional if is_locked else fetch_and_commit)(
             StoredOrder,
             _UPDATE,
             order_id,
@@ -156,13 +185,11 @@ async def _update(
             wanted.calendar_id,
             current.import_there,
             calendars,
+            current.version,
             *values_of(wanted),
         )
     except asyncpg.ExclusionViolationError:
         raise _OrderInTheWayError(order_id, wanted.calendar, wanted.datetime, current.import_there) from None
-    if order is None:
-        raise OrderNotFoundError(order_id)
-    return order
 
 
 _DELETE = "DELETE FROM orders WHERE id = $1 RETURNING id, version, format, rendered AS json"

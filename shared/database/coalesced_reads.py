@@ -69,16 +69,17 @@ class CoalescedReads(Generic[K, R]):
     async def _send_one(self, callers: list[tuple[K, asyncio.Future[R | None]]]) -> None:
         try:
             rows = await self._fetch(list({key for key, _ in callers}))
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - each caller raises it
             for _, row in callers:
                 if not row.done():
-                    row.set_exception(error) if isinstance(error, Exception) else row.cancel()
-            if not isinstance(error, Exception):
-                raise
+                    row.set_exception(error)
         else:
             for key, row in callers:
                 if not row.done():
                     row.set_result(rows.get(key))
+        finally:
+            for _, row in callers:
+                row.cancel()  # no effect if it is done: only if the event loop ends
 
     def _refuse(self) -> None:
         """Refuse those whose statement was not sent in time; they waited as for a connection."""

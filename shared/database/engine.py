@@ -133,11 +133,10 @@ class Engine(PostgresEngine):
             DatabaseUnavailableError: no connection was free in time, or the server can't be reached.
 
         """
-        pool = self.pool
-        if pool is None:
+        if self.pool is None:
             return await self.connect()
         try:
-            return pool.take_idle() or await pool.acquire(settings().pool_wait)
+            return await self.pool.acquire(settings().pool_wait)
         except TooLongError:
             raise OverloadedError("too many requests wait for the database") from None
         except DRIVER_ERRORS as error:
@@ -179,9 +178,8 @@ class Engine(PostgresEngine):
         try:
             return await work()
         except asyncpg.LockNotAvailableError as error:
-            if (
-                self._lock_waiters is None
-            ):  # the process serves no requests; its statements wait in PostgreSQL
+            # The statements of a process that serves no requests wait inside PostgreSQL.
+            if self._lock_waiters is None:
                 raise
             deadline = began + settings().statement_timeout
             try:

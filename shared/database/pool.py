@@ -1,8 +1,8 @@
 """The sessions of one process, and the line of those who wait for one.
 
-asyncpg's own pool costs three times as much as the statement of a short read: it wraps each connection anew,
-arms and cancels a timer for it, and returns it in a shielded task. Here a session that is free is taken, and
-returned, without waiting for anything.
+With asyncpg's own pool and a time limit around it, a short read took five times the CPU time of its
+statement: it wraps each connection anew, arms and cancels timers, and returns it in a shielded task. Here a
+session that is free is taken, and returned, without waiting for anything.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(IDLE_SECONDS / 2, self._close_unused)
 
-    def take_idle(self) -> Session | None:
-        """Take a session that nobody uses, if there is one; its ``release`` is then due."""
+    def _take_idle(self) -> Session | None:
         while self._idle:
             session = self._idle.pop()
             if self._is_usable(session):
@@ -67,7 +66,7 @@ class Pool:
             OSError, asyncpg.PostgresError, asyncpg.InterfaceError: none can be opened.
 
         """
-        session = self.take_idle()
+        session = self._take_idle()
         if session is not None:
             return session
         deadline = self._loop.time() + longest
@@ -145,7 +144,7 @@ class Pool:
         self._timer.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                while session := self.take_idle():
+                while session := self._take_idle():
                     with suppress(*DRIVER_ERRORS):
                         await session.close()
                     self._keep(session)
