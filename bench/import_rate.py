@@ -29,7 +29,7 @@ _MB = 1024**2
 
 
 def measure_import(postgres: EmbeddedPostgres, redis_url: str, folder: Path) -> dict[str, float]:
-    """Import orders with ids of their own on calendars that have orders of other years; return rate and memory.
+    """Import orders, with their ids, on calendars that have orders of other years.
 
     Raises:
         BenchError: they were not imported.

@@ -50,7 +50,7 @@ LATEST = RESULTS / "latest.json"
 _DEFAULT_SECONDS = 360
 _CHECK_SECONDS = 85
 _AFTER_ROUNDS_SECONDS = 63
-"""For what follows the rounds: the pipeline, an import, two starts of the whole system, and the end of all servers."""
+"""For what follows the rounds: pipeline, import, two starts of the system, and the end of all servers."""
 _LEAST_ROUNDS = 3
 _TWO_SECONDS_FROM = 240
 """With at least this budget, each measurement takes two seconds instead of one."""
