@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -12,18 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.builders import later, order_body
-from tests.drivers import at_once
+from tests.builders import NOON, later, order_body, text_of
+from tests.drivers import Database, at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import httpx
 
-    from tests.drivers import Api, Database
+    from tests.drivers import Api
 
 MANY = 50
 CALENDARS = ("default", "crew-1", "crew-2")
+
+PLACE_MANY = """
+INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+SELECT timestamptz '2030-06-01 12:00Z' + n * interval '3 hours', n, '{123}', '{Inspection}', calendar.id
+FROM calendar, generate_series(1, 2000) AS n
+"""
+RENDER_ANEW = "UPDATE orders SET format = order_format() WHERE id = ANY($1)"
 
 
 @pytest.fixture
@@ -226,6 +234,39 @@ def test_one_order_replaced_patched_and_deleted_concurrently_stays_consistent(
         assert sorted(versions) == list(range(2, counts[200] + 2))
         recorded = database.value("SELECT count(*) FROM order_change WHERE order_id = $1", int(order["id"]))
         assert recorded == counts[200] + 2
+
+
+def test_a_move_near_an_order_that_is_being_written_is_refused_at_once(api: Api, database: Database) -> None:
+    """If it waited with its new place taken, and the other order then waited for that place: a deadlock."""
+    in_the_way, moving = spread(api, 2)
+    with Database(database.url) as other:
+        other.run_script("BEGIN; UPDATE orders SET version = version + 1 WHERE id = " + in_the_way["id"])
+        began = time.monotonic()
+        answer = patching(api, moving, datetime=in_the_way["datetime"])()
+        assert answer.status_code == 409
+        assert time.monotonic() - began < 1
+        other.run_script("ROLLBACK")
+
+
+def test_orders_are_moved_while_a_migration_renders_all_of_them_anew(
+    api: Api, database: Database, rng: random.Random
+) -> None:
+    """A move near an order that is being rendered waits, and what renders them may wait for the moved one."""
+    api.placed_order()
+    database.rows(PLACE_MANY)
+    ids = [row["id"] for row in database.rows("SELECT id FROM orders ORDER BY id")]
+    moves = [
+        patching(
+            api, {"id": rng.choice(ids[500:])}, datetime=text_of(NOON + n * timedelta(hours=3, minutes=1))
+        )
+        for n in range(200)
+    ]
+    with ThreadPoolExecutor(16) as threads:
+        moving = [threads.submit(move) for move in moves]
+        while not all(move.done() for move in moving):
+            database.rows(RENDER_ANEW, ids)
+        answers = [move.result() for move in moving]
+    assert set(statuses(answers)) <= {200, 409}, statuses(answers)
 
 
 def test_the_3_hour_rule_holds_under_random_concurrent_writes(api: Api, rng: random.Random) -> None:
