@@ -44,7 +44,7 @@ def new_order(day: int, **fields: Any) -> NewOrder:
 def test_writes_that_met_a_locked_table_succeed_soon_after_it_is_released(
     serving: Run, postgres_url: str, table: str
 ) -> None:
-    """Also if they waited for a row before: a command that has its turn to retry must not wait for another."""
+    """Also if they waited for a row before: a command that has its turn to retry waits for no other."""
 
     async def write() -> float:
         for day in range(8):

@@ -1,4 +1,4 @@
-"""Migrations of a filled database while an earlier release serves it: nothing waits long, and nothing fails."""
+"""Migrations of a filled database while an earlier release serves it: nothing waits long, none fails."""
 
 from __future__ import annotations
 
