@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -267,6 +267,47 @@ def test_orders_are_moved_while_a_migration_renders_all_of_them_anew(
             database.rows(RENDER_ANEW, ids)
         answers = [move.result() for move in moving]
     assert set(statuses(answers)) <= {200, 409}, statuses(answers)
+
+
+def test_keys_used_by_many_at_once_store_each_create_once(
+    api: Api, database: Database, rng: random.Random
+) -> None:
+    """Whatever happens to its order: one answer per key, and other content is refused, until it expires."""
+    created = 0
+    for _ in range(6):
+        answers: defaultdict[tuple[str, str], list[httpx.Response]] = defaultdict(list)
+
+        def caller(seed: int, answers: Any = answers) -> None:
+            own = random.Random(seed)
+            for _ in range(12):
+                path, key, body = (
+                    own.choice(("/orders", "/orders/batch")),
+                    f"key-{own.randrange(3)}",
+                    _new(own),
+                )
+                content = {"orders": [body, _new(own)]} if "batch" in path else body
+                answer = api.client.post(path, json=content, headers={"Idempotency-Key": key})
+                answers[path, key].append(answer)
+                if answer.status_code == 201 and "batch" not in path and own.random() < 0.5:
+                    assert deleting(api, answer.json())().status_code in {204, 404}
+
+        with ThreadPoolExecutor(12) as threads:
+            list(threads.map(caller, [rng.randrange(10**9) for _ in range(12)]))
+        for of_one_key in answers.values():
+            assert set(statuses(of_one_key)) <= {201, 409, 422}, statuses(of_one_key)
+            stored = [answer for answer in of_one_key if answer.status_code == 201]
+            assert len({answer.content for answer in stored}) <= 1
+            first = [answer for answer in stored if "idempotency-replayed" not in answer.headers]
+            assert len(first) == bool(stored)
+            created += sum(len(answer.json().get("orders", [0])) for answer in first)
+        assert created == database.value("SELECT count(*) FROM order_change WHERE type = 'order.created'")
+        database.rows("UPDATE idempotency_key SET created_at = created_at - interval '1 day'")
+
+
+def _new(own: random.Random) -> dict[str, Any]:
+    more = {"id": own.randint(1, 30)} if own.random() < 0.2 else {}
+    calendar = own.choice(CALENDARS) if own.random() < 0.8 else f"new-{own.randrange(1_000)}"
+    return order_body(at=later(hours=3 * own.randrange(6)), calendar=calendar, fee=own.randrange(2), **more)
 
 
 def test_the_3_hour_rule_holds_under_random_concurrent_writes(api: Api, rng: random.Random) -> None:
