@@ -299,13 +299,17 @@ def test_keys_used_by_many_at_once_store_each_create_once(
             assert len({answer.content for answer in stored}) <= 1
             first = [answer for answer in stored if "idempotency-replayed" not in answer.headers]
             assert len(first) == bool(stored)
+            own_ids = {answer.json().get("id") for answer in first}  # none is in the way of its own repeat
+            refused = [answer.json() for answer in of_one_key if answer.status_code == 409]
+            conflicts = [conflict for problem in refused for conflict in problem.get("conflicts", ())]
+            assert own_ids.isdisjoint(conflict["id"] for conflict in conflicts)
             created += sum(len(answer.json().get("orders", [0])) for answer in first)
         assert created == database.value("SELECT count(*) FROM order_change WHERE type = 'order.created'")
         database.rows("UPDATE idempotency_key SET created_at = created_at - interval '1 day'")
 
 
 def _new(own: random.Random) -> dict[str, Any]:
-    more = {"id": own.randint(1, 30)} if own.random() < 0.2 else {}
+    more: dict[str, Any] = {"id": own.randint(1, 30)} if own.random() < 0.2 else {}
     calendar = own.choice(CALENDARS) if own.random() < 0.8 else f"new-{own.randrange(1_000)}"
     return order_body(at=later(hours=3 * own.randrange(6)), calendar=calendar, fee=own.randrange(2), **more)
 

@@ -53,7 +53,9 @@ def test_writes_that_met_a_locked_table_succeed_soon_after_it_is_released(
         async with locking.transaction():
             await locking.execute("SELECT FROM orders FOR UPDATE")
             fee = OrderPatch.model_validate({"totalfee": 7})
-            writes = [asyncio.create_task(updates.update_order(n + 1, fee)) for n in range(8)]
+            writes: list[asyncio.Task[Any]] = [
+                asyncio.create_task(updates.update_order(n + 1, fee)) for n in range(8)
+            ]
             writes += [asyncio.create_task(commands.create_order(new_order(n + 10))) for n in range(8)]
             await asyncio.sleep(0.5)  # updates wait for their rows
             await locking.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")

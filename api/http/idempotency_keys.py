@@ -100,6 +100,10 @@ class IdempotencyKey:
         """Caller, operation, key and fingerprint."""
         return (self.caller, self.operation, self.key, self.fingerprint)
 
+    async def is_used(self) -> bool:
+        """Return whether there is an answer to it, possibly an expired one."""
+        return await fetch_optional(_Used, _READ, self.caller, self.operation, self.key) is not None
+
     async def claim(self) -> Answer | None:
         """Claim the key for this transaction; return the answer that it already has, or None if it was free.
 

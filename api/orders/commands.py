@@ -1,4 +1,4 @@
-"""Creating orders: each command is one transaction; nothing below it commits.
+"""Creating orders: each command is one transaction, often a single statement; nothing below it commits.
 
 An order's row is written together with its change: the trigger ``orders_record_creation`` records it in the
 same statement, so there is no path on which one is stored without the other. Nothing here touches Redis.
@@ -12,7 +12,6 @@ wait for one, so others may wait for them, but never in a cycle.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -34,6 +33,7 @@ from api.orders.errors import (
     CalendarNameTakenError,
     OrderIdTakenError,
     OrdersTooCloseError,
+    ServicesNotOrderableError,
 )
 from api.orders.members import COLUMNS, SETTABLE, STORED_AS_SENT, parameters, values_of
 from api.orders.orderable_services import orderable_names, refuse_unless_orderable
@@ -119,15 +119,20 @@ async def _create_at_once(new: NewOrder, key: IdempotencyKey | None) -> StoredOr
 
     """
     at = new.datetime or current_millisecond()
-    arguments = _arguments_of(new, at)
-    if key is not None:
-        with suppress(asyncpg.UniqueViolationError):  # the key was used before
-            return await fetch_and_commit(StoredOrder, INSERT_WITH_KEY, *arguments, *key.values)
+    statement, of_key = (INSERT_WITH_KEY, key.values) if key else (INSERT, ())
+    try:
+        order = await fetch_and_commit(StoredOrder, statement, *_arguments_of(new, at), *of_key)
+    except asyncpg.UniqueViolationError:  # the key was used before
         return None
-    order = await fetch_and_commit(StoredOrder, INSERT, *arguments)
     if order is None:
-        await orderable_names([service.id for service in new.services])
-        await refuse_if_too_close(new.calendar, at)
+        try:
+            await orderable_names([service.id for service in new.services])
+            await refuse_if_too_close(new.calendar, at)
+        except (ServicesNotOrderableError, OrdersTooCloseError):
+            # Looked up after the refusal: the order in the way may be the one that was stored with the key.
+            if key and await key.is_used():
+                return None
+            raise
     return order
 
 

@@ -53,7 +53,7 @@ class LockTimeoutError(DatabaseUnavailableError):
 
 
 class OutcomeUnknownError(DatabaseUnavailableError):
-    """The connection broke while a transaction was committed: nothing or all of it is stored."""
+    """The connection broke during a COMMIT, or a statement that is one: nothing or all of it is stored."""
 
 
 @asynccontextmanager

@@ -674,10 +674,12 @@ CREATE INDEX webhook_attempt_of_delivery ON webhook_attempt (delivery_id, id);
 
 -- Keys that callers sent, each with the response to the request that first used it.
 --
--- GUARANTEE 6: a create that is repeated with its key stores one order. The key is claimed in the transaction
--- that stores the order: a repeat waits for that transaction at the primary key, and then reads the stored response.
+-- GUARANTEE 6: a create that is repeated with its key stores one order. The key is stored in the transaction that
+-- stores the order, and locked before (IDEMPOTENCY_KEY_LOCK): a repeat waits for that transaction, and then reads the
+-- stored response. The primary key holds what the lock alone would not.
 --
--- State: claimed (answer is '') until the transaction stores its response and commits; others see it only then.
+-- State: most are stored with their response. In a create of several statements, claimed (answer is '') until it stores
+-- its response; others see it only then.
 --
 -- Written by: api/http/idempotency_keys.py; deleted after 24 hours by api/relay/retention.py, or with a webhook
 -- whose secret the response contains (api/webhooks/commands.py).
