@@ -128,7 +128,10 @@ class Settings(BaseSettings):
     """Database connections of one API process. 4 to 8 suit two cores."""
 
     pool_wait: Seconds = 5
-    """How long a request waits for a database connection before it is answered 503."""
+    """How long a request waits for a database connection before it is answered 503.
+
+    Or for the statement that it will share with other reads. If it would wait longer, it is answered at once.
+    """
 
     statement_timeout: Seconds = 15
     """PostgreSQL cancels any statement that runs longer.
