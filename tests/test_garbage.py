@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from api.app import LARGEST_BODY_BYTES, create_litestar
+from api.http.request_bodies import receive_bodies
 from tests.builders import order_body
 
 REQUESTS = 50
@@ -56,7 +57,7 @@ def test_an_answered_request_is_freed_without_the_garbage_collector(
     """Also its body, whatever is wrong with it: what waited for the collector would add up."""
 
     async def count_left() -> int:
-        app = create_litestar()
+        app = receive_bodies(create_litestar(), most_unfinished=REQUESTS)
         assert await _answer(app, method, path, body) == status
         gc.collect()
         gc.disable()

@@ -55,11 +55,15 @@ def receive_bodies(app: ASGIApp, most_unfinished: int) -> ASGIApp:
     in_flight = _InFlight(most_unfinished)
 
     async def receiving(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or _BODIES.isdisjoint(headers_by_name(scope)):
+        if scope["type"] != ScopeType.HTTP:
+            await app(scope, receive, send)
+            return
+        if _BODIES.isdisjoint(headers_by_name(scope)):  # it has no body (RFC 9112, section 6.3)
+            scope["body"] = None  # type: ignore[typeddict-unknown-key]  # a key of our own
             await app(scope, receive, send)
             return
         body = _Body(receive, in_flight, _announced_size(scope))
-        scope["body"] = body  # type: ignore[typeddict-unknown-key]  # a key of our own
+        scope["body"] = body  # type: ignore[typeddict-unknown-key]  # as above
 
         def send_after_body(message: Message) -> Awaitable[None]:
             if body.has_ended or message["type"] != "http.response.start":
@@ -83,16 +87,16 @@ def _announced_size(scope: Scope) -> float:
 
 
 async def receive_body(request: AnyRequest) -> bytes:
-    """Receive the whole body of a request, up to the limit of its route; empty if it has none.
+    """Receive the whole body of a request that passed ``receive_bodies``; empty if it has none.
 
     Raises:
-        RequestEntityTooLarge: it is, or will be, longer than that.
+        RequestEntityTooLarge: it is, or will be, longer than its route allows.
         IncompleteBodyError: the connection ended before it, or its chunks are invalid.
         BodyTimeoutError, TooManyBodiesError: as ``receive_bodies`` limits it.
 
     """
-    body: _Body | None = request.scope.get("body")  # type: ignore[assignment]  # as above
-    if body is None:  # in HTTP/1.1, a request with neither header has none (RFC 9112, section 6.3)
+    body: _Body | None = request.scope["body"]  # type: ignore[typeddict-item]  # as above
+    if body is None:
         return b""
     return await body.read(request.route_handler.resolve_request_max_body_size() or math.inf)
 

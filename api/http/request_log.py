@@ -15,7 +15,7 @@ from api.http.request import headers_by_name
 from api.http.request_metrics import count_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Iterator
 
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,7 +57,7 @@ def request_log(app: ASGIApp) -> ASGIApp:
         status = 0
         is_counted = False
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             nonlocal status, is_counted
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -71,7 +71,7 @@ def request_log(app: ASGIApp) -> ASGIApp:
                     # It lasts as long as its client stays, and would be counted only then.
                     is_counted = True
                     count_request(scope, status, time.perf_counter() - started)
-            await send(message)
+            return send(message)
 
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:

@@ -114,6 +114,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     # is recorded in this session, so a session whose server is gone or became read-only is noticed.
     connection = await DB.connect()
     publishing: asyncio.Task[None] | None = None
+    ended = asyncio.Event()
     try:
         async with translate_connection_errors():
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):
@@ -123,7 +124,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
         led_at = deleted_at = attempts_at = 0.0
         pause = FIRST_PAUSE_SECONDS
         # In a task of its own: if Redis hangs, only the stream is delayed.
-        publishing = asyncio.create_task(RedisStream().publish_until(stop, relay.assigned))
+        publishing = asyncio.create_task(RedisStream().publish_until(ended, relay.assigned))
         while not stop.is_set() and not connection.is_closed():
             beat()
             if time.monotonic() - led_at > LEADING_SECONDS:
@@ -142,11 +143,10 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             await _pause(stop, pause)
     finally:
         if publishing is not None:
-            # Cancelled again until it ends: if releasing the task's connection fails, that error replaces the
-            # cancellation, the task continues, and this relay would wait for it forever.
-            while not publishing.done():
-                publishing.cancel()
-                await asyncio.wait({publishing}, timeout=1)
+            # Both: if cleaning up fails, that error replaces the cancellation, and the task would continue.
+            ended.set()
+            publishing.cancel()
+            await asyncio.wait({publishing})
         connection.terminate()
 
 
