@@ -44,6 +44,8 @@ PIPELINE_GOALS = {
     "create_per_second": ("create, while relay and worker run", "/s", "", None),
     "api_process_mb": ("memory of an API process (RSS)", "MB", "≤", 90),
     "worker_child_mb": ("memory of a worker child (RSS)", "MB", "≤", 90),
+    "import_per_second": ("import of 60,000 orders, the whole command", "orders/s", "≥", 20_000),
+    "import_mb": ("memory of that command (RSS)", "MB", "", None),
     "start_seconds": ("start of `make run` to ready, a new database", "s", "≤", 4),
     "restart_seconds": ("start of `make run` to ready, an existing one", "s", "≤", 4),
 }

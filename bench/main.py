@@ -27,6 +27,7 @@ from bench.contestants import PROCESSES, create_databases, ours, peers_of
 from bench.figures import TOLERANCE, fallen
 from bench.generator import CONNECTIONS
 from bench.goals import BARE, CONTESTANTS, CREATE, EXPRESS, OURS, RATIOS
+from bench.import_rate import measure_import
 from bench.load import generator
 from bench.pgbench import own_statement, plain_statements
 from bench.pipeline import Pipeline
@@ -48,8 +49,8 @@ LATEST = RESULTS / "latest.json"
 
 _DEFAULT_SECONDS = 360
 _CHECK_SECONDS = 85
-_AFTER_ROUNDS_SECONDS = 55
-"""For what follows the rounds: the pipeline, two starts of the whole system, and the end of all servers."""
+_AFTER_ROUNDS_SECONDS = 63
+"""For what follows the rounds: pipeline, import, two starts of the system, and the end of all servers."""
 _LEAST_ROUNDS = 3
 _TWO_SECONDS_FROM = 240
 """With at least this budget, each measurement takes two seconds instead of one."""
@@ -65,6 +66,8 @@ def run(began: float) -> dict[str, Any]:
             print("relay and worker", flush=True)
             create = statistics.median(rounds.rates[OURS][CREATE])
             once = Pipeline(rounds.contestants[0], postgres, valkey.url, folder).measure(create)
+        print("make import", flush=True)
+        once |= measure_import(postgres, valkey.url, folder)
         print("make run", flush=True)
         once |= measure_start(folder)
         return _results(rounds, once, {**machine(folder), "load_before": load})

@@ -42,8 +42,7 @@ class ScaleWorks:
     @property
     def reads(self) -> dict[str, Callable[[], str]]:
         """What each work reads: a function that returns another path at each call."""
-        first_page = f"/orders?limit=50&sort={{}}&from={text(at(0))}"
-        by_datetime, by_id = (self._cursor(first_page.format(sort)) for sort in ("datetime", "id"))
+        by_datetime, by_id = (self._cursor(f"/orders?limit=50&sort={sort}") for sort in ("datetime", "id"))
         return {
             "get": lambda: f"/orders/{FIRST_ID + self._number()}",
             "list, first page": lambda: "/orders?limit=50",

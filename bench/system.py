@@ -27,15 +27,19 @@ _POSTGRES = {"max_connections": "200", "track_commit_timestamp": "on"}
 
 
 @contextmanager
-def servers() -> Iterator[tuple[EmbeddedPostgres, EmbeddedValkey, Path]]:
+def servers(**settings: str) -> Iterator[tuple[EmbeddedPostgres, EmbeddedValkey, Path]]:
     """Start PostgreSQL, which syncs each commit to disk, and Valkey; the folder is removed in the end.
 
     The folder is under /var/tmp, as /tmp may be in memory, where a sync costs nothing.
+
+    Args:
+        settings: of PostgreSQL, besides those of every benchmark.
+
     """
     with tempfile.TemporaryDirectory(prefix="oms-bench-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o711)  # started by root, PostgreSQL runs as another user
-        postgres = EmbeddedPostgres(folder / "postgres", settings=_POSTGRES)
+        postgres = EmbeddedPostgres(folder / "postgres", settings=_POSTGRES | settings)
         try:
             with postgres, EmbeddedValkey(folder / "valkey") as valkey:
                 yield postgres, valkey, folder

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -172,6 +173,23 @@ def test_orders_that_swap_calendars_do_not_deadlock(api: Api) -> None:
         for place, (order, calendar) in enumerate(zip(pair, ("crew-2", "crew-1"), strict=True))
     )
     assert statuses(free) == {200: 24}
+
+
+def test_one_order_moved_by_many_at_once_goes_where_each_of_them_says(api: Api, rng: random.Random) -> None:
+    """One after the other; nobody waits for a lock that waits for them."""
+    order = api.placed_order()
+    for calendar in CALENDARS:
+        api.placed_order(at=later(days=900), calendar=calendar)
+    for _ in range(8):
+        bodies = [
+            order_body(at=later(days=rng.randrange(800)), calendar=rng.choice(CALENDARS)) for _ in range(12)
+        ]
+        path = f"/orders/{order['id']}"
+        answers = at_once(partial(api.client.put, path, json=body) for body in bodies)
+        assert {answer.status_code for answer in answers} == {200}
+        assert all(
+            answer.json()["calendar"] == b["calendar"] for answer, b in zip(answers, bodies, strict=True)
+        )
 
 
 def test_a_datetime_freed_by_a_deletion_is_booked_by_at_most_one_of_many_creates(api: Api) -> None:

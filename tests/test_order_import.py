@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import itertools
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.builders import later, order_body
+from api.orders.errors import ImportRefusedError
+from api.orders.import_command import _check_orders as check_orders
+from api.orders.import_faults import FaultReport
+from api.orders.import_files import ImportedFile
+from api.orders.imports import import_orders
+from tests.builders import MILLISECOND, later, order_body
 from tests.import_steps import import_rows, imported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    from shared.progress import Progress
     from tests.drivers import Api, Database
 
 
@@ -31,6 +37,67 @@ def test_orders_of_one_import_may_be_close_together_but_no_other_order_near_them
     assert api.place_order(at=later(hours=3)).status_code == 409
     api.placed_order(at=later(hours=4))
     assert database.too_close_pairs() == []
+
+
+def test_the_first_and_the_last_order_of_a_calendar_are_compared_with_those_before_and_after_them(
+    api: Api, tmp_path: Path
+) -> None:
+    """Also where stored orders are outside of all that the file has on the calendar."""
+    api.placed_order(calendar="before")
+    api.placed_order(at=later(hours=12), calendar="after")
+    api.placed_order(at=later(days=365), calendar="elsewhere")
+    far = [
+        imported(1, at=later(hours=3), calendar="before"),
+        imported(2, at=later(hours=9), calendar="before"),
+        imported(3, at=later(hours=3), calendar="after"),
+        imported(4, at=later(hours=9), calendar="after"),
+        imported(5, calendar="elsewhere"),
+        imported(6, calendar="new"),
+    ]
+    near = [
+        imported(1, at=later(hours=3) - MILLISECOND, calendar="before"),
+        *far[1:3],
+        imported(4, at=later(hours=9) + MILLISECOND, calendar="after"),
+        *far[4:],
+    ]
+    done = import_rows(tmp_path, near)
+    assert done.returncode == 1
+    *said, conclusion = done.stderr.splitlines()
+    assert [line.partition(" from")[0] for line in said] == [
+        "orders[0].datetime: less than three hours",
+        "orders[3].datetime: less than three hours",
+    ]
+    assert conclusion == "refused: nothing was imported; bad orders: 2, bad services: 0"
+    assert import_rows(tmp_path, far).returncode == 0
+
+
+def test_an_order_that_is_created_while_an_import_stores_its_own_is_named(
+    api: Api,
+    database: Database,
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The constraint refuses what the comparison did not see, and the next attempt compares again."""
+    monkeypatch.setattr("api.orders.imports.CHUNK", 2)
+    api.placed_order(at=later(days=9), calendar="crew-1")
+    rows = ((None, imported(n, at=later(hours=n), calendar="crew-1")) for n in range(1, 7))
+    faults = FaultReport()
+    orders = check_orders(ImportedFile("orders.json", "0" * 64, 6, rows), faults)
+    before = database.counts()
+
+    def create_one(progress: Progress) -> None:
+        if progress.step == "stored" and len(api.every_order()) == 1:
+            api.placed_order(id=7, at=later(hours=8.5), calendar="crew-1")
+
+    with pytest.raises(ImportRefusedError):
+        run(import_orders("orders.json", "0" * 64, orders, progress=create_one, faults=faults))
+    reason = "less than three hours from order 7 at 2030-06-01T20:30:00.000Z on the same calendar"
+    assert list(faults.page()) == [
+        f"orders[5].datetime: {reason}",
+        "refused: nothing was imported; bad orders: 1, bad services: 0",
+    ]
+    api.client.delete("/orders/7")
+    assert database.counts()["orders"] == before["orders"]
 
 
 @pytest.mark.usefixtures("api")

@@ -42,16 +42,17 @@ them look the same.
 
 def read_id(value: object) -> int:
     """Read an id: a positive integer of at most 18 digits, as a string or as a JSON number (223.0 is 223)."""
-    if isinstance(value, int | Decimal) and not isinstance(value, bool):
-        # The bounds are checked first: as an integer, 1e999999 has a million digits.
-        number = int(value) if 1 <= value <= GREATEST_ID and value == int(value) else 0
-    elif isinstance(value, str) and _ID.fullmatch(value):
-        number = int(value)
-    else:
-        number = 0
-    if not 1 <= number <= GREATEST_ID:
-        raise ValueError(f"must be an id: a whole number from 1 to {GREATEST_ID}, in plain digits")
-    return number
+    if isinstance(value, str):
+        if _ID.fullmatch(value):
+            return int(value)
+    elif (
+        isinstance(value, int | Decimal)
+        and not isinstance(value, bool)
+        and 1 <= value <= GREATEST_ID  # checked first: as an integer, 1e999999 has a million digits
+        and value == (number := int(value))
+    ):
+        return number
+    raise ValueError(f"must be an id: a whole number from 1 to {GREATEST_ID}, in plain digits")
 
 
 def read_position(value: object) -> int:

@@ -61,7 +61,7 @@ class Page:
 
         """
         shown = rows[:limit]
-        return cls([show(row) for row in shown], place_of(shown[-1]) if len(rows) > limit else None)
+        return cls(list(map(show, shown)), place_of(shown[-1]) if len(rows) > limit else None)
 
 
 Filters = Sequence[tuple[str, str]]

@@ -32,11 +32,10 @@ class ServiceReference(Body):
 
 def require_distinct_services(services: list[ServiceReference]) -> list[ServiceReference]:
     """Refuse a list that names a service more than once."""
-    twice = [str(i) for i, times in Counter(service.id for service in services).items() if times > 1]
-    if twice:
-        raise ValueError(
-            f"must name each service once; these appear more than once: {', '.join(sorted(twice))}"
-        )
+    ids = [service.id for service in services]
+    if len(set(ids)) < len(ids):
+        twice = sorted(str(service_id) for service_id, times in Counter(ids).items() if times > 1)
+        raise ValueError(f"must name each service once; these appear more than once: {', '.join(twice)}")
     return services
 
 

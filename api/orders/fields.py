@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 
 GREATEST_FEE = Decimal("9999999999.99")
+_CENT = Decimal("0.01")
 DEFAULT_CALENDAR = "default"
 
 _CALENDAR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -18,10 +19,10 @@ def read_fee(value: object) -> Decimal:
         raise ValueError(f"must be a number such as 100 or 99.95{quoted}")  # noqa: TRY004 (one kind of error for every fault)
     if not 0 <= value <= GREATEST_FEE:
         raise ValueError(f"must be from 0 to {GREATEST_FEE}")
-    fee = Decimal(value)
-    if fee != fee.quantize(Decimal("0.01")):
+    fee = Decimal(value).quantize(_CENT)
+    if fee != value:
         raise ValueError("must have at most two decimals; fees are never rounded")
-    return abs(fee.quantize(Decimal("0.01")))
+    return abs(fee)
 
 
 def read_calendar(value: object) -> str:

@@ -35,6 +35,18 @@ CROSS JOIN LATERAL (
 ORDER BY n.place
 """
 
+# Calendars on which orders are stored near those of the file. Orders on others need no comparison one by one.
+_FIND_CALENDARS_TO_COMPARE = """
+SELECT n.calendar_id
+FROM unnest($1::int[], $2::timestamptz[], $3::timestamptz[]) AS n (calendar_id, earliest, latest)
+CROSS JOIN LATERAL (
+    SELECT FROM orders
+    WHERE orders.calendar_id = n.calendar_id
+      AND datetime > n.earliest - $4::interval AND datetime < n.latest + $4::interval
+    ORDER BY datetime LIMIT 1
+) AS o
+"""
+
 _FIND_EARLIER_IMPORTS = """
 SELECT o.place, p.import_id
 FROM unnest($1::int[], $2::bigint[], $3::timestamptz[], $4::int[]) AS o (place, id, at, calendar_id)
@@ -46,11 +58,12 @@ CROSS JOIN LATERAL (
 ) AS p
 """
 
-_FIND_STORED = "SELECT id FROM orders WHERE id = ANY($1::bigint[])"
-
-_FIND_DELETED = """
-SELECT d.id, EXISTS (SELECT FROM imported_place AS p WHERE p.order_id = d.id) AS was_imported
-FROM deleted_order AS d WHERE d.id = ANY($1::bigint[])
+_FIND_KNOWN = """
+SELECT id, 'stored' AS how FROM orders WHERE id = ANY($1::bigint[])
+UNION ALL
+SELECT id, 'deleted' FROM deleted_order WHERE id = ANY($1::bigint[])
+UNION ALL
+SELECT order_id, 'imported' FROM imported_place WHERE order_id = ANY($1::bigint[])
 """
 
 
@@ -74,25 +87,29 @@ class _EarlierImport(msgspec.Struct, frozen=True):
     import_id: int
 
 
-class _DeletedOrder(msgspec.Struct, frozen=True):
+class _KnownOrder(msgspec.Struct, frozen=True):
+    """The id of an order, and how it is known: ``stored``, ``deleted`` or ``imported``."""
+
     id: int
-    was_imported: bool
+    how: str
 
 
-async def claim_ids_of_file(orders: Mapping[int, ImportedOrder], faults: FaultReport) -> None:
+async def claim_ids_of_file(orders: Mapping[int, ImportedOrder], faults: FaultReport) -> set[int]:
     """Claim the file's ids, and name the orders whose ids are, or were, those of other orders.
 
-    An order that was imported and has been deleted may be imported again.
+    An order that was imported and has been deleted may be imported again. Returns the ids of those.
     """
     ids = {order.id for order in orders.values() if order.id is not None}
     claimed = await claim_ids([order_id for order_id in ids if order_id <= GREATEST_CALLERS_ID])
-    stored = set(await fetch_values(int, _FIND_STORED, list(ids)))
-    deleted = await fetch_all(_DeletedOrder, _FIND_DELETED, list(ids))
-    known = claimed | {order.id for order in deleted}
-    taken = stored | (known - {order.id for order in deleted if order.was_imported})
+    known = await fetch_all(_KnownOrder, _FIND_KNOWN, list(ids))
+    stored, deleted, imported = (
+        {order.id for order in known if order.how == how} for how in ("stored", "deleted", "imported")
+    )
+    taken = stored | ((claimed | deleted) - (deleted & imported))
     for place, order in orders.items():
         if order.id in taken:
             faults.add("orders", place, ".id", f"{order.id} is, or was, the id of another order")
+    return imported - stored
 
 
 async def calendars_of_file(orders: Mapping[int, ImportedOrder], faults: FaultReport) -> dict[str, int]:
@@ -146,23 +163,71 @@ async def check_services(
                 faults.add("orders", place, f".services[{i}].id", why)
 
 
-async def check_spacing(
-    orders: Mapping[int, ImportedOrder], calendars: dict[str, int], faults: FaultReport
+async def find_earlier_imports(
+    orders: Mapping[int, ImportedOrder], calendars: Mapping[str, int], imported_ids: Collection[int]
 ) -> dict[int, int]:
-    """Name orders that are too close to stored ones; return which earlier imports they rejoin."""
-    datetimes = [order.datetime for order in orders.values()]
-    calendar_of = [calendars[order.calendar] for order in orders.values()]
-    ids = [order.id for order in orders.values()]
+    """Return the earlier imports that orders rejoin, by their places.
+
+    Args:
+        orders: the file's orders by their places.
+        calendars: the calendars' ids by their names.
+        imported_ids: ids of orders that were imported and are not stored now. Only these can rejoin one.
+
+    """
+    returning = {place: order for place, order in orders.items() if order.id in imported_ids}
     earlier = await fetch_all(
-        _EarlierImport, _FIND_EARLIER_IMPORTS, list(orders), ids, datetimes, calendar_of
+        _EarlierImport,
+        _FIND_EARLIER_IMPORTS,
+        list(returning),
+        [order.id for order in returning.values()],
+        [order.datetime for order in returning.values()],
+        [calendars[order.calendar] for order in returning.values()],
     )
-    rejoining = {order.place: order.import_id for order in earlier}
+    return {order.place: order.import_id for order in earlier}
+
+
+async def find_calendars_to_compare(
+    orders: Mapping[int, ImportedOrder], calendars: Mapping[str, int]
+) -> set[str]:
+    """Return the names of the calendars on which stored orders may be too close to the file's."""
+    datetimes: dict[str, list[datetime]] = {}
+    for order in orders.values():
+        datetimes.setdefault(order.calendar, []).append(order.datetime)
+    ids = {calendars[name]: name for name in datetimes}
+    to_compare = await fetch_values(
+        int,
+        _FIND_CALENDARS_TO_COMPARE,
+        list(ids),
+        [min(datetimes[name]) for name in ids.values()],
+        [max(datetimes[name]) for name in ids.values()],
+        CLEARANCE,
+    )
+    return {ids[calendar_id] for calendar_id in to_compare}
+
+
+async def check_spacing(
+    orders: Mapping[int, ImportedOrder],
+    calendars: Mapping[str, int],
+    rejoining: Mapping[int, int],
+    faults: FaultReport,
+) -> None:
+    """Name orders that are too close to stored ones.
+
+    Args:
+        orders: orders by their places.
+        calendars: the calendars' ids by their names.
+        rejoining: the earlier imports that some of them rejoin, by their places.
+        faults: gets their faults.
+
+    """
+    if not orders:
+        return
     too_close = await fetch_all(
         _TooCloseOrder,
         _FIND_TOO_CLOSE,
         list(orders),
-        datetimes,
-        calendar_of,
+        [order.datetime for order in orders.values()],
+        [calendars[order.calendar] for order in orders.values()],
         CLEARANCE,
         [rejoining.get(place) for place in orders],
     )
@@ -173,7 +238,6 @@ async def check_spacing(
             ".datetime",
             f"less than three hours from order {order.id} at {order.datetime} on the same calendar",
         )
-    return rejoining
 
 
 def check_spacing_in_file(

@@ -7,6 +7,7 @@ between them and all other orders. Every order is recorded as a change, like any
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from api.orders.import_checks import (
     check_spacing,
     check_spacing_in_file,
     claim_ids_of_file,
+    find_calendars_to_compare,
+    find_earlier_imports,
 )
 from api.orders.imported_services import ImportedService, add_services
 from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS, values_of
@@ -30,7 +33,7 @@ from shared.database.statements import execute, fetch_optional, fetch_value
 from shared.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
     from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
 
     from api.orders.import_faults import FaultReport
@@ -163,23 +166,27 @@ async def import_orders(
     if this_import is None:
         return await _import_services_again(sha256, services, faults)
     added = await add_services(services, faults)
-    await claim_ids_of_file(orders, faults)
+    imported_ids = await claim_ids_of_file(orders, faults)
     calendars = await calendars_of_file(orders, faults)
     await lock_calendars(calendars.values())
     await check_services(orders, {*faulty_services, *(service.id for service in services)}, faults)
     places = list(orders.items())
     chunks = [dict(places[start : start + CHUNK]) for start in range(0, len(places), CHUNK)]
-    rejoining: dict[int, int] = {}
+    rejoining = await find_earlier_imports(orders, calendars, imported_ids)
+    to_compare = await find_calendars_to_compare(orders, calendars)
     for n, chunk in enumerate(chunks):
         progress(Progress(n * CHUNK, len(orders), "compared with what is stored", is_last_step=False))
-        rejoining |= await check_spacing(chunk, calendars, faults)
+        near = {place: order for place, order in chunk.items() if order.calendar in to_compare}
+        await check_spacing(near, calendars, rejoining, faults)
     check_spacing_in_file(orders, rejoining, faults)
     if faults:
         raise ImportRefusedError
     await execute(_RAISE_SEQUENCE, max((order.id or 0 for order in orders.values()), default=0))
-    for n, chunk in enumerate(chunks):
+    n = 0
+    async for records in _records(chunks, calendars):
         progress(Progress(n * CHUNK, len(orders), "stored"))
-        await execute(_INSERT_ORDERS, _records(chunk.values(), calendars), this_import.id)
+        await execute(_INSERT_ORDERS, records, this_import.id)
+        n += 1
     return Imported(len(orders), this_import.imported_at, before=False, services_added=added)
 
 
@@ -196,8 +203,21 @@ async def _import_services_again(
     return Imported(earlier_import.orders, earlier_import.imported_at, before=True, services_added=added)
 
 
-def _records(orders: Iterable[ImportedOrder], calendars: dict[str, int]) -> str:
-    return encode_text([_record(order, calendars[order.calendar]) for order in orders])
+async def _records(
+    chunks: Sequence[Mapping[int, ImportedOrder]], calendars: dict[str, int]
+) -> AsyncIterator[str]:
+    """Yield each chunk as ``_INSERT_ORDERS`` takes it, and write the next one while that is stored."""
+
+    def write(chunk: Mapping[int, ImportedOrder]) -> str:
+        return encode_text([_record(order, calendars[order.calendar]) for order in chunk.values()])
+
+    following: asyncio.Future[str] | None = None
+    for chunk in chunks:
+        written, following = following, asyncio.get_running_loop().run_in_executor(None, write, chunk)
+        if written:
+            yield await written
+    if following:
+        yield await following
 
 
 def _record(order: ImportedOrder, calendar_id: int) -> dict[str, Any]:

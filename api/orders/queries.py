@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -107,12 +108,15 @@ async def find_order(order_id: int) -> StoredOrder:
     return order
 
 
+_json_of = attrgetter("json")
+
+
 async def list_orders(filters: OrderFilters, after: Sequence[Any] | None, limit: int) -> Page:
     """List a page of orders after a place."""
     # Few and many matches of a calendar or service want different plans (tests/test_order_query_plans.py).
     fetch = DB.fetch if filters.has_one_plan else DB.fetch_with_custom_plan
     orders, edge = await find_page(fetch, filters, after, limit + 1)
-    page = Page.of(orders, limit, lambda order: order.json, filters.place_of)
+    page = Page.of(orders, limit, _json_of, filters.place_of)
     if page.next_after is None and edge is not None:
         return Page(page.items, [edge])
     return page

@@ -26,32 +26,36 @@ from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout,
 # ($4: its datetime). What is null in the change stays.
 _READ_ORDER = f"""
 SELECT
-    version, format, rendered AS json, service_ids, service_names, calendar_id, calendar, import_id,
-    {COLUMNS},
+    version, format, rendered AS json, service_ids, service_names, calendar_id,
+    rendered ->> 'calendar' AS calendar, import_id, {COLUMNS},
     (
         SELECT array_agg(name ORDER BY id) FROM service WHERE id = ANY($2::bigint[]) AND archived_at IS NULL
     ) AS orderable_names,
     wanted_calendar.id AS wanted_calendar_id,
     (
         SELECT p.import_id FROM imported_place AS p
-        WHERE p.order_id = orders.id AND p.calendar_id = wanted_calendar.id
-          AND p.datetime = coalesce($4::timestamptz, orders.datetime)
+        WHERE p.order_id = o.id AND p.calendar_id = wanted_calendar.id
+          AND p.datetime = coalesce($4::timestamptz, o.datetime)
     ) AS import_there
-FROM orders
-JOIN (SELECT id AS calendar_id, name AS calendar FROM calendar) AS c USING (calendar_id)
-LEFT JOIN calendar AS wanted_calendar ON wanted_calendar.name = coalesce($3, calendar)
-WHERE orders.id = $1
+FROM (SELECT * FROM orders WHERE id = $1 %(lock)s) AS o
+LEFT JOIN calendar AS wanted_calendar ON wanted_calendar.name = coalesce($3, rendered ->> 'calendar')
 """
-_LOCK_ORDER = f"{_READ_ORDER} FOR UPDATE OF orders"
+_READ, _LOCK = _READ_ORDER % {"lock": ""}, _READ_ORDER % {"lock": "FOR UPDATE"}
+# The lock is in the subquery, and the calendar's name comes from the order. When PostgreSQL has waited for
+# the lock, it reads that row again, but not the rows that it was joined to: an order that was moved meanwhile
+# would seem to be gone.
 
 # An order that moves (its calendars: $6) may not be near the others of its import, unless it returns to where
 # it came from ($5). That place can't change meanwhile: only an import that stores this order again writes it.
 #
-# The calendars are locked before anything is written, as the condition is checked once and at first. The one
-# that the order leaves is locked too: two orders that swap calendars would deadlock otherwise.
+# The order's row is locked before its calendars, and these before anything is written, since the condition is
+# checked first. The calendar that the order leaves is locked too: two that swap would deadlock otherwise.
 _UPDATE = f"""
-WITH locked AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock({CALENDAR_LOCK}, id) FROM unnest($6::int[]) AS id
+WITH changing AS MATERIALIZED (
+    SELECT id FROM orders WHERE id = $1 AND version = $7 FOR UPDATE
+), locked AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock({CALENDAR_LOCK}, calendar_id)
+    FROM (SELECT unnest($6::int[]) AS calendar_id FROM changing) AS calendars
 )
 UPDATE orders SET
     (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(8)}),
@@ -145,7 +149,7 @@ async def _update(
 
     """
     service_ids = sorted(service.id for service in change.services or ())
-    read = _LOCK_ORDER if is_locked else _READ_ORDER
+    read = _LOCK if is_locked else _READ
     current = await fetch_optional(
         _CurrentOrder, read, order_id, service_ids, change.calendar, change.datetime
     )
