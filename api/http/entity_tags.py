@@ -63,8 +63,8 @@ class Preconditions:
 def etag(version: int, rendering: int) -> str:
     """Return the tag of a version, in the format in which it is rendered.
 
-    It is strong: a version always has the same bytes in one format. Versions have at most ten digits, so no two
-    tags are equal. The contract has promised a number.
+    It is strong: a version always has the same bytes in one format. The contract promises a number. Versions
+    have at most ten digits, so no two tags are equal.
     """
     return f'"{version}"' if rendering == 1 else f'"{rendering}{version:010}"'
 
