@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -12,18 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.builders import later, order_body
-from tests.drivers import at_once
+from tests.builders import NOON, later, order_body, text_of
+from tests.drivers import Database, at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import httpx
 
-    from tests.drivers import Api, Database
+    from tests.drivers import Api
 
 MANY = 50
 CALENDARS = ("default", "crew-1", "crew-2")
+
+PLACE_MANY = """
+INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id)
+SELECT timestamptz '2030-06-01 12:00Z' + n * interval '3 hours', n, '{123}', '{Inspection}', calendar.id
+FROM calendar, generate_series(1, 2000) AS n
+"""
+RENDER_ANEW = "UPDATE orders SET format = order_format() WHERE id = ANY($1)"
 
 
 @pytest.fixture
@@ -226,6 +234,80 @@ def test_one_order_replaced_patched_and_deleted_concurrently_stays_consistent(
         assert sorted(versions) == list(range(2, counts[200] + 2))
         recorded = database.value("SELECT count(*) FROM order_change WHERE order_id = $1", int(order["id"]))
         assert recorded == counts[200] + 2
+
+
+def test_a_move_near_an_order_that_is_being_written_is_refused_at_once(api: Api, database: Database) -> None:
+    """If it waited with its new place taken, and the other order then waited for that place: a deadlock."""
+    in_the_way, moving = spread(api, 2)
+    with Database(database.url) as other:
+        other.run_script("BEGIN; UPDATE orders SET version = version + 1 WHERE id = " + in_the_way["id"])
+        began = time.monotonic()
+        answer = patching(api, moving, datetime=in_the_way["datetime"])()
+        assert answer.status_code == 409
+        assert time.monotonic() - began < 1
+        other.run_script("ROLLBACK")
+
+
+def test_orders_are_moved_while_a_migration_renders_all_of_them_anew(
+    api: Api, database: Database, rng: random.Random
+) -> None:
+    """A move near an order that is being rendered waits, and what renders them may wait for the moved one."""
+    api.placed_order()
+    database.rows(PLACE_MANY)
+    ids = [row["id"] for row in database.rows("SELECT id FROM orders ORDER BY id")]
+    moves = [
+        patching(
+            api, {"id": rng.choice(ids[500:])}, datetime=text_of(NOON + n * timedelta(hours=3, minutes=1))
+        )
+        for n in range(200)
+    ]
+    with ThreadPoolExecutor(16) as threads:
+        moving = [threads.submit(move) for move in moves]
+        while not all(move.done() for move in moving):
+            database.rows(RENDER_ANEW, ids)
+        answers = [move.result() for move in moving]
+    assert set(statuses(answers)) <= {200, 409}, statuses(answers)
+
+
+def test_keys_used_by_many_at_once_store_each_create_once(
+    api: Api, database: Database, rng: random.Random
+) -> None:
+    """Whatever happens to its order: one answer per key, and other content is refused, until it expires."""
+    created = 0
+    for _ in range(6):
+        answers: defaultdict[tuple[str, str], list[httpx.Response]] = defaultdict(list)
+
+        def caller(seed: int, answers: Any = answers) -> None:
+            own = random.Random(seed)
+            for _ in range(12):
+                path, key, body = (
+                    own.choice(("/orders", "/orders/batch")),
+                    f"key-{own.randrange(3)}",
+                    _new(own),
+                )
+                content = {"orders": [body, _new(own)]} if "batch" in path else body
+                answer = api.client.post(path, json=content, headers={"Idempotency-Key": key})
+                answers[path, key].append(answer)
+                if answer.status_code == 201 and "batch" not in path and own.random() < 0.5:
+                    assert deleting(api, answer.json())().status_code in {204, 404}
+
+        with ThreadPoolExecutor(12) as threads:
+            list(threads.map(caller, [rng.randrange(10**9) for _ in range(12)]))
+        for of_one_key in answers.values():
+            assert set(statuses(of_one_key)) <= {201, 409, 422}, statuses(of_one_key)
+            stored = [answer for answer in of_one_key if answer.status_code == 201]
+            assert len({answer.content for answer in stored}) <= 1
+            first = [answer for answer in stored if "idempotency-replayed" not in answer.headers]
+            assert len(first) == bool(stored)
+            created += sum(len(answer.json().get("orders", [0])) for answer in first)
+        assert created == database.value("SELECT count(*) FROM order_change WHERE type = 'order.created'")
+        database.rows("UPDATE idempotency_key SET created_at = created_at - interval '1 day'")
+
+
+def _new(own: random.Random) -> dict[str, Any]:
+    more = {"id": own.randint(1, 30)} if own.random() < 0.2 else {}
+    calendar = own.choice(CALENDARS) if own.random() < 0.8 else f"new-{own.randrange(1_000)}"
+    return order_body(at=later(hours=3 * own.randrange(6)), calendar=calendar, fee=own.randrange(2), **more)
 
 
 def test_the_3_hour_rule_holds_under_random_concurrent_writes(api: Api, rng: random.Random) -> None:

@@ -16,29 +16,37 @@ from api.orders.errors import ContentionError, OrderNotFoundError, VersionMismat
 from api.orders.members import COLUMNS, parameters, values_of
 from api.orders.orderable_services import orderable_names
 from api.orders.queries import StoredOrder, refuse_if_too_close
+from api.orders.spacing import CLEARANCE
 from api.orders.transactions import ATTEMPTS
 from shared.database.locks import CALENDAR_LOCK
 from shared.database.statements import fetch_optional
 from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout, transaction
 
 # Besides the order, what most updates need to know of the one that it is to become: the names of its services
-# ($2), of those that can be ordered; its calendar ($3); and the import whose place it then has, if any
-# ($4: its datetime). What is null in the change stays.
+# ($2), of those that can be ordered; its calendar ($3); and for the place that it then has ($4: its datetime)
+# the import that placed it there, if any, and whether others are in its way. What the change leaves is null.
 _READ_ORDER = f"""
 SELECT
-    version, format, rendered AS json, service_ids, service_names, calendar_id,
+    version, format, rendered AS json, service_ids, service_names, o.calendar_id,
     rendered ->> 'calendar' AS calendar, import_id, {COLUMNS},
     (
         SELECT array_agg(name ORDER BY id) FROM service WHERE id = ANY($2::bigint[]) AND archived_at IS NULL
     ) AS orderable_names,
-    wanted_calendar.id AS wanted_calendar_id,
-    (
-        SELECT p.import_id FROM imported_place AS p
-        WHERE p.order_id = o.id AND p.calendar_id = wanted_calendar.id
-          AND p.datetime = coalesce($4::timestamptz, o.datetime)
-    ) AS import_there
+    place.calendar_id AS wanted_calendar_id,
+    import_there,
+    (place.calendar_id, place.at) <> (o.calendar_id, o.datetime) AND EXISTS (
+        SELECT FROM orders AS other
+        WHERE other.calendar_id = place.calendar_id
+          AND other.datetime > place.at - $5::interval AND other.datetime < place.at + $5::interval
+          AND other.id <> o.id AND other.import_id IS DISTINCT FROM import_there
+    ) AS is_taken
 FROM (SELECT * FROM orders WHERE id = $1 %(lock)s) AS o
-LEFT JOIN calendar AS wanted_calendar ON wanted_calendar.name = coalesce($3, rendered ->> 'calendar')
+LEFT JOIN calendar ON calendar.name = coalesce($3, rendered ->> 'calendar')
+CROSS JOIN LATERAL (SELECT calendar.id AS calendar_id, coalesce($4::timestamptz, o.datetime) AS at) AS place
+LEFT JOIN LATERAL (
+    SELECT import_id AS import_there FROM imported_place
+    WHERE order_id = o.id AND calendar_id = place.calendar_id AND datetime = place.at
+) AS earlier ON true
 """
 _READ, _LOCK = _READ_ORDER % {"lock": ""}, _READ_ORDER % {"lock": "FOR UPDATE"}
 # The lock is in the subquery, and the calendar's name comes from the order. When PostgreSQL has waited for
@@ -83,11 +91,12 @@ class _CurrentOrder(msgspec.Struct, frozen=True):
     orderable_names: list[str] | None
     wanted_calendar_id: int | None
     import_there: int | None
+    is_taken: bool | None
 
 
 @dataclass
 class _OrderInTheWayError(Exception):
-    """The constraint refused to move an order."""
+    """Another order is, or was a moment ago, where an order is to move."""
 
     order_id: int
     calendar: str
@@ -151,7 +160,7 @@ async def _update(
     service_ids = sorted(service.id for service in change.services or ())
     read = _LOCK if is_locked else _READ
     current = await fetch_optional(
-        _CurrentOrder, read, order_id, service_ids, change.calendar, change.datetime
+        _CurrentOrder, read, order_id, service_ids, change.calendar, change.datetime, CLEARANCE
     )
     if current is None:
         raise OrderNotFoundError(order_id)
@@ -179,6 +188,17 @@ async def _update(
             calendar_id = (await calendar_ids([wanted.calendar]))[wanted.calendar]
         wanted = msgspec.structs.replace(wanted, calendar_id=calendar_id)
         calendars = sorted({current.calendar_id, calendar_id})
+    return await _store(order_id, current, wanted, calendars, is_locked=is_locked)
+
+
+async def _store(
+    order_id: int, current: _CurrentOrder, wanted: _CurrentOrder, calendars: list[int], *, is_locked: bool
+) -> StoredOrder | None:
+    in_the_way = _OrderInTheWayError(order_id, wanted.calendar, wanted.datetime, current.import_there)
+    # The constraint would refuse it too. But there it has its new place while it waits for the orders near
+    # it, and one of them that is written meanwhile may wait for that place: a deadlock.
+    if current.is_taken:
+        raise in_the_way
     try:
         return await (fetch_optional if is_locked else fetch_and_commit)(
             StoredOrder,
@@ -193,7 +213,7 @@ async def _update(
             *values_of(wanted),
         )
     except asyncpg.ExclusionViolationError:
-        raise _OrderInTheWayError(order_id, wanted.calendar, wanted.datetime, current.import_there) from None
+        raise in_the_way from None
 
 
 _DELETE = "DELETE FROM orders WHERE id = $1 RETURNING id, version, format, rendered AS json"

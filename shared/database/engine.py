@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,6 +86,12 @@ def translated(error: Exception, *, connecting: bool = False) -> Exception:
 WAIT_WHILE_LOCKED_SECONDS = 1.0
 """The longest wait for a write slot while many wait for locks: most who come now would be refused when they
 have one."""
+
+_is_retried: ContextVar[bool] = ContextVar("is_retried", default=False)
+"""Whether what runs is started over when it meets a lock: then none of its statements is retried by itself.
+
+Such a statement would wait for its turn to retry, which its own command may have.
+"""
 
 CONNECTIONS_FOR_READERS = 2
 """Connections that writing transactions leave free, in the pool of a process that serves requests."""
@@ -168,24 +175,29 @@ class Engine(PostgresEngine):
             self._write_slots.release()
 
     async def retry_while_locked(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run one statement or one transaction, and run it again as long as a lock that it needs is held.
+        """Run a statement or a command, and run it again as long as a lock that it needs is held.
+
+        Within a command, its statements are not retried by themselves: the command starts over.
 
         Raises:
             LockTimeoutError: the lock was held until ``OMS_STATEMENT_TIMEOUT`` was over.
 
         """
+        # The statements of a process that serves no requests wait inside PostgreSQL.
+        if self._lock_waiters is None or _is_retried.get():
+            return await work()
         began = time.monotonic()
+        retried = _is_retried.set(True)
         try:
             return await work()
         except asyncpg.LockNotAvailableError as error:
-            # The statements of a process that serves no requests wait inside PostgreSQL.
-            if self._lock_waiters is None:
-                raise
             deadline = began + settings().statement_timeout
             try:
                 return await retry_while_locked(work, self._lock_waiters, deadline, error)
             except asyncpg.LockNotAvailableError as last_error:
                 raise LockTimeoutError(str(last_error)) from last_error
+        finally:
+            _is_retried.reset(retried)
 
     async def connect(self) -> Session:
         """Open a connection outside the pool; the caller closes it.

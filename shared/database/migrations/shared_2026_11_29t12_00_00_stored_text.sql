@@ -1,14 +1,16 @@
 -- Every order's text is stored with the order, by a trigger. Piccolo adds the columns after this file, in the same
 -- transaction; orders that exist get their text from the next migration.
 
--- Not one LOCK TABLE: it would wait behind a long export, and every request behind it.
+-- Not one LOCK TABLE: it would wait behind a long export, and every request behind it. The first only waits for a
+-- vacuum, while requests are served; PostgreSQL cancels an automatic one for it.
 SET LOCAL statement_timeout = 0;
+LOCK TABLE idempotency_key, orders, calendar IN SHARE UPDATE EXCLUSIVE MODE;
 SET LOCAL lock_timeout = '300ms';
 DO $$
 BEGIN
     LOOP
         BEGIN
-            LOCK TABLE orders, calendar IN ACCESS EXCLUSIVE MODE;
+            LOCK TABLE idempotency_key, orders, calendar IN ACCESS EXCLUSIVE MODE;
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
             PERFORM pg_sleep(0.2);

@@ -4,9 +4,14 @@ It may be interrupted and run again: an order that has its text is left alone. R
 what they write has its text already.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
 from piccolo.apps.migrations.auto.migration_manager import MigrationManager
 
 from shared.database.statements import execute, fetch_values
+from shared.database.transaction import transaction
 
 ID = "2026-11-29T12:10:00:000000"
 VERSION = "1.38.0"
@@ -24,12 +29,21 @@ _RENDER = "UPDATE orders SET format = format WHERE id = ANY($1) AND rendered IS 
 async def _render() -> None:
     ids = await fetch_values(int, _NEXT_IDS, 0, _BATCH)
     while ids:
-        await execute(_RENDER, ids)
+        async with _without_timeout():
+            await execute(_RENDER, ids)
         ids = await fetch_values(int, _NEXT_IDS, ids[-1], _BATCH)
-    # Checked without a lock that keeps writers out; the next migration makes the column NOT NULL with it.
-    await execute("ALTER TABLE orders DROP CONSTRAINT IF EXISTS orders_rendered")
-    await execute("ALTER TABLE orders ADD CONSTRAINT orders_rendered CHECK (rendered IS NOT NULL) NOT VALID")
-    await execute("ALTER TABLE orders VALIDATE CONSTRAINT orders_rendered")
+    async with transaction():
+        await execute(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
+    async with _without_timeout():
+        await execute("ALTER TABLE orders VALIDATE CONSTRAINT orders_rendered")
+
+
+@asynccontextmanager
+async def _without_timeout() -> AsyncIterator[None]:
+    """Run a transaction whose statements may take longer than those of a request."""
+    async with transaction():
+        await execute("SET LOCAL statement_timeout = 0")
+        yield
 
 
 async def forwards() -> MigrationManager:

@@ -1,7 +1,9 @@
 -- All orders have their text: changes copy it, and the statement of an import writes its changes all at once.
 
--- Not one LOCK TABLE: it would wait behind a long export, and every request behind it.
+-- Not one LOCK TABLE: it would wait behind a long export, and every request behind it. The first only waits for a
+-- vacuum, while requests are served; PostgreSQL cancels an automatic one for it.
 SET LOCAL statement_timeout = 0;
+LOCK TABLE orders, calendar IN SHARE UPDATE EXCLUSIVE MODE;
 SET LOCAL lock_timeout = '300ms';
 DO $$
 BEGIN
