@@ -59,9 +59,10 @@ class Preconditions:
 def etag(version: int, rendering: int) -> str:
     """Return the tag of a version, in the format in which it is rendered.
 
-    It is strong: a version always has the same bytes in one format.
+    It is strong: a version always has the same bytes in one format. Versions have at most ten digits, so no two
+    tags are equal. The contract has promised a number.
     """
-    return f'"{version}"' if rendering == 1 else f'"{version}-{rendering}"'
+    return f'"{version}"' if rendering == 1 else f'"{rendering}{version:010}"'
 
 
 def _read(request: AnyRequest, name: str) -> EntityTags | None:
