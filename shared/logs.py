@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import re
 import sys
 import time
 from contextlib import nullcontext
 from functools import lru_cache, partial
+from select import PIPE_BUF
 from typing import TYPE_CHECKING, TextIO
 
 import structlog
@@ -17,7 +19,7 @@ from shared.control_characters import escape_control_characters, json_line
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
 
@@ -93,6 +95,9 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes the lines of the standard library's loggers, and those of structlog past their records."""
 
     def __init__(self) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A character that its encoding has not would lose all lines that are written together.
+            sys.stdout.reconfigure(errors="backslashreplace")
         super().__init__(sys.stdout)
         self._waiting: list[str] = []
         """Lines that the event loop writes before it waits for anything."""
@@ -129,11 +134,29 @@ class _Handler(logging.StreamHandler[TextIO]):
             if not lines:
                 super().flush()
                 return
-            try:
-                self.stream.write("\n".join([*lines, ""]))
-                super().flush()
-            except Exception:  # noqa: BLE001 - a full disk, a closed pipe, characters that its encoding has not
-                self.handleError(logging.makeLogRecord({"msg": "\n".join(lines)}))
+            for text in _join_lines(lines):
+                try:
+                    self.stream.write(text)
+                    super().flush()
+                except Exception:  # noqa: BLE001 - a full disk, a closed pipe
+                    self.handleError(logging.makeLogRecord({"msg": text}))
+
+
+def _join_lines(lines: Sequence[str]) -> Iterator[str]:
+    """Join lines into texts that one system call writes whole, also to a pipe that other processes write to.
+
+    More than ``PIPE_BUF`` bytes may be mixed with what others write (POSIX), so only a single line has more.
+    """
+    together: list[str] = []
+    size = 0
+    for line in lines:
+        line_size = (len(line) if line.isascii() else len(line.encode(errors="replace"))) + 1
+        if together and size + line_size > PIPE_BUF:
+            yield "".join(together)
+            together, size = [], 0
+        together += (line, "\n")
+        size += line_size
+    yield "".join(together)
 
 
 class _Logger:

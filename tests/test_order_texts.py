@@ -90,6 +90,7 @@ def test_orders_are_written_while_others_still_have_no_text(earlier: Database) -
         ("UPDATE orders SET totalfee = 7", asyncpg.RaiseError),
         ("UPDATE calendar SET name = 'other'", asyncpg.RaiseError),
         ("DELETE FROM calendar", asyncpg.RaiseError),
+        ("TRUNCATE calendar", asyncpg.RaiseError),
         ("UPDATE orders SET calendar_id = 77, version = version + 1", asyncpg.ForeignKeyViolationError),
     ],
 )
@@ -101,6 +102,13 @@ def test_no_statement_can_make_a_text_untrue(
     with pytest.raises(error):
         database.rows(statement)
     assert api.client.get(f"/orders/{stored['id']}").json() == stored
+
+
+def test_calendars_can_be_truncated_together_with_their_orders(api: Api, database: Database) -> None:
+    """As an operator does who empties a database."""
+    api.placed_order()
+    database.rows("TRUNCATE calendar, orders")
+    assert database.value("SELECT count(*) FROM calendar") == 0
 
 
 def test_a_text_that_is_typed_by_hand_is_rendered_anew(api: Api, database: Database) -> None:

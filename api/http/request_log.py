@@ -33,7 +33,6 @@ def _random_ids() -> Iterator[str]:
             yield block[start : start + _ID_BYTES].hex()
 
 
-_new_ids = _random_ids()
 _EVENT_STREAM = b"text/event-stream"
 _USABLE = re.compile(rb"[!-~]{1,128}")
 
@@ -44,6 +43,8 @@ def request_log(app: ASGIApp) -> ASGIApp:
     It wraps the whole application, unlike a Litestar middleware, so that unknown routes get both too. All
     headers that every answer has are added here, in one pass.
     """
+    # Of this application's own: processes that are forked later would share what was drawn before.
+    new_ids = _random_ids()
 
     async def logged(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -51,7 +52,7 @@ def request_log(app: ASGIApp) -> ASGIApp:
             return
         sent_id = headers_by_name(scope).get(b"x-request-id", (b"",))[0]
         # Other characters could forge lines of the log.
-        request_id = sent_id.decode() if _USABLE.fullmatch(sent_id) else next(_new_ids)
+        request_id = sent_id.decode() if _USABLE.fullmatch(sent_id) else next(new_ids)
         scope["request_id"] = request_id  # type: ignore[typeddict-unknown-key]  # a key of our own
         started = time.perf_counter()
         status = 0

@@ -57,8 +57,9 @@ class Relay:
         self._publisher = Publisher(self._sender)
         self._scheduler = Scheduler(self._sender)
         self._has_webhooks = True
+        self._last_position = -1
         self.assigned = asyncio.Event()
-        """Set when positions were assigned."""
+        """Set when the log has new positions, which this relay or another assigned."""
 
     async def relay_once(self) -> int:
         """Assign positions and publish changes, within the window; return the sum of both.
@@ -70,10 +71,11 @@ class Relay:
         progress = await read_progress()
         self._has_webhooks = progress.has_webhooks
         assigned = await assign_positions() if progress.is_waiting else 0
-        if assigned:
-            self.assigned.set()
         # Positions have no gap, so the log now ends there, or later.
         progress = replace(progress, last_position=progress.last_position + assigned)
+        if progress.last_position != self._last_position:
+            self._last_position = progress.last_position
+            self.assigned.set()
         self._sender.begin_round()
         return assigned + await self._publisher.publish_once(progress)
 
