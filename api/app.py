@@ -116,7 +116,7 @@ async def check_request(request: AnyRequest) -> None:
 
 
 def create_litestar() -> Litestar:
-    """Assemble routes, guards and error handling; the command `litestar --app` takes this one."""
+    """Assemble routes, checks and error handling; the command `litestar --app` takes this one."""
     return Litestar.from_config(
         AppConfig(
             # OPTIONS first: Litestar adds its own OPTIONS route to a path that has none yet.

@@ -98,8 +98,8 @@ class ScaleWorks:
             connection.close()
         if answer.status != http.HTTPStatus.OK:
             raise BenchError(f"GET {path} was answered {answer.status}: {content!r}")
-        found: dict[str, Any] = json.loads(content)
-        return found
+        body: dict[str, Any] = json.loads(content)
+        return body
 
     def _cursor(self, path: str) -> tuple[str, list[Any]]:
         """Return a list's path, and the parts of the cursor of its second page."""

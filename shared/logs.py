@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import re
 import sys
+import time
 from contextlib import nullcontext
-from functools import partial
+from functools import lru_cache, partial
+from select import PIPE_BUF
 from typing import TYPE_CHECKING, TextIO
 
 import structlog
@@ -16,13 +19,40 @@ from shared.control_characters import escape_control_characters, json_line
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
 
 _NEEDS_QUOTES = re.compile(r"[ \t=\r\n\"']")
 _PLACED = frozenset({"timestamp", "level", "event", "logger", "exception", "stack"})
 """What a line in text begins with, and what follows it on lines of its own."""
+
+
+def _complete(logger: _Logger, level: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Add what every line has; in one step, as each request has a line."""
+    event = structlog.contextvars.merge_contextvars(logger, level, event)
+    event["level"] = level
+    event["logger"] = logger.name
+    event["timestamp"] = _timestamp()
+    if "stack_info" in event:
+        event = _add_stack(logger, level, event)
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(logger, level, event)
+    return event
+
+
+_add_stack = structlog.processors.StackInfoRenderer()
+
+
+def _timestamp() -> str:
+    """Return the time in UTC, as structlog writes it (RFC 3339)."""
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_text_of(seconds)}.{nanoseconds // 1000:06}Z"
+
+
+@lru_cache(1)
+def _text_of(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _text_line(_logger: object, _method: str, event: structlog.types.EventDict) -> str:
@@ -65,6 +95,9 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes the lines of the standard library's loggers, and those of structlog past their records."""
 
     def __init__(self) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A character that its encoding has not would lose all lines that are written together.
+            sys.stdout.reconfigure(errors="backslashreplace")
         super().__init__(sys.stdout)
         self._waiting: list[str] = []
         """Lines that the event loop writes before it waits for anything."""
@@ -101,11 +134,29 @@ class _Handler(logging.StreamHandler[TextIO]):
             if not lines:
                 super().flush()
                 return
-            try:
-                self.stream.write("\n".join([*lines, ""]))
-                super().flush()
-            except Exception:  # noqa: BLE001 - a full disk, a closed pipe, characters that its encoding has not
-                self.handleError(logging.makeLogRecord({"msg": "\n".join(lines)}))
+            for text in _join_lines(lines):
+                try:
+                    self.stream.write(text)
+                    super().flush()
+                except Exception:  # noqa: BLE001 - a full disk, a closed pipe
+                    self.handleError(logging.makeLogRecord({"msg": text}))
+
+
+def _join_lines(lines: Sequence[str]) -> Iterator[str]:
+    """Join lines into texts that one system call writes whole, also to a pipe that other processes write to.
+
+    More than ``PIPE_BUF`` bytes may be mixed with what others write (POSIX), so only a single line has more.
+    """
+    together: list[str] = []
+    size = 0
+    for line in lines:
+        line_size = (len(line) if line.isascii() else len(line.encode(errors="replace"))) + 1
+        if together and size + line_size > PIPE_BUF:
+            yield "".join(together)
+            together, size = [], 0
+        together += (line, "\n")
+        size += line_size
+    yield "".join(together)
 
 
 class _Logger:
@@ -127,29 +178,31 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
 
 def configure_logs() -> None:
     """Have structlog and the standard library's loggers write to one stream, once, as a process starts."""
-    before_rendering: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
-    render: list[structlog.types.Processor] = [
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(json_line) if settings().log_format == "json" else _text_line,
-    ]
+    render: structlog.types.Processor = (
+        structlog.processors.JSONRenderer(json_line) if settings().log_format == "json" else _text_line
+    )
     handler = _Handler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=before_rendering,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            foreign_pre_chain=[
+                structlog.contextvars.merge_contextvars,
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _add_stack,
+            ],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                render,
+            ],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings().log_level)
     structlog.configure(
-        processors=[*before_rendering, *render],
+        processors=[_complete, render],
         logger_factory=partial(_Logger, handler),
         wrapper_class=structlog.make_filtering_bound_logger(root.level),
         cache_logger_on_first_use=True,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from api.app import ROUTES
+from api.http.access import needs_key
 from shared.settings import SettingsError, settings
 from tests.builders import later, order_body
 from tests.drivers import Api
@@ -93,6 +96,16 @@ def test_a_request_without_a_valid_key_is_answered_401_and_changes_nothing(
         assert answer.json()["type"] == "/problems/unauthenticated"
         assert answer.headers["www-authenticate"].startswith("Bearer ")
     assert database.counts() == counts
+
+
+def test_no_route_is_forgotten_where_keys_are_checked(guarded: Guarded) -> None:
+    """Each answers 401 to each of its methods, except those for callers who have no key yet."""
+    for handler in ROUTES:
+        for template in handler.paths:
+            path = re.sub(r"\{[^}]+\}", "1", template)
+            for method in ("OPTIONS", *handler.http_methods):
+                status = guarded.request(str(method), path).status_code
+                assert (status == 401) is needs_key(path), (method, path, status)
 
 
 @pytest.mark.parametrize("caller", ["board", "office"])

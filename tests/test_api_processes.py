@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 from api.http.shared_counts import FOLDER_VARIABLE, shared_counts
 from tests.builders import later
 from tests.drivers import Api, wait_until
-from tests.processes import NO_REDIS, ServiceProcess
+from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment
 from tests.serving import serving
 from tests.test_metrics import DURATIONS, REQUESTS, read
 
@@ -157,3 +160,36 @@ def _lives(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+_DRAW_IDS_IN_CHILDREN = """
+import asyncio, os
+from api.http.request_log import request_log
+
+def draw_id():
+    async def show(scope, receive, send):
+        print(scope["request_id"], flush=True)
+
+    asyncio.run(request_log(show)({"type": "http", "method": "GET", "path": "/", "headers": []}, None, None))
+
+draw_id()
+for _ in range(2):
+    if os.fork() == 0:
+        draw_id()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_processes_never_give_two_requests_the_same_id(postgres_url: str) -> None:
+    """Although ids are drawn many at once, and a process is a copy of another that may have drawn some."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DRAW_IDS_IN_CHILDREN],
+        cwd=ROOT,
+        env=environment(postgres_url, NO_REDIS),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ids = re.findall(r"^[0-9a-f]{32}$", done.stdout, re.MULTILINE)
+    assert len(ids) == len(set(ids)) == 3, done.stdout

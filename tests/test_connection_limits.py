@@ -178,6 +178,35 @@ def test_a_body_that_stalls_is_answered_408(length: bytes, server: Api) -> None:
     assert "may take 3 s" in problem["detail"]
 
 
+def test_a_body_that_stalls_ends_in_its_own_time_beside_one_that_may_take_longer(server: Api) -> None:
+    """Each has its own end, whatever ends first, last or was begun before."""
+    with closing(connect(server, POST + b"Content-Length: 10000\r\n\r\n" + b" " * 5000)) as longer:
+        time.sleep(1.05)  # a third of the time for a body; by its many bytes, this one has the whole
+        with closing(connect(server, POST + b"Content-Length: 100\r\n\r\n{")) as stalled:
+            seconds, answer = seconds_until_closed(stalled)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert 0.9 < seconds < 1.7
+        seconds, answer = seconds_until_closed(longer)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert seconds > 0.3
+
+
+def test_a_connection_is_used_again_after_a_body_in_parts(server: Api) -> None:
+    """The service does not wait for the end of a body whose announced bytes it has."""
+    body = b'{"totalfee": 1}'
+    head = POST + b"Content-Length: %d\r\n\r\n" % len(body)
+    with closing(connect(server)) as connection:
+        for _ in range(3):
+            for part in (head, body[:3], body[3:]):
+                connection.sendall(part)
+                time.sleep(0.05)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 422")
+        connection.sendall(2 * (head + body))  # two at once
+        answers = b""
+        while answers.count(b"HTTP/1.1 422") < 2:
+            answers += connection.recv(65_536)
+
+
 def test_a_body_that_drips_is_answered_408(server: Api) -> None:
     """It has to come at a least rate, not only at all."""
     with closing(connect(server, POST + b"Content-Length: 1000\r\n\r\n")) as connection:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from api.app import LARGEST_BODY_BYTES, create_litestar
+from api.http.request_bodies import receive_bodies
 from tests.builders import order_body
+from tests.import_steps import import_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.drivers import Api
 
 REQUESTS = 50
 
@@ -56,7 +63,7 @@ def test_an_answered_request_is_freed_without_the_garbage_collector(
     """Also its body, whatever is wrong with it: what waited for the collector would add up."""
 
     async def count_left() -> int:
-        app = create_litestar()
+        app = receive_bodies(create_litestar(), most_unfinished=REQUESTS)
         assert await _answer(app, method, path, body) == status
         gc.collect()
         gc.disable()
@@ -68,3 +75,13 @@ def test_an_answered_request_is_freed_without_the_garbage_collector(
             gc.enable()
 
     assert asyncio.run(count_left()) < REQUESTS
+
+
+def test_an_import_leaves_the_garbage_collector_as_it_was(api: Api, tmp_path: Path) -> None:
+    """Also one that is refused: what called the command may run for long."""
+    del api
+    assert gc.isenabled()
+    assert import_rows(tmp_path, []).returncode == 0
+    assert gc.isenabled()
+    assert import_rows(tmp_path, "{").returncode == 2
+    assert gc.isenabled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -145,3 +146,60 @@ def test_an_error_that_ends_a_process_is_logged_like_everything_else(
         assert "[critical ] ended_by_error" in first
         assert "ZeroDivisionError" in trace[-1]
         assert all(line.startswith("    ") for line in trace)
+
+
+_LOG_MANY_AT_ONCE = """
+import asyncio
+from shared.logs import configure_logs
+import structlog
+
+log = structlog.get_logger("test")
+
+async def log_many():
+    for turn in range(20):
+        for number in range(200):
+            log.info("line", turn=turn, number=number, path="/" + "o" * (number % 90))
+        await asyncio.sleep(0)
+
+configure_logs()
+asyncio.run(log_many())
+"""
+
+
+def test_lines_of_processes_that_share_a_pipe_are_never_mixed(postgres_url: str) -> None:
+    """Each line is whole, although many are written together and the reader is slow."""
+    reading, writing = os.pipe()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _LOG_MANY_AT_ONCE],
+            cwd=ROOT,
+            env=environment(postgres_url, NO_REDIS, OMS_LOG_FORMAT="json"),
+            stdout=writing,
+        )
+        for _ in range(3)
+    ]
+    os.close(writing)
+    read = bytearray()
+    while some := os.read(reading, 3_000):
+        read += some
+        time.sleep(0.0005)  # the pipe is full, and they wait to write
+    os.close(reading)
+    assert [process.wait(20) for process in processes] == [0, 0, 0]
+    events = [json.loads(line) for line in read.splitlines()]
+    assert len(events) == 3 * 20 * 200
+
+
+def test_a_character_that_the_terminal_has_not_loses_no_line(postgres_url: str) -> None:
+    """It is escaped, and the lines that are written together with it are there too."""
+    code = _LOG_MANY_AT_ONCE.replace('"/" + "o" * (number % 90)', r'"/\u20ac" if number == 7 else "/"')
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(postgres_url, NO_REDIS, OMS_LOG_FORMAT="text", PYTHONIOENCODING="latin-1"),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 20 * 200
+    assert lines[7].endswith(rb"path=/\u20ac turn=0")

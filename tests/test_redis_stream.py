@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.relay.redis_stream import STREAM, RedisStream
+from api.relay.redis_stream import CHECK_SECONDS, STREAM, RedisStream
 from api.relay.retention import trim_log
-from shared.change_log import is_change_at
+from shared.change_log import is_change_at, log_bounds
 from shared.database.engine import DB
 from stack.embedded_valkey import EmbeddedValkey
 from tests.builders import later
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
+    from shared.change_log import Bounds
     from tests.drivers import Database
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -164,6 +165,38 @@ def test_publishing_continues_after_every_error(run: Run, reader: RedisReader, d
         run(publish())
     finally:
         database.rows("ALTER TABLE IF EXISTS elsewhere RENAME TO order_change")
+    assert [notification for _, notification in reader.entries()] == log
+
+
+def test_a_command_at_the_same_moment_delays_the_redis_stream_only_briefly(
+    run: Run, reader: RedisReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction is repeated at once, and not only when there is the next change."""
+    place_and_assign(run, 0)
+    run(publish_all())
+    log = place_and_assign(run, 1)
+    hours = iter((1, 2))
+
+    async def write_then_read_bounds() -> Bounds:
+        for hour in hours:
+            reader.client.expire(STREAM, hour * 3_600)
+            break
+        return await log_bounds()
+
+    monkeypatch.setattr("api.relay.redis_stream.log_bounds", write_then_read_bounds)
+
+    async def publish() -> float:
+        stop = asyncio.Event()
+        began = time.monotonic()
+        publishing = asyncio.create_task(RedisStream().publish_until(stop, asyncio.Event()))
+        try:
+            await asyncio.to_thread(wait_until, lambda: len(reader.entries()) == 2, "all is published")
+            return time.monotonic() - began
+        finally:
+            stop.set()
+            await publishing
+
+    assert run(publish()) < CHECK_SECONDS
     assert [notification for _, notification in reader.entries()] == log
 
 

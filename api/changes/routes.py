@@ -16,7 +16,7 @@ from api.http.fields import one_of, read_id, read_position
 from api.http.json_text import encode_text
 from api.http.media_types import JSON
 from api.http.pages import Page, answer_page, limit_of, read_cursor
-from api.http.parameters import PAGING, Query, path_id, query_of, read_limit, read_seconds
+from api.http.parameters import PAGING, Query, parameters_of, path_id, query_of, read_limit, read_seconds
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
 from api.orders.fields import read_calendar
@@ -55,8 +55,8 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
             waiting = _wait_for_changes(filters, page, limit, wait)
             page = await until_disconnect(request.receive, waiting) or page
     # There is always a next page: later changes will be on it.
-    parameters = {name: request.query_params[name] for name in request.query_params}
-    next_url = f"{request.url.path}?{urlencode({**parameters, 'after': str(page.through)})}"
+    parameters = {**dict(parameters_of(request)), "after": str(page.through)}
+    next_url = f"{request.scope['path']}?{urlencode(parameters)}"
     items = ",".join(change.notification() for change in page.changes)
     return BytesResponse(
         f'{{"items":[{items}],"next":{encode_text(next_url)},"next_cursor":{page.through}}}'.encode(),

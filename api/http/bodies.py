@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from urllib.parse import quote
 
-from litestar.exceptions import InternalServerException
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,10 +19,12 @@ from pydantic import (
     model_validator,
 )
 
+from api.http.errors import IncompleteBodyError
 from api.http.json_text import UnreadableJsonError, read_json
 from api.http.problem_types import UNSUPPORTED_MEDIA_TYPE
 from api.http.problems import MAX_FAULTS, Fault, ProblemError, invalid, malformed
 from api.http.request import header_values
+from api.http.request_bodies import receive_body
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -116,9 +117,8 @@ async def read_body(
             headers={"Accept-Patch" if request.method == "PATCH" else "Accept": ", ".join(media_types)},
         )
     try:
-        body = await request.body()
-    except InternalServerException:
-        # Litestar's name for a connection that ended, and for invalid chunked encoding.
+        body = await receive_body(request)
+    except IncompleteBodyError:
         raise malformed(Fault("the body ended before it was complete, or is not validly chunked")) from None
     try:
         value = read_json(body)

@@ -10,7 +10,7 @@ from litestar.enums import ScopeType
 from api.http.problems import ProblemError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from litestar import Response
     from litestar.types import ASGIApp, Receive, Scope, Send
@@ -30,15 +30,14 @@ def refuse_early(
 
     """
 
-    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+    def checked(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == ScopeType.HTTP:
             try:
                 for check in checks:
                     check(scope)
             except ProblemError as refusal:
                 request: Request[Any, Any, Any] = Request(scope)
-                await answer(request, refusal).to_asgi_response(None, request)(scope, receive, send)
-                return
-        await app(scope, receive, send)
+                return answer(request, refusal).to_asgi_response(None, request)(scope, receive, send)
+        return app(scope, receive, send)
 
     return checked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from api.http.problem_types import VERSION_REQUIRED
@@ -20,6 +21,9 @@ _SEPARATOR = r"(?:[ \t]*+,)++[ \t]*+"
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _LIST = re.compile(rf"(?:{_SEPARATOR})?+[ \t]*+{_TAG}(?:{_SEPARATOR}{_TAG})*+(?:{_SEPARATOR})?+[ \t]*+")
 _ONE = re.compile(_TAG)
+
+LONGEST_KEPT_LIST = 100
+"""Characters of a list that is read once for all requests with the same; a longer one is read each time."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class EntityTags:
 
     def weakly_match(self, tag: str) -> bool:
         """Compare a strong tag as If-None-Match does: weak or strong makes no difference."""
-        return self.tags is None or tag in {own_tag.removeprefix("W/") for own_tag in self.tags}
+        return self.tags is None or tag in self.tags or f"W/{tag}" in self.tags
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,10 @@ class Preconditions:
 def etag(version: int, rendering: int) -> str:
     """Return the tag of a version, in the format in which it is rendered.
 
-    It is strong: a version always has the same bytes in one format.
+    It is strong: a version always has the same bytes in one format. The contract promises a number. Versions
+    have at most ten digits, so no two tags are equal.
     """
-    return f'"{version}"' if rendering == 1 else f'"{version}-{rendering}"'
+    return f'"{version}"' if rendering == 1 else f'"{rendering}{version:010}"'
 
 
 def _read(request: AnyRequest, name: str) -> EntityTags | None:
@@ -69,11 +74,19 @@ def _read(request: AnyRequest, name: str) -> EntityTags | None:
     if not values:
         return None
     value = ", ".join(values)
+    tags = _tags_of_short_list(value) if len(value) <= LONGEST_KEPT_LIST else _tags_of(value)
+    if tags is None:
+        raise malformed(Fault('must be * or entity tags such as "1", separated by commas', header=name))
+    return tags
+
+
+def _tags_of(value: str) -> EntityTags | None:
     if value.strip() == "*":
         return EntityTags(None)
-    if not _LIST.fullmatch(value):
-        raise malformed(Fault('must be * or entity tags such as "1", separated by commas', header=name))
-    return EntityTags(frozenset(_ONE.findall(value)))
+    return EntityTags(frozenset(_ONE.findall(value))) if _LIST.fullmatch(value) else None
+
+
+_tags_of_short_list = lru_cache(256)(_tags_of)
 
 
 def read_preconditions(request: AnyRequest) -> Preconditions:

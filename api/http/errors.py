@@ -12,6 +12,10 @@ class IdempotencyKeyReusedError(Exception):
     key: str
 
 
+class IncompleteBodyError(Exception):
+    """A request's body ended before it was complete, or is not validly chunked."""
+
+
 class BodyTimeoutError(Exception):
     """A request's body did not arrive in time."""
 

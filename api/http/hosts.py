@@ -26,6 +26,7 @@ HEALTH_CHECKS = frozenset({"/health/live", "/health/ready"})
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._~%-]+)(:(?P<port>[0-9]{0,5}))?")
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>.+)")
+_SENT_BY_BROWSERS = frozenset({b"sec-fetch-site", b"origin"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -96,6 +97,8 @@ def check_origin(scope: Scope) -> None:
 
     """
     if scope.get("method") in READING or settings().all_api_keys:
+        return
+    if headers_by_name(scope).keys().isdisjoint(_SENT_BY_BROWSERS):
         return
     sites = _values_of(scope, b"sec-fetch-site")
     origins = _values_of(scope, b"origin")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MOST_KEYS = 10_000
 """Limit for all objects of a body together; a full batch has half as many. Each may be a fault to name."""
 
+_FEWEST_BYTES_OF_A_MEMBER = 5
+"""``"":1,``."""
+
 encode = msgspec.json.Encoder(decimal_format="number").encode
 """Write a value as JSON, in UTF-8; decimals as numbers, with all their digits."""
 
@@ -48,12 +51,9 @@ def read_json(body: bytes, most_keys: float = MOST_KEYS) -> Any:
     text = ""
     try:
         text = body.decode()
-        value = json.loads(
-            text,
-            parse_float=Decimal,
-            object_pairs_hook=_object_reader(most_keys),
-            parse_constant=_refuse_constant,
-        )
+        # So short a text has no room for too many keys. To make a decoder takes as long as to read an order.
+        is_short = len(body) < most_keys * _FEWEST_BYTES_OF_A_MEMBER
+        value = (_DECODER if is_short else _decoder(_object_reader(most_keys))).decode(text)
     except UnicodeDecodeError as error:
         utf_16 = " but UTF-16" if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else ""
         raise UnreadableJsonError(f"is not UTF-8{utf_16}, at byte {error.start}") from None
@@ -81,19 +81,38 @@ def _object_reader(most_keys: float) -> Callable[[list[tuple[str, Any]]], dict[s
         keys += len(pairs)
         if keys > most_keys:
             raise UnreadableJsonError(f"has objects with more than {most_keys:,} keys together")
-        members: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in members:
-                raise UnreadableJsonError(f"has the key {key[:100]!r} twice in one object")
-            members[key] = value
-        return members
+        return _read_object(pairs)
 
     return read_object
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise UnreadableJsonError(f"has the key {_repeated_key(pairs)[:100]!r} twice in one object")
+    return members
+
+
+def _repeated_key(pairs: list[tuple[str, Any]]) -> str:
+    before: set[str] = set()
+    for key, _ in pairs:
+        if key in before:
+            return key
+        before.add(key)
+    raise ValueError("no key is repeated")
 
 
 def _refuse_constant(name: str) -> None:
     raise UnreadableJsonError(f"holds {name}, which is not JSON: send a number, or leave it out")
 
+
+def _decoder(read_object: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        parse_float=Decimal, object_pairs_hook=read_object, parse_constant=_refuse_constant
+    )
+
+
+_DECODER = _decoder(_read_object)
 
 _MISTAKES = [
     (re.compile(before + r"\Z"), re.compile(after), reason)

@@ -26,7 +26,8 @@ def method_of(connection: AnyConnection) -> str:
 
 def header_values(scope: Scope, name: bytes) -> Sequence[str]:
     """Return the values of a header, whose name is in lower case, in the order in which they were sent."""
-    return [value.decode("latin-1") for value in headers_by_name(scope).get(name, ())]
+    values = headers_by_name(scope).get(name)
+    return [value.decode("latin-1") for value in values] if values else ()
 
 
 def headers_by_name(scope: Scope) -> Mapping[bytes, Sequence[bytes]]:

@@ -15,7 +15,7 @@ from api.http.request import headers_by_name
 from api.http.request_metrics import count_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Iterator
 
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,7 +33,6 @@ def _random_ids() -> Iterator[str]:
             yield block[start : start + _ID_BYTES].hex()
 
 
-_new_ids = _random_ids()
 _EVENT_STREAM = b"text/event-stream"
 _USABLE = re.compile(rb"[!-~]{1,128}")
 
@@ -44,6 +43,8 @@ def request_log(app: ASGIApp) -> ASGIApp:
     It wraps the whole application, unlike a Litestar middleware, so that unknown routes get both too. All
     headers that every answer has are added here, in one pass.
     """
+    # Of this application's own: processes that are forked later would share what was drawn before.
+    new_ids = _random_ids()
 
     async def logged(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -51,13 +52,13 @@ def request_log(app: ASGIApp) -> ASGIApp:
             return
         sent_id = headers_by_name(scope).get(b"x-request-id", (b"",))[0]
         # Other characters could forge lines of the log.
-        request_id = sent_id.decode() if _USABLE.fullmatch(sent_id) else next(_new_ids)
+        request_id = sent_id.decode() if _USABLE.fullmatch(sent_id) else next(new_ids)
         scope["request_id"] = request_id  # type: ignore[typeddict-unknown-key]  # a key of our own
         started = time.perf_counter()
         status = 0
         is_counted = False
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             nonlocal status, is_counted
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -71,7 +72,7 @@ def request_log(app: ASGIApp) -> ASGIApp:
                     # It lasts as long as its client stays, and would be counted only then.
                     is_counted = True
                     count_request(scope, status, time.perf_counter() - started)
-            await send(message)
+            return send(message)
 
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:

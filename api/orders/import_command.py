@@ -19,7 +19,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,6 +132,18 @@ async def run(
         await DB.stop()
 
 
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Collect no garbage: all that is read is kept to the end, and a collection looks through all of it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
@@ -148,13 +160,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="do nothing if there are, or were, orders or changes, or there are services",
     )
     options = parser.parse_args(arguments)
-    gc.disable()  # all that is read is kept to the end, and to look for garbage in it takes half the time
     try:
         report = options.report.open("wb") if options.report else None
     except OSError as error:
         print_line(f"{options.report}: {error.strerror}", level="error")
         return 2
-    with report or nullcontext():
+    with report or nullcontext(), _without_garbage_collection():
         faults = FaultReport(report)
         status = _import(options, faults)
         faults.close()

@@ -57,8 +57,9 @@ class Relay:
         self._publisher = Publisher(self._sender)
         self._scheduler = Scheduler(self._sender)
         self._has_webhooks = True
+        self._last_position = -1
         self.assigned = asyncio.Event()
-        """Set when positions were assigned."""
+        """Set when the log has new positions, which this relay or another assigned."""
 
     async def relay_once(self) -> int:
         """Assign positions and publish changes, within the window; return the sum of both.
@@ -70,10 +71,11 @@ class Relay:
         progress = await read_progress()
         self._has_webhooks = progress.has_webhooks
         assigned = await assign_positions() if progress.is_waiting else 0
-        if assigned:
-            self.assigned.set()
         # Positions have no gap, so the log now ends there, or later.
         progress = replace(progress, last_position=progress.last_position + assigned)
+        if progress.last_position != self._last_position:
+            self._last_position = progress.last_position
+            self.assigned.set()
         self._sender.begin_round()
         return assigned + await self._publisher.publish_once(progress)
 
@@ -114,6 +116,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     # is recorded in this session, so a session whose server is gone or became read-only is noticed.
     connection = await DB.connect()
     publishing: asyncio.Task[None] | None = None
+    ended = asyncio.Event()
     try:
         async with translate_connection_errors():
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):
@@ -123,7 +126,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
         led_at = deleted_at = attempts_at = 0.0
         pause = FIRST_PAUSE_SECONDS
         # In a task of its own: if Redis hangs, only the stream is delayed.
-        publishing = asyncio.create_task(RedisStream().publish_until(stop, relay.assigned))
+        publishing = asyncio.create_task(RedisStream().publish_until(ended, relay.assigned))
         while not stop.is_set() and not connection.is_closed():
             beat()
             if time.monotonic() - led_at > LEADING_SECONDS:
@@ -142,11 +145,10 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             await _pause(stop, pause)
     finally:
         if publishing is not None:
-            # Cancelled again until it ends: if releasing the task's connection fails, that error replaces the
-            # cancellation, the task continues, and this relay would wait for it forever.
-            while not publishing.done():
-                publishing.cancel()
-                await asyncio.wait({publishing}, timeout=1)
+            # Both: if cleaning up fails, that error replaces the cancellation, and the task would continue.
+            ended.set()
+            publishing.cancel()
+            await asyncio.wait({publishing})
         connection.terminate()
 
 

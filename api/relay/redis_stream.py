@@ -87,16 +87,17 @@ class RedisStream:
 
         Args:
             stop: ends it, after a second at most.
-            assigned: is set when positions were assigned; cleared here.
+            assigned: is set when the log has new positions; cleared here.
 
         """
         try:
             while not stop.is_set():
-                pause = PAUSE_SECONDS
+                has_all = False
                 assigned.clear()
                 try:
-                    if await self.publish_once() == BATCH:
-                        pause = 0
+                    published = await self.publish_once()
+                    has_all = published is not None and published < BATCH
+                    pause = 0 if published == BATCH else PAUSE_SECONDS
                 except DatabaseUnavailableError:
                     pause = PAUSE_WHEN_UNAVAILABLE_SECONDS  # the relay logs it
                 except (RedisError, OSError) as error:
@@ -113,12 +114,16 @@ class RedisStream:
                     if self._is_unavailable:
                         log.info("redis_available_again")
                     self._is_unavailable = False
-                await _pause(pause, assigned)
+                await asyncio.sleep(pause)
+                if has_all:
+                    await _wait_for(assigned)
         finally:
             await self.close()
 
-    async def publish_once(self) -> int:
+    async def publish_once(self) -> int | None:
         """Publish a batch of changes that the stream does not have yet; return how many.
+
+        None: the stream or the log changed meanwhile, so nothing was published. Try again.
 
         Raises:
             RedisError: Redis is unavailable, full, or does not answer in time.
@@ -140,10 +145,9 @@ class RedisStream:
             if begin >= bounds.last and not is_foreign:
                 return 0
             changes = await changes_after(begin, BATCH)
-            if changes and changes[0].position != begin + 1:
-                return 0  # the log was trimmed in between: try again
-            if not changes and not is_foreign:
-                return 0
+            is_trimmed = changes[0].position != begin + 1 if changes else not is_foreign
+            if is_trimmed:
+                return None
             pipeline.multi()
             if is_foreign:
                 log.warning("foreign_stream_removed", stream_end=end, latest=bounds.last)
@@ -152,20 +156,17 @@ class RedisStream:
             try:
                 await pipeline.execute()
             except WatchError:
-                return 0
+                return None
             except ResponseError as error:
                 if "equal or smaller" not in str(error):
                     raise
-                return 0  # another relay got there first: the entry exists
+                return None  # another relay got there first: the entry exists
         return len(changes)
 
 
-async def _pause(seconds: float, assigned: asyncio.Event) -> None:
-    """Pause; and after a normal pause, until positions are assigned."""
-    await asyncio.sleep(seconds)
-    if seconds == PAUSE_SECONDS:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(assigned.wait(), CHECK_SECONDS)
+async def _wait_for(assigned: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(assigned.wait(), CHECK_SECONDS)
 
 
 async def _read_end(pipeline: Pipeline) -> _StreamEnd | None:

@@ -45,10 +45,10 @@ def breaking_changes(old: Place, new: Place) -> list[Change]:
 
 SECTIONS: tuple[tuple[str, Direction, Direction], ...] = (
     ("paths", "request", "response"),
-    ("webhooks", "response", "request"),
+    ("webhooks", "event", "request"),
 )
 """The sections with operations. In ``paths`` callers send bodies and receive responses; in ``webhooks`` they
-receive bodies and send responses."""
+receive bodies, each an event, and send responses."""
 
 
 def _of_contracts(old: Place, new: Place) -> Iterator[Change]:

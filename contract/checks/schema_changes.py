@@ -2,8 +2,9 @@
 
 A schema of a *request* may only become wider, so that what a caller sends stays valid. A schema of a
 *response* may only become narrower, so that a caller receives nothing unexpected; new members of objects are
-the exception, since callers must ignore unknown members. Keywords that can't be compared (two different
-patterns) count as breaking.
+the exception, since callers must ignore unknown members. The same holds for a schema of an *event*, and no
+member may become required in it: events that were recorded before keep their bytes. Keywords that can't be
+compared (two different patterns) count as breaking.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from contract.checks.document import Place
 
-Direction = Literal["request", "response"]
+Direction = Literal["request", "response", "event"]
 
 LOWER_BOUNDS = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 UPPER_BOUNDS = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
@@ -190,7 +191,7 @@ class SchemaComparison:
 
     def _of_members(self, old: Shape, new: Shape, direction: Direction) -> Iterator[Change]:
         for name in sorted(set(old.properties) - set(new.properties)):
-            if direction == "response" or new.closed:
+            if direction != "request" or new.closed:
                 yield Change(old.properties[name].pointer, f"the member {name} was removed")
         for name in sorted(set(old.properties) & set(new.properties)):
             yield from self.changes(old.properties[name], new.properties[name], direction)
@@ -202,6 +203,9 @@ class SchemaComparison:
         else:
             for name in sorted((old.required - new.required) & set(new.properties)):
                 yield Change(new.pointer, f"the member {name} is no longer always present")
+        if direction == "event":
+            for name in sorted(new.required - old.required):
+                yield Change(new.pointer, f"events that were recorded before may not have the member {name}")
 
 
 def _problem_type(problem: Shape) -> Any:
@@ -216,7 +220,7 @@ def _of_values(old: Shape, new: Shape, direction: Direction) -> Iterator[Change]
             yield Change(new.pointer, f"only {_listed(now)} are accepted now")
         elif lost:
             yield Change(new.pointer, f"the values {_listed(lost)} are no longer accepted")
-    if direction == "response" and before is not None:
+    if direction != "request" and before is not None:
         added = [value for value in now if value not in before] if now is not None else None
         if added is None:
             yield Change(new.pointer, f"values other than {_listed(before)} may now be returned")

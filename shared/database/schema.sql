@@ -45,6 +45,18 @@ $$;
 CREATE TRIGGER calendar_is_final BEFORE UPDATE OF id, name OR DELETE ON calendar
     FOR EACH ROW EXECUTE FUNCTION refuse_calendar_change();
 
+-- TRUNCATE fires no trigger of rows. It is fine if it empties orders too.
+CREATE FUNCTION refuse_truncation_of_calendars() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM orders) THEN
+        RAISE EXCEPTION 'calendars can''t be truncated without orders: their texts have calendars'' names';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER calendar_is_kept AFTER TRUNCATE ON calendar
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncation_of_calendars();
+
 -- What can be ordered. Archived, never deleted, so that the services of an old order can still be read.
 --
 -- State: in use while archived_at is null. Archived and restored by api/services/commands.py.
