@@ -15,8 +15,8 @@ from api.changes import stream
 from api.changes.tail import TAIL
 from api.fee_summaries import routes as fee_summaries
 from api.http.access import check_access, check_authorization
+from api.http.ambiguous_requests import check_path, check_transfer_coding
 from api.http.early_refusals import refuse_early
-from api.http.guards import check_path, check_transfer_coding
 from api.http.hosts import check_host, check_origin
 from api.http.media_types import check_acceptable
 from api.http.open_connections import closing_silent_connections, most_connections, track_requests
