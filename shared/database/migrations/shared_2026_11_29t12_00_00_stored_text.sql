@@ -30,6 +30,18 @@ $$;
 CREATE TRIGGER calendar_is_final BEFORE UPDATE OF id, name OR DELETE ON calendar
     FOR EACH ROW EXECUTE FUNCTION refuse_calendar_change();
 
+-- TRUNCATE fires no trigger of rows.
+CREATE FUNCTION refuse_truncation_of_calendars() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM orders) THEN
+        RAISE EXCEPTION 'calendars can''t be truncated without orders: their texts have calendars'' names';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER calendar_is_kept AFTER TRUNCATE ON calendar
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncation_of_calendars();
+
 -- The text's trigger checks the calendar from now on. A foreign key locks the calendar's row in every create.
 ALTER TABLE orders DROP CONSTRAINT orders_calendar_id_fkey;
 
