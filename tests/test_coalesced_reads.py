@@ -286,5 +286,5 @@ def test_orders_that_were_just_written_are_read_as_they_are(api: Api) -> None:
         assert api.client.delete(address).status_code == 204
         return api.client.get(address)
 
-    answers = at_once([lambda number=number: write_and_read(number) for number in range(16)])  # type: ignore[misc]
+    answers = at_once([lambda number=number: write_and_read(number) for number in range(16)])  # type: ignore[misc]  # mypy infers no defaults
     assert [answer.status_code for answer in answers] == [404] * 16

@@ -45,7 +45,7 @@ class BytesResponse(Response[bytes]):
     def to_asgi_response(
         self,
         app: Any,  # noqa: ARG002 - this and what else Litestar passes
-        request: Any,  # noqa: ARG002
+        request: Any,  # noqa: ARG002 - as above
         *,
         status_code: int | None = None,
         **_options: Any,
@@ -85,5 +85,5 @@ class _SentBytes(ASGIResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Send it."""
-        await send(self._start)  # type: ignore[arg-type]
-        await send(self._content)  # type: ignore[arg-type]
+        await send(self._start)  # type: ignore[arg-type]  # a dict, not Litestar's TypedDict
+        await send(self._content)  # type: ignore[arg-type]  # as above

@@ -100,7 +100,7 @@ CONNECTIONS_FOR_READERS = 2
 class Engine(PostgresEngine):
     """Piccolo's engine, with a time limit on the wait for a connection."""
 
-    pool: Pool | None  # type: ignore[assignment]
+    pool: Pool | None  # type: ignore[assignment]  # ours in place of asyncpg's
     _write_slots: Slots | None = None
     _lock_waiters: LockWaiters | None = None
 
@@ -208,7 +208,7 @@ class Engine(PostgresEngine):
         """
         async with translate_connection_errors(connecting=True):
             connection: Any = await self.get_new_connection()
-            return connection  # type: ignore[no-any-return]
+            return connection  # type: ignore[no-any-return]  # Piccolo does not say of what type
 
     async def release(self, connection: Session) -> None:
         """Return a connection to its pool at once, or close one that belongs to none."""

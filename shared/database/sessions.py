@@ -116,4 +116,4 @@ class Session(asyncpg.Connection):
         if self.is_closed():
             return False
         protocol: Any = self._protocol  # type: ignore[attr-defined]  # asyncpg's own pool asks it the same
-        return not protocol._is_cancelling() and not self.is_in_transaction()  # noqa: SLF001
+        return not protocol._is_cancelling() and not self.is_in_transaction()  # noqa: SLF001 (as above)
