@@ -32,6 +32,19 @@ IDEMPOTENCY_KEY_LOCK = 7_316_007
 """Transaction lock of an Idempotency-Key: its first key. The second is a hash of its names."""
 
 
+SPACING_LOCK = 7_316_008
+"""Transaction lock of a calendar's spacing: its first key. The second key is the calendar's id.
+
+Triggers take it (``shared/database/schema.sql``): shared to place an order, exclusively to change the spacing.
+"""
+
+REFERENCE_LOCK = 7_316_009
+"""Transaction lock of references that orders get: its first key. The second is one of ``REFERENCE_BUCKETS``."""
+
+REFERENCE_BUCKETS = 64
+"""Few, so that an import of any number of references needs few locks."""
+
+
 @asynccontextmanager
 async def only_one(lock: int) -> AsyncIterator[bool]:
     """Take a session lock for the length of the block, if it is free; yield whether it was. It never waits.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 REQUIRED_POSTGRESQL = 18
 """The major version. Statements use ``uuidv7()``, which is new in it."""
 
+_PAUSE_SECONDS = 0.2
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_ID = re.compile('^ID = "(.+)"$', re.MULTILINE)
 
@@ -43,8 +45,10 @@ async def _only_migrator() -> AsyncIterator[None]:
     connection = await DB.connect()
     try:
         async with translate_connection_errors():
-            await connection.execute("SET statement_timeout = 0")
-            await connection.execute(f"SELECT pg_advisory_lock({MIGRATOR_LOCK})")
+            # Not pg_advisory_lock: CREATE INDEX CONCURRENTLY, in a migration of the one that works, waits for every
+            # statement that has begun, so also for one that waits for the lock.
+            while not await connection.fetchval(f"SELECT pg_try_advisory_lock({MIGRATOR_LOCK})"):
+                await asyncio.sleep(_PAUSE_SECONDS)
         yield
     finally:
         await connection.close()

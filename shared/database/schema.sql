@@ -5,7 +5,8 @@
 -- "Guarantee 1" to "guarantee 6" are what the service promises. A comment names each one where the database
 -- enforces it:
 --
---   1  two orders on a calendar are never less than three hours apart, except orders imported together
+--   1  two booked orders on a calendar are never nearer than its spacing (three hours unless it is given another),
+--      except orders imported together
 --   2  an order and its change are stored together or not at all
 --   3  positions of changes have no gap, and nothing new appears at or below a position that was read
 --   4  only PostgreSQL's data must survive: everything else is recovered from it
@@ -22,20 +23,29 @@ CREATE EXTENSION btree_gist;  -- lets an exclusion constraint compare integers (
 -- Calendars and services
 -- =============================================================================================================
 
--- A name on an order; the 3-hour rule holds per calendar. A calendar is created with its first order and is
--- never renamed or deleted: a trigger refuses it, since every order's text has the name.
+-- A name on an order, and how far apart orders on it are at least. A calendar is created with its first order, or by
+-- a PUT. Its row is never renamed or deleted: a trigger refuses it, since every order's text has the name.
 --
--- Written by: api/orders/calendars.py (make_calendar).
+-- State: in use while deleted_at is null. One that has no orders can be deleted; an order or a PUT that names it
+-- restores it.
+--
+-- Written by: api/orders/calendars.py (make_calendar), api/calendars/commands.py.
 CREATE TABLE calendar (
     id serial PRIMARY KEY,  -- random, not from the sequence: rolled-back creates would exhaust the sequence
     name text NOT NULL DEFAULT '' UNIQUE,  -- as the caller wrote it, and looked up in that case only
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
     is_case_variant boolean NOT NULL DEFAULT false,  -- true: from before names that differ only in case were refused
+    title text NOT NULL DEFAULT '',  -- for people
+    spacing_seconds integer NOT NULL DEFAULT 10800,  -- how far apart two orders are at least: three hours
+    deleted_at timestamptz,
 
-    CONSTRAINT calendar_name CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND length(name) <= 64)
+    CONSTRAINT calendar_name CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND length(name) <= 64),
+    CONSTRAINT calendar_title CHECK (length(title) <= 100),
+    CONSTRAINT calendar_spacing CHECK (spacing_seconds BETWEEN 60 AND 604800)
 );
 -- No two calendars whose names differ only in case: orders on one would not see those on the other.
-CREATE UNIQUE INDEX calendar_name_ignoring_case ON calendar (lower(name COLLATE "C")) WHERE NOT is_case_variant;
+CREATE UNIQUE INDEX calendar_name_ignoring_case ON calendar (lower(name COLLATE "C"))
+    WHERE NOT is_case_variant AND deleted_at IS NULL;
 
 CREATE FUNCTION refuse_calendar_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -56,6 +66,31 @@ END
 $$;
 CREATE TRIGGER calendar_is_kept AFTER TRUNCATE ON calendar
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncation_of_calendars();
+
+-- Guarantee 1: whatever places an order on a calendar holds this lock shared (render_order), so all orders on it have
+-- the same spacing. 7316008 is SPACING_LOCK in shared/database/locks.py.
+CREATE FUNCTION lock_spacing() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(7316008, OLD.id);
+    IF NEW.deleted_at IS NOT NULL AND EXISTS (SELECT FROM orders WHERE calendar_id = OLD.id) THEN
+        RAISE EXCEPTION 'calendar % has orders', OLD.id USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER calendar_lock_spacing BEFORE UPDATE OF spacing_seconds, deleted_at ON calendar
+    FOR EACH ROW EXECUTE FUNCTION lock_spacing();
+
+-- The constraint orders_spacing refuses it if booked orders are nearer to each other than the new spacing.
+CREATE FUNCTION apply_spacing() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE orders SET clear_until = datetime + make_interval(secs => NEW.spacing_seconds)
+    WHERE calendar_id = NEW.id AND status = 'booked';
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER calendar_apply_spacing AFTER UPDATE OF spacing_seconds ON calendar FOR EACH ROW
+    WHEN (NEW.spacing_seconds <> OLD.spacing_seconds) EXECUTE FUNCTION apply_spacing();
 
 -- What can be ordered. Archived, never deleted, so that the services of an old order can still be read.
 --
@@ -88,16 +123,17 @@ CREATE UNIQUE INDEX service_name_in_use ON service (name_key(name)) WHERE archiv
 
 
 -- =============================================================================================================
--- Orders and the 3-hour rule
+-- Orders and the rule
 -- =============================================================================================================
 
--- Ids that callers gave to orders, including orders deleted since: an id is never used again.
+-- Ids that callers gave to orders, including orders deleted since: an id is never used again. Ids that the sequence
+-- gave out below 10^15, when it started at 10^12, are not here: claim_ids looks for them in orders and deleted_order.
 --
 -- Written by: api/orders/commands.py (claim_ids), in the transaction that stores the order.
 CREATE TABLE claimed_order_id (
     id bigint PRIMARY KEY,
 
-    CONSTRAINT claimed_order_id_by_caller CHECK (id BETWEEN 1 AND 999999999999)
+    CONSTRAINT claimed_order_id_by_caller CHECK (id BETWEEN 1 AND 999999999999999)
 );
 
 -- One sequence for two columns: an import takes a number, and its orders share it; any other order takes a
@@ -141,18 +177,19 @@ CREATE TABLE deleted_order (
 -- Orders as they are now. Deleting an order deletes the row; its history remains in order_change.
 --
 -- Written by: api/orders/commands.py (create, batch), updates.py (replace, patch, delete), imports.py.
--- Triggers render the order and write its change, its entries in ordered_service and, when it is deleted, its entry
--- in deleted_order in the same statement.
+-- Triggers render the order and write its change, its entries in ordered_service and order_metadata and, when it is
+-- deleted, its entry in deleted_order in the same statement.
+--
+-- States: booked, cancelled. A cancelled order is kept, but takes no place and adds nothing to the fee summaries.
+--   booked → cancelled   POST /orders/{id}/cancel (api/orders/status.py)
+--   cancelled → booked   POST /orders/{id}/reinstate, if its place is free
 --
 -- Guarantees: 1 (orders_spacing) and 2 (orders_record_creation, orders_record_update, orders_record_deletion).
 CREATE TABLE orders (
-    id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
+    id bigserial PRIMARY KEY,  -- below 10^15 chosen by the caller, from there on by the sequence
     datetime timestamptz NOT NULL,  -- when the work is scheduled
-    clear_until timestamptz NOT NULL  -- datetime + 3 hours: from then on the next order may be placed
-        -- The only place in SQL with the three hours (in Python: CLEARANCE in api/orders/spacing.py). Computed in
-        -- UTC, because a generated column must be IMMUTABLE: timestamptz + interval is not, since an interval with
-        -- days depends on the session's time zone. Three hours do not.
-        GENERATED ALWAYS AS ((datetime AT TIME ZONE 'UTC' + interval '3 hours') AT TIME ZONE 'UTC') STORED,
+    clear_until timestamptz NOT NULL,  -- written by a trigger. Booked: datetime + the calendar's spacing, from when
+                                       -- the next order may be placed. Cancelled: datetime, so its range is empty
     totalfee numeric(12, 2) NOT NULL,
     service_ids bigint[] NOT NULL,  -- ascending
     service_names text[] NOT NULL,  -- in the order of service_ids; as of the order's last write
@@ -161,15 +198,19 @@ CREATE TABLE orders (
                                                                       -- an order that moves gets a new one, or
                                                                       -- that of its imported_place
     version integer NOT NULL DEFAULT 1,  -- 1, 2, 3, …: one more with each change
-    created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    created_at timestamptz NOT NULL,  -- both are written by a trigger, unless they are given
+    updated_at timestamptz NOT NULL,
     rendered json NOT NULL,  -- the order as callers see it; see "How an order is rendered"
     format integer NOT NULL DEFAULT 1,  -- of rendered
+    reference text,  -- the caller's own; unique among the orders that have one
+    metadata jsonb NOT NULL DEFAULT '{}',  -- the caller's own: texts by keys
+    status text NOT NULL DEFAULT 'booked',
 
-    -- GUARANTEE 1: no two orders on a calendar are less than three hours apart, even if written at the same time.
+    -- GUARANTEE 1: no two booked orders on a calendar are nearer than its spacing, even if written at the same time.
     --
     -- Two orders conflict if they have the same calendar, their ranges overlap, and their import_ids differ.
-    -- The ranges are half-open: exactly three hours apart is allowed, a millisecond less is not, either way.
+    -- The ranges are half-open: exactly the spacing apart is allowed, a millisecond less is not, either way. A
+    -- cancelled order's range is empty, and overlaps none.
     -- Orders of one import share an import_id, so they may be closer to each other; no other order may be
     -- placed near them.
     CONSTRAINT orders_spacing EXCLUDE USING gist (
@@ -186,15 +227,41 @@ CREATE TABLE orders (
     CONSTRAINT orders_totalfee CHECK (totalfee BETWEEN 0 AND 9999999999.99),
     CONSTRAINT orders_version CHECK (version >= 1),
     CONSTRAINT orders_services
-        CHECK (cardinality(service_ids) BETWEEN 1 AND 50 AND cardinality(service_names) = cardinality(service_ids))
+        CHECK (cardinality(service_ids) BETWEEN 1 AND 50 AND cardinality(service_names) = cardinality(service_ids)),
+    -- Without INVISIBLE_CHARACTERS (api/http/fields.py), as the names of services.
+    CONSTRAINT orders_reference_text CHECK (
+        length(reference) BETWEEN 1 AND 64 AND reference = btrim(reference)
+        AND reference !~ '[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u115f-\u1160\u17b4-\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
+    ),
+    CONSTRAINT orders_metadata_object CHECK (jsonb_typeof(metadata) = 'object'),
+    CONSTRAINT orders_status CHECK (status IN ('booked', 'cancelled')),
+    CONSTRAINT orders_clear_until CHECK (clear_until >= datetime)
 );
-ALTER SEQUENCE orders_id_seq START WITH 1000000000000 RESTART WITH 1000000000000;
+ALTER SEQUENCE orders_id_seq START WITH 1000000000000000 RESTART WITH 1000000000000000;
 
 CREATE INDEX orders_by_datetime ON orders (datetime, id);
 CREATE INDEX orders_by_calendar ON orders (calendar_id, datetime, id);
 -- Without it, GET /orders?calendar=…&sort=id reads the orders of all calendars until a page is full: all of
 -- them, for a calendar that has few or none.
 CREATE INDEX orders_by_calendar_and_id ON orders (calendar_id, id);
+CREATE UNIQUE INDEX orders_reference ON orders (reference) WHERE reference IS NOT NULL;
+CREATE INDEX orders_by_update ON orders (updated_at, id);
+CREATE INDEX orders_cancelled_by_datetime ON orders (datetime, id) WHERE status = 'cancelled';
+CREATE INDEX orders_cancelled_by_id ON orders (id) WHERE status = 'cancelled';
+
+-- When several orders move at once, each leaves its place first (clear_until = datetime), so that they may swap. The
+-- constraint judges where each one arrives; this judges, at the commit, that each has arrived.
+CREATE FUNCTION require_place() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM orders WHERE id = NEW.id AND status = 'booked' AND clear_until = datetime) THEN
+        RAISE EXCEPTION 'order % left its place and has none', NEW.id;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER orders_require_place AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.status = 'booked' AND NEW.clear_until = NEW.datetime)
+    EXECUTE FUNCTION require_place();
 
 -- The orders of each service, so that GET /orders?service=… costs the same however many orders there are. An
 -- index on orders.service_ids would return them unsorted.
@@ -229,6 +296,45 @@ CREATE TRIGGER orders_move_ordered_services AFTER UPDATE ON orders FOR EACH ROW
     EXECUTE FUNCTION keep_ordered_services();
 CREATE TRIGGER orders_empty_ordered_services AFTER TRUNCATE ON orders
     FOR EACH STATEMENT EXECUTE FUNCTION keep_ordered_services();
+
+-- The orders that have a key and value in their metadata, for GET /orders?metadata[key]=value.
+--
+-- Written by: triggers of orders, below. Nothing else writes it.
+CREATE TABLE order_metadata (
+    key text NOT NULL,
+    value text NOT NULL,
+    order_id bigint NOT NULL,
+    datetime timestamptz NOT NULL,  -- the order's
+    PRIMARY KEY (key, value, order_id)
+);
+CREATE UNIQUE INDEX order_metadata_by_datetime ON order_metadata (key, value, datetime, order_id);
+
+CREATE FUNCTION keep_order_metadata() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        TRUNCATE order_metadata;
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM order_metadata AS kept USING jsonb_each_text(OLD.metadata) AS old
+        WHERE (kept.key, kept.value, kept.order_id) = (old.key, old.value, OLD.id);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO order_metadata (key, value, order_id, datetime)
+        SELECT key, value, NEW.id, NEW.datetime FROM jsonb_each_text(NEW.metadata);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER orders_add_metadata AFTER INSERT ON orders FOR EACH ROW
+    WHEN (NEW.metadata <> '{}') EXECUTE FUNCTION keep_order_metadata();
+CREATE TRIGGER orders_change_metadata AFTER UPDATE ON orders FOR EACH ROW
+    WHEN (NEW.metadata <> OLD.metadata OR (NEW.datetime <> OLD.datetime AND NEW.metadata <> '{}'))
+    EXECUTE FUNCTION keep_order_metadata();
+CREATE TRIGGER orders_forget_metadata AFTER DELETE ON orders FOR EACH ROW
+    WHEN (OLD.metadata <> '{}') EXECUTE FUNCTION keep_order_metadata();
+CREATE TRIGGER orders_empty_metadata AFTER TRUNCATE ON orders
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_order_metadata();
 
 CREATE FUNCTION remember_deleted_order() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -266,6 +372,9 @@ RETURN (
                 FROM unnest(o.service_ids, o.service_names) WITH ORDINALITY AS u (id, name, place)
             ) AS services,
             c.name AS calendar,
+            o.reference AS reference,
+            o.metadata AS metadata,
+            o.status AS status,
             o.version AS version,
             utc_text(o.created_at) AS created_at,
             utc_text(o.updated_at) AS updated_at
@@ -279,26 +388,53 @@ RETURN (
 -- A migration that changes order_json adds one to it, and then renders every order anew, some thousands in each
 -- transaction: UPDATE orders SET format = order_format() WHERE format <> order_format() AND id BETWEEN …
 CREATE FUNCTION order_format() RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN 1;
+RETURN 2;
 
 CREATE FUNCTION render_order() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     anew orders;
+    spacing interval;
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.version = OLD.version THEN
-        -- Not a change of the order: it is rendered anew, or nothing happens.
+        -- Not a change of the order: it is rendered anew, leaves its place or gets its calendar's new spacing.
         anew := OLD;
         anew.format := NEW.format;
-        anew.clear_until := NEW.clear_until;  -- it is computed after this trigger, and null until then
+        anew.clear_until := NEW.clear_until;
         IF NEW *<> anew THEN  -- byte by byte: json has no equality
             RAISE EXCEPTION 'an update of order % must add one to its version', OLD.id;
+        END IF;
+    ELSIF TG_OP = 'UPDATE' THEN
+        IF NEW.updated_at = OLD.updated_at THEN
+            NEW.updated_at := clock_timestamp();
+        END IF;
+    ELSE
+        -- Not a default of the columns: the time at which the transaction began may be before the time up to which
+        -- a reader of sort=updated_at has read already.
+        NEW.updated_at := coalesce(NEW.updated_at, clock_timestamp());
+        NEW.created_at := coalesce(NEW.created_at, NEW.updated_at);
+    END IF;
+    IF TG_OP = 'INSERT'
+        OR (NEW.calendar_id, NEW.datetime, NEW.status, NEW.clear_until)
+            IS DISTINCT FROM (OLD.calendar_id, OLD.datetime, OLD.status, OLD.clear_until)
+        OR (NEW.version <> OLD.version AND NEW.clear_until = NEW.datetime)  -- it left its place
+    THEN
+        -- The spacing can't change, and the calendar can't be deleted, before this transaction ends.
+        PERFORM pg_advisory_xact_lock_shared(7316008, NEW.calendar_id);
+        SELECT make_interval(secs => spacing_seconds) INTO spacing
+        FROM calendar WHERE id = NEW.calendar_id AND deleted_at IS NULL;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'there is no calendar %', NEW.calendar_id USING ERRCODE = 'foreign_key_violation';
+        END IF;
+        IF NEW.status = 'cancelled' THEN
+            NEW.clear_until := NEW.datetime;
+        ELSIF TG_OP = 'INSERT' OR NEW.version <> OLD.version THEN
+            NEW.clear_until := NEW.datetime + spacing;
+        ELSIF NEW.clear_until NOT IN (NEW.datetime, NEW.datetime + spacing) THEN
+            RAISE EXCEPTION 'clear_until of order % must be its datetime plus the calendar''s spacing', OLD.id;
         END IF;
     END IF;
     NEW.format := order_format();
     NEW.rendered := order_json(NEW);
-    IF NEW.rendered IS NULL THEN
-        RAISE EXCEPTION 'there is no calendar %', NEW.calendar_id USING ERRCODE = 'foreign_key_violation';
-    END IF;
     IF TG_OP = 'UPDATE' AND NEW.version = OLD.version AND NEW.format = OLD.format
         AND NEW.rendered::text <> OLD.rendered::text
     THEN
@@ -314,7 +450,7 @@ CREATE TRIGGER orders_render BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXEC
 -- The change log
 -- =============================================================================================================
 
--- Every committed creation, update and deletion of an order.
+-- Every committed change of an order.
 --
 -- State: a change is recorded without a position; once it is committed, the relay assigns the next one
 -- (assign_positions), which is final.
@@ -329,7 +465,7 @@ CREATE TABLE order_change (
     event_id uuid NOT NULL DEFAULT uuidv7(),  -- the notification's id
     type text NOT NULL DEFAULT '',
         -- 'order.created': order_state only
-        -- 'order.updated': both states
+        -- 'order.updated', 'order.cancelled', 'order.reinstated': both states
         -- 'order.deleted': previous_state only
     order_id bigint NOT NULL,
     order_version integer NOT NULL,  -- the version that the change made; a deletion's is one more than the last
@@ -338,12 +474,17 @@ CREATE TABLE order_change (
     recorded_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
     order_state json,  -- orders.rendered after the change
     previous_state json,  -- orders.rendered before the change
+    actor text,  -- who made it: an API key's name, 'anyone' without keys, 'import', or 'operator' for SQL by hand;
+                 -- null: recorded by a release that did not know it
+    reason text,  -- why, if they said it
 
     CONSTRAINT order_change_states CHECK (
         (type = 'order.created' AND order_state IS NOT NULL AND previous_state IS NULL)
-        OR (type = 'order.updated' AND order_state IS NOT NULL AND previous_state IS NOT NULL)
+        OR (type IN ('order.updated', 'order.cancelled', 'order.reinstated')
+            AND order_state IS NOT NULL AND previous_state IS NOT NULL)
         OR (type = 'order.deleted' AND order_state IS NULL AND previous_state IS NOT NULL)
-    )
+    ),
+    CONSTRAINT order_change_reason CHECK (length(reason) <= 200)
 );
 CREATE INDEX order_change_unassigned ON order_change (id) WHERE position IS NULL;
 CREATE UNIQUE INDEX order_change_of_order ON order_change (order_id, order_version);
@@ -351,11 +492,25 @@ CREATE UNIQUE INDEX order_change_of_order ON order_change (order_id, order_versi
 -- GUARANTEE 2: an order and its change are stored together or not at all. The triggers write the change in the
 -- statement that writes the order, even one that is typed by hand.
 --
+-- The actor and the reason come from the settings oms.actor and oms.reason, which the statement that writes the order
+-- sets for its transaction. All connections of the service have the application_name oms.
+CREATE FUNCTION change_actor() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(
+    nullif(current_setting('oms.actor', true), ''),
+    CASE WHEN current_setting('application_name') <> 'oms' THEN 'operator' END
+);
+CREATE FUNCTION change_reason() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+RETURN nullif(current_setting('oms.reason', true), '');
+
 -- For creations, one trigger for all rows of a statement: an import stores a thousand orders in each.
 CREATE FUNCTION record_order_creation() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO order_change (type, order_id, order_version, calendar_id, recorded_at, order_state)
-    SELECT 'order.created', id, version, calendar_id, now(), rendered FROM created;
+    INSERT INTO order_change (
+        type, order_id, order_version, calendar_id, recorded_at, order_state, actor, reason
+    )
+    SELECT
+        'order.created', id, version, calendar_id, now(), rendered, change_actor(), change_reason()
+    FROM created;
     INSERT INTO ordered_service (service_id, order_id, datetime)
     SELECT s.id, o.id, o.datetime FROM created AS o CROSS JOIN LATERAL unnest(o.service_ids) AS s (id);
     RETURN NULL;
@@ -368,16 +523,23 @@ CREATE FUNCTION record_order_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO order_change (
         type, order_id, order_version, calendar_id, previous_calendar_id, recorded_at,
-        order_state, previous_state
+        order_state, previous_state, actor, reason
     ) VALUES (
-        CASE TG_OP WHEN 'UPDATE' THEN 'order.updated' ELSE 'order.deleted' END,
+        CASE
+            WHEN TG_OP = 'DELETE' THEN 'order.deleted'
+            WHEN NEW.status = OLD.status THEN 'order.updated'
+            WHEN NEW.status = 'cancelled' THEN 'order.cancelled'
+            ELSE 'order.reinstated'
+        END,
         OLD.id,
         coalesce(NEW.version, OLD.version + 1),
         coalesce(NEW.calendar_id, OLD.calendar_id),
         OLD.calendar_id,
         now(),
         NEW.rendered,
-        OLD.rendered
+        OLD.rendered,
+        change_actor(),
+        change_reason()
     );
     RETURN NULL;
 END
@@ -469,8 +631,8 @@ BEGIN ATOMIC
 END;
 
 -- What one state of an order adds to the fee summaries: a row for the order and a row per service. A change
--- subtracts the effects of its previous_state and adds those of its order_state. One SELECT, so that PostgreSQL
--- can inline it; with OFFSET 0, which makes PostgreSQL read the state once, not once for each value.
+-- subtracts the effects of its previous_state and adds those of its order_state. A cancelled order adds nothing. One
+-- SELECT, so that PostgreSQL can inline it; with OFFSET 0, which makes PostgreSQL read the state once, not once for each value.
 CREATE FUNCTION fee_effects(state json, zone text)
 RETURNS TABLE (day date, calendar text, service_id bigint, share numeric) LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -479,7 +641,9 @@ BEGIN ATOMIC
         SELECT
             j.datetime, j.totalfee, j.calendar,
             ARRAY(SELECT (service ->> 'id')::bigint FROM json_array_elements(j.services) AS service) AS service_ids
-        FROM json_to_record(state) AS j (datetime timestamptz, totalfee numeric, calendar text, services json)
+        FROM json_to_record(state)
+            AS j (datetime timestamptz, totalfee numeric, calendar text, services json, status text)
+        WHERE j.status IS DISTINCT FROM 'cancelled'
         OFFSET 0
     ) AS o
     CROSS JOIN LATERAL fee_shares(o.totalfee, o.service_ids) AS s;

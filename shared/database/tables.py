@@ -17,17 +17,22 @@ from piccolo.columns import (
     Timestamptz,
 )
 from piccolo.columns.base import OnUpdate
-from piccolo.columns.column_types import JSON
+from piccolo.columns.column_types import JSON, JSONB
 from piccolo.columns.defaults.timestamptz import TimestamptzNow
 from piccolo.table import Table
 
 
 class Calendar(Table, tablename="calendar"):
-    """A name on an order. The 3-hour rule holds per calendar."""
+    """A name on an order, and how far apart its orders are."""
 
     id = Serial(primary_key=True)
-    name = Text(unique=True, help_text="as the caller wrote it; created with its first order, never renamed")
+    name = Text(unique=True, help_text="as the caller wrote it; never renamed")
     created_at = Timestamptz(default=TimestamptzNow())
+    title = Text(help_text="for people; may be empty")
+    spacing_seconds = Integer(default=10_800, help_text="how far apart two orders are at least")
+    deleted_at = Timestamptz(
+        null=True, default=None, help_text="it has no orders; one that names it restores it"
+    )
 
 
 class Service(Table, tablename="service"):
@@ -45,12 +50,11 @@ class Service(Table, tablename="service"):
 class Order(Table, tablename="orders"):
     """An order. Triggers render it and write its ``order_change`` in the same statement.
 
-    PostgreSQL derives one more column, ``clear_until``. Piccolo has no generated columns: the migration of
-    the rules adds it, and nothing ever writes it.
+    There is one more column, ``clear_until``, which a trigger computes. A migration adds it in SQL.
     """
 
     id = BigSerial(
-        primary_key=True, help_text="below 10^12 chosen by the caller, from there on by the sequence"
+        primary_key=True, help_text="below 10^15 chosen by the caller, from there on by the sequence"
     )
     datetime = Timestamptz(default=None, help_text="when the work is scheduled")
     totalfee = Numeric(digits=(12, 2), default=None)
@@ -61,10 +65,13 @@ class Order(Table, tablename="orders"):
         default=None, help_text="orders that share one may be close to each other; see OrderImport"
     )
     version = Integer(default=1, help_text="1, 2, 3, …: one more with each change")
-    created_at = Timestamptz(default=TimestamptzNow())
-    updated_at = Timestamptz(default=TimestamptzNow())
+    created_at = Timestamptz(default=None, help_text="set by a trigger unless given")
+    updated_at = Timestamptz(default=None, help_text="set by a trigger unless given")
     rendered = JSON(default=None, help_text="the order as callers see it; written by a trigger")
     format = Integer(default=1, help_text="of rendered; part of the order's entity tag")
+    reference = Text(null=True, default=None, help_text="the caller's own; unique")
+    metadata = JSONB(default="{}", help_text="the caller's own: an object of texts")
+    status = Text(default="booked", help_text="booked or cancelled")
 
 
 class ClaimedOrderId(Table, tablename="claimed_order_id"):
@@ -91,7 +98,7 @@ class OrderChange(Table, tablename="order_change"):
         null=True, default=None, unique=True, help_text="without gaps, final; assigned by the relay"
     )
     event_id = UUID(default=None, help_text="UUIDv7: the notification's id")
-    type = Text(help_text="order.created, order.updated or order.deleted")
+    type = Text(help_text="order.created, .updated, .cancelled, .reinstated or .deleted")
     order_id = BigInt(default=None)
     order_version = Integer(default=None)
     calendar_id = Integer(default=None)
@@ -101,6 +108,8 @@ class OrderChange(Table, tablename="order_change"):
     recorded_at = Timestamptz(default=TimestamptzNow())
     order_state = JSON(null=True, default=None, help_text="the order after the change, as GET returns it")
     previous_state = JSON(null=True, default=None, help_text="the order before the change")
+    actor = Text(null=True, default=None, help_text="who made it; null: recorded before this column was")
+    reason = Text(null=True, default=None, help_text="why, if they said it")
 
 
 class ChangeLog(Table, tablename="change_log"):

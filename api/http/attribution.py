@@ -1,0 +1,80 @@
+"""Who makes a change, and why: recorded with the change, in its transaction.
+
+The actor is the name of the request's API key. The reason is what the header ``Change-Reason`` or the body says.
+Triggers of ``orders`` read both from settings of the transaction (``shared/database/schema.sql``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+from api.http.access import caller_of
+from api.http.problems import Fault, malformed
+from api.http.request import header_values
+from api.http.texts import read_reason
+from shared.database.statements import execute
+
+if TYPE_CHECKING:
+    from api.http.request import AnyRequest
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Who makes a change, and why, if they said it."""
+
+    actor: str
+    reason: str | None = None
+
+    @property
+    def values(self) -> tuple[str, str]:
+        """The arguments of ``set_attribution``."""
+        return (self.actor, self.reason or "")
+
+
+def set_attribution(first: int) -> str:
+    """Write the expressions that attribute what a transaction changes, for ``Attribution.values``.
+
+    They belong into a part of the statement that PostgreSQL always evaluates, such as the query of an INSERT.
+    """
+    return (
+        f"set_config('oms.actor', ${first}::text, true), set_config('oms.reason', ${first + 1}::text, true)"
+    )
+
+
+_SET = f"SELECT {set_attribution(1)}"
+
+
+async def attribute(attribution: Attribution) -> None:
+    """Attribute what the current transaction changes from here on."""
+    await execute(_SET, *attribution.values)
+
+
+def read_attribution(request: AnyRequest, reason: str | None = None) -> Attribution:
+    """Read who sends a request, and why: from the header, or from the body, whose reason is given here.
+
+    Raises:
+        ProblemError: 400, the header is sent twice, is not percent-encoded UTF-8 or is not a reason; or the body
+            gives another one.
+
+    """
+    headers = header_values(request.scope, b"change-reason")
+    if headers:
+        try:
+            if len(headers) > 1:
+                raise ValueError("must be sent once")
+            in_header = read_reason(_decode(headers[0]))
+            if reason not in (None, in_header):
+                raise ValueError("is not the reason in the body; send one of them")
+        except ValueError as error:
+            raise malformed(Fault(str(error), header="Change-Reason")) from None
+        reason = in_header
+    return Attribution(caller_of(request).name, reason)
+
+
+def _decode(header: str) -> str:
+    try:
+        return unquote_to_bytes(header.encode("latin-1")).decode()
+    except UnicodeDecodeError:
+        raise ValueError("must be UTF-8, percent-encoded") from None
