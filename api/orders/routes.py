@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Response, delete, patch, post, put, route
 
+from api.http.attribution import read_attribution
 from api.http.bodies import MERGE_PATCH, check_own_id, read_body
 from api.http.entity_tags import etag, read_if_none_match, read_preconditions
 from api.http.fields import one_of, read_id
@@ -46,9 +47,12 @@ async def create_order(request: AnyRequest) -> Response[bytes]:
     """Store an order, three hours or more from every other on its calendar."""
     new = await read_body(request, NewOrder)
     key = read_idempotency_key(request, "createOrder", new)
+    attribution = read_attribution(request)
     if query_of(request).get("dry_run"):
-        return BytesResponse(encode(await commands.preview_order(new)), status_code=200, media_type=JSON)
-    answer = await commands.create_order(new, key)
+        return BytesResponse(
+            encode(await commands.preview_order(new, attribution)), status_code=200, media_type=JSON
+        )
+    answer = await commands.create_order(new, attribution, key)
     order = msgspec.json.decode(answer.text, type=_Identity)
     return created(answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)})
 
@@ -58,7 +62,7 @@ async def create_orders(request: AnyRequest) -> Response[bytes]:
     """Store all orders of a batch, or none."""
     batch = await read_body(request, NewOrders)
     key = read_idempotency_key(request, "createOrders", batch)
-    return created(await commands.create_orders(batch.orders, key), {})
+    return created(await commands.create_orders(batch.orders, read_attribution(request), key), {})
 
 
 @route("/orders/{order_id:str}", http_method=READ)
