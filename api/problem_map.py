@@ -16,6 +16,7 @@ from litestar.exceptions import HTTPException
 from api.changes import errors as changes
 from api.fee_summaries import errors as fee_summaries
 from api.http import errors as http
+from api.http.durations import duration_in_words, duration_text
 from api.http.json_text import encode
 from api.http.problem_types import (
     BODY_TOO_LARGE,
@@ -70,11 +71,13 @@ def _orders_too_close(error: orders.OrdersTooCloseError) -> ProblemError:
     free = [utc_text(at) for at in (error.nearest_before, error.nearest_after) if at is not None]
     return ProblemError(
         ORDERS_TOO_CLOSE,
-        f"{utc_text(error.requested)} on calendar {error.calendar} is less than three hours from "
+        f"{utc_text(error.requested)} on calendar {error.calendar} is less than "
+        f"{duration_in_words(error.spacing)} from "
         f"{', '.join(map(_conflict_in_words, error.conflicts[:3]))}"
         f"{', …' if len(error.conflicts) > 3 else ''}. "
         + (f"Nearest free: {' or '.join(free)}." if free else "No datetime is free on this calendar."),
         members={
+            "spacing": duration_text(error.spacing),
             "conflicts": [_conflict(conflict) for conflict in error.conflicts],
             "nearest": {
                 "before": utc_text(error.nearest_before) if error.nearest_before else None,

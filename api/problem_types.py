@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 ORDERS_TOO_CLOSE = ProblemType(
     "orders-too-close",
     409,
-    "Another order is less than three hours away",
-    "Orders on one calendar are at least three hours apart. `conflicts` are those that are too close; "
+    "Another order is too close",
+    "Orders on one calendar are at least its `spacing` apart: three hours, unless it has been given another. "
+    "`conflicts` are those that are too close; "
     "`nearest.before` and `nearest.after` are the nearest datetimes that were free.",
 )
 ORDER_ID_TAKEN = ProblemType(
