@@ -42,6 +42,21 @@ BATCH_REFUSED = ProblemType(
     "`items` has one problem for each of them, with its index in the batch. Nothing was stored: correct "
     "those orders and send the whole batch again.",
 )
+SPACING_TOO_LARGE = ProblemType(
+    "spacing-too-large",
+    409,
+    "The calendar's orders are nearer to each other than this spacing",
+    "`pairs` are booked orders, one after the other, that are nearer than the `spacing` sent; at most the "
+    "first 100. Move or cancel one of each pair, or send at most `largest`. Orders imported together may be "
+    "nearer.",
+)
+CALENDAR_IN_USE = ProblemType(
+    "calendar-in-use",
+    409,
+    "The calendar has orders",
+    "Only a calendar without orders can be deleted. `orders` says how many it has; cancelled ones count. "
+    "Delete them, or move them to another calendar.",
+)
 SERVICE_ID_TAKEN = ProblemType(
     "service-id-taken",
     409,
