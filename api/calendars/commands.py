@@ -18,7 +18,7 @@ from api.calendars.bodies import NO_TITLE
 from api.calendars.errors import CalendarInUseError, NearOrders, SpacingTooLargeError
 from api.calendars.queries import COLUMNS, StoredCalendar, find_calendar, find_calendar_in_use
 from api.orders.calendars import lock_calendars, make_calendar, refuse_namesakes
-from api.orders.errors import CalendarChangedError
+from api.orders.errors import CalendarChangedError, CalendarNameTakenError
 from api.orders.spacing import CLEARANCE
 from api.orders.transactions import in_transaction
 from shared.database.locks import SPACING_LOCK
@@ -74,13 +74,20 @@ async def replace_calendar(name: str, replacement: CalendarReplacement) -> tuple
     """
     is_new = await make_calendar(name)
     if not is_new:
-        await refuse_namesakes([name])
+        await _refuse_namesakes(name)
     calendar = await find_calendar_in_use(name)
     if calendar is None:
         raise CalendarChangedError
     if is_new:  # no order can be placed on it before the commit
         return await _update(calendar, _values(calendar, replacement.title, replacement.spacing)), True
     return await _change(calendar, replacement.title, replacement.spacing), False
+
+
+async def _refuse_namesakes(name: str) -> None:
+    try:
+        await refuse_namesakes([name])
+    except CalendarNameTakenError as refusal:
+        raise CalendarNameTakenError(refusal.namesakes, ["#/name"]) from None
 
 
 @retry_on_lock_timeout
