@@ -82,7 +82,9 @@ WITH changing AS MATERIALIZED (
     FROM (SELECT unnest($6::int[]) AS calendar_id FROM changing) AS calendars
 ), references_locked AS MATERIALIZED (
     SELECT pg_advisory_xact_lock({REFERENCE_LOCK}, bucket)
-    FROM (SELECT unnest($8::int[]) AS bucket FROM changing WHERE (SELECT count(*) FROM locked) >= 0) AS buckets
+    FROM (
+        SELECT unnest($8::int[]) AS bucket FROM changing WHERE (SELECT count(*) FROM locked) >= 0
+    ) AS buckets
 )
 UPDATE orders SET
     (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(9)}),
