@@ -13,6 +13,7 @@ from datetime import datetime as Datetime  # noqa: N812 (a member is called date
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from piccolo.columns.combination import And
 
 from api.calendars.bodies import NO_TITLE
 from api.calendars.errors import CalendarInUseError, NearOrders, SpacingTooLargeError
@@ -79,7 +80,7 @@ async def replace_calendar(name: str, replacement: CalendarReplacement) -> tuple
     if calendar is None:
         raise CalendarChangedError
     if is_new:  # no order can be placed on it before the commit
-        return await _update(calendar, _values(calendar, replacement.title, replacement.spacing)), True
+        return await _update(calendar, replacement.title, replacement.spacing), True
     return await _change(calendar, replacement.title, replacement.spacing), False
 
 
@@ -103,49 +104,44 @@ async def update_calendar(name: str, patch: CalendarPatch) -> StoredCalendar:
     """
     calendar = await find_calendar(name)
     named = patch.model_fields_set
-    title = (patch.title or NO_TITLE) if "title" in named else calendar.title
-    spacing = (patch.spacing or CLEARANCE) if "spacing" in named else calendar.spacing
+    title = (patch.title or NO_TITLE) if "title" in named else None
+    spacing = (patch.spacing or CLEARANCE) if "spacing" in named else None
     return await _change(calendar, title, spacing)
 
 
-async def _change(calendar: StoredCalendar, title: str, spacing: timedelta) -> StoredCalendar:
-    if spacing != calendar.spacing:
+async def _change(calendar: StoredCalendar, title: str | None, spacing: timedelta | None) -> StoredCalendar:
+    """Give a calendar a title and a spacing; None leaves it as it is."""
+    if spacing not in (None, calendar.spacing):
         await _refuse_if_too_large(calendar, spacing)
         await execute(_LOCK_ORDERS, calendar.id)
-        await _lock(calendar)
+        calendar = await _lock(calendar)
         await execute(_LOCK_ORDERS_AT_ONCE, calendar.id)
         await _refuse_if_too_large(calendar, spacing)
-    return await _update(calendar, _values(calendar, title, spacing))
+    return await _update(calendar, title, spacing)
 
 
-async def _lock(calendar: StoredCalendar) -> None:
+async def _lock(calendar: StoredCalendar) -> StoredCalendar:
+    """Let nobody place or move an order on a calendar, or change its spacing; return it as it is now."""
     await lock_calendars([calendar.id])
     await execute("SELECT pg_advisory_xact_lock($1, $2)", SPACING_LOCK, calendar.id)
+    locked = await find_calendar_in_use(calendar.name)
+    if locked is None:
+        raise CalendarChangedError
+    return locked
 
 
-def _values(calendar: StoredCalendar, title: str, spacing: timedelta) -> dict[Any, Any]:
-    """Return what changes. A statement that sets the spacing locks it."""
+async def _update(calendar: StoredCalendar, title: str | None, spacing: timedelta | None) -> StoredCalendar:
     values: dict[Any, Any] = {}
-    if title != calendar.title:
+    if title not in (None, calendar.title):
         values[Calendar.title] = title
-    if spacing != calendar.spacing:
+    if spacing not in (None, calendar.spacing):  # a statement that sets it locks it
         values[Calendar.spacing_seconds] = int(spacing.total_seconds())
-    return values
-
-
-async def _update(calendar: StoredCalendar, values: dict[Any, Any]) -> StoredCalendar:
     if not values:
         return calendar
-    rows = (
-        await Calendar.update(values)
-        .where(
-            Calendar.id == calendar.id,
-            Calendar.deleted_at.is_null(),
-            # Otherwise the orders to lock, if any, are others than those that were.
-            Calendar.spacing_seconds == calendar.spacing_seconds,
-        )
-        .returning(*COLUMNS)
-    )
+    found = And(Calendar.id == calendar.id, Calendar.deleted_at.is_null())
+    if spacing is not None:  # not locked unless it changes: another transaction may have changed it meanwhile
+        found = And(found, Calendar.spacing_seconds == calendar.spacing_seconds)
+    rows = await Calendar.update(values).where(found).returning(*COLUMNS)
     if not rows:
         raise CalendarChangedError
     return StoredCalendar(**rows[0])
@@ -174,10 +170,15 @@ async def delete_calendar(name: str) -> None:
     """
     calendar = await find_calendar(name)
     await _refuse_if_in_use(calendar)
-    await _lock(calendar)
+    calendar = await _lock(calendar)
     await _refuse_if_in_use(calendar)
-    deletion = {Calendar.deleted_at: Datetime.now(UTC)}
-    await _update(calendar, deletion | _values(calendar, NO_TITLE, CLEARANCE))
+    await Calendar.update(
+        {
+            Calendar.deleted_at: Datetime.now(UTC),
+            Calendar.title: NO_TITLE,
+            Calendar.spacing_seconds: int(CLEARANCE.total_seconds()),
+        }
+    ).where(Calendar.id == calendar.id)
 
 
 async def _refuse_if_in_use(calendar: StoredCalendar) -> None:
