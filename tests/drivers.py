@@ -247,7 +247,7 @@ class Database:
         return {row["name"]: row["content"] for row in self.rows(" UNION ALL ".join(contents))}
 
     def too_close_pairs(self) -> list[dict[str, Any]]:
-        """List booked orders nearer than their calendar's spacing, found without the rule's own constraint."""
+        """List booked orders nearer than their calendar's spacing, found without the rule's constraint."""
         return self.rows(
             """
             SELECT a.id AS one, b.id AS other
