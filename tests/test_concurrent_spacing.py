@@ -155,7 +155,7 @@ class _Caller:
 
     def run(self) -> Counter[Any]:
         """Make some requests."""
-        for _ in range(40):
+        for _ in range(60):
             name = self.own.choice(self.NAMES)
             kind, answer = self._write_calendar(name) if self.own.random() < 0.5 else self._write_order(name)
             self.counts[kind, answer.status_code] += 1
@@ -200,7 +200,7 @@ def test_calendars_are_deleted_and_used_at_the_same_time(api: Api, rng: random.R
     }
     assert [key for key in counts if key[1] not in allowed[key[0]]] == [], counts
     for kind in (("placed", 201), ("moved", 200), ("calendar deleted", 204), ("calendar put", 200)):
-        assert counts[kind] > 3, counts
+        assert counts[kind] > 1, counts
     used = {order["calendar"] for order in api.every_order()}
     assert used <= {calendar["name"] for calendar in api.every_item("/calendars")}
 
