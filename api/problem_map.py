@@ -80,12 +80,12 @@ def _orders_too_close(error: orders.OrdersTooCloseError) -> ProblemError:
         f"{', …' if len(error.conflicts) > 3 else ''}. "
         + (f"Nearest free: {' or '.join(free)}." if free else "No datetime is free on this calendar."),
         members={
-            "spacing": duration_text(error.spacing),
             "conflicts": [_conflict(conflict) for conflict in error.conflicts],
             "nearest": {
                 "before": utc_text(error.nearest_before) if error.nearest_before else None,
                 "after": utc_text(error.nearest_after) if error.nearest_after else None,
             },
+            "spacing": duration_text(error.spacing),
         },
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.builders import later
+from tests.builders import MILLISECOND, later
 from tests.processes import call_command
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ def test_each_order_that_does_not_is_named(database: Database) -> None:
     database.rows(WITHOUT_TRIGGERS)
     database.rows("UPDATE orders SET clear_until = clear_until - interval '1 second' WHERE id = 6")
     database.rows("UPDATE orders SET clear_until = datetime + interval '1 second' WHERE id = 2")
-    database.rows(
-        "UPDATE orders SET clear_until = datetime, datetime = datetime - interval '1 ms' WHERE id = 4"
-    )
+    nearer = later(days=2) - MILLISECOND
+    database.rows("UPDATE orders SET clear_until = $1, datetime = $1 WHERE id = 4", nearer)
     database.rows(WITH_TRIGGERS)
     proof = call_command("worker.order_places", database=database.url)
     assert proof.returncode == 1

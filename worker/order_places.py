@@ -37,7 +37,8 @@ SELECT
     coalesce(array_agg(id ORDER BY datetime, id) FILTER (WHERE is_too_near), '{}') AS later
 FROM (
     SELECT
-        id, datetime, clear_until, CASE status WHEN 'booked' THEN datetime + spacing ELSE datetime END AS expected,
+        id, datetime, clear_until,
+        CASE status WHEN 'booked' THEN datetime + spacing ELSE datetime END AS expected,
         lag(id) OVER same_status AS earlier_id,
         status = 'booked' AND import_id <> lag(import_id) OVER same_status
             AND datetime - lag(datetime) OVER same_status < spacing AS is_too_near
