@@ -247,11 +247,12 @@ class Database:
         return {row["name"]: row["content"] for row in self.rows(" UNION ALL ".join(contents))}
 
     def too_close_pairs(self) -> list[dict[str, Any]]:
-        """List orders of one calendar that break the 3-hour rule, found without the rule's own constraint."""
+        """List booked orders of one calendar that break the 3-hour rule, found without the rule's own constraint."""
         return self.rows(
             """
             SELECT a.id AS one, b.id AS other FROM orders AS a JOIN orders AS b ON a.id < b.id
             WHERE a.calendar_id = b.calendar_id AND a.import_id <> b.import_id
+              AND a.status = 'booked' AND b.status = 'booked'
               AND abs(extract(epoch FROM a.datetime - b.datetime)) < 10800
             """
         )
@@ -268,9 +269,10 @@ class Database:
                     o.datetime, o.calendar_id, s.id AS service_id, (o.totalfee * 100)::bigint AS cents,
                     row_number() OVER (PARTITION BY o.id ORDER BY s.id) AS place,
                     count(*) OVER (PARTITION BY o.id) AS parts
-                FROM orders AS o, unnest(o.service_ids) AS s (id)
+                FROM orders AS o, unnest(o.service_ids) AS s (id) WHERE o.status = 'booked'
             ), counted AS (
                 SELECT datetime, calendar_id, 0::bigint AS service_id, totalfee AS share FROM orders
+                WHERE status = 'booked'
                 UNION ALL
                 SELECT datetime, calendar_id, service_id,
                     (cents / parts + CASE WHEN place <= cents % parts THEN 1 ELSE 0 END) * 0.01

@@ -12,9 +12,9 @@ wait for one, so others may wait for them, but never in a cycle.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import asyncpg
 
@@ -25,7 +25,6 @@ from api.http.idempotency_keys import (
     lock_of_key,
     store_with_key,
 )
-from api.http.json_text import read_json
 from api.http.times import current_millisecond
 from api.orders.calendars import calendar_ids, lock_calendars, make_calendar, refuse_namesakes
 from api.orders.errors import (
@@ -35,7 +34,7 @@ from api.orders.errors import (
     OrdersTooCloseError,
     ServicesNotOrderableError,
 )
-from api.orders.members import COLUMNS, SETTABLE, STORED_AS_SENT, parameters, values_of
+from api.orders.members import COLUMNS, STORED_AS_SENT, parameters, values_of
 from api.orders.orderable_services import orderable_names, refuse_unless_orderable
 from api.orders.queries import StoredOrder, refuse_if_too_close
 from api.orders.transactions import in_transaction
@@ -145,31 +144,6 @@ async def _create_in_transaction(new: NewOrder, key: IdempotencyKey | None) -> A
 async def _create_once(new: NewOrder) -> Answer:
     order = await _create(new)
     return Answer(order.json, order.format)
-
-
-@dataclass
-class _PreviewedError(Exception):
-    """A preview succeeded; raised to roll it back."""
-
-    order: StoredOrder
-
-
-@retry_on_lock_timeout
-async def preview_order(new: NewOrder) -> dict[str, Any]:
-    """Do all that a create does, and roll it back. Raises what ``create_order`` raises.
-
-    Returns the order as it would be stored, without the members that only a stored order has.
-    """
-    try:
-        await _create_and_roll_back(new)
-    except _PreviewedError as preview:
-        members = read_json(preview.order.json.encode())
-    return {"id": None if new.id is None else members["id"]} | {name: members[name] for name in SETTABLE}
-
-
-@in_transaction(_ConflictVanishedError)
-async def _create_and_roll_back(new: NewOrder) -> NoReturn:
-    raise _PreviewedError(await _create(new))
 
 
 async def _create(new: NewOrder) -> StoredOrder:

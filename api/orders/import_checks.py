@@ -29,7 +29,7 @@ CROSS JOIN LATERAL (
     SELECT id, datetime FROM orders
     WHERE orders.calendar_id = n.calendar_id
       AND datetime > n.at - $4::interval AND datetime < n.at + $4::interval
-      AND orders.import_id IS DISTINCT FROM n.import_id
+      AND orders.import_id IS DISTINCT FROM n.import_id AND status = 'booked'
     ORDER BY datetime LIMIT 1
 ) AS o
 ORDER BY n.place
@@ -43,6 +43,7 @@ CROSS JOIN LATERAL (
     SELECT FROM orders
     WHERE orders.calendar_id = n.calendar_id
       AND datetime > n.earliest - $4::interval AND datetime < n.latest + $4::interval
+      AND status = 'booked'
     ORDER BY datetime LIMIT 1
 ) AS o
 """

@@ -30,7 +30,8 @@ WHERE id = ANY (ARRAY(SELECT unnest($1::bigint[])))
 """
 
 # The conflicts and, only if there are any, the nearest orders before and after which it is free: free time
-# begins exactly three hours from an order, if the next order on that side is six hours away or more.
+# begins exactly three hours from an order, if the next order on that side is six hours away or more. Those that are
+# cancelled, or have left their place in this transaction to move, have no place: clear_until is their datetime.
 _REFUSAL = """
 SELECT
     ids, datetimes,
@@ -39,6 +40,7 @@ SELECT
             SELECT datetime, lead(datetime) OVER (ORDER BY datetime) AS neighbour FROM orders
             WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
               AND datetime > $2::timestamptz - $4::interval AND id IS DISTINCT FROM $3
+              AND clear_until > datetime
         ) AS taken
         WHERE neighbour IS NULL OR neighbour - datetime >= 2 * $4::interval
         ORDER BY datetime LIMIT 1
@@ -48,6 +50,7 @@ SELECT
             SELECT datetime, lead(datetime) OVER (ORDER BY datetime DESC) AS neighbour FROM orders
             WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
               AND datetime < $2::timestamptz + $4::interval AND id IS DISTINCT FROM $3
+              AND clear_until > datetime
         ) AS taken
         WHERE neighbour IS NULL OR datetime - neighbour >= 2 * $4::interval
         ORDER BY datetime DESC LIMIT 1
@@ -59,7 +62,7 @@ FROM (
         WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
           AND datetime > $2::timestamptz - $4::interval
           AND datetime < $2::timestamptz + $4::interval
-          AND id IS DISTINCT FROM $3 AND import_id IS DISTINCT FROM $5
+          AND id IS DISTINCT FROM $3 AND import_id IS DISTINCT FROM $5 AND clear_until > datetime
         ORDER BY datetime, id LIMIT 100
     ) AS conflict
 ) AS conflicts

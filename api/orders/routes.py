@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +12,8 @@ from api.http.bodies import MERGE_PATCH, check_own_id, read_body
 from api.http.entity_tags import etag, read_if_none_match, read_preconditions
 from api.http.fields import one_of, read_id
 from api.http.idempotency import created, read_idempotency_key
-from api.http.json_text import encode
+from api.http.idempotency_keys import Answer
+from api.http.json_text import encode_text, read_json
 from api.http.media_types import CSV, JSON, NDJSON, choose, media_type_of
 from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, Readers, path_id, query_of, read_bom, read_boolean
@@ -23,8 +25,12 @@ from api.orders import commands, exports, queries, updates
 from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
 from api.orders.fields import read_calendar
 from api.orders.filters import OrderFilters
+from api.orders.members import SETTABLE
+from shared.database.transaction import roll_back_if
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from api.orders.queries import StoredOrder
 
 LARGEST_BATCH_BYTES = 1_048_576
@@ -41,24 +47,50 @@ def _answer(order: StoredOrder) -> Response[bytes]:
     return BytesResponse(order.json.encode(), status_code=200, media_type=JSON, headers={"ETag": order.tag})
 
 
-@post("/orders", opt={"query": Query({"dry_run": read_boolean})})
+_WRITE = {"query": Query({"dry_run": read_boolean})}
+
+
+def _is_dry_run(request: AnyRequest) -> bool:
+    return bool(query_of(request).get("dry_run"))
+
+
+def _preview(order: dict[str, Any], new: NewOrder, answer: Answer) -> dict[str, Any]:
+    """Return the members that a new order would have; its id only if that is certain."""
+    shown = {name: order[name] for name in SETTABLE}
+    return {"id": order["id"] if answer.replayed or new.id is not None else None} | shown
+
+
+def _previewed(preview: object, answer: Answer) -> Response[bytes]:
+    return created(Answer(encode_text(preview), replayed=answer.replayed), {}, 200)
+
+
+@post("/orders", opt=_WRITE)
 async def create_order(request: AnyRequest) -> Response[bytes]:
     """Store an order, three hours or more from every other on its calendar."""
     new = await read_body(request, NewOrder)
     key = read_idempotency_key(request, "createOrder", new)
-    if query_of(request).get("dry_run"):
-        return BytesResponse(encode(await commands.preview_order(new)), status_code=200, media_type=JSON)
-    answer = await commands.create_order(new, key)
+    is_dry_run = _is_dry_run(request)
+    with roll_back_if(is_dry_run=is_dry_run):
+        answer = await commands.create_order(new, key)
+    if is_dry_run:
+        return _previewed(_preview(read_json(answer.text.encode()), new, answer), answer)
     order = msgspec.json.decode(answer.text, type=_Identity)
     return created(answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)})
 
 
-@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES)
+@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES, opt=_WRITE)
 async def create_orders(request: AnyRequest) -> Response[bytes]:
     """Store all orders of a batch, or none."""
     batch = await read_body(request, NewOrders)
     key = read_idempotency_key(request, "createOrders", batch)
-    return created(await commands.create_orders(batch.orders, key), {})
+    is_dry_run = _is_dry_run(request)
+    with roll_back_if(is_dry_run=is_dry_run):
+        answer = await commands.create_orders(batch.orders, key)
+    if not is_dry_run:
+        return created(answer, {})
+    stored: Sequence[Any] = read_json(answer.text.encode(), math.inf)["orders"]
+    previews = [_preview(order, new, answer) for order, new in zip(stored, batch.orders, strict=True)]
+    return _previewed({"orders": previews}, answer)
 
 
 @route("/orders/{order_id:str}", http_method=READ)
