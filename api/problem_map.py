@@ -30,11 +30,13 @@ from api.http.request_bodies import LEAST_BYTES_PER_SECOND
 from api.http.responses import BytesResponse
 from api.http.times import utc_text
 from api.orders import errors as orders
+from api.orders.fields import MOST_METADATA
 from api.problem_types import (
     BATCH_REFUSED,
     ORDER_ID_TAKEN,
     ORDERS_TOO_CLOSE,
     POSITION_EXPIRED,
+    REFERENCE_TAKEN,
     REPORT_EXPIRED,
     SERVICE_ID_TAKEN,
     SERVICE_NAME_TAKEN,
@@ -213,6 +215,21 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     orders.OrderNotFoundError: lambda error: ProblemError(NOT_FOUND, f"There is no order {error.order_id}."),
     orders.OrderIdTakenError: lambda error: ProblemError(
         ORDER_ID_TAKEN, f"Id {error.order_id} is, or was, the id of another order."
+    ),
+    orders.ReferenceTakenError: lambda error: ProblemError(
+        REFERENCE_TAKEN,
+        f"Order {error.order_id} has the reference {error.reference!r}.",
+        members={"order_id": str(error.order_id)},
+    ),
+    orders.StatusNotSettableError: lambda error: invalid(
+        Fault(
+            f"must be {error.status}, as the order's, or left out; "
+            "POST to the order's /cancel or /reinstate changes it",
+            pointer="#/status",
+        )
+    ),
+    orders.TooMuchMetadataError: lambda error: invalid(
+        Fault(f"must have at most {MOST_METADATA} members; merged, it has {error.keys}", pointer="#/metadata")
     ),
     orders.ServicesNotOrderableError: lambda error: invalid(
         *(Fault(reason, pointer=pointer) for pointer, reason in error.faults)

@@ -27,6 +27,13 @@ ORDER_ID_TAKEN = ProblemType(
     "An id is never reused, not even after its order is deleted. Choose another, or omit `id` to have one "
     "assigned.",
 )
+REFERENCE_TAKEN = ProblemType(
+    "reference-taken",
+    409,
+    "Another order has this reference",
+    "`order_id` is the order that has it: a reference belongs to one order. If this is a repeated request, "
+    "that may be the order you want. Otherwise choose another reference.",
+)
 BATCH_REFUSED = ProblemType(
     "batch-refused",
     409,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,14 @@ MILLISECOND = timedelta(milliseconds=1)
 
 SERVICE_IDS = (123, 456, 789)
 """The sample's catalogue."""
+
+ORDER_FORMAT = 2
+"""The format of orders' texts, a part of their entity tags."""
+
+
+def tags(by_version: str) -> str:
+    """Write entity tags of orders, each given with its version as one digit: ``W/"1", "2"``."""
+    return re.sub(r'"(\d)"', lambda version: f'"{ORDER_FORMAT}{int(version[1]):010}"', by_version)
 
 
 def order_body(

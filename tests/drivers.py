@@ -247,7 +247,7 @@ class Database:
         return {row["name"]: row["content"] for row in self.rows(" UNION ALL ".join(contents))}
 
     def too_close_pairs(self) -> list[dict[str, Any]]:
-        """List booked orders of one calendar that break the 3-hour rule, found without the rule's own constraint."""
+        """List booked orders that break the 3-hour rule, found without the rule's own constraint."""
         return self.rows(
             """
             SELECT a.id AS one, b.id AS other FROM orders AS a JOIN orders AS b ON a.id < b.id

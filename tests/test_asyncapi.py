@@ -93,7 +93,14 @@ def test_an_example_fits_its_message_and_no_other(name: str, example: Place) -> 
 
 def test_both_contracts_describe_shared_schemas_the_same_way() -> None:
     http = HTTP.target("#/components/schemas").value
-    own = {"OrderCreated", "OrderUpdated", "OrderCancelled", "OrderReinstated", "OrderDeleted", "WebhookHeaders"}
+    own = {
+        "OrderCreated",
+        "OrderUpdated",
+        "OrderCancelled",
+        "OrderReinstated",
+        "OrderDeleted",
+        "WebhookHeaders",
+    }
     schemas = CONTRACT.target("#/components/schemas").value
     assert {name: schema for name, schema in schemas.items() if name not in own} == {
         name: http[name] for name in schemas.keys() - own

@@ -22,7 +22,7 @@ from api.problem_map import _PROBLEM_OF, problem_of
 from api.problem_types import TYPES
 from contract.checks.document import media_types, operations, parameters
 from shared.database.engine import DatabaseUnavailableError, OutcomeUnknownError
-from tests.builders import order_body
+from tests.builders import order_body, tags
 from tests.contract_schemas import CONTRACT, is_problem
 from tests.drivers import Api, Database
 from tests.referenced_code import referenced_code
@@ -266,7 +266,7 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
         "ReusedKey": post("/orders", json=order_body(at="2022-11-08T00:00:00Z"), headers=key),
     }
     assert api.client.patch("/orders/223", json={"totalfee": 180}).status_code == 200
-    answers["StaleVersion"] = api.client.delete("/orders/223", headers={"If-Match": '"1"'})
+    answers["StaleVersion"] = api.client.delete("/orders/223", headers={"If-Match": tags('"1"')})
     return answers
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from tests.builders import later, order_body
+from tests.builders import later, order_body, tags
 from tests.drivers import Api, Database
 from tests.processes import ROOT, call_command
 from tests.serving import serving
@@ -33,7 +33,7 @@ FROM generate_series(1, $1::int) AS n
 UNLIKE = "SELECT count(*) FROM orders AS o WHERE rendered::text IS DISTINCT FROM order_json(o)::text"
 
 RENDER_ANEW = "UPDATE orders SET format = order_format() WHERE format <> order_format()"
-NEXT_FORMAT = "CREATE OR REPLACE FUNCTION order_format() RETURNS int LANGUAGE sql IMMUTABLE RETURN 2"
+NEXT_FORMAT = "CREATE OR REPLACE FUNCTION order_format() RETURNS int LANGUAGE sql IMMUTABLE RETURN 3"
 
 
 # --- orders that an earlier release stored ----------------------------------------------------------------
@@ -59,7 +59,9 @@ def test_orders_that_exist_get_their_texts_and_no_change_is_recorded(earlier: Da
     assert earlier.everything()["order_change"] == changes
     assert earlier.value(UNLIKE) == 0
     last = "SELECT count(*) FROM orders AS o JOIN order_change AS c ON c.order_id = o.id"
-    assert earlier.value(f"{last} WHERE c.order_state::text = o.rendered::text") == 4_500
+    new_members = "'{reference,metadata,status}'::text[]"
+    unchanged = f"{last} WHERE c.order_state::jsonb = o.rendered::jsonb - {new_members}"
+    assert earlier.value(unchanged) == 4_500
 
 
 def test_orders_are_written_while_others_still_have_no_text(earlier: Database) -> None:
@@ -134,40 +136,40 @@ def upgradable(new_database_url: str, redis_url: str) -> Iterator[tuple[Api, Dat
         yield api, database
 
 
-def show_a_reference(database: Database) -> None:
+def show_a_note(database: Database) -> None:
     """Add a member to the text of orders, as a migration would."""
-    database.rows("ALTER TABLE orders ADD COLUMN reference text")
+    database.rows("ALTER TABLE orders ADD COLUMN note text")
     (function,) = re.findall(r"CREATE FUNCTION (order_json\(.+?\n\);)\n", SCHEMA, re.DOTALL)
     shown = "o.version AS version,"
     assert shown in function
-    database.rows(f"CREATE OR REPLACE FUNCTION {function.replace(shown, f'{shown} o.reference,')}")
+    database.rows(f"CREATE OR REPLACE FUNCTION {function.replace(shown, f'{shown} o.note,')}")
 
 
 def test_a_new_member_gives_every_order_another_tag(upgradable: tuple[Api, Database]) -> None:
     """A caller who has the order as it was is not told that it is unchanged."""
     api, database = upgradable
     before, changes = api.client.get("/orders/5"), database.everything()["order_change"]
-    assert before.headers["etag"] == '"1"'
-    show_a_reference(database)
+    assert before.headers["etag"] == tags('"1"')
+    show_a_note(database)
     database.rows(NEXT_FORMAT)
     database.rows(RENDER_ANEW)
 
     known: Any = {"If-None-Match": before.headers["etag"]}
     after = api.client.get("/orders/5", headers=known)
     assert after.status_code == 200
-    assert after.json() == {**before.json(), "reference": None}
-    assert after.headers["etag"] == '"20000000001"'
-    assert api.client.get("/orders/5", headers={"If-None-Match": '"20000000001"'}).status_code == 304
+    assert after.json() == {**before.json(), "note": None}
+    assert after.headers["etag"] == '"30000000001"'
+    assert api.client.get("/orders/5", headers={"If-None-Match": '"30000000001"'}).status_code == 304
     # What was said of it remains as it was said.
     assert database.everything()["order_change"] == changes
 
     change = {"totalfee": 7}
-    refused = api.client.patch("/orders/5", json=change, headers={"If-Match": '"1"'})
+    refused = api.client.patch("/orders/5", json=change, headers={"If-Match": tags('"1"')})
     assert refused.status_code == 412
-    assert refused.headers["etag"] == '"20000000001"'
-    changed = api.client.patch("/orders/5", json=change, headers={"If-Match": '"20000000001"'})
+    assert refused.headers["etag"] == '"30000000001"'
+    changed = api.client.patch("/orders/5", json=change, headers={"If-Match": '"30000000001"'})
     assert changed.status_code == 200
-    assert changed.headers["etag"] == '"20000000002"'
+    assert changed.headers["etag"] == '"30000000002"'
 
 
 def test_a_create_repeated_after_an_upgrade_has_its_old_text_with_its_old_tag(
@@ -178,28 +180,28 @@ def test_a_create_repeated_after_an_upgrade_has_its_old_text_with_its_old_tag(
     key = {"Idempotency-Key": "k"}
     first = api.client.post("/orders", json=order_body(at=later(days=1)), headers=key)
     assert first.status_code == 201
-    show_a_reference(database)
+    show_a_note(database)
     database.rows(NEXT_FORMAT)
     database.rows(RENDER_ANEW)
     repeated = api.client.post("/orders", json=order_body(at=later(days=1)), headers=key)
-    assert (repeated.content, repeated.headers["etag"]) == (first.content, '"1"')
+    assert (repeated.content, repeated.headers["etag"]) == (first.content, tags('"1"'))
     new = api.client.post("/orders", json=order_body(at=later(days=2)), headers={"Idempotency-Key": "n"})
-    assert (new.json()["reference"], new.headers["etag"]) == (None, '"20000000001"')
+    assert (new.json()["note"], new.headers["etag"]) == (None, '"30000000001"')
 
 
 def test_rendering_anew_without_another_format_is_refused(upgradable: tuple[Api, Database]) -> None:
     """So that a migration can't forget it."""
     _, database = upgradable
-    show_a_reference(database)
+    show_a_note(database)
     with pytest.raises(asyncpg.RaiseError, match="one entity tag would mean two texts"):
-        database.rows("UPDATE orders SET format = 1")
+        database.rows("UPDATE orders SET format = 2")
 
 
 def test_orders_that_were_not_rendered_anew_are_found_by_the_proof(upgradable: tuple[Api, Database]) -> None:
     """Each is named, and the exit status is 1."""
     api, database = upgradable
     api.placed_order(id=6, at=later(days=1))
-    show_a_reference(database)
+    show_a_note(database)
     found = call_command("worker.order_texts", database=database.url)
     assert found.returncode == 1
     assert found.stdout.splitlines() == [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.builders import order_body
+from tests.builders import order_body, tags
 from tests.drivers import Api, Database, at_once
 from tests.serving import serving
 
@@ -22,7 +22,7 @@ WRITES = ("PUT", "PATCH", "DELETE")
 def written(api: Api, method: str, fee: float = 7, path: str = "/orders/5", **headers: str) -> httpx.Response:
     """Change or delete an order under conditions: ``if_match='"1"'``."""
     body: Any = {"PUT": order_body(fee=fee), "PATCH": {"totalfee": fee}, "DELETE": None}[method]
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    named = {name.replace("_", "-"): tags(value) for name, value in headers.items()}
     return api.client.request(method, path, json=body, headers=named)
 
 
@@ -35,11 +35,11 @@ def at_version_2(api: Api) -> None:
 def test_every_answer_with_an_order_has_the_etag_of_its_version(api: Api) -> None:
     """A strong ETag: the same tag means the same bytes."""
     created = api.place_order(id=5)
-    assert created.headers["etag"] == '"1"'
+    assert created.headers["etag"] == tags('"1"')
     for version, method in ((2, "PUT"), (3, "PATCH")):
         answer = written(api, method, fee=version)
         read, head = api.client.get("/orders/5"), api.client.head("/orders/5")
-        assert {one.headers["etag"] for one in (answer, read, head)} == {f'"{version}"'}
+        assert {one.headers["etag"] for one in (answer, read, head)} == {tags(f'"{version}"')}
         assert answer.content == read.content
         assert answer.json()["version"] == version
 
@@ -68,7 +68,7 @@ def test_a_write_whose_if_match_names_another_version_is_refused(
     answer = written(api, method, if_match=condition)
     assert answer.status_code == 412
     assert answer.json()["type"] == "/problems/version-mismatch"
-    assert answer.headers["etag"] == '"2"'
+    assert answer.headers["etag"] == tags('"2"')
     assert database.counts() == counts
     assert api.client.get("/orders/5").content == before
 
@@ -81,10 +81,10 @@ def test_a_write_whose_if_none_match_names_the_current_version_is_refused(
     """RFC 9110, 13.1.2: `If-None-Match: *` means that the order must not exist yet."""
     at_version_2(api)
     counts, before = database.counts(), api.client.get("/orders/5").content
-    for match in ("*", '"2"'):
+    for match in ("*", tags('"2"')):
         answer = written(api, method, if_match=match, if_none_match=condition)
         assert answer.status_code == 412
-        assert answer.headers["etag"] == '"2"'
+        assert answer.headers["etag"] == tags('"2"')
     assert api.client.get("/orders/5").content == before
     assert database.counts() == counts
 
@@ -101,7 +101,7 @@ def test_a_write_whose_if_none_match_names_other_versions_succeeds(api: Api, met
 def test_preconditions_in_several_header_lines_are_one_list(api: Api) -> None:
     """RFC 9110, section 5.3, says that such lines are combined."""
     at_version_2(api)
-    lines = [("If-Match", '"1"'), ("If-Match", '"2"')]
+    lines = [("If-Match", tags('"1"')), ("If-Match", tags('"2"'))]
     assert api.client.patch("/orders/5", json={"totalfee": 1}, headers=lines).status_code == 200
     assert api.client.patch("/orders/5", json={"totalfee": 1}, headers=lines).status_code == 412
 
@@ -116,7 +116,7 @@ def test_a_conditional_write_to_an_unknown_order_is_404(api: Api, method: str, c
 def test_an_invalid_body_is_refused_before_its_precondition_is_checked(api: Api) -> None:
     """It would have to be corrected in any case."""
     api.placed_order(id=5)
-    answer = api.client.patch("/orders/5", json={"totalfee": -1}, headers={"If-Match": '"9"'})
+    answer = api.client.patch("/orders/5", json={"totalfee": -1}, headers={"If-Match": tags('"9"')})
     assert answer.status_code == 422
 
 
@@ -127,10 +127,10 @@ def test_a_read_of_a_version_known_to_the_caller_is_answered_304(
 ) -> None:
     """With the tag and no body; weak and strong tags both match."""
     at_version_2(api)
-    answer = api.client.request(method, "/orders/5", headers={"If-None-Match": condition})
+    answer = api.client.request(method, "/orders/5", headers={"If-None-Match": tags(condition)})
     assert answer.status_code == 304
     assert answer.content == b""
-    assert answer.headers["etag"] == '"2"'
+    assert answer.headers["etag"] == tags('"2"')
     assert "content-type" not in answer.headers
 
 
@@ -138,7 +138,7 @@ def test_a_read_of_a_version_known_to_the_caller_is_answered_304(
 def test_a_read_of_a_version_unknown_to_the_caller_is_answered_in_full(api: Api, condition: str) -> None:
     """With its tag, for the next time."""
     at_version_2(api)
-    answer = api.client.get("/orders/5", headers={"If-None-Match": condition})
+    answer = api.client.get("/orders/5", headers={"If-None-Match": tags(condition)})
     assert answer.status_code == 200
     assert answer.json()["version"] == 2
 

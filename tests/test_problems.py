@@ -9,7 +9,7 @@ import pytest
 
 from api.operations.contracts import contract_json
 from api.problem_types import TYPES
-from tests.builders import NOON, later, order_body
+from tests.builders import NOON, later, order_body, tags
 from tests.drivers import Api, Database
 from tests.serving import serving
 
@@ -123,7 +123,7 @@ def provoked(api: Api) -> dict[str, httpx.Response]:
         "batch-refused": api.client.post("/orders/batch", json={"orders": [order_body()]}),
         "service-id-taken": api.client.post("/services", json={"name": "Else", "id": 7}),
         "service-name-taken": api.client.post("/services", json={"name": "CLEANING"}),
-        "version-mismatch": api.client.delete("/orders/5", headers={"If-Match": '"9"'}),
+        "version-mismatch": api.client.delete("/orders/5", headers={"If-Match": tags('"9"')}),
         "idempotency-key-reused": api.client.post("/services", json={"name": "Else"}, headers=key),
         "validation-failed": api.place_order(at=later(days=1), services=(999,)),
         "malformed-request": api.client.get("/orders/abc"),
@@ -144,7 +144,7 @@ def test_each_problem_type_carries_what_a_caller_needs_to_continue(api: Api) -> 
     for slug, answer in answers.items():
         assert problem_of(answer)["type"] == f"/problems/{slug}", answer.text
     assert answers["orders-too-close"].json()["nearest"]["after"] == "2030-06-01T15:00:00.000Z"
-    assert answers["version-mismatch"].headers["etag"] == '"1"'
+    assert answers["version-mismatch"].headers["etag"] == tags('"1"')
     assert answers["method-not-allowed"].headers["allow"]
     assert answers["unsupported-media-type"].headers["accept"] == "application/json"
     elsewhere = {"unauthenticated", "forbidden", "version-required", "internal-error", "unavailable"} | {

@@ -12,7 +12,7 @@ from tests.drivers import faulty_places
 if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
-GREATEST_CALLERS_ID = 999_999_999_999
+GREATEST_CALLERS_ID = 999_999_999_999_999
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ INVALID_IDS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("order_id", [*INVALID_IDS, GREATEST_CALLERS_ID + 1, 10**12, str(10**12)], ids=repr)
+@pytest.mark.parametrize("order_id", [*INVALID_IDS, GREATEST_CALLERS_ID + 1, 10**15, str(10**15)], ids=repr)
 def test_an_id_that_is_invalid_or_reserved_for_the_server_is_refused(api: Api, order_id: object) -> None:
     """Valid ones are from 1 to 999,999,999,999, in plain digits."""
     assert faulty_places(api.place_order(id=order_id)) == ["#/id"]

@@ -1,7 +1,7 @@
 """Who makes a change, and why: recorded with the change, in its transaction.
 
-The actor is the name of the request's API key. The reason is what the header ``Change-Reason`` or the body says.
-Triggers of ``orders`` read both from settings of the transaction (``shared/database/schema.sql``).
+The actor is the name of the request's API key. The reason is what the header ``Change-Reason`` or the body
+says. Triggers of ``orders`` read both from settings of the transaction (``shared/database/schema.sql``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from api.http.texts import read_reason
 from shared.database.statements import execute
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from api.http.request import AnyRequest
 
 
@@ -55,26 +57,27 @@ def read_attribution(request: AnyRequest, reason: str | None = None) -> Attribut
     """Read who sends a request, and why: from the header, or from the body, whose reason is given here.
 
     Raises:
-        ProblemError: 400, the header is sent twice, is not percent-encoded UTF-8 or is not a reason; or the body
-            gives another one.
+        ProblemError: 400, the header is sent twice, is not percent-encoded UTF-8 or is not a reason; or the
+            body gives another one.
 
     """
     headers = header_values(request.scope, b"change-reason")
     if headers:
         try:
-            if len(headers) > 1:
-                raise ValueError("must be sent once")
-            in_header = read_reason(_decode(headers[0]))
-            if reason not in (None, in_header):
-                raise ValueError("is not the reason in the body; send one of them")
+            reason = _read_header(headers, reason)
         except ValueError as error:
             raise malformed(Fault(str(error), header="Change-Reason")) from None
-        reason = in_header
     return Attribution(caller_of(request).name, reason)
 
 
-def _decode(header: str) -> str:
+def _read_header(headers: Sequence[str], in_body: str | None) -> str:
+    if len(headers) > 1:
+        raise ValueError("must be sent once")
     try:
-        return unquote_to_bytes(header.encode("latin-1")).decode()
+        text = unquote_to_bytes(headers[0].encode("latin-1")).decode()
     except UnicodeDecodeError:
         raise ValueError("must be UTF-8, percent-encoded") from None
+    reason = read_reason(text)
+    if in_body not in (None, reason):
+        raise ValueError("is not the reason in the body; send one of them")
+    return reason

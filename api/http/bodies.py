@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -66,22 +67,28 @@ class Body(StrictObject):
 class Patch(StrictObject):
     """The body of a PATCH (JSON Merge Patch, RFC 7396): members that are absent stay as they are.
 
-    There, null means to remove a member. None of those here can be removed, so null is refused: a client that
+    There, null means to remove a member. For a member that can't be removed null is refused: a client that
     writes null for what it was not given would otherwise change it unknowingly.
     """
 
-    @field_validator("*", mode="before")
+    removable: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("*", mode="wrap")
     @classmethod
-    def _refuse_null(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None and not cls.model_fields[info.field_name or ""].exclude:
+    def _read_null(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        if value is not None:
+            return read(value)
+        if name not in cls.removable and not cls.model_fields[name].exclude:
             raise ValueError("must not be null; leave it out to keep it as it is")
-        return value
+        return None
 
     @model_validator(mode="after")
     def _require_a_member(self) -> Self:
         if not self.model_fields_set:
             fields = type(self).model_fields
-            *names, last = (n for n in fields if not fields[n].exclude and n not in ("id", "version"))
+            compared = ("id", "status", "version")
+            *names, last = (n for n in fields if not fields[n].exclude and n not in compared)
             raise ValueError(f"must name at least one field: {', '.join(names)} or {last}")
         return self
 
@@ -161,6 +168,8 @@ def faults_of(error: ValidationError, if_missing: str = StrictObject.if_missing)
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
+    if location[-1:] == ("[key]",):  # pydantic's word for a key, rather than its value, that is at fault
+        location = location[:-1]
     # As a URI fragment (section 6): what can't appear in one, a line feed in a key for instance, is encoded.
     tokens = (_shorten(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
     return "#" + "".join("/" + quote(token, safe="!$&'()*+,;=:@?") for token in tokens)
@@ -186,6 +195,7 @@ def _what_would_be_valid(error: ErrorDetails) -> str:
         case "too_short":
             return f"must have at least {context['min_length']} element"
         case "too_long":
-            return f"must have at most {context['max_length']} elements"
+            what = "members" if context.get("field_type") == "Dictionary" else "elements"
+            return f"must have at most {context['max_length']} {what}"
         case _:
             return error["msg"]

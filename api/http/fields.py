@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 GREATEST_ID = 10**18 - 1
 """Eighteen digits, so that a pattern in the contract can express it; the columns are ``bigint``."""
 
-GREATEST_CALLERS_ID = 999_999_999_999
+GREATEST_CALLERS_ID = 999_999_999_999_999
 """The greatest id that callers may choose. The server's own ids are greater, so the two never collide."""
 
 GREATEST_POSITION = 10**18 - 1

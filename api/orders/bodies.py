@@ -12,7 +12,18 @@ from pydantic import AfterValidator, Field, PlainValidator
 from api.http.bodies import Body, Patch, ReadOnly
 from api.http.fields import GREATEST_VERSION, read_callers_id, read_id, whole_number
 from api.http.times import read_datetime
-from api.orders.fields import DEFAULT_CALENDAR, read_calendar, read_fee
+from api.orders.fields import (
+    DEFAULT_CALENDAR,
+    MOST_METADATA,
+    read_calendar,
+    read_fee,
+    read_metadata_change,
+    read_metadata_key,
+    read_metadata_value,
+    read_reference,
+    read_status,
+    read_status_of_new,
+)
 
 LARGEST_BATCH = 100
 
@@ -21,6 +32,13 @@ Fee = PlainValidator(read_fee)
 OrderDatetime = PlainValidator(read_datetime)
 CalendarName = PlainValidator(read_calendar)
 Version = PlainValidator(whole_number(1, GREATEST_VERSION))
+Reference = PlainValidator(read_reference)
+_MetadataKey = Annotated[str, PlainValidator(read_metadata_key)]
+Metadata = Annotated[
+    dict[_MetadataKey, Annotated[str, PlainValidator(read_metadata_value)]], Field(max_length=MOST_METADATA)
+]
+MetadataChange = dict[_MetadataKey, Annotated[str | None, PlainValidator(read_metadata_change)]]
+"""A merge patch; how many keys there may be is checked when it is merged."""
 
 
 class ServiceReference(Body):
@@ -52,16 +70,21 @@ class NewOrder(Body):
     totalfee: Annotated[Decimal, Fee]
     services: Services
     calendar: Annotated[str, CalendarName] = DEFAULT_CALENDAR
+    reference: Annotated[str | None, Reference] = None
+    metadata: Metadata = Field(default_factory=dict)
+    status: Annotated[str | None, PlainValidator(read_status_of_new), Field(exclude=True)] = None
     version: ReadOnly = None
     created_at: ReadOnly = None
     updated_at: ReadOnly = None
 
 
-def _require_distinct_ids(orders: list[NewOrder]) -> list[NewOrder]:
-    times = Counter(order.id for order in orders if order.id is not None)
-    twice = [str(order_id) for order_id, n in times.items() if n > 1]
-    if twice:
-        raise ValueError(f"must not use an id for two orders: {', '.join(twice)}")
+def _require_distinct(orders: list[NewOrder]) -> list[NewOrder]:
+    ids = Counter(order.id for order in orders if order.id is not None)
+    references = Counter(order.reference for order in orders if order.reference is not None)
+    for what, times in (("an id", ids), ("a reference", references)):
+        twice = [str(value) for value, n in times.items() if n > 1]
+        if twice:
+            raise ValueError(f"must not use {what} for two orders: {', '.join(twice)}")
     return orders
 
 
@@ -69,7 +92,7 @@ class NewOrders(Body):
     """The body of a batch."""
 
     orders: Annotated[
-        list[NewOrder], Field(min_length=1, max_length=LARGEST_BATCH), AfterValidator(_require_distinct_ids)
+        list[NewOrder], Field(min_length=1, max_length=LARGEST_BATCH), AfterValidator(_require_distinct)
     ]
 
 
@@ -80,6 +103,8 @@ class OrderReplacement(NewOrder):
 
     id: Annotated[int | None, PlainValidator(read_id)] = None
     datetime: Annotated[Datetime, OrderDatetime]
+    status: Annotated[str | None, PlainValidator(read_status)] = None
+    """If given, it must be the order's current status."""
     version: Annotated[int | None, Version] = None
     """If given, it must be the order's current version."""
 
@@ -87,11 +112,17 @@ class OrderReplacement(NewOrder):
 class OrderPatch(Patch):
     """The body of a PATCH."""
 
+    removable = frozenset({"reference", "metadata"})
+
     id: Annotated[int | None, PlainValidator(read_id)] = None
     datetime: Annotated[Datetime | None, OrderDatetime] = None
     totalfee: Annotated[Decimal | None, Fee] = None
     services: Services | None = None
     calendar: Annotated[str | None, CalendarName] = None
+    reference: Annotated[str | None, Reference] = None
+    metadata: MetadataChange | None = None
+    status: Annotated[str | None, PlainValidator(read_status)] = None
+    """If given, it must be the order's current status."""
     version: Annotated[int | None, Version] = None
     """If given, it must be the order's current version."""
     created_at: ReadOnly = None

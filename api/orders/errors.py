@@ -48,6 +48,30 @@ class OrderIdTakenError(Exception):
 
 
 @dataclass
+class ReferenceTakenError(Exception):
+    """Another order has the reference."""
+
+    reference: str
+    order_id: int
+    """The order that has it."""
+
+
+@dataclass
+class StatusNotSettableError(Exception):
+    """The body of an update has another status than the order, which only a command of its own changes."""
+
+    status: str
+    """The order's."""
+
+
+@dataclass
+class TooMuchMetadataError(Exception):
+    """An order's metadata would have more keys than it may."""
+
+    keys: int
+
+
+@dataclass
 class ServicesNotOrderableError(Exception):
     """Services of an order are unknown or archived: JSON Pointers into the body, and why."""
 
@@ -58,7 +82,7 @@ class ServicesNotOrderableError(Exception):
 class BatchRefusedError(Exception):
     """Some orders of a batch can't be stored, by their index; the others are not stored either."""
 
-    refusals: Sequence[tuple[int, OrdersTooCloseError | OrderIdTakenError]]
+    refusals: Sequence[tuple[int, OrdersTooCloseError | OrderIdTakenError | ReferenceTakenError]]
 
 
 @dataclass

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
+
+from api.http.texts import visible_text
 
 GREATEST_FEE = Decimal("9999999999.99")
 _CENT = Decimal("0.01")
 DEFAULT_CALENDAR = "default"
 
+LONGEST_REFERENCE = 64
+MOST_METADATA = 50
+LONGEST_METADATA_KEY = 40
+LONGEST_METADATA_VALUE = 500
+BOOKED, CANCELLED = "booked", "cancelled"
+
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _CALENDAR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -32,3 +43,45 @@ def read_calendar(value: object) -> str:
             "must be 1 to 64 letters, digits, dots, underscores and hyphens, starting with a letter or digit"
         )
     return value
+
+
+read_reference = visible_text(LONGEST_REFERENCE)
+"""Read the reference that a caller gives an order."""
+
+read_metadata_key = visible_text(LONGEST_METADATA_KEY)
+"""Read a key of an order's metadata."""
+
+
+def read_metadata_value(value: object) -> str:
+    """Read a value of an order's metadata: a text, which may be empty and have several lines."""
+    if not isinstance(value, str) or len(value) > LONGEST_METADATA_VALUE:
+        raise ValueError(f"must be a string of at most {LONGEST_METADATA_VALUE} characters")
+    if _NO_TEXT.search(value):
+        raise ValueError("must not contain control characters other than line ends and tabs")
+    return value
+
+
+def read_metadata_change(value: object) -> str | None:
+    """Read a value of a merge patch: null removes the key."""
+    return None if value is None else read_metadata_value(value)
+
+
+def read_status_of_new(value: object) -> str:
+    """Read the status of an order that is created."""
+    if value != BOOKED:
+        raise ValueError(f"must be {BOOKED}, or left out; POST /orders/{{order_id}}/cancel cancels an order")
+    return BOOKED
+
+
+def read_status(value: object) -> str:
+    """Read a status."""
+    if value not in (BOOKED, CANCELLED):
+        raise ValueError(f"must be {BOOKED} or {CANCELLED}")
+    return str(value)
+
+
+def merge_metadata(metadata: Mapping[str, str], change: Mapping[str, str | None] | None) -> dict[str, Any]:
+    """Apply a merge patch (RFC 7396) to an order's metadata; None removes all of it."""
+    if change is None:
+        return {}
+    return {key: value for key, value in {**metadata, **change}.items() if value is not None}

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-STORED_AS_SENT = {"datetime": "timestamptz", "totalfee": "numeric"}
+from api.http.json_text import encode_text
+
+STORED_AS_SENT = {"datetime": "timestamptz", "totalfee": "numeric", "reference": "text", "metadata": "jsonb"}
 """Members with a column of the same name that holds the value itself; with PostgreSQL's type."""
 
 SETTABLE = (*STORED_AS_SENT, "services", "calendar")
 """Members that callers set, apart from the id, which never changes."""
 
-READ_ONLY = ("version", "created_at", "updated_at")
+READ_ONLY = ("status", "version", "created_at", "updated_at")
 """Members that only the service sets. Callers may send them back as they read them."""
 
 SHOWN = ("id", *SETTABLE, *READ_ONLY)
@@ -31,4 +33,5 @@ def parameters(first: int) -> str:
 
 def values_of(order: object) -> list[Any]:
     """Return the values for ``COLUMNS``, from a body or a row with attributes of these names."""
-    return [getattr(order, name) for name in STORED_AS_SENT]
+    values = (getattr(order, name) for name in STORED_AS_SENT)
+    return [encode_text(value) if isinstance(value, dict) else value for value in values]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Response, delete, patch, post, put, route
 
+from api.http.attribution import read_attribution
 from api.http.bodies import MERGE_PATCH, check_own_id, read_body
 from api.http.entity_tags import etag, read_if_none_match, read_preconditions
 from api.http.fields import one_of, read_id
@@ -71,7 +72,7 @@ async def create_order(request: AnyRequest) -> Response[bytes]:
     key = read_idempotency_key(request, "createOrder", new)
     is_dry_run = _is_dry_run(request)
     with roll_back_if(is_dry_run=is_dry_run):
-        answer = await commands.create_order(new, key)
+        answer = await commands.create_order(new, read_attribution(request), key)
     if is_dry_run:
         return _previewed(_preview(read_json(answer.text.encode()), new, answer), answer)
     order = msgspec.json.decode(answer.text, type=_Identity)
@@ -85,7 +86,7 @@ async def create_orders(request: AnyRequest) -> Response[bytes]:
     key = read_idempotency_key(request, "createOrders", batch)
     is_dry_run = _is_dry_run(request)
     with roll_back_if(is_dry_run=is_dry_run):
-        answer = await commands.create_orders(batch.orders, key)
+        answer = await commands.create_orders(batch.orders, read_attribution(request), key)
     if not is_dry_run:
         return created(answer, {})
     stored: Sequence[Any] = read_json(answer.text.encode(), math.inf)["orders"]

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 import asyncpg
 import msgspec
 
 from api.http.entity_tags import Preconditions, etag
+from api.http.json_text import encode_text
 from api.orders.bodies import OrderPatch, OrderReplacement
 from api.orders.calendars import calendar_ids
-from api.orders.errors import ContentionError, OrderNotFoundError, VersionMismatchError
+from api.orders.errors import (
+    ContentionError,
+    OrderNotFoundError,
+    StatusNotSettableError,
+    TooMuchMetadataError,
+    VersionMismatchError,
+)
+from api.orders.fields import MOST_METADATA, merge_metadata
 from api.orders.members import COLUMNS, parameters, values_of
 from api.orders.orderable_services import orderable_names
 from api.orders.queries import StoredOrder, refuse_if_too_close
+from api.orders.references import buckets_of, refuse_if_reference_is_taken
 from api.orders.spacing import CLEARANCE
 from api.orders.transactions import ATTEMPTS
-from shared.database.locks import CALENDAR_LOCK
+from shared.database.locks import CALENDAR_LOCK, REFERENCE_LOCK
 from shared.database.statements import fetch_optional
 from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout, transaction
 
@@ -28,7 +39,7 @@ from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout,
 _READ_ORDER = f"""
 SELECT
     version, format, rendered AS json, service_ids, service_names, o.calendar_id,
-    rendered ->> 'calendar' AS calendar, import_id, {COLUMNS},
+    rendered ->> 'calendar' AS calendar, import_id, status, {COLUMNS},
     (
         SELECT array_agg(name ORDER BY id) FROM service WHERE id = ANY($2::bigint[]) AND archived_at IS NULL
     ) AS orderable_names,
@@ -53,6 +64,8 @@ _READ, _LOCK = _READ_ORDER % {"lock": ""}, _READ_ORDER % {"lock": "FOR UPDATE"}
 # the lock, it reads that row again, but not the rows that it was joined to: an order that was moved meanwhile
 # would seem to be gone.
 
+# Buckets of references ($8) are locked after the calendars: two that swap theirs would deadlock otherwise.
+#
 # An order that moves (its calendars: $6) may not be near the others of its import, unless it returns to where
 # it came from ($5). That place can't change meanwhile: only an import that stores this order again writes it.
 #
@@ -64,13 +77,17 @@ WITH changing AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     SELECT pg_advisory_xact_lock({CALENDAR_LOCK}, calendar_id)
     FROM (SELECT unnest($6::int[]) AS calendar_id FROM changing) AS calendars
+), references_locked AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock({REFERENCE_LOCK}, bucket)
+    FROM (SELECT unnest($8::int[]) AS bucket FROM changing WHERE (SELECT count(*) FROM locked) >= 0) AS buckets
 )
 UPDATE orders SET
-    (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(8)}),
+    (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(9)}),
     import_id = CASE WHEN cardinality($6::int[]) = 0 THEN import_id
         ELSE coalesce($5::bigint, nextval('order_import_id_seq')) END,
     version = version + 1, updated_at = clock_timestamp()
 WHERE id = $1 AND version = $7 AND (SELECT count(*) FROM locked) = cardinality($6::int[])
+  AND (SELECT count(*) FROM references_locked) = cardinality($8::int[])
 RETURNING id, version, format, rendered AS json
 """
 
@@ -83,6 +100,10 @@ class _CurrentOrder(msgspec.Struct, frozen=True):
     json: str
     datetime: datetime
     totalfee: Decimal
+    reference: str | None
+    metadata: str
+    """As JSON."""
+    status: str
     service_ids: list[int]
     service_names: list[str]
     calendar_id: int
@@ -104,6 +125,13 @@ class _OrderInTheWayError(Exception):
     import_id: int | None
 
 
+@dataclass
+class _ReferenceUsedError(Exception):
+    """Another order has, or had a moment ago, the reference that an order is to get."""
+
+    reference: str
+
+
 @retry_on_lock_timeout
 async def update_order(
     order_id: int, change: OrderReplacement | OrderPatch, preconditions: Preconditions | None = None
@@ -118,6 +146,9 @@ async def update_order(
         ServicesNotOrderableError: a service is unknown; or archived, and the order has and had it never.
         CalendarNameTakenError: the calendar is new, and its name differs only in case from another's.
         OrdersTooCloseError: the order would move too close to another.
+        ReferenceTakenError: another order has the reference.
+        StatusNotSettableError: the status in the body is not the order's.
+        TooMuchMetadataError: its metadata would have too many keys.
         ContentionError: other transactions kept interfering.
 
     """
@@ -132,6 +163,8 @@ async def update_order(
         except _OrderInTheWayError as refusal:
             # If the order in the way is gone by now, the next attempt may succeed.
             await refuse_if_too_close(refusal.calendar, refusal.at, order_id, refusal.import_id)
+        except _ReferenceUsedError as refusal:
+            await refuse_if_reference_is_taken(refusal.reference)
     raise ContentionError
 
 
@@ -168,10 +201,9 @@ async def _update(
     _check_preconditions(order_id, current.version, tag, preconditions)
     if change.version not in (None, current.version):
         raise VersionMismatchError(order_id, current.version, tag, stated=change.version)
-    members = change.model_dump(
-        exclude={"id", "services", "version"}, exclude_unset=isinstance(change, OrderPatch)
-    )
-    wanted = msgspec.structs.replace(current, **members)
+    if change.status not in (None, current.status):
+        raise StatusNotSettableError(current.status)
+    wanted = msgspec.structs.replace(current, **_members_of(change, current))
     if change.services is not None:
         names = current.orderable_names or []
         if len(names) < len(service_ids):
@@ -189,6 +221,20 @@ async def _update(
         wanted = msgspec.structs.replace(wanted, calendar_id=calendar_id)
         calendars = sorted({current.calendar_id, calendar_id})
     return await _store(order_id, current, wanted, calendars, is_locked=is_locked)
+
+
+def _members_of(change: OrderReplacement | OrderPatch, current: _CurrentOrder) -> dict[str, Any]:
+    """Return the columns that hold what they are sent."""
+    is_patch = isinstance(change, OrderPatch)
+    members = change.model_dump(exclude={"id", "services", "status", "version"}, exclude_unset=is_patch)
+    if "metadata" in members:
+        metadata = json.loads(current.metadata)
+        merged = merge_metadata(metadata if is_patch else {}, members["metadata"])
+        if len(merged) > MOST_METADATA:
+            raise TooMuchMetadataError(len(merged))
+        # Written the same way only if it is the same.
+        members["metadata"] = current.metadata if merged == metadata else encode_text(merged)
+    return members
 
 
 async def _store(
@@ -210,10 +256,15 @@ async def _store(
             current.import_there,
             calendars,
             current.version,
+            buckets_of({current.reference, wanted.reference})
+            if wanted.reference != current.reference
+            else [],
             *values_of(wanted),
         )
     except asyncpg.ExclusionViolationError:
         raise in_the_way from None
+    except asyncpg.UniqueViolationError:
+        raise _ReferenceUsedError(wanted.reference or "") from None
 
 
 _DELETE = "DELETE FROM orders WHERE id = $1 RETURNING id, version, format, rendered AS json"

@@ -35,11 +35,11 @@ IDEMPOTENCY_KEY_LOCK = 7_316_007
 SPACING_LOCK = 7_316_008
 """Transaction lock of a calendar's spacing: its first key. The second key is the calendar's id.
 
-Triggers take it (``shared/database/schema.sql``): shared to place an order, exclusively to change the spacing.
+Triggers take it (``shared/database/schema.sql``): shared to place an order, exclusive to change the spacing.
 """
 
 REFERENCE_LOCK = 7_316_009
-"""Transaction lock of references that orders get: its first key. The second is one of ``REFERENCE_BUCKETS``."""
+"""Transaction lock of references: its first key. The second key is below ``REFERENCE_BUCKETS``."""
 
 REFERENCE_BUCKETS = 64
 """Few, so that an import of any number of references needs few locks."""

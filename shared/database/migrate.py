@@ -45,9 +45,9 @@ async def _only_migrator() -> AsyncIterator[None]:
     connection = await DB.connect()
     try:
         async with translate_connection_errors():
-            # Not pg_advisory_lock: CREATE INDEX CONCURRENTLY, in a migration of the one that works, waits for every
-            # statement that has begun, so also for one that waits for the lock.
-            while not await connection.fetchval(f"SELECT pg_try_advisory_lock({MIGRATOR_LOCK})"):
+            # Not pg_advisory_lock: CREATE INDEX CONCURRENTLY, in a migration of the one that works, waits for
+            # every statement that has begun, so also for one that waits for the lock.
+            while not await connection.fetchval(f"SELECT pg_try_advisory_lock({MIGRATOR_LOCK})"):  # noqa: ASYNC110 (another process has it)
                 await asyncio.sleep(_PAUSE_SECONDS)
         yield
     finally:

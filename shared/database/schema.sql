@@ -98,7 +98,7 @@ CREATE TRIGGER calendar_apply_spacing AFTER UPDATE OF spacing_seconds ON calenda
 --
 -- Written by: api/services/commands.py; imports (api/orders/imported_services.py).
 CREATE TABLE service (
-    id bigserial PRIMARY KEY,  -- below 10^12 chosen by the caller, from there on by the sequence
+    id bigserial PRIMARY KEY,  -- below 10^15 chosen by the caller, from there on by the sequence
     name text NOT NULL DEFAULT '',  -- its name_key is unique among services that are not archived
     archived_at timestamptz,  -- since when it can't be ordered any more
     created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -111,7 +111,7 @@ CREATE TABLE service (
         AND name !~ '[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u115f-\u1160\u17b4-\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
     )
 );
-ALTER SEQUENCE service_id_seq START WITH 1000000000000 RESTART WITH 1000000000000;
+ALTER SEQUENCE service_id_seq START WITH 1000000000000000 RESTART WITH 1000000000000000;
 
 -- Names are compared as Unicode's compatibility caseless match (section 3.13, D146) compares them: neither case nor
 -- the form of letters (full-width, ligatures, composed or not) makes a difference.

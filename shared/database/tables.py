@@ -39,7 +39,7 @@ class Service(Table, tablename="service"):
     """What can be ordered. Archived, never deleted."""
 
     id = BigSerial(
-        primary_key=True, help_text="below 10^12 chosen by the caller, from there on by the sequence"
+        primary_key=True, help_text="below 10^15 chosen by the caller, from there on by the sequence"
     )
     name = Text(help_text="unique among services that are not archived, see name_key")
     archived_at = Timestamptz(null=True, default=None, help_text="since when it can't be ordered any more")

@@ -68,12 +68,14 @@ ALTER TABLE orders
     ADD CONSTRAINT orders_status CHECK (status IN ('booked', 'cancelled')) NOT VALID,
     ADD CONSTRAINT orders_clear_until CHECK (clear_until >= datetime) NOT VALID;
 
--- Callers may choose ids below 10^15 now. Orders that got an id from 10^12 on earlier keep it.
+-- Callers may choose ids below 10^15 now. Orders and services that got an id from 10^12 on earlier keep it.
 ALTER TABLE claimed_order_id DROP CONSTRAINT claimed_order_id_by_caller;
 ALTER TABLE claimed_order_id
     ADD CONSTRAINT claimed_order_id_by_caller CHECK (id BETWEEN 1 AND 999999999999999) NOT VALID;
 ALTER SEQUENCE orders_id_seq START WITH 1000000000000000;
+ALTER SEQUENCE service_id_seq START WITH 1000000000000000;
 SELECT setval('orders_id_seq', 1000000000000000, false) FROM orders_id_seq WHERE last_value < 1000000000000000;
+SELECT setval('service_id_seq', 1000000000000000, false) FROM service_id_seq WHERE last_value < 1000000000000000;
 
 -- Not a default: see render_order.
 ALTER TABLE orders ALTER COLUMN created_at DROP DEFAULT, ALTER COLUMN updated_at DROP DEFAULT;
