@@ -34,6 +34,13 @@ REFERENCE_TAKEN = ProblemType(
     "`order_id` is the order that has it: a reference belongs to one order. If this is a repeated request, "
     "that may be the order you want. Otherwise choose another reference.",
 )
+ORDER_CANCELLED = ProblemType(
+    "order-cancelled",
+    409,
+    "The order is cancelled",
+    "Only the reference and the metadata of a cancelled order can be changed. To change anything else, reinstate it "
+    "first: `POST /orders/{order_id}/reinstate`.",
+)
 BATCH_REFUSED = ProblemType(
     "batch-refused",
     409,

@@ -30,8 +30,8 @@ WHERE id = ANY (ARRAY(SELECT unnest($1::bigint[])))
 """
 
 # The conflicts and, only if there are any, the nearest orders before and after which it is free: free time
-# begins exactly three hours from an order, if the next order on that side is six hours away or more. Those that are
-# cancelled, or have left their place in this transaction to move, have no place: clear_until is their datetime.
+# begins exactly three hours from an order, if the next order on that side is six hours away or more. Orders
+# that are cancelled, or have left their place to move, are in nobody's way: clear_until is their datetime.
 _REFUSAL = """
 SELECT
     ids, datetimes,

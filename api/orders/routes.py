@@ -22,8 +22,9 @@ from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
 from api.http.times import read_time
-from api.orders import commands, exports, queries, updates
-from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
+from api.orders import commands, exports, queries
+from api.orders.answers import WRITE, answer_order, is_dry_run_of
+from api.orders.bodies import LARGEST_BATCH_BYTES, NewOrder, NewOrders
 from api.orders.fields import read_calendar
 from api.orders.filters import OrderFilters
 from api.orders.members import SETTABLE
@@ -34,25 +35,12 @@ if TYPE_CHECKING:
 
     from api.orders.queries import StoredOrder
 
-LARGEST_BATCH_BYTES = 1_048_576
-
 
 class _Identity(msgspec.Struct):
     """What an answer's headers say about the order in its body."""
 
     id: str
     version: int
-
-
-def _answer(order: StoredOrder) -> Response[bytes]:
-    return BytesResponse(order.json.encode(), status_code=200, media_type=JSON, headers={"ETag": order.tag})
-
-
-_WRITE = {"query": Query({"dry_run": read_boolean})}
-
-
-def _is_dry_run(request: AnyRequest) -> bool:
-    return bool(query_of(request).get("dry_run"))
 
 
 def _preview(order: dict[str, Any], new: NewOrder, answer: Answer) -> dict[str, Any]:
@@ -65,12 +53,12 @@ def _previewed(preview: object, answer: Answer) -> Response[bytes]:
     return created(Answer(encode_text(preview), replayed=answer.replayed), {}, 200)
 
 
-@post("/orders", opt=_WRITE)
+@post("/orders", opt=WRITE)
 async def create_order(request: AnyRequest) -> Response[bytes]:
     """Store an order, three hours or more from every other on its calendar."""
     new = await read_body(request, NewOrder)
     key = read_idempotency_key(request, "createOrder", new)
-    is_dry_run = _is_dry_run(request)
+    is_dry_run = is_dry_run_of(request)
     with roll_back_if(is_dry_run=is_dry_run):
         answer = await commands.create_order(new, read_attribution(request), key)
     if is_dry_run:
@@ -79,12 +67,12 @@ async def create_order(request: AnyRequest) -> Response[bytes]:
     return created(answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)})
 
 
-@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES, opt=_WRITE)
+@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES, opt=WRITE)
 async def create_orders(request: AnyRequest) -> Response[bytes]:
     """Store all orders of a batch, or none."""
     batch = await read_body(request, NewOrders)
     key = read_idempotency_key(request, "createOrders", batch)
-    is_dry_run = _is_dry_run(request)
+    is_dry_run = is_dry_run_of(request)
     with roll_back_if(is_dry_run=is_dry_run):
         answer = await commands.create_orders(batch.orders, read_attribution(request), key)
     if not is_dry_run:
@@ -102,34 +90,7 @@ async def read_order(request: AnyRequest) -> Response[bytes]:
     order = await queries.find_order(order_id)
     if if_none_match is not None and if_none_match.weakly_match(order.tag):
         return BytesResponse(b"", status_code=304, headers={"ETag": order.tag})
-    return _answer(order)
-
-
-@put("/orders/{order_id:str}")
-async def replace_order(request: AnyRequest) -> Response[bytes]:
-    """Replace an order that exists."""
-    order_id = path_id(request, "order_id")
-    preconditions = read_preconditions(request)
-    new = await read_body(request, OrderReplacement)
-    check_own_id(new.id, order_id)
-    return _answer(await updates.update_order(order_id, new, preconditions))
-
-
-@patch("/orders/{order_id:str}")
-async def patch_order(request: AnyRequest) -> Response[bytes]:
-    """Change parts of an order (JSON Merge Patch)."""
-    order_id = path_id(request, "order_id")
-    preconditions = read_preconditions(request)
-    change = await read_body(request, OrderPatch, MERGE_PATCH)
-    check_own_id(change.id, order_id)
-    return _answer(await updates.update_order(order_id, change, preconditions))
-
-
-@delete("/orders/{order_id:str}", status_code=204)
-async def delete_order(request: AnyRequest) -> None:
-    """Delete an order."""
-    order_id = path_id(request, "order_id")
-    await updates.delete_order(order_id, read_preconditions(request))
+    return answer_order(order)
 
 
 _FILTERS: Readers = {
@@ -198,7 +159,4 @@ ROUTES = [
     list_orders,
     export_orders,
     read_order,
-    replace_order,
-    patch_order,
-    delete_order,
 ]
