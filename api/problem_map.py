@@ -228,8 +228,8 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ),
     orders.OrderCancelledError: lambda error: ProblemError(
         ORDER_CANCELLED,
-        f"Order {error.order_id} is cancelled: only its reference and metadata can be changed. Reinstate it first: "
-        f"POST /orders/{error.order_id}/reinstate.",
+        f"Order {error.order_id} is cancelled: only its reference and metadata can be changed. Reinstate it "
+        f"first: POST /orders/{error.order_id}/reinstate.",
     ),
     orders.StatusNotSettableError: lambda error: invalid(
         Fault(

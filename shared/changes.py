@@ -6,6 +6,7 @@ recorded, so a notification always has the same bytes, whenever and wherever it 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,17 +32,27 @@ class Change:
     """The order after the change, as JSON text; None when it was deleted."""
     previous: str | None
     """The order before the change, as JSON text; None when it was created."""
+    actor: str | None = None
+    """Who made it; None if a release recorded it that did not know it."""
+    reason: str | None = None
+    """Why, if they said it."""
 
     def notification(self) -> str:
         """Encode the change as its notification.
 
         ``sequence`` is the position, as a string of 19 digits: the CloudEvents extension of that name
         requires a string that sorts as text. ``orderversion`` is our own extension: 1, 2, 3, … without a gap
-        for each order. It is not read from the order's state, since a deletion has none.
+        for each order. It is not read from the order's state, since a deletion has none. So are ``actor`` and
+        ``reason``, which are left out if they are not known: CloudEvents has no null.
         """
+        attribution = "".join(
+            f'"{name}":{json.dumps(text, ensure_ascii=False)},'
+            for name, text in (("actor", self.actor), ("reason", self.reason))
+            if text is not None
+        )
         return (
             f'{{"specversion":"1.0","id":"{self.event_id}","source":"{SOURCE}","type":"{self.type}",'
             f'"subject":"{self.order_id}","time":"{self.time}","datacontenttype":"application/json",'
-            f'"sequence":"{self.position:019}","orderversion":{self.order_version},'
+            f'"sequence":"{self.position:019}","orderversion":{self.order_version},{attribution}'
             f'"data":{{"order":{self.order or "null"},"previous":{self.previous or "null"}}}}}'
         )

@@ -18,9 +18,14 @@ ORDER_FORMAT = 2
 """The format of orders' texts, a part of their entity tags."""
 
 
+def tag(version: int) -> str:
+    """Write the entity tag of an order."""
+    return f'"{ORDER_FORMAT}{version:010}"'
+
+
 def tags(by_version: str) -> str:
     """Write entity tags of orders, each given with its version as one digit: ``W/"1", "2"``."""
-    return re.sub(r'"(\d)"', lambda version: f'"{ORDER_FORMAT}{int(version[1]):010}"', by_version)
+    return re.sub(r'"(\d)"', lambda version: tag(int(version[1])), by_version)
 
 
 def order_body(

@@ -19,8 +19,8 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
 
-ImportedRow = tuple[int, datetime, Decimal, tuple[int, ...], str]
-"""An order of a file: its id (0: none), datetime, fee, services and calendar."""
+ImportedRow = tuple[int, datetime, Decimal, tuple[int, ...], str, str | None, dict[str, str]]
+"""An order of a file: its id (0: none), datetime, fee, services, calendar, reference and metadata."""
 
 
 def fee_shares(fee: Decimal, service_ids: Iterable[int]) -> dict[int, Decimal]:
@@ -39,6 +39,8 @@ class ModelOrder:
     fee: Decimal
     services: tuple[tuple[int, str], ...]
     calendar: str
+    reference: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
     version: int = 1
     had: frozenset[int] = field(default=frozenset(), compare=False)
     """Every service that it ever had: archived ones among them may be kept or taken back."""
@@ -120,33 +122,64 @@ class Model:
         """Return services with their current names."""
         return tuple((service, self.names[service]) for service in sorted(services))
 
-    def create(self, order_id: int | None, at: datetime, services: Sequence[int], calendar: str) -> Answer:
+    def reference_taken(self, reference: str | None, aside: int | None = None) -> Answer | None:
+        """Refuse a reference that another order has; None when it is free."""
+        if reference is not None and any(
+            order.reference == reference and order.id != aside for order in self.orders.values()
+        ):
+            return Answer(409, "reference-taken")
+        return None
+
+    def create(
+        self,
+        order_id: int | None,
+        at: datetime,
+        services: Sequence[int],
+        calendar: str,
+        reference: str | None,
+    ) -> Answer:
         """Answer a POST; the order itself is added by ``store``, under the id it got."""
         if order_id is not None and order_id in self.claimed:
             return Answer(409, "order-id-taken")
         if self.not_orderable(services):
             return Answer(422, "validation-failed")
-        return self.too_close(at, calendar, None) or Answer(201)
+        return self.reference_taken(reference) or self.too_close(at, calendar, None) or Answer(201)
 
     def store(
-        self, order_id: int, at: datetime, fee: Decimal, services: Sequence[int], calendar: str
+        self,
+        order_id: int,
+        at: datetime,
+        fee: Decimal,
+        services: Sequence[int],
+        calendar: str,
+        *,
+        reference: str | None,
+        metadata: dict[str, str],
     ) -> None:
         """Add an order that was accepted."""
         self.claimed.add(order_id)
         version = self.last_versions.get(order_id, 0) + 1
         self.orders[order_id] = ModelOrder(
-            order_id, at, fee, self.named(services), calendar, version, had=frozenset(services)
+            order_id,
+            at,
+            fee,
+            self.named(services),
+            calendar,
+            reference,
+            metadata,
+            version,
+            had=frozenset(services),
         )
         self.changes += 1
 
     def store_imported(self, number: int, order_id: int, order: ImportedRow) -> None:
         """Add an order of the n-th import; it rejoins an earlier one that placed it there."""
-        _, at, fee, services, calendar = order
+        _, at, fee, services, calendar, reference, metadata = order
         self.places.setdefault((order_id, at, calendar), number)
-        self.store(order_id, at, fee, services, calendar)
+        self.store(order_id, at, fee, services, calendar, reference=reference, metadata=metadata)
 
     def update(self, order_id: int, fields: Mapping[str, Any]) -> Answer:
-        """Answer a PATCH, or a PUT, which names every field."""
+        """Answer a PATCH, or a PUT, which names every field, with ``all_metadata``."""
         order = self.orders.get(order_id)
         if order is None:
             return Answer(404, "not-found")
@@ -158,12 +191,21 @@ class Model:
             refused = self.too_close(at, calendar, order_id)
             if refused:
                 return refused
+        reference = fields.get("reference", order.reference)
+        taken = self.reference_taken(reference, order_id)
+        if taken:
+            return taken
+        merged = {**order.metadata, **fields.get("metadata", {})}
         changed = replace(
             order,
             at=at,
             calendar=calendar,
             fee=fields.get("fee", order.fee),
             services=order.services if services is None else self.named(services),
+            reference=reference,
+            metadata=fields.get(
+                "all_metadata", {key: value for key, value in merged.items() if value is not None}
+            ),
         )
         if changed != order:  # a write that changes nothing is no change
             had = order.had | {service for service, _ in changed.services}
@@ -186,9 +228,12 @@ class Model:
         # Where an order is stored already, its id is taken and its place too.
         imports = [
             None if order_id in self.orders else self.places.get((order_id, at, calendar))
-            for order_id, at, _, _, calendar in orders
+            for order_id, at, _, _, calendar, _, _ in orders
         ]
-        for index, (order_id, at, _, services, calendar) in enumerate(orders):
+        for index, (order_id, at, _, services, calendar, reference, _) in enumerate(orders):
+            earlier = [other[5] for other in orders[:index]]
+            if reference is not None and (self.reference_taken(reference) or reference in earlier):
+                faults.add(f"orders[{index}].reference")
             was_imported = any(place[0] == order_id for place in self.places)
             if order_id in self.orders or (order_id in self.claimed and not was_imported):
                 faults.add(f"orders[{index}].id")
@@ -211,7 +256,7 @@ class Model:
                 and at - other_at < THREE_HOURS
                 and (other_at, other) < (at, index)
                 and imports[other] != own
-                for other, (_, other_at, _, _, other_calendar) in enumerate(orders)
+                for other, (_, other_at, _, _, other_calendar, _, _) in enumerate(orders)
             ):
                 faults.add(f"orders[{index}].datetime")
         return faults

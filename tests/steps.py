@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from api.http.attribution import Attribution
 from api.orders.bodies import NewOrder
 from api.orders.commands import create_order
 from shared.change_log import (
@@ -34,7 +35,7 @@ CONSUMERS = {
 async def place(at: datetime | str = NOON, fee: str = "100", **more: Any) -> int:
     """Place an order with the command of ``POST /orders``, and return its id."""
     body = order_body(at=at, **more) | {"totalfee": Decimal(fee)}
-    answer = await create_order(NewOrder.model_validate(body, strict=True))
+    answer = await create_order(NewOrder.model_validate(body, strict=True), Attribution("anyone"))
     return int(json.loads(answer.text)["id"])
 
 

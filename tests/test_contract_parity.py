@@ -238,7 +238,7 @@ def guarded_api(postgres_url: str, redis_url: str) -> Iterator[Api]:
 def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
     """Return the problems that need only requests, by the name of their example."""
     get, post = api.client.get, api.client.post
-    api.placed_order(id=223, at=SAMPLE_TIME)
+    api.placed_order(id=223, at=SAMPLE_TIME, reference="PO-2026-4711")
     api.placed_order(id=224, at="2022-11-03T00:00:00Z", calendar="crew-7")
     cursor = get("/orders?limit=1").json()["next"]
     batch = [order_body(at=f"2026-11-24T{hour}:00:00Z") for hour in ("09", "10")]
@@ -255,6 +255,7 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
         "CsvWanted": get("/orders", headers={"Accept": "text/csv"}),
         "TooClose": api.place_order(at="2022-11-01T12:11:11.111Z"),
         "TakenOrderId": api.place_order(id=223, at="2022-11-07T00:00:00Z"),
+        "TakenReference": api.place_order(at="2022-11-07T00:00:00Z", reference="PO-2026-4711"),
         "BatchTooClose": post("/orders/batch", json={"orders": batch}),
         "TakenServiceName": post("/services", json={"name": "Inspection"}),
         "TakenServiceId": post("/services", json={"name": "Cleaning", "id": 123}),

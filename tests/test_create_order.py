@@ -37,7 +37,8 @@ def test_a_created_order_is_answered_with_the_bytes_that_a_get_returns(api: Api)
     assert answer.text == (
         '{"id":"223","datetime":"2022-11-01T11:11:11.111Z","totalfee":100.00,'
         '"services":[{"id":"123","name":"Inspection"},{"id":"789","name":"Testing"}],'
-        f'"calendar":"crew-7","version":1,"created_at":"{written_at}","updated_at":"{written_at}"}}'
+        f'"calendar":"crew-7","reference":null,"metadata":{{}},"status":"booked","version":1,'
+        f'"created_at":"{written_at}","updated_at":"{written_at}"}}'
     )
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.(\d{3}){1,2}Z", written_at)
     assert abs(datetime.now(UTC) - datetime.fromisoformat(written_at)) < timedelta(minutes=1)

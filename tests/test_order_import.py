@@ -33,7 +33,7 @@ def test_orders_of_one_import_may_be_close_together_but_no_other_order_near_them
         tmp_path, [imported(1), imported(2, at=later(hours=1)), imported(3, calendar="crew-1"), anonymous]
     )
     assert done.returncode == 0, done.stderr
-    assert [order["id"] for order in api.every_order()] == ["1", "3", "1000000000000", "2"]
+    assert [order["id"] for order in api.every_order()] == ["1", "3", "1000000000000000", "2"]
     assert api.place_order(at=later(hours=3)).status_code == 409
     api.placed_order(at=later(hours=4))
     assert database.too_close_pairs() == []

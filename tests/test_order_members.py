@@ -27,12 +27,16 @@ PLAIN = {
     "totalfee": 100.0,
     "services": [{"id": "123"}],
     "calendar": "default",
+    "reference": None,
+    "metadata": {},
 }
 OTHER = {
     "datetime": "2031-07-02T13:14:15.161Z",
     "totalfee": 99.95,
     "services": [{"id": "456"}, {"id": "789"}],
     "calendar": "crew-7",
+    "reference": "PO 4711 / Müller",
+    "metadata": {"source": "web", "=note": 'a\n"b", c\\ ü', "empty": ""},
 }
 """A value for each member that is neither its default nor that of ``PLAIN``."""
 
@@ -76,16 +80,19 @@ def test_the_contract_takes_every_member_that_is_shown(name: str) -> None:
     """In the schemas of creates, replacements and patches; what is ignored is read-only there."""
     members = CONTRACT.target(f"#/components/schemas/{name}").members("properties")
     assert members.keys() == set(SHOWN)
-    compared = {"version"} if name != "NewOrder" else set()
+    compared = {"version"} if name != "NewOrder" else set()  # the status too, but it can't be sent otherwise
     read_only = {member for member, schema in members.items() if schema.get("readOnly") is True}
     assert read_only == set(READ_ONLY) - compared
 
 
 def test_both_contracts_show_every_member() -> None:
-    """An order always has each of them."""
+    """An order always has each of them; one that a change recorded may lack newer ones."""
+    order = CONTRACT.target("#/components/schemas/Order")
+    assert order.members("properties").keys() == set(order.get("required")) == set(SHOWN)
     for contract in (CONTRACT, load(EVENTS)):
-        order = contract.target("#/components/schemas/Order")
-        assert order.members("properties").keys() == set(order.get("required")) == set(SHOWN)
+        recorded = contract.target("#/components/schemas/RecordedOrder")
+        assert recorded.members("properties").keys() == set(SHOWN)
+        assert set(recorded.get("required")) < set(SHOWN)
 
 
 def test_an_order_is_shown_with_every_member(api: Api) -> None:
@@ -143,6 +150,8 @@ def test_exports_have_every_member(api: Api) -> None:
     assert set(CSV_COLUMNS) == set(cells)
     table = api.client.get("/orders/export", headers={"Accept": "text/csv"}).text
     (row,) = csv.DictReader(io.StringIO(table))
-    assert {name: row[name] for name in ("datetime", "calendar")} == {
-        name: OTHER[name] for name in ("datetime", "calendar")
+    assert {name: row[name] for name in ("datetime", "calendar", "reference")} == {
+        name: OTHER[name] for name in ("datetime", "calendar", "reference")
     }
+    assert json.loads(row["metadata"]) == {"source": "web", "'=note": 'a\n"b", c\\ ü', "empty": ""}
+    assert row["status"] == "booked"

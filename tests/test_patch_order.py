@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.builders import tags
+
 if TYPE_CHECKING:
     import httpx
 
-    from tests.drivers import Api, Database
+from tests.drivers import Api, Database
 
 MERGE_PATCH = "application/merge-patch+json"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -19,7 +19,7 @@ from api.orders.import_command import _check_orders
 from api.orders.import_faults import FaultReport
 from api.orders.import_files import ImportedFile
 from api.orders.imports import import_orders
-from tests.builders import NOON, text_of
+from tests.builders import NOON, tag, text_of
 from tests.model import Answer, Model, ModelOrder
 from tests.random_rounds import ROUNDS
 from tests.steps import apply_every_change
@@ -34,7 +34,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 HISTORIES = 25 * ROUNDS
 
 NAMES = {123: "Inspection", 456: "Analysis", 789: "Testing"}
-FIRST_ID_OF_THE_SERVER = 10**12
+FIRST_ID_OF_THE_SERVER = 10**15
 
 calendars = st.sampled_from(["default", "default", "default", "north", "north", "East.2"])
 # Mostly a grid of the clearance, so that gaps of exactly three and six hours are common; else half of it,
@@ -51,6 +51,12 @@ services = st.one_of(
     st.lists(st.sampled_from([123, 456, 456, 789, 5]), min_size=1, max_size=4, unique=True).map(tuple),
 )
 callers_ids = st.integers(1, 9)
+references = st.sampled_from([None, None, None, None, "PO 1", "PO 2", "Ä/3"])
+texts = st.dictionaries(st.sampled_from(["source", "note"]), st.sampled_from(["web", "", "line\nline"]))
+metadata_of_new: st.SearchStrategy[dict[str, str]] = st.one_of(st.just({}), st.just({}), texts)
+metadata_changes = st.dictionaries(
+    st.sampled_from(["source", "note", "x"]), st.sampled_from(["web", "phone", None]), min_size=1
+)
 which = st.sampled_from([*range(1, 16), 0])
 """Which order a command refers to: the n-th existing one, modulo their number; 0: one that never existed."""
 
@@ -64,6 +70,8 @@ class Create:
     fee: Decimal
     services: tuple[int, ...]
     calendar: str
+    reference: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class Put:
     fee: Decimal
     services: tuple[int, ...]
     calendar: str
+    reference: str | None
+    metadata: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -116,15 +126,27 @@ class Rename:
 
 Command = Create | Put | Patch | Delete | Import | Archive | Rename
 
-creates = st.builds(Create, st.none() | st.none() | callers_ids, times, fees, services, calendars)
-imported = st.builds(Create, st.none() | callers_ids, times, fees, orderable | services, calendars)
+creates = st.builds(
+    Create, st.none() | st.none() | callers_ids, times, fees, services, calendars, references, metadata_of_new
+)
+imported = st.builds(
+    Create, st.none() | callers_ids, times, fees, orderable | services, calendars, references, metadata_of_new
+)
 imports = st.lists(
     imported, min_size=1, max_size=4, unique_by=lambda o: o.id if o.id is not None else object()
 )
 patches = st.fixed_dictionaries(
-    {}, optional={"at": times, "fee": fees, "services": services, "calendar": calendars}
+    {},
+    optional={
+        "at": times,
+        "fee": fees,
+        "services": services,
+        "calendar": calendars,
+        "reference": references,
+        "metadata": metadata_changes,
+    },
 ).filter(bool)
-puts = st.builds(Put, which, times, fees, services, calendars)
+puts = st.builds(Put, which, times, fees, services, calendars, references, metadata_of_new)
 merges = st.builds(Patch, which, patches)
 services_written = st.one_of(
     st.builds(Archive, st.sampled_from([456, 456, 123, 5])),
@@ -152,9 +174,15 @@ def written(**fields: Any) -> str:
         "fee": str,
         "services": lambda ids: [{"id": str(service)} for service in reversed(ids)],
         "calendar": str,
+        "reference": lambda reference: reference,
+        "metadata": dict,
     }
     names = {"at": "datetime", "fee": "totalfee"}
-    body = {names.get(name, name): shown[name](value) for name, value in fields.items() if value is not None}
+    body = {
+        names.get(name, name): shown[name](value)
+        for name, value in fields.items()
+        if value is not None or name == "reference"
+    }
     fee = body.pop("totalfee", None)
     text = json.dumps(body)
     return text if fee is None else text[:-1] + (", " if body else "") + f'"totalfee": {fee}}}'
@@ -198,22 +226,20 @@ class History:
     def do(self, command: Command) -> None:
         """Run one command on both."""
         match command:
-            case Create(order_id, at, fee, services, calendar):
-                answer = self.send(
-                    "POST",
-                    "/orders",
-                    written(id=order_id, at=at, fee=fee, services=services, calendar=calendar),
-                )
-                self.check(command, answer, self.model.create(order_id, at, services, calendar))
+            case Create(order_id, at, fee, services, calendar, reference, metadata):
+                answer = self.send("POST", "/orders", written(**vars(command)))
+                expected = self.model.create(order_id, at, services, calendar, reference)
+                self.check(command, answer, expected)
                 if answer.status_code == 201:
                     got = int(answer.json()["id"])
                     assert got == order_id or (order_id is None and got >= FIRST_ID_OF_THE_SERVER)
-                    self.model.store(got, at, fee, services, calendar)
+                    self.model.store(got, at, fee, services, calendar, reference=reference, metadata=metadata)
                     self.shows(got, answer)
-            case Put(number, at, fee, services, calendar):
+            case Put(number):
                 order_id = self.order_id(number)
-                fields = {"at": at, "fee": fee, "services": services, "calendar": calendar}
+                fields = {name: value for name, value in vars(command).items() if name != "which"}
                 answer = self.send("PUT", f"/orders/{order_id}", written(**fields))
+                fields["all_metadata"] = fields.pop("metadata")
                 self.check(command, answer, self.model.update(order_id, fields))
                 self.shows(order_id, answer)
             case Patch(number, fields):
@@ -242,7 +268,10 @@ class History:
         orders = _check_orders(ImportedFile("orders.json", digest, len(command.orders), rows), faults)
         assert not faults
         expected = self.model.faults_of_import(
-            [(o.id or 0, o.at, o.fee, tuple(reversed(o.services)), o.calendar) for o in command.orders]
+            [
+                (o.id or 0, o.at, o.fee, tuple(reversed(o.services)), o.calendar, o.reference, o.metadata)
+                for o in command.orders
+            ]
         )
         event(f"Import {'refused' if expected else 'accepted'}")
         reasons: set[str] = set()
@@ -259,14 +288,14 @@ class History:
         new_ids = iter(sorted(shown - self.model.orders.keys() - {o.id for o in command.orders}))
         for order in command.orders:
             order_id = order.id if order.id is not None else next(new_ids)
-            row = (order_id, order.at, order.fee, order.services, order.calendar)
-            self.model.store_imported(self.imports, order_id, row)
+            row = (order.at, order.fee, order.services, order.calendar, order.reference, order.metadata)
+            self.model.store_imported(self.imports, order_id, (order_id, *row))
 
     def shows(self, order_id: int, answer: httpx.Response) -> None:
         """Compare the order in an answer with the model's."""
         if answer.is_success:
             assert self.as_model(json.loads(answer.text, parse_float=Decimal)) == self.model.orders[order_id]
-            assert answer.headers["ETag"] == f'"{self.model.orders[order_id].version}"'
+            assert answer.headers["ETag"] == tag(self.model.orders[order_id].version)
 
     @staticmethod
     def as_model(order: dict[str, Any]) -> ModelOrder:
@@ -277,6 +306,8 @@ class History:
             Decimal(order["totalfee"]),
             tuple((int(service["id"]), service["name"]) for service in order["services"]),
             order["calendar"],
+            order["reference"],
+            order["metadata"],
             order["version"],
         )
 

@@ -49,7 +49,7 @@ def test_a_difference_of_any_kind_between_two_schemas_is_noticed(documented: Dat
     as_documented = catalogue(documented), stored_rows(documented)
     for change in (
         "ALTER TABLE orders ADD COLUMN another text",
-        "ALTER TABLE orders ALTER COLUMN created_at DROP DEFAULT",
+        "ALTER TABLE orders ALTER COLUMN version DROP DEFAULT",
         "ALTER TABLE orders ALTER COLUMN version DROP NOT NULL",
         "ALTER TABLE fee_summary ALTER COLUMN share TYPE numeric(14, 2)",
         "ALTER TABLE orders ALTER COLUMN service_ids SET STATISTICS 500",

@@ -65,6 +65,7 @@ class ChangeFilters:
     order: int | None = None
     type: str | None = None
     calendar: str | None = None
+    actor: str | None = None
 
     def conditions(self, argument_number: int) -> tuple[str, list[Any]]:
         """Return them as SQL with its arguments, the first of which is ``$argument_number``."""
@@ -72,6 +73,7 @@ class ChangeFilters:
         filters = {
             "order_id = {0}": self.order,
             "type = {0}": self.type,
+            "actor = {0}": self.actor,
             f"({calendar} IN (calendar_id, previous_calendar_id))": self.calendar,
         }
         used = {condition: value for condition, value in filters.items() if value is not None}

@@ -19,11 +19,15 @@ from api.http.pages import Page, answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, parameters_of, path_id, query_of, read_limit, read_seconds
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
+from api.http.texts import visible_text
 from api.orders.fields import read_calendar
 from shared.change_log import log_bounds
 from shared.changes import Change
 
 LONGEST_WAIT_SECONDS = 30
+
+read_actor = visible_text(100)
+"""Read who made a change: the name of an API key, ``anyone``, ``import`` or ``operator``."""
 
 
 @route(
@@ -37,6 +41,7 @@ LONGEST_WAIT_SECONDS = 30
                 "order": read_id,
                 "type": one_of(*TYPES),
                 "calendar": read_calendar,
+                "actor": read_actor,
                 "wait": read_seconds(LONGEST_WAIT_SECONDS),
             }
         )
@@ -45,7 +50,7 @@ LONGEST_WAIT_SECONDS = 30
 async def list_order_changes(request: AnyRequest) -> Response[bytes]:
     """Return a page of the feed; with ``wait``, wait for changes if there are none."""
     query = query_of(request)
-    filters = ChangeFilters(query.get("order"), query.get("type"), query.get("calendar"))
+    filters = ChangeFilters(query.get("order"), query.get("type"), query.get("calendar"), query.get("actor"))
     limit, wait = limit_of(request), query.get("wait", 0)
     page = await feed_page(filters, query.get("after", 0), limit)
     if wait and not page.changes:

@@ -73,12 +73,14 @@ class Entry:
     type: str
     order_id: int
     calendars: frozenset[str]
+    actor: str | None
 
     def matches(self, filters: ChangeFilters) -> bool:
         """Return whether filters match it, as ``ChangeFilters.conditions`` does in SQL."""
         return (
             filters.order in (None, self.order_id)
             and filters.type in (None, self.type)
+            and filters.actor in (None, self.actor)
             and (filters.calendar is None or filters.calendar in self.calendars)
         )
 
@@ -254,7 +256,8 @@ class Tail:
         return len(new)
 
     def _add(self, change: Change, calendars: frozenset[str]) -> None:
-        entry = Entry(change.event_id, encode_event(change), change.type, change.order_id, calendars)
+        event = encode_event(change)
+        entry = Entry(change.event_id, event, change.type, change.order_id, calendars, change.actor)
         self._ring[change.position] = entry
         self._bytes += len(entry.event)
         self._last = change.position

@@ -67,7 +67,10 @@ def read_attribution(request: AnyRequest, reason: str | None = None) -> Attribut
             reason = _read_header(headers, reason)
         except ValueError as error:
             raise malformed(Fault(str(error), header="Change-Reason")) from None
-    return Attribution(caller_of(request).name, reason)
+    attribution = Attribution(caller_of(request).name, reason)
+    said = {"actor": attribution.actor, **({"reason": reason} if reason else {})}
+    request.scope["log_fields"] = said  # type: ignore[typeddict-unknown-key]  # a key of our own
+    return attribution
 
 
 def _read_header(headers: Sequence[str], in_body: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from api.http.json_text import encode_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """UTF-8's. Excel reads a file without one in the encoding of its machine."""
@@ -53,6 +53,11 @@ class EscapedText(str):
 def names_cell(names: Iterable[str]) -> EscapedText:
     """Write names as one cell, a JSON array, with each name escaped by itself."""
     return EscapedText(encode_text([escape_formula(name) for name in names]))
+
+
+def object_cell(texts: Mapping[str, str]) -> EscapedText:
+    """Write texts by keys as one cell, a JSON object, with each key and text escaped by itself."""
+    return EscapedText(encode_text({escape_formula(k): escape_formula(v) for k, v in texts.items()}))
 
 
 def csv_lines(lines: Iterable[Iterable[object]]) -> bytes:

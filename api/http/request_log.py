@@ -87,6 +87,7 @@ def request_log(app: ASGIApp) -> ASGIApp:
                 path=scope["path"],
                 status=status,
                 ms=round(seconds * 1000, 1),
+                **scope.get("log_fields", {}),  # type: ignore[arg-type]  # of a route that has more to say
             )
 
     return logged

@@ -2,8 +2,9 @@
 
 Orders may swap places, or move up one after the other, in whatever order they are named. All that take a
 place leave theirs first: ``clear_until`` becomes their datetime, so they are in nobody's way. Then each is
-written where it is to be, and the constraint ``orders_spacing`` judges the result. References are given up and
-given in the same way. Should an order be left without, the trigger ``orders_require_place`` refuses the commit.
+written where it is to be, and the constraint ``orders_spacing`` judges the result. References are given up
+and given in the same way. Should an order be left without, the trigger ``orders_require_place`` refuses
+the commit.
 
 Locks as in ``commands``: all rows, then all calendars, then all references, before anything is written.
 """

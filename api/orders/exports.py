@@ -6,11 +6,11 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from api.http.csv_text import csv_lines, names_cell
+from api.http.csv_text import csv_lines, names_cell, object_cell
 from api.http.json_text import encode_text
 from api.http.media_types import CSV, NDJSON
 from api.http.row_streams import RowStream, attachment, stream_rows
-from api.orders.members import STORED_AS_SENT
+from api.orders.members import READ_ONLY, STORED_AS_SENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,10 @@ _FIRST_COLUMNS = (
     "updated_at",
 )
 # Newer members come last, so that the columns of existing readers stay in their places.
-CSV_COLUMNS = (*_FIRST_COLUMNS, *(name for name in STORED_AS_SENT if name not in _FIRST_COLUMNS))
+CSV_COLUMNS = (
+    *_FIRST_COLUMNS,
+    *(name for name in (*STORED_AS_SENT, *READ_ONLY) if name not in _FIRST_COLUMNS),
+)
 CSV_HEAD = csv_lines([CSV_COLUMNS])
 
 
@@ -49,6 +52,7 @@ def _cells(order: str) -> list[object]:
     services = shown.pop("services")
     shown["service_ids"] = encode_text([service["id"] for service in services])
     shown["service_names"] = names_cell(service["name"] for service in services)
+    shown["metadata"] = object_cell(shown["metadata"])
     return [shown[column] for column in CSV_COLUMNS]
 
 

@@ -11,6 +11,7 @@ from api.http.fields import GREATEST_CALLERS_ID
 from api.orders.calendars import calendar_ids
 from api.orders.commands import claim_ids
 from api.orders.errors import CalendarNameTakenError, ImportRefusedError
+from api.orders.references import lock_references
 from api.orders.spacing import CLEARANCE
 from shared.database.statements import fetch_all, fetch_values
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from api.orders.imported_orders import ImportedOrder
 
 _FIND_SERVICES = "SELECT id, archived_at FROM service WHERE id = ANY($1::bigint[])"
+
+_FIND_REFERENCES = "SELECT reference, id FROM orders WHERE reference = ANY($1::text[])"
 
 _FIND_TOO_CLOSE = """
 SELECT n.place, o.id, utc_text(o.datetime) AS datetime
@@ -73,6 +76,11 @@ class _OrderedService(msgspec.Struct, frozen=True):
     archived_at: datetime | None
 
 
+class _UsedReference(msgspec.Struct, frozen=True):
+    reference: str
+    id: int
+
+
 class _TooCloseOrder(msgspec.Struct, frozen=True):
     """The place in the file of an order, and a stored order that is too close to it."""
 
@@ -111,6 +119,19 @@ async def claim_ids_of_file(orders: Mapping[int, ImportedOrder], faults: FaultRe
         if order.id in taken:
             faults.add("orders", place, ".id", f"{order.id} is, or was, the id of another order")
     return imported - stored
+
+
+async def check_references(orders: Mapping[int, ImportedOrder], faults: FaultReport) -> None:
+    """Lock the file's references, and name orders whose reference another order has."""
+    places: dict[str, int] = {}
+    for place, order in orders.items():
+        if order.reference is not None:
+            first = places.setdefault(order.reference, place)
+            if first != place:
+                faults.add("orders", place, ".reference", f"is the reference of orders[{first}] too")
+    await lock_references(places)
+    for used in await fetch_all(_UsedReference, _FIND_REFERENCES, list(places)):
+        faults.add("orders", places[used.reference], ".reference", f"order {used.id} has this reference")
 
 
 async def calendars_of_file(orders: Mapping[int, ImportedOrder], faults: FaultReport) -> dict[str, int]:

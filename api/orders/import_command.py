@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from api.http.bodies import faults_of
+from api.http.texts import read_reason
 from api.http.times import utc_text
 from api.orders.errors import ContentionError, ImportRefusedError
 from api.orders.import_faults import FaultReport
@@ -96,7 +97,12 @@ def _read_row(model: type[Model], value: Any, name: str, index: int, faults: Fau
 
 
 async def run(
-    path: Path, services_path: Path | None, faults: FaultReport, *, only_if_empty: bool = False
+    path: Path,
+    services_path: Path | None,
+    faults: FaultReport,
+    *,
+    reason: str | None = None,
+    only_if_empty: bool = False,
 ) -> Imported:
     """Read, check and import the files.
 
@@ -121,6 +127,7 @@ async def run(
             progress,
             faults=faults,
             faulty_services=faulty_services,
+            reason=reason,
             only_if_empty=only_if_empty,
         )
     except (ContentionError, DatabaseUnavailableError) as error:
@@ -144,6 +151,13 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _read_reason(text: str) -> str:
+    try:
+        return read_reason(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
@@ -154,6 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--services", type=Path, help='services: {"id": 123, "name": "…"}, likewise')
     parser.add_argument("--report", type=Path, help="write every fault to this file, as JSON")
+    parser.add_argument("--reason", type=_read_reason, help="why, for the history of the orders")
     parser.add_argument(
         "--only-if-empty",
         action="store_true",
@@ -175,7 +190,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _import(options: argparse.Namespace, faults: FaultReport) -> int:
     try:
         imported = asyncio.run(
-            run(options.file, options.services, faults, only_if_empty=options.only_if_empty)
+            run(
+                options.file,
+                options.services,
+                faults,
+                reason=options.reason,
+                only_if_empty=options.only_if_empty,
+            )
         )
     except UnreadableFileError as error:
         print_line(str(error), level="error")

@@ -177,8 +177,12 @@ def _value_of(cells: dict[str, str]) -> Any:
     value: dict[str, Any] = {
         name: Decimal(cell) if name in _NUMBERS and _NUMBER.fullmatch(cell) else unescape_formula(cell)
         for name, cell in cells.items()
-        if cell and name not in ("service_ids", "service_names")
+        if cell and name not in ("service_ids", "service_names", "metadata")
     }
+    if cells.get("metadata"):
+        value["metadata"] = metadata = _read_object(cells["metadata"])
+        if metadata is None:
+            return UnreadableRow('has metadata that is no JSON object such as {"source":"web"}')
     ids = _read_list(cells.get("service_ids", ""))
     names = _read_list(cells.get("service_names", ""))
     if ids is None or names is None:
@@ -190,6 +194,19 @@ def _value_of(cells: dict[str, str]) -> Any:
         for service, name in zip(value["services"], names, strict=False):
             service["name"] = unescape_formula(name) if isinstance(name, str) else name
     return value
+
+
+def _read_object(cell: str) -> dict[str, Any] | None:
+    try:
+        value = read_json(cell.encode())
+    except UnreadableJsonError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    return {
+        unescape_formula(key): unescape_formula(text) if isinstance(text, str) else text
+        for key, text in value.items()
+    }
 
 
 def _read_list(cell: str) -> list[Any] | None:

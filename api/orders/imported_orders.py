@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 from api.http.fields import chosen_id, read_id, whole_number
 from api.http.times import read_time
 from api.orders.bodies import NewOrder, OrderDatetime, ServiceReference, require_distinct_services
+from api.orders.fields import read_status
 from api.services.bodies import NewService
 
 GREATEST_IMPORTED_ID = 10**17 - 1
@@ -59,6 +60,7 @@ class ImportedOrder(NewOrder):
         Field(min_length=1, max_length=50),
         AfterValidator(require_distinct_services),
     ]
+    status: Annotated[str | None, _optional(read_status)] = None
     version: Annotated[int | None, _optional(whole_number(1, GREATEST_IMPORTED_VERSION))] = None
     created_at: Annotated[Datetime | None, _optional(read_time)] = None
     updated_at: Annotated[Datetime | None, _optional(read_time)] = None

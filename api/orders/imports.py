@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import msgspec
 
+from api.http.attribution import Attribution, attribute
 from api.http.json_text import encode_text
 from api.orders.calendars import lock_calendars
 from api.orders.errors import ContentionError, ImportRefusedError
+from api.orders.fields import CANCELLED
 from api.orders.import_checks import (
     calendars_of_file,
+    check_references,
     check_services,
     check_spacing,
     check_spacing_in_file,
@@ -27,7 +30,7 @@ from api.orders.import_checks import (
     find_earlier_imports,
 )
 from api.orders.imported_services import ImportedService, add_services
-from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS, values_of
+from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS
 from api.orders.transactions import in_transaction
 from shared.database.statements import execute, fetch_optional, fetch_value
 from shared.progress import Progress, ReportProgress, ignore_progress
@@ -63,7 +66,8 @@ _FIND_IMPORT = "SELECT id, orders, imported_at FROM order_import WHERE sha256 = 
 _INSERT_ORDERS = f"""
 WITH stored AS (
     INSERT INTO orders (
-        id, service_ids, service_names, calendar_id, import_id, version, created_at, updated_at, {COLUMNS}
+        id, service_ids, service_names, calendar_id, import_id, status, version, created_at, updated_at,
+        {COLUMNS}
     )
     SELECT
         coalesce(id, nextval('orders_id_seq')),
@@ -79,12 +83,13 @@ WITH stored AS (
              WHERE p.order_id = o.id AND p.calendar_id = o.calendar_id AND p.datetime = o.datetime),
             $2
         ),
+        coalesce(status, 'booked'),
         greatest(version, 1, (SELECT d.version + 1 FROM deleted_order AS d WHERE d.id = o.id)),
-        coalesce(created_at, updated_at, now()), coalesce(updated_at, created_at, now()),
+        coalesce(created_at, updated_at), coalesce(updated_at, created_at),
         {COLUMNS}
     FROM json_to_recordset($1::json) AS o (
         id bigint, service_ids bigint[], service_names text[], calendar_id int,
-        version int, created_at timestamptz, updated_at timestamptz, {TYPED_COLUMNS}
+        status text, version int, created_at timestamptz, updated_at timestamptz, {TYPED_COLUMNS}
     )
     RETURNING id, calendar_id, datetime, import_id
 )
@@ -134,6 +139,7 @@ async def import_orders(
     *,
     faults: FaultReport,
     faulty_services: Collection[int] = (),
+    reason: str | None = None,
     only_if_empty: bool = False,
 ) -> Imported:
     """Store a file's orders, and the services of a file that the catalogue does not have, in one transaction.
@@ -149,6 +155,7 @@ async def import_orders(
         faults: has those found while the files were read, and gets all others. The orders and services that
             could be read are checked all the same, so that one refusal names everything.
         faulty_services: ids of services that ``faults`` is about. Orders of them are not refused for that.
+        reason: why, for the changes; their actor is ``import``.
         only_if_empty: import only into a database that never held orders or changes and holds no service.
 
     Raises:
@@ -160,6 +167,7 @@ async def import_orders(
 
     """
     await execute("SET LOCAL statement_timeout = 0")
+    await attribute(Attribution("import", reason))
     if only_if_empty and await fetch_value(bool, _EVER_HELD_DATA):
         raise NotEmptyError
     this_import = await fetch_optional(_ImportRow, _INSERT_IMPORT, sha256, file_name, len(orders))
@@ -169,16 +177,20 @@ async def import_orders(
     imported_ids = await claim_ids_of_file(orders, faults)
     calendars = await calendars_of_file(orders, faults)
     await lock_calendars(calendars.values())
+    await check_references(orders, faults)
     await check_services(orders, {*faulty_services, *(service.id for service in services)}, faults)
     places = list(orders.items())
     chunks = [dict(places[start : start + CHUNK]) for start in range(0, len(places), CHUNK)]
+    booked = {place: order for place, order in orders.items() if order.status != CANCELLED}
     rejoining = await find_earlier_imports(orders, calendars, imported_ids)
     to_compare = await find_calendars_to_compare(orders, calendars)
     for n, chunk in enumerate(chunks):
         progress(Progress(n * CHUNK, len(orders), "compared with what is stored", is_last_step=False))
-        near = {place: order for place, order in chunk.items() if order.calendar in to_compare}
+        near = {
+            place: order for place, order in chunk.items() if place in booked and order.calendar in to_compare
+        }
         await check_spacing(near, calendars, rejoining, faults)
-    check_spacing_in_file(orders, rejoining, faults)
+    check_spacing_in_file(booked, rejoining, faults)
     if faults:
         raise ImportRefusedError
     await execute(_RAISE_SEQUENCE, max((order.id or 0 for order in orders.values()), default=0))
@@ -227,8 +239,9 @@ def _record(order: ImportedOrder, calendar_id: int) -> dict[str, Any]:
         "service_ids": [service.id for service in services],
         "service_names": [service.name for service in services],
         "calendar_id": calendar_id,
+        "status": order.status,
         "version": order.version,
         "created_at": order.created_at,
         "updated_at": order.updated_at,
-        **dict(zip(STORED_AS_SENT, values_of(order), strict=True)),
+        **{name: getattr(order, name) for name in STORED_AS_SENT},
     }

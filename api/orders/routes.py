@@ -6,18 +6,18 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from litestar import Response, delete, patch, post, put, route
+from litestar import Response, post, route
 
 from api.http.attribution import read_attribution
-from api.http.bodies import MERGE_PATCH, check_own_id, read_body
-from api.http.entity_tags import etag, read_if_none_match, read_preconditions
+from api.http.bodies import read_body
+from api.http.entity_tags import etag, read_if_none_match
 from api.http.fields import one_of, read_id
 from api.http.idempotency import created, read_idempotency_key
 from api.http.idempotency_keys import Answer
 from api.http.json_text import encode_text, read_json
-from api.http.media_types import CSV, JSON, NDJSON, choose, media_type_of
+from api.http.media_types import CSV, NDJSON, choose, media_type_of
 from api.http.pages import answer_page, limit_of, read_cursor
-from api.http.parameters import PAGING, Query, Readers, path_id, query_of, read_bom, read_boolean
+from api.http.parameters import PAGING, Query, Readers, path_id, query_of, read_bom
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
@@ -32,8 +32,6 @@ from shared.database.transaction import roll_back_if
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from api.orders.queries import StoredOrder
 
 
 class _Identity(msgspec.Struct):

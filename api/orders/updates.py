@@ -1,10 +1,9 @@
-"""Updating, cancelling, reinstating and deleting an order: each command commits here; locks as in ``commands``."""
+"""Updating, cancelling, reinstating and deleting an order: commands that commit; locks as in ``commands``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import asyncpg
 
@@ -23,9 +22,9 @@ from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout,
 
 # Buckets of references ($8) are locked after the calendars: two that swap theirs would deadlock otherwise.
 #
-# An order that takes a place (its calendars: $6) may not be near the others of its import, unless it returns to
-# where it came from ($5). That place can't change meanwhile: only an import that stores this order again writes
-# it.
+# An order that takes a place (its calendars: $6) may not be near the others of its import, unless it returns
+# to where it came from ($5). That place can't change meanwhile: only an import that stores this order again
+# writes it.
 #
 # The order's row is locked before its calendars, and these before anything is written, since the condition is
 # checked first. The calendar that the order leaves is locked too: two that swap would deadlock otherwise.
@@ -65,7 +64,7 @@ WRITE_IF_FREE = _UPDATE % {
   ))
 """
 }
-"""The same, but no row is written if an order is where it is to go. Those that have left their place are not."""
+"""The same, but nothing is written if an order is in the way. Those that have left their place are not."""
 
 
 @dataclass

@@ -95,7 +95,7 @@ WITH held AS (
 )
 SELECT
     begun.id AS attempt_id, d.url, d.id AS delivery_id, d.round, d.position, d.event_id, d.type, d.payload,
-    d.order_id, c.order_version, c.time, c."order", c.previous,
+    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason,
     ARRAY(
         SELECT secret FROM webhook_secret AS s
         WHERE s.webhook_id = d.webhook_id AND (s.valid_until IS NULL OR s.valid_until > now())
@@ -133,6 +133,8 @@ class _BegunAttempt(msgspec.Struct, frozen=True):
     time: str | None
     order: str | None
     previous: str | None
+    actor: str | None
+    reason: str | None
     secrets: list[str]
 
     def notification(self) -> str:

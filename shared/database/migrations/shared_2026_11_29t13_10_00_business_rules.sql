@@ -210,8 +210,8 @@ BEGIN
         RETURN NULL;
     END IF;
     IF TG_OP <> 'INSERT' THEN
-        DELETE FROM order_metadata AS kept USING jsonb_each_text(OLD.metadata) AS old
-        WHERE (kept.key, kept.value, kept.order_id) = (old.key, old.value, OLD.id);
+        DELETE FROM order_metadata AS kept USING jsonb_each_text(OLD.metadata) AS entry
+        WHERE (kept.key, kept.value, kept.order_id) = (entry.key, entry.value, OLD.id);
     END IF;
     IF TG_OP <> 'DELETE' THEN
         INSERT INTO order_metadata (key, value, order_id, datetime)
