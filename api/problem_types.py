@@ -38,8 +38,8 @@ ORDER_CANCELLED = ProblemType(
     "order-cancelled",
     409,
     "The order is cancelled",
-    "Only the reference and the metadata of a cancelled order can be changed. To change anything else, reinstate "
-    "it first: `POST /orders/{order_id}/reinstate`.",
+    "Only the reference and the metadata of a cancelled order can be changed. To change anything else, "
+    "reinstate it first: `POST /orders/{order_id}/reinstate`.",
 )
 BATCH_REFUSED = ProblemType(
     "batch-refused",

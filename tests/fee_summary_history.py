@@ -11,7 +11,7 @@ from api.orders.bodies import OrderPatch
 from api.orders.updates import delete_order, update_order
 from tests.builders import NOON
 from tests.fee_summary_model import CountedOrder
-from tests.steps import place
+from tests.steps import ANYONE, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,7 +61,7 @@ class History:
             await self._change(self.rng.choice(list(self.now)))
         else:
             order_id = self.rng.choice(list(self.now))
-            await delete_order(order_id)
+            await delete_order(order_id, ANYONE)
             self.states.append({i: order for i, order in self.now.items() if i != order_id})
 
     async def write(self, changes: int) -> None:
@@ -90,7 +90,7 @@ class History:
             while fee == order.fee:
                 fee = self._fee()
             fields["totalfee"] = fee
-        await update_order(order_id, OrderPatch.model_validate(fields, strict=True))
+        await update_order(order_id, OrderPatch.model_validate(fields, strict=True), ANYONE)
         self._keep(CountedOrder(order_id, at, fee, services, order.calendar))
 
     def _keep(self, order: CountedOrder) -> None:

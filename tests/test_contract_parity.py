@@ -17,7 +17,7 @@ from api.http.parameters import NO_QUERY
 from api.http.problem_types import ProblemType
 from api.http.problems import ProblemError
 from api.operations.health import NotReadyError
-from api.orders.routes import LARGEST_BATCH_BYTES
+from api.orders.bodies import LARGEST_BATCH_BYTES
 from api.problem_map import _PROBLEM_OF, problem_of
 from api.problem_types import TYPES
 from contract.checks.document import media_types, operations, parameters
