@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -381,8 +382,8 @@ class History:
                     f"/orders/batch/{how}",
                     json.dumps({"orders": [{"id": order_id} for order_id in ids]}),
                 )
-                refusals = self.model.end_many(how, ids)
-                self.check_batch(command, answer, ids, refusals, 200 if how == "cancel" else 204)
+                before = dict(self.model.orders)
+                self.check_batch(command, answer, ids, self.model.end_many(how, ids), before)
 
     def do_patches(self, command: Command, changes: dict[int, dict[str, Any]]) -> None:
         """PATCH several orders at once."""
@@ -401,7 +402,7 @@ class History:
         if not changes:
             return
         answer = self.send("PATCH", "/orders/batch", f'{{"orders": [{", ".join(items)}]}}')
-        self.check_batch(command, answer, [*changes], self.model.update_many(changes), 200)
+        self.check_batch(command, answer, [*changes], self.model.update_many(changes))
 
     def check_batch(
         self,
@@ -409,20 +410,21 @@ class History:
         answer: httpx.Response,
         ids: list[int],
         refusals: dict[int, Answer],
-        status: int,
+        deleted: Mapping[int, ModelOrder] = MappingProxyType({}),
     ) -> None:
-        """Compare the answer to a batch: every refusal, or the orders."""
+        """Compare the answer to a batch: every refusal, or the orders, also those that it deleted."""
         event(f"{type(command).__name__} {'refused' if refusals else 'done'}")
-        assert answer.status_code == (409 if refusals else status), (command, answer.text, refusals)
+        assert answer.status_code == (409 if refusals else 200), (command, answer.text, refusals)
         if refusals:
             items = {item["index"]: item for item in answer.json()["items"]}
             assert [*items] == sorted(refusals), (command, answer.text, refusals)
             for index, expected in refusals.items():
                 assert items[index]["status"] == expected.status
                 self.check_problem(command, items[index], expected, ids)
-        elif status == 200:
+        else:
             orders = json.loads(answer.text, parse_float=Decimal)["orders"]
-            assert [self.as_model(order) for order in orders] == [self.model.orders[n] for n in ids], command
+            expected_orders = [self.model.orders.get(n) or deleted[n] for n in ids]
+            assert [self.as_model(order) for order in orders] == expected_orders, command
 
     def do_import(self, command: Import) -> None:
         """Import orders, as ``python -m api.orders.import_command`` does."""

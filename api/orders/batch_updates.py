@@ -123,7 +123,7 @@ async def cancel_orders(
 async def delete_orders(
     orders: Sequence[OrderOfBatch], attribution: Attribution, key: IdempotencyKey | None = None
 ) -> Answer:
-    """Delete orders, all or none. Returns an empty answer.
+    """Delete orders, all or none; the answer has them as they were.
 
     Raises:
         IdempotencyKeyReusedError: the key was used for other content.
@@ -137,18 +137,20 @@ async def delete_orders(
 @idempotent
 async def _delete_all_once(orders: Sequence[OrderOfBatch], attribution: Attribution) -> Answer:
     refusals: dict[int, Refusal] = {}
+    stored: dict[int, StoredOrder] = {}
     for index, order in sorted(enumerate(orders), key=lambda item: item[1].id):
         deleted = await fetch_optional(StoredOrder, DELETE, order.id, *attribution.values)
         if deleted is None:
             refusals[index] = OrderNotFoundError(order.id)
             continue
+        stored[index] = deleted
         try:
             check_version(order.id, deleted.version, deleted.format, None, order.version)
         except VersionMismatchError as refusal:
             refusals[index] = refusal
     if refusals:
         raise BatchRefusedError(sorted(refusals.items(), key=_index_of), "deleted")
-    return Answer("")
+    return _answer(stored)
 
 
 async def _change_all(
@@ -167,11 +169,14 @@ async def _change_all(
     stored = await _write(batch, attribution)
     if batch.refusals:
         raise BatchRefusedError(sorted(batch.refusals.items(), key=_index_of), participle)
-    orders = ",".join(stored[index].json for index in sorted(stored))
-    return Answer(f'{{"orders":[{orders}]}}')
+    return _answer(stored)
 
 
 _change_all_once = idempotent(_change_all)
+
+
+def _answer(orders: Mapping[int, StoredOrder]) -> Answer:
+    return Answer(f'{{"orders":[{",".join(orders[index].json for index in sorted(orders))}]}}')
 
 
 def _index_of(refused: tuple[int, Refusal]) -> int:

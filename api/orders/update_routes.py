@@ -118,7 +118,7 @@ async def delete_orders(request: AnyRequest) -> Response[bytes]:
     attribution = read_attribution(request, batch.reason)
     with roll_back_if(is_dry_run=is_dry_run_of(request)):
         answer = await batch_updates.delete_orders(batch.orders, attribution, key)
-    return created(answer, {}, 204)
+    return created(answer, {}, 200)
 
 
 ROUTES = [
