@@ -24,7 +24,7 @@ from bench.processes import BenchError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FIRST_ID = 1_000_000_000_000
+FIRST_ID = 1_000_000_000_000_000
 """The ids are the server's own, so no row of claimed ids is needed."""
 
 CALENDARS = 200

@@ -48,7 +48,7 @@ def fill(database: Database, count: int) -> None:
 
 
 MANY = 60_000
-FIRST_ID = 1_000_000_000_000
+FIRST_ID = 1_000_000_000_000_000
 LIMITS = {"OMS_STATEMENT_TIMEOUT": "1", "OMS_STREAM_WRITE_TIMEOUT": "3"}
 """A stream may take longer than the time limit of a statement, as each fetches only a part."""
 

@@ -61,7 +61,7 @@ def test_a_notification_is_a_cloud_event(api: Api, run: Run) -> None:
     for position, event in enumerate(events, 1):
         assert set(event) == {
             *("specversion", "id", "source", "type", "subject", "time", "datacontenttype"),
-            *("sequence", "orderversion", "data"),
+            *("sequence", "orderversion", "actor", "data"),
         }
         assert (event["specversion"], event["source"], event["datacontenttype"]) == (
             "1.0",

@@ -113,13 +113,14 @@ def test_every_answer_has_a_request_id_of_its_own(api: Api) -> None:
 
 def provoked(api: Api) -> dict[str, httpx.Response]:
     """Provoke every problem type that needs orders."""
-    api.placed_order(id=5, at=NOON)
+    api.placed_order(id=5, at=NOON, reference="PO 1")
     key = {"Idempotency-Key": "try-1"}
     api.client.post("/services", json={"name": "Cleaning", "id": 7}, headers=key)
     return {
         "not-found": api.client.get("/orders/6"),
         "orders-too-close": api.place_order(at=later(hours=1)),
         "order-id-taken": api.place_order(at=later(days=1), id=5),
+        "reference-taken": api.place_order(at=later(days=1), reference="PO 1"),
         "batch-refused": api.client.post("/orders/batch", json={"orders": [order_body()]}),
         "service-id-taken": api.client.post("/services", json={"name": "Else", "id": 7}),
         "service-name-taken": api.client.post("/services", json={"name": "CLEANING"}),

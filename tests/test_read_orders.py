@@ -83,7 +83,7 @@ def test_head_of_an_order_is_answered_like_get_without_the_body(api: Api, path: 
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
-@pytest.mark.parametrize("order_id", ["5", "1000000000000", "999999999999999999"])
+@pytest.mark.parametrize("order_id", ["5", "1000000000000000", "999999999999999999"])
 def test_an_unknown_order_is_404(api: Api, method: str, order_id: str) -> None:
     """A well-formed id without an order."""
     answer = api.client.request(method, f"/orders/{order_id}")

@@ -139,7 +139,7 @@ def test_an_order_on_another_calendar_blocks_nothing(api: Api) -> None:
     """The rule holds per calendar, and names of calendars are case-sensitive."""
     for calendar in ("default", "crew-1", "crew-2", "Crew-3"):
         api.placed_order(calendar=calendar)
-    assert [c["id"] for c in refusal(api.place_order(calendar="crew-2"))["conflicts"]] == ["1000000000002"]
+    assert [c["id"] for c in refusal(api.place_order(calendar="crew-2"))["conflicts"]] == ["1000000000000002"]
 
 
 def test_a_deleted_order_blocks_nothing(api: Api) -> None:
@@ -277,7 +277,7 @@ def test_only_orders_of_the_same_import_may_be_near_imported_orders(api: Api, da
         refusal(api.place_order(at=at))
     conflicts = refusal(api.place_order(at=later(minutes=30)))["conflicts"]
     assert [moment(c["datetime"]) for c in conflicts] == [NOON, NOON, later(hours=1)]
-    assert [int(c["id"]) - 10**12 for c in conflicts] == [0, 2, 1]
+    assert [int(c["id"]) - 10**15 for c in conflicts] == [0, 2, 1]
     api.placed_order(at=later(hours=4))
     api.placed_order(at=NOON - CLEARANCE)
 

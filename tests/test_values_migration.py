@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -93,12 +94,18 @@ def test_stored_datetimes_are_rounded_down_to_the_millisecond_as_changes(
     assert {now[order]["version"] for order in imported} == {2}
     assert earlier.too_close_pairs() == []
     changes = earlier.rows("SELECT * FROM order_change ORDER BY id")
-    assert changes[: len(history)] == history
+    assert [{name: change[name] for name in history[0]} for change in changes[: len(history)]] == history
     moved = {order for order, row in now.items() if row["version"] == 2}
     assert {change["order_id"] for change in changes[len(history) :]} == moved
     for change in changes[len(history) :]:
-        shown = earlier.value("SELECT order_json(o)::text FROM orders AS o WHERE id = $1", change["order_id"])
-        assert (change["type"], change["order_version"], change["order_state"]) == ("order.updated", 2, shown)
+        # Without the members that later migrations add.
+        shown = earlier.value(
+            "SELECT (order_json(o)::jsonb - '{reference,metadata,status}'::text[])::text "
+            "FROM orders AS o WHERE id = $1",
+            change["order_id"],
+        )
+        recorded = json.loads(change["order_state"])
+        assert (change["type"], change["order_version"], recorded) == ("order.updated", 2, json.loads(shown))
     assert (
         earlier.rows(
             "SELECT FROM ordered_service AS s JOIN orders AS o ON o.id = s.order_id "
