@@ -109,6 +109,8 @@ GONE_OR_CHANGED = {"not-found", "version-mismatch", "order-cancelled"}
 
 def problems_of(answer: httpx.Response) -> set[str]:
     """Return the slugs of the problems that an answer names: of a batch, those of its orders."""
+    if answer.request.method == "HEAD":
+        return {{404: "not-found", 412: "version-mismatch"}.get(answer.status_code, "unknown")}
     problem = answer.json()
     return {one["type"].rpartition("/")[2] for one in problem.get("items", [problem])}
 
