@@ -122,7 +122,7 @@ def test_the_rule_holds_under_batches_and_every_other_write(api: Api, rng: rando
     counts = by_many(caller, rng)
     assert set(counts) <= {200, 201, 204, 404, 409}, counts
     for status in (200, 201, 204, 409):
-        assert counts[status] > 10, counts
+        assert counts[status] > 1, counts
 
 
 def _write(api: Api, own: random.Random, known: list[str]) -> httpx.Response:

@@ -65,10 +65,12 @@ def many_orders(database: Database, orders: int) -> None:
     database.rows(
         """
         INSERT INTO orders (
-            datetime, clear_until, totalfee, service_ids, service_names, calendar_id, rendered, created_at, updated_at
+            datetime, clear_until, totalfee, service_ids, service_names, calendar_id, rendered,
+            created_at, updated_at
         )
         SELECT
-            at, at + interval '3 hours', abs(n) % 1000 / 100.0, ARRAY[123, 456], ARRAY['a', 'b'], c.id, 'null', at, at
+            at, at + interval '3 hours', abs(n) % 1000 / 100.0, ARRAY[123, 456], ARRAY['a', 'b'], c.id, 'null',
+            at, at
         FROM (
             SELECT
                 n, 'c' || (n % 20) AS name,

@@ -351,7 +351,7 @@ def test_a_cancelled_orders_time_is_available(api: Api) -> None:
     api.placed_order(id=6, at=later(hours=3))
     cancel(api)
     window = {"from": text_of(later(hours=-3)), "to": text_of(later(hours=3))}
-    free = api.client.get("/calendars/default/availability", params=window).json()["free"]
+    free = api.client.get("/calendars/default/availability", params=window).json()["items"]
     assert free == [{"from": "2030-06-01T09:00:00.000Z", "to": "2030-06-01T12:00:00.000Z"}]
     problem = api.place_order(at=later(hours=2)).json()
     assert [conflict["id"] for conflict in problem["conflicts"]] == ["6"]

@@ -24,7 +24,6 @@ from api.orders.fields import BOOKED, CANCELLED, MOST_METADATA, merge_metadata
 from api.orders.members import COLUMNS
 from api.orders.orderable_services import orderable_names
 from api.orders.queries import StoredOrder
-from api.orders.spacing import CLEARANCE
 from shared.database.statements import fetch_optional
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 # Besides the order, what most updates need to know of the one that it is to become: the names of its services
 # ($2), of those that can be ordered; its calendar ($3); and for the place that it then has ($4: its datetime)
 # the import that placed it there, if any, and whether others are in its way. What the change leaves is null.
-# An order that is reinstated ($6) takes its place anew.
+# An order that is reinstated ($5) takes its place anew.
 _READ_ORDER = f"""
 SELECT
     version, format, rendered AS json, service_ids, service_names, o.calendar_id,
@@ -43,15 +42,18 @@ SELECT
     ) AS orderable_names,
     place.calendar_id AS wanted_calendar_id,
     import_there,
-    ((place.calendar_id, place.at) <> (o.calendar_id, o.datetime) OR $6) AND EXISTS (
+    ((place.calendar_id, place.at) <> (o.calendar_id, o.datetime) OR $5) AND EXISTS (
         SELECT FROM orders AS other
         WHERE other.calendar_id = place.calendar_id AND other.status = 'booked'
-          AND other.datetime > place.at - $5::interval AND other.datetime < place.at + $5::interval
+          AND other.datetime > place.at - place.spacing AND other.datetime < place.at + place.spacing
           AND other.id <> o.id AND other.import_id IS DISTINCT FROM import_there
     ) AS is_taken
 FROM (SELECT * FROM orders WHERE id = $1 %(lock)s) AS o
-LEFT JOIN calendar ON calendar.name = coalesce($3, rendered ->> 'calendar')
-CROSS JOIN LATERAL (SELECT calendar.id AS calendar_id, coalesce($4::timestamptz, o.datetime) AS at) AS place
+LEFT JOIN calendar ON calendar.name = coalesce($3, rendered ->> 'calendar') AND calendar.deleted_at IS NULL
+CROSS JOIN LATERAL (
+    SELECT calendar.id AS calendar_id, coalesce($4::timestamptz, o.datetime) AS at,
+        make_interval(secs => spacing_seconds) AS spacing
+) AS place
 LEFT JOIN LATERAL (
     SELECT import_id AS import_there FROM imported_place
     WHERE order_id = o.id AND calendar_id = place.calendar_id AND datetime = place.at
@@ -173,7 +175,6 @@ async def read_change(
         service_ids,
         change.calendar,
         change.datetime,
-        CLEARANCE,
         is_reinstatement,
     )
     if current is None:

@@ -15,7 +15,7 @@ from api.orders.errors import ContentionError, OrderNotFoundError
 from api.orders.members import COLUMNS, parameters, values_of
 from api.orders.queries import StoredOrder, refuse_if_too_close
 from api.orders.references import buckets_of, refuse_if_reference_is_taken
-from api.orders.transactions import ATTEMPTS
+from api.orders.transactions import ATTEMPTS, CALENDAR_CHANGED
 from shared.database.locks import CALENDAR_LOCK, REFERENCE_LOCK
 from shared.database.statements import fetch_optional
 from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout, transaction
@@ -114,6 +114,8 @@ async def update_order(
             await refuse_if_too_close(refusal.calendar, refusal.at, order_id, refusal.import_id)
         except _ReferenceUsedError as refusal:
             await refuse_if_reference_is_taken(refusal.reference)
+        except CALENDAR_CHANGED:
+            continue
     raise ContentionError
 
 
