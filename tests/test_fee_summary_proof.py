@@ -69,8 +69,8 @@ def many_orders(database: Database, orders: int) -> None:
             created_at, updated_at
         )
         SELECT
-            at, at + interval '3 hours', abs(n) % 1000 / 100.0, ARRAY[123, 456], ARRAY['a', 'b'], c.id, 'null',
-            at, at
+            at, at + interval '3 hours', abs(n) % 1000 / 100.0, ARRAY[123, 456], ARRAY['a', 'b'], c.id,
+            'null', at, at
         FROM (
             SELECT
                 n, 'c' || (n % 20) AS name,
