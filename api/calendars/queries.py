@@ -18,6 +18,7 @@ from shared.database.tables import Calendar
 _TAKEN = """
 SELECT datetime FROM orders
 WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1) AND datetime > $2 AND datetime < $3
+    AND status = 'booked'
 ORDER BY datetime
 """
 
