@@ -106,11 +106,7 @@ def _read_query(
             continue
         sent.append((name, text))
         try:
-            if name in PAGING and JSON not in media_types:
-                produced = " or ".join(media_types)
-                raise ValueError(f"has no meaning with {produced}, which always has every match")
-            read = _read_value if name in query.readers else _read_keyed
-            read(query, name, text, values)
+            _read_parameter(query, name, text, values, media_types)
         except ValueError as error:
             faults.append(Fault(str(error), parameter=name))
     faults += _faults_of_lists(query, values)
@@ -119,7 +115,14 @@ def _read_query(
     return values
 
 
-def _read_value(query: Query, name: str, text: str, values: dict[str, Any]) -> None:
+def _read_parameter(
+    query: Query, name: str, text: str, values: dict[str, Any], media_types: Sequence[str]
+) -> None:
+    if name in PAGING and JSON not in media_types:
+        raise ValueError(f"has no meaning with {' or '.join(media_types)}, which always has every match")
+    if name not in query.readers:
+        _read_keyed(query, name, text, values)
+        return
     if name in values and name not in query.repeatable:
         raise ValueError("appears twice")
     value = None
