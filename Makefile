@@ -26,8 +26,8 @@ import: $(VENV)/run.stamp  ## import orders into the running system: FILE=orders
 	@test -n "$(FILE)" || { echo "make import: which file? make import FILE=orders.json [SERVICES=services.json]"; exit 2; }
 	@$(PY) -m stack.attach $(PY) -m api.orders.import_command "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)") $(if $(REPORT),--report "$(REPORT)")
 
-verify: $(VENV)/run.stamp  ## prove that fee summaries equal the orders, and their texts their rows; list what does not
-	@status=0; for proof in worker.fee_summaries.proof worker.order_texts; do \
+verify: $(VENV)/run.stamp  ## prove that fee summaries equal the orders, their texts their rows, and places their spacing; list what does not
+	@status=0; for proof in worker.fee_summaries.proof worker.order_texts worker.order_places; do \
 	  $(PY) -m stack.attach $(PY) -m $$proof || status=$$?; \
 	done; exit $$status
 

@@ -13,9 +13,11 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
+from api.calendars import errors as calendars
 from api.changes import errors as changes
 from api.fee_summaries import errors as fee_summaries
 from api.http import errors as http
+from api.http.durations import duration_in_words, duration_text
 from api.http.json_text import encode
 from api.http.problem_types import (
     BODY_TOO_LARGE,
@@ -33,6 +35,7 @@ from api.orders import errors as orders
 from api.orders.fields import MOST_METADATA
 from api.problem_types import (
     BATCH_REFUSED,
+    CALENDAR_IN_USE,
     ORDER_ID_TAKEN,
     ORDERS_TOO_CLOSE,
     POSITION_EXPIRED,
@@ -40,6 +43,7 @@ from api.problem_types import (
     REPORT_EXPIRED,
     SERVICE_ID_TAKEN,
     SERVICE_NAME_TAKEN,
+    SPACING_TOO_LARGE,
     SUMMARIES_BEHIND,
     TOO_MANY_WEBHOOKS,
     VERSION_MISMATCH,
@@ -70,7 +74,8 @@ def _orders_too_close(error: orders.OrdersTooCloseError) -> ProblemError:
     free = [utc_text(at) for at in (error.nearest_before, error.nearest_after) if at is not None]
     return ProblemError(
         ORDERS_TOO_CLOSE,
-        f"{utc_text(error.requested)} on calendar {error.calendar} is less than three hours from "
+        f"{utc_text(error.requested)} on calendar {error.calendar} is less than "
+        f"{duration_in_words(error.spacing)} from "
         f"{', '.join(map(_conflict_in_words, error.conflicts[:3]))}"
         f"{', …' if len(error.conflicts) > 3 else ''}. "
         + (f"Nearest free: {' or '.join(free)}." if free else "No datetime is free on this calendar."),
@@ -80,6 +85,30 @@ def _orders_too_close(error: orders.OrdersTooCloseError) -> ProblemError:
                 "before": utc_text(error.nearest_before) if error.nearest_before else None,
                 "after": utc_text(error.nearest_after) if error.nearest_after else None,
             },
+            "spacing": duration_text(error.spacing),
+        },
+    )
+
+
+def _spacing_too_large(error: calendars.SpacingTooLargeError) -> ProblemError:
+    first = error.pairs[0]
+    return ProblemError(
+        SPACING_TOO_LARGE,
+        f"On calendar {error.calendar}, order {first.earlier_id} at {utc_text(first.earlier_datetime)} and "
+        f"order {first.later_id} at {utc_text(first.later_datetime)} are less than "
+        f"{duration_in_words(error.spacing)} apart"
+        f"{', and so are others: see pairs' if error.pairs[1:] else ''}. "
+        f"Its orders allow a spacing of {duration_text(error.largest)} at most.",
+        members={
+            "spacing": duration_text(error.spacing),
+            "largest": duration_text(error.largest),
+            "pairs": [
+                {
+                    "earlier": {"id": str(pair.earlier_id), "datetime": utc_text(pair.earlier_datetime)},
+                    "later": {"id": str(pair.later_id), "datetime": utc_text(pair.later_datetime)},
+                }
+                for pair in error.pairs
+            ],
         },
     )
 
@@ -242,6 +271,15 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
             for pointer, namesake in zip(error.pointers, error.namesakes, strict=False)
         )
     ),
+    calendars.CalendarNotFoundError: lambda error: ProblemError(
+        NOT_FOUND, f"There is no calendar {error.name}."
+    ),
+    calendars.CalendarInUseError: lambda error: ProblemError(
+        CALENDAR_IN_USE,
+        f"Calendar {error.name} has {error.orders:,} order{'' if error.orders == 1 else 's'}.",
+        members={"orders": error.orders},
+    ),
+    calendars.SpacingTooLargeError: _spacing_too_large,
     changes.PositionNotInLogError: _position_not_in_log,
     services.ServiceNotFoundError: lambda error: ProblemError(
         NOT_FOUND, f"There is no service {error.service_id}."

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 ORDERS_TOO_CLOSE = ProblemType(
     "orders-too-close",
     409,
-    "Another order is less than three hours away",
-    "Orders on one calendar are at least three hours apart. `conflicts` are those that are too close; "
+    "Another order is too close",
+    "Orders on one calendar are at least its `spacing` apart: three hours, unless it has been given another. "
+    "`conflicts` are those that are too close; "
     "`nearest.before` and `nearest.after` are the nearest datetimes that were free.",
 )
 ORDER_ID_TAKEN = ProblemType(
@@ -40,6 +41,21 @@ BATCH_REFUSED = ProblemType(
     "Some orders of the batch can't be stored",
     "`items` has one problem for each of them, with its index in the batch. Nothing was stored: correct "
     "those orders and send the whole batch again.",
+)
+SPACING_TOO_LARGE = ProblemType(
+    "spacing-too-large",
+    409,
+    "The calendar's orders are nearer to each other than this spacing",
+    "`pairs` are booked orders, one after the other, that are nearer than the `spacing` sent; at most the "
+    "first 100. Move or cancel one of each pair, or send at most `largest`. Orders imported together may be "
+    "nearer.",
+)
+CALENDAR_IN_USE = ProblemType(
+    "calendar-in-use",
+    409,
+    "The calendar has orders",
+    "Only a calendar without orders can be deleted. `orders` says how many it has; cancelled ones count. "
+    "Delete them, or move them to another calendar.",
 )
 SERVICE_ID_TAKEN = ProblemType(
     "service-id-taken",

@@ -247,12 +247,14 @@ class Database:
         return {row["name"]: row["content"] for row in self.rows(" UNION ALL ".join(contents))}
 
     def too_close_pairs(self) -> list[dict[str, Any]]:
-        """List orders of one calendar that break the 3-hour rule, found without the rule's own constraint."""
+        """List booked orders nearer than their calendar's spacing, found without the rule's constraint."""
         return self.rows(
             """
-            SELECT a.id AS one, b.id AS other FROM orders AS a JOIN orders AS b ON a.id < b.id
+            SELECT a.id AS one, b.id AS other
+            FROM orders AS a JOIN orders AS b ON a.id < b.id JOIN calendar AS c ON c.id = a.calendar_id
             WHERE a.calendar_id = b.calendar_id AND a.import_id <> b.import_id
-              AND abs(extract(epoch FROM a.datetime - b.datetime)) < 10800
+              AND a.status = 'booked' AND b.status = 'booked'
+              AND abs(extract(epoch FROM a.datetime - b.datetime)) < c.spacing_seconds
             """
         )
 

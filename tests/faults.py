@@ -1,9 +1,10 @@
 """Random faults under random load: ``python -m tests.faults --minutes 10 [--seed 1]``.
 
-Servers and processes of its own are killed, hung, wiped and restarted while callers place, change and delete
-orders. At the end everything is repaired and checked: nothing acknowledged is lost,
-no answer was a 5xx other than 503, the rule holds, the change log is dense, and the summaries are exactly
-the orders' sums. Exit status 0: all of that holds; 1: something does not, and is printed.
+Servers and processes of its own are killed, hung, wiped and restarted while callers place, change, move,
+cancel, reinstate and delete orders, one by one and many at once. At the end everything is repaired and
+checked: nothing acknowledged is lost, no answer was a 5xx other than 503, the rule holds, the change log is
+dense, and the summaries are exactly the orders' sums. Exit status 0: all of that holds; 1: something does
+not, and is printed.
 """
 
 from __future__ import annotations
@@ -20,19 +21,18 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import asyncpg
-import httpx
 import psutil
 import redis
 
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import EmbeddedValkey, free_port
-from tests.drivers import Api, Database, http_client, wait_until
+from tests.callers import EXPECTED, Caller
+from tests.drivers import Api, Database, wait_until
 from tests.processes import ServiceProcess, migrate
 
 if TYPE_CHECKING:
@@ -198,87 +198,6 @@ class Deployment:
             if unlike:
                 faults.append(f"{unlike} orders are not what their last change says")
         return faults
-
-
-@dataclass
-class Caller(threading.Thread):
-    """A caller that places, changes and deletes its own orders, and remembers what was acknowledged."""
-
-    url: str
-    calendar: str
-    seed: int
-    stop: threading.Event
-    pause: float
-    answers: Counter[int | str] = field(default_factory=Counter)
-    known: dict[str, int | None] = field(default_factory=dict)
-    """Orders whose version is certain; None: deleted for certain."""
-
-    def __post_init__(self) -> None:
-        super().__init__(daemon=True)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def run(self) -> None:
-        """Make requests until stopped."""
-        rng = random.Random(self.seed)
-        with http_client(self.url) as client:
-            while not self.stop.is_set():
-                self._request(client, rng)
-                time.sleep(self.pause * rng.random() * 2)
-
-    def _request(self, client: httpx.Client, rng: random.Random) -> None:
-        living = [order for order, version in self.known.items() if version is not None]
-        what = rng.random()
-        order = rng.choice(living) if living else ""
-        at = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(minutes=90 * rng.randrange(4_000))
-        body: dict[str, Any] = {"totalfee": rng.randrange(100_000) / 100}
-        if what < 0.3 or rng.random() < 0.3:
-            body["datetime"] = at.isoformat()
-        if what < 0.5 or not order:
-            services = rng.sample(["123", "456", "789"], rng.randint(1, 3))
-            body |= {
-                "datetime": at.isoformat(),
-                "calendar": self.calendar,
-                "services": [{"id": service} for service in services],
-            }
-            method, path = "POST", "/orders"
-        elif what < 0.85:
-            method, path = "PATCH", f"/orders/{order}"
-        else:
-            method, path = "DELETE", f"/orders/{order}"
-        try:
-            answer = client.request(method, path, json=body if method != "DELETE" else None)
-        except httpx.TransportError as error:
-            self.answers[type(error.__cause__ or error).__name__] += 1
-            self.known.pop(order if method != "POST" else "", None)  # it may have been committed
-            return
-        self.answers[answer.status_code] += 1
-        if answer.status_code in {200, 201}:
-            self.known[answer.json()["id"]] = answer.json()["version"]
-        elif answer.status_code == 204:
-            self.known[order] = None
-        elif answer.status_code >= 500 and method != "POST":
-            self.known.pop(order, None)
-
-    def losses(self, api: Api) -> list[str]:
-        """List acknowledged writes that are missing."""
-        stored = {
-            order["id"]: order["version"] for order in api.every_item(f"/orders?calendar={self.calendar}")
-        }
-        return [
-            f"order {order} should be {'deleted' if version is None else f'at version {version}'}, "
-            f"is {stored.get(order)}"
-            for order, version in self.known.items()
-            if stored.get(order) != version
-        ]
-
-    def refusals(self, allowed: frozenset[int | str]) -> list[str]:
-        """List answers with a status that is not allowed."""
-        return [f"{answer}: {count} times" for answer, count in self.answers.items() if answer not in allowed]
-
-
-EXPECTED = frozenset({200, 201, 204, 409})
 
 
 def with_load(

@@ -11,10 +11,11 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from tests.calendar_model import Calendars
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-THREE_HOURS = timedelta(hours=3)
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
@@ -69,11 +70,16 @@ class Model:
     """The import that placed an order at a datetime on a calendar."""
     last_versions: dict[int, int] = field(default_factory=dict)
     """Of deleted orders."""
+    calendars: Calendars = field(default_factory=Calendars)
     changes: int = 0
 
     def import_of(self, order: ModelOrder) -> int | None:
         """Return the import that an order is one of: it is where that import placed it."""
         return self.places.get((order.id, order.at, order.calendar))
+
+    def booked_on(self, calendar: str, aside: int | None = None) -> list[ModelOrder]:
+        """Return the booked orders on a calendar, but for one."""
+        return [order for order in self.orders.values() if order.calendar == calendar and order.id != aside]
 
     def conflicts(self, at: datetime, calendar: str, aside: int | None) -> tuple[tuple[int, datetime], ...]:
         """List the conflicting orders: not those of the import that placed the order itself there."""
@@ -82,10 +88,8 @@ class Model:
             sorted(
                 (
                     (order.id, order.at)
-                    for order in self.orders.values()
-                    if order.calendar == calendar
-                    and order.id != aside
-                    and abs(order.at - at) < THREE_HOURS
+                    for order in self.booked_on(calendar, aside)
+                    if abs(order.at - at) < self.calendars.spacing(calendar)
                     and (own is None or self.import_of(order) != own)
                 ),
                 key=lambda conflict: (conflict[1], conflict[0]),
@@ -97,14 +101,15 @@ class Model:
         conflicts = self.conflicts(at, calendar, aside)
         if not conflicts:
             return None
-        # The nearest free datetimes are exactly three hours from some order.
-        taken = [o.at for o in self.orders.values() if o.calendar == calendar and o.id != aside]
+        # The nearest free datetimes are exactly the spacing from some order.
+        spacing = self.calendars.spacing(calendar)
+        taken = [order.at for order in self.booked_on(calendar, aside)]
         # Where the order itself may return to is not free for others, so it is not named.
         free = [
             candidate
             for other in taken
-            for candidate in (other - THREE_HOURS, other + THREE_HOURS)
-            if EARLIEST <= candidate <= LATEST and all(abs(o - candidate) >= THREE_HOURS for o in taken)
+            for candidate in (other - spacing, other + spacing)
+            if EARLIEST <= candidate <= LATEST and all(abs(o - candidate) >= spacing for o in taken)
         ]
         return Answer(
             409,
@@ -141,7 +146,7 @@ class Model:
         """Answer a POST; the order itself is added by ``store``, under the id it got."""
         if order_id is not None and order_id in self.claimed:
             return Answer(409, "order-id-taken")
-        if self.not_orderable(services):
+        if self.not_orderable(services) or self.calendars.cannot_be_made(calendar):
             return Answer(422, "validation-failed")
         return self.reference_taken(reference) or self.too_close(at, calendar, None) or Answer(201)
 
@@ -158,6 +163,7 @@ class Model:
     ) -> None:
         """Add an order that was accepted."""
         self.claimed.add(order_id)
+        self.calendars.use(calendar)
         version = self.last_versions.get(order_id, 0) + 1
         self.orders[order_id] = ModelOrder(
             order_id,
@@ -187,6 +193,8 @@ class Model:
         if services is not None and self.not_orderable(services, order.had):
             return Answer(422, "validation-failed")
         at, calendar = fields.get("at", order.at), fields.get("calendar", order.calendar)
+        if self.calendars.cannot_be_made(calendar):
+            return Answer(422, "validation-failed")
         if (at, calendar) != (order.at, order.calendar):
             refused = self.too_close(at, calendar, order_id)
             if refused:
@@ -210,6 +218,7 @@ class Model:
         if changed != order:  # a write that changes nothing is no change
             had = order.had | {service for service, _ in changed.services}
             self.orders[order_id] = replace(changed, version=order.version + 1, had=had)
+            self.calendars.use(calendar)
             self.changes += 1
         return Answer(200)
 
@@ -244,21 +253,29 @@ class Model:
             }
             own = imports[index]
             if any(
-                order.calendar == calendar
-                and abs(order.at - at) < THREE_HOURS
+                abs(order.at - at) < self.calendars.spacing(calendar)
                 and (own is None or self.import_of(order) != own)
-                for order in self.orders.values()
+                for order in self.booked_on(calendar)
             ):
                 faults.add(f"orders[{index}].datetime")
             # Of two orders of the file that will not be of one import, the later one is named.
             if any(
                 other_calendar == calendar
-                and at - other_at < THREE_HOURS
+                and at - other_at < self.calendars.spacing(calendar)
                 and (other_at, other) < (at, index)
                 and imports[other] != own
                 for other, (_, other_at, _, _, other_calendar, _, _) in enumerate(orders)
             ):
                 faults.add(f"orders[{index}].datetime")
+        not_made = {
+            f"orders[{index}].calendar"
+            for index, order in enumerate(orders)
+            if self.calendars.cannot_be_made(order[4])
+        }
+        if not_made:  # nothing can be compared with the orders on a calendar that there is not
+            return not_made | {
+                place for place in faults if place.endswith("].id") and "services" not in place
+            }
         return faults
 
     def archive(self, service: int) -> Answer:

@@ -83,13 +83,13 @@ def test_every_duration_that_is_written_is_read_as_itself() -> None:
 
 
 IN_WORDS = {
-    "PT3H": "3 hours",
+    "PT3H": "three hours",
     "PT45M": "45 minutes",
-    "PT1M": "1 minute",
-    "PT0S": "0 seconds",
-    "P1D": "1 day",
-    "P1DT12H": "1 day and 12 hours",
-    "P1DT2H3M1S": "1 day, 2 hours, 3 minutes and 1 second",
+    "PT1M": "one minute",
+    "PT0S": "zero seconds",
+    "P1D": "one day",
+    "P1DT12H": "one day and 12 hours",
+    "P1DT2H3M1S": "one day, two hours, three minutes and one second",
 }
 
 

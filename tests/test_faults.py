@@ -15,13 +15,14 @@ import pytest
 
 from tests import faults
 from tests.builders import later
+from tests.callers import EXPECTED
 from tests.drivers import wait_until
-from tests.faults import EXPECTED, Deployment, with_load
+from tests.faults import Deployment, with_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.faults import Caller
+    from tests.callers import Caller
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -1,4 +1,4 @@
-"""GET /calendars/{calendar}/availability and /availability: next, except_order, spacing, several calendars."""
+"""GET /calendars/{calendar}/availability, and of several calendars: next, except_order, spacing."""
 
 from __future__ import annotations
 

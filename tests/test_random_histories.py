@@ -20,6 +20,15 @@ from api.orders.import_faults import FaultReport
 from api.orders.import_files import ImportedFile
 from api.orders.imports import import_orders
 from tests.builders import NOON, tag, text_of
+from tests.calendar_commands import (
+    CalendarCommand,
+    DeleteCalendar,
+    PatchCalendar,
+    PutCalendar,
+    calendar_commands,
+    check_calendars,
+    do_calendar_command,
+)
 from tests.model import Answer, Model, ModelOrder
 from tests.random_rounds import ROUNDS
 from tests.steps import apply_every_change
@@ -124,7 +133,7 @@ class Rename:
     name: str
 
 
-Command = Create | Put | Patch | Delete | Import | Archive | Rename
+Command = Create | Put | Patch | Delete | Import | Archive | Rename | CalendarCommand
 
 creates = st.builds(
     Create, st.none() | st.none() | callers_ids, times, fees, services, calendars, references, metadata_of_new
@@ -160,6 +169,7 @@ commands = st.lists(
         *[st.builds(Delete, which)] * 2,
         st.builds(Import, imports.map(tuple)),
         services_written,
+        calendar_commands,
     ),
     min_size=25,
     max_size=45,
@@ -186,6 +196,10 @@ def written(**fields: Any) -> str:
     fee = body.pop("totalfee", None)
     text = json.dumps(body)
     return text if fee is None else text[:-1] + (", " if body else "") + f'"totalfee": {fee}}}'
+
+
+def _free_order(hours: float) -> Create:
+    return Create(None, NOON + timedelta(hours=hours), Decimal(1), (123,), "default")
 
 
 class History:
@@ -257,6 +271,8 @@ class History:
             case Rename(service, name):
                 answer = self.send("PUT", f"/services/{service}", json.dumps({"name": name}))
                 self.check(command, answer, self.model.rename(service, name))
+            case PutCalendar() | PatchCalendar() | DeleteCalendar():
+                do_calendar_command(self.api, self.model, command)
 
     def do_import(self, command: Import) -> None:
         """Import orders, as ``python -m api.orders.import_command`` does."""
@@ -312,7 +328,8 @@ class History:
         )
 
     def check_end(self) -> None:
-        """Compare the end state: every order, in order, and every fee summary."""
+        """Compare the end state: calendars, every order, in order, and every fee summary."""
+        check_calendars(self.api, self.model)
         listed = [
             self.as_model(json.loads(json.dumps(order), parse_float=Decimal))
             for order in self.api.every_item("/orders?limit=7")
@@ -347,6 +364,23 @@ class History:
         for hours in (0, 6, 12.5, 1, 5, 3, 2, 4)
     ],
     at_once=1,
+)
+@example(  # a spacing that changes among orders, of which two were imported together
+    history=[
+        *(_free_order(hours) for hours in (0, 3, 6.5)),
+        Import((_free_order(12), _free_order(12.5))),
+        PatchCalendar("default", {"spacing": timedelta(hours=6)}),
+        PatchCalendar("default", {"spacing": timedelta(minutes=90)}),
+        _free_order(1.5),
+        PutCalendar("default", {"title": "x"}),
+        PatchCalendar("default", {"spacing": timedelta(minutes=45), "title": None}),
+        *(_free_order(hours) for hours in (0.5, 0.75, 13, 14)),
+        *[Delete(1)] * 9,
+        DeleteCalendar("default"),
+        PatchCalendar("default", {"title": "y"}),
+        *(_free_order(hours) for hours in (0, 2, 3)),
+    ],
+    at_once=2,
 )
 def test_every_answer_and_the_final_state_equal_those_of_the_model(
     api: Api, database: Database, run: Run, history: list[Command], at_once: int

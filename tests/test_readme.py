@@ -98,7 +98,8 @@ def test_every_command_of_the_walk_through_prints_what_the_readme_shows(pipeline
         if command == "make verify":
             (modules,) = re.findall(r"^verify:.*\n\t.*for proof in (.+); do", MAKEFILE, re.MULTILINE)
             printed = "".join(
-                run_command(module, database=pipeline.database.url).stdout for module in modules.split()
+                run_command(module, database=pipeline.database.url).stdout.strip()
+                for module in modules.split()
             )
         else:
             assert HERE in command

@@ -153,16 +153,17 @@ def test_a_deleted_order_blocks_nothing(api: Api) -> None:
 
 
 def test_the_database_and_the_code_use_the_same_three_hours(database: Database) -> None:
-    """Each defines them once: the column ``clear_until``, and ``CLEARANCE``."""
+    """Each defines them once: the default of a calendar's spacing, and ``CLEARANCE``."""
     neighbours(database, NOON)
     assert database.value("SELECT clear_until - datetime FROM orders") == CLEARANCE
 
 
-def test_the_column_clear_until_cannot_be_written(database: Database) -> None:
-    """PostgreSQL derives it from the datetime."""
+@pytest.mark.parametrize("written", ["datetime", "datetime + interval '1 hour'", "'infinity'"])
+def test_the_column_clear_until_cannot_be_written(database: Database, written: str) -> None:
+    """A trigger derives it from the datetime and the calendar's spacing."""
     neighbours(database, NOON)
-    with pytest.raises(asyncpg.GeneratedAlwaysError):
-        database.rows("UPDATE orders SET clear_until = datetime")
+    with pytest.raises(asyncpg.RaiseError):
+        database.rows(f"UPDATE orders SET clear_until = {written}")
     database.rows("UPDATE orders SET datetime = $1, version = 2", later(days=1))
     assert database.value("SELECT clear_until FROM orders") == later(days=1) + CLEARANCE
 

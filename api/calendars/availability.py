@@ -83,7 +83,7 @@ class FreeTime(msgspec.Struct, frozen=True):
 
 
 class Window(NamedTuple):
-    """What is looked at: datetimes from one to another, both included, and an order that is in nobody's way."""
+    """Datetimes from one to another, both included; and an order that is in nobody's way."""
 
     earliest: datetime
     latest: datetime

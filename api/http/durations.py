@@ -18,6 +18,8 @@ _DURATION = re.compile(
 
 _UNITS = ((timedelta(hours=1), "hour"), (timedelta(minutes=1), "minute"), (timedelta(seconds=1), "second"))
 
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
 
 def read_duration(value: object) -> timedelta:
     """Read a duration such as PT3H, PT1H30M, P1DT12H or P1W; PT90M is PT1H30M.
@@ -45,10 +47,13 @@ def duration_text(duration: timedelta) -> str:
 
 
 def duration_in_words(duration: timedelta) -> str:
-    """Write a duration of whole seconds for people: 3 hours, 1 day and 12 hours, 45 minutes."""
+    """Write a duration of whole seconds for people: three hours, one day and 12 hours, 45 minutes."""
     days, time = duration.days, timedelta(seconds=duration.seconds)
     counts = ([(days, "day")] if days else []) + (_counts(time) or ([] if days else [(0, "second")]))
-    words = [f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in counts]
+    words = [
+        f"{_NUMBERS[count] if count < len(_NUMBERS) else count} {unit}{'' if count == 1 else 's'}"
+        for count, unit in counts
+    ]
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 

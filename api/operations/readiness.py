@@ -19,7 +19,7 @@ _IS_READ_ONLY = "SELECT current_setting('transaction_read_only')::bool"
 
 NEEDED_PRIVILEGES = {
     "orders": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "calendar": ("SELECT", "INSERT"),
+    "calendar": ("SELECT", "INSERT", "UPDATE"),
     "service": ("SELECT",),
     "ordered_service": ("SELECT", "INSERT", "DELETE"),
     "order_change": ("INSERT",),

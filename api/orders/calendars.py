@@ -1,36 +1,54 @@
-"""The calendars that orders are placed on: made on first use, and locked for moves and batches."""
+"""The calendars that orders are placed on: made on first use, and locked for moves and batches.
+
+A calendar that was deleted keeps its row and id. An order that names it restores it.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import asyncpg
 import msgspec
 
-from api.orders.errors import CalendarNameTakenError, Namesake
+from api.orders.errors import CalendarChangedError, CalendarNameTakenError, Namesake
 from shared.database.locks import CALENDAR_LOCK
 from shared.database.statements import execute, fetch_all
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+# Restores the calendar, or inserts one.
+#
 # The id is random: a sequence never takes a number back, so refused batches and previews would use them up.
 # Where the number is another calendar's already no row is inserted, and the caller tries again. Nor is one
-# where another calendar's name differs only in case, which ``refuse_namesakes`` finds.
-_INSERT_CALENDAR = """
-INSERT INTO calendar (id, name)
-SELECT 1 + floor(random() * 2147483647)::int, $1::text
-WHERE NOT EXISTS (SELECT FROM calendar WHERE name = $1::text)
-ON CONFLICT DO NOTHING
+# made where another calendar's name differs only in case, which ``refuse_namesakes`` finds.
+_MAKE_CALENDAR = """
+WITH namesake AS (
+    SELECT FROM calendar
+    WHERE lower(name COLLATE "C") = lower($1::text COLLATE "C") AND name <> $1::text AND deleted_at IS NULL
+), restored AS (
+    UPDATE calendar SET deleted_at = NULL, created_at = now(), is_case_variant = false
+    WHERE name = $1::text AND deleted_at IS NOT NULL AND NOT EXISTS (SELECT FROM namesake)
+    RETURNING id
+), inserted AS (
+    INSERT INTO calendar (id, name)
+    SELECT 1 + floor(random() * 2147483647)::int, $1::text
+    WHERE NOT EXISTS (SELECT FROM calendar WHERE name = $1::text) AND NOT EXISTS (SELECT FROM namesake)
+    ON CONFLICT DO NOTHING
+    RETURNING id
+)
+SELECT id FROM restored UNION ALL SELECT id FROM inserted
 """
-
 
 _FIND_NAMESAKES = """
 SELECT wanted.name, calendar.name AS existing
 FROM unnest($1::text[]) AS wanted (name)
-JOIN calendar ON lower(calendar.name COLLATE "C") = lower(wanted.name COLLATE "C")
-WHERE NOT EXISTS (SELECT FROM calendar WHERE name = wanted.name)
+JOIN calendar ON lower(calendar.name COLLATE "C") = lower(wanted.name COLLATE "C") AND deleted_at IS NULL
+WHERE NOT EXISTS (SELECT FROM calendar WHERE name = wanted.name AND deleted_at IS NULL)
 ORDER BY wanted.name, calendar.name
 """
+
+_FIND_CALENDARS = "SELECT name, id FROM calendar WHERE name = ANY($1::text[]) AND deleted_at IS NULL"
 
 
 class _CalendarId(msgspec.Struct, frozen=True):
@@ -39,11 +57,18 @@ class _CalendarId(msgspec.Struct, frozen=True):
 
 
 async def make_calendar(name: str) -> bool:
-    """Make a calendar if there is none of that name; return whether this transaction made it.
+    """Make or restore a calendar if there is none of that name; return whether this transaction did.
 
-    If another transaction is making it right now, this waits for that one to end.
+    If another transaction is doing so right now, this waits for that one to end.
+
+    Raises:
+        CalendarChangedError: another one was made meanwhile whose name differs only in case.
+
     """
-    return await execute(_INSERT_CALENDAR, name) == 1
+    try:
+        return await execute(_MAKE_CALENDAR, name) == 1
+    except asyncpg.UniqueViolationError:
+        raise CalendarChangedError from None
 
 
 async def calendar_ids(names: Collection[str]) -> dict[str, int]:
@@ -51,6 +76,7 @@ async def calendar_ids(names: Collection[str]) -> dict[str, int]:
 
     Raises:
         CalendarNameTakenError: the names of new ones differ only in case from those of others.
+        CalendarChangedError: as ``make_calendar``.
 
     """
     ids: dict[str, int] = {}
@@ -59,9 +85,7 @@ async def calendar_ids(names: Collection[str]) -> dict[str, int]:
         for name in sorted(set(names) - set(ids), key=str.lower):
             await make_calendar(name)
         await refuse_namesakes(names)
-        calendars = await fetch_all(
-            _CalendarId, "SELECT name, id FROM calendar WHERE name = ANY($1::text[])", list(names)
-        )
+        calendars = await fetch_all(_CalendarId, _FIND_CALENDARS, list(names))
         ids = {calendar.name: calendar.id for calendar in calendars}
     return ids
 

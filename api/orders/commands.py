@@ -74,6 +74,7 @@ def _insert_statement(first: str = "") -> str:
         {parameters(4)}
     FROM {first} ordered, calendar, (SELECT {set_attribution(_ATTRIBUTION)}) AS attributed
     WHERE cardinality(ordered.ids) = cardinality($2::bigint[]) AND calendar.name = $3::text
+      AND calendar.deleted_at IS NULL
     ON CONFLICT DO NOTHING
     RETURNING id, version, format, rendered AS json
     """
@@ -139,8 +140,8 @@ async def _create_at_once(
     try:
         arguments = _arguments_of(new, at, attribution)
         order = await fetch_and_commit(StoredOrder, statement, *arguments, *of_key)
-    except asyncpg.UniqueViolationError:  # the key was used before
-        return None
+    except (asyncpg.UniqueViolationError, asyncpg.ForeignKeyViolationError):
+        return None  # the key was used before; or the calendar was deleted right now
     if order is None:
         try:
             await orderable_names([service.id for service in new.services])

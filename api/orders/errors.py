@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class Conflict:
 
 @dataclass
 class OrdersTooCloseError(Exception):
-    """The 3-hour rule: another order on the calendar is less than three hours away, before or after."""
+    """Another order on the calendar is less than its spacing away, before or after."""
 
     calendar: str
+    spacing: timedelta
     requested: datetime
     conflicts: Sequence[Conflict]
     nearest_before: datetime | None
@@ -119,6 +120,10 @@ class CalendarNameTakenError(Exception):
     namesakes: Sequence[Namesake]
     pointers: Sequence[str] = ("#/calendar",)
     """Where each was named in the body."""
+
+
+class CalendarChangedError(Exception):
+    """A calendar was deleted or restored by another transaction: roll back and try again."""
 
 
 class ImportRefusedError(Exception):

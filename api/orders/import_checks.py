@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from api.http.durations import duration_in_words
 from api.http.fields import GREATEST_CALLERS_ID
 from api.orders.calendars import calendar_ids
 from api.orders.commands import claim_ids
 from api.orders.errors import CalendarNameTakenError, ImportRefusedError
 from api.orders.references import lock_references
-from api.orders.spacing import CLEARANCE
 from shared.database.statements import fetch_all, fetch_values
 
 if TYPE_CHECKING:
@@ -26,12 +26,17 @@ _FIND_SERVICES = "SELECT id, archived_at FROM service WHERE id = ANY($1::bigint[
 _FIND_REFERENCES = "SELECT reference, id FROM orders WHERE reference = ANY($1::text[])"
 
 _FIND_TOO_CLOSE = """
-SELECT n.place, o.id, utc_text(o.datetime) AS datetime
-FROM unnest($1::int[], $2::timestamptz[], $3::int[], $5::bigint[]) AS n (place, at, calendar_id, import_id)
+SELECT n.place, o.id, utc_text(o.datetime) AS datetime, spacing
+FROM (
+    SELECT new.*, make_interval(secs => spacing_seconds) AS spacing
+    FROM unnest($1::int[], $2::timestamptz[], $3::int[], $4::bigint[])
+        AS new (place, at, calendar_id, import_id)
+    JOIN calendar ON calendar.id = new.calendar_id
+) AS n
 CROSS JOIN LATERAL (
     SELECT id, datetime FROM orders
-    WHERE orders.calendar_id = n.calendar_id
-      AND datetime > n.at - $4::interval AND datetime < n.at + $4::interval
+    WHERE orders.calendar_id = n.calendar_id AND orders.status = 'booked'
+      AND datetime > n.at - spacing AND datetime < n.at + spacing
       AND orders.import_id IS DISTINCT FROM n.import_id
     ORDER BY datetime LIMIT 1
 ) AS o
@@ -42,12 +47,18 @@ ORDER BY n.place
 _FIND_CALENDARS_TO_COMPARE = """
 SELECT n.calendar_id
 FROM unnest($1::int[], $2::timestamptz[], $3::timestamptz[]) AS n (calendar_id, earliest, latest)
+JOIN calendar ON calendar.id = n.calendar_id
 CROSS JOIN LATERAL (
     SELECT FROM orders
-    WHERE orders.calendar_id = n.calendar_id
-      AND datetime > n.earliest - $4::interval AND datetime < n.latest + $4::interval
+    WHERE orders.calendar_id = n.calendar_id AND orders.status = 'booked'
+      AND datetime > n.earliest - make_interval(secs => spacing_seconds)
+      AND datetime < n.latest + make_interval(secs => spacing_seconds)
     ORDER BY datetime LIMIT 1
 ) AS o
+"""
+
+_FIND_SPACINGS = """
+SELECT name, make_interval(secs => spacing_seconds) AS spacing FROM calendar WHERE id = ANY($1::int[])
 """
 
 _FIND_EARLIER_IMPORTS = """
@@ -86,6 +97,12 @@ class _TooCloseOrder(msgspec.Struct, frozen=True):
     place: int
     id: int
     datetime: str
+    spacing: timedelta
+
+
+class _CalendarSpacing(msgspec.Struct, frozen=True):
+    name: str
+    spacing: timedelta
 
 
 class _EarlierImport(msgspec.Struct, frozen=True):
@@ -221,7 +238,6 @@ async def find_calendars_to_compare(
         list(ids),
         [min(datetimes[name]) for name in ids.values()],
         [max(datetimes[name]) for name in ids.values()],
-        CLEARANCE,
     )
     return {ids[calendar_id] for calendar_id in to_compare}
 
@@ -249,7 +265,6 @@ async def check_spacing(
         list(orders),
         [order.datetime for order in orders.values()],
         [calendars[order.calendar] for order in orders.values()],
-        CLEARANCE,
         [rejoining.get(place) for place in orders],
     )
     for order in too_close:
@@ -257,33 +272,44 @@ async def check_spacing(
             "orders",
             order.place,
             ".datetime",
-            f"less than three hours from order {order.id} at {order.datetime} on the same calendar",
+            f"less than {duration_in_words(order.spacing)} from order {order.id} at {order.datetime} "
+            "on the same calendar",
         )
 
 
-def check_spacing_in_file(
-    orders: Mapping[int, ImportedOrder], rejoining: Mapping[int, int], faults: FaultReport
+async def check_spacing_in_file(
+    orders: Mapping[int, ImportedOrder],
+    calendars: Mapping[str, int],
+    rejoining: Mapping[int, int],
+    faults: FaultReport,
 ) -> None:
     """Name orders that are too close to others of the file because they will not be of one import.
 
     Args:
         orders: the file's orders by their places.
+        calendars: the calendars' ids by their names.
         rejoining: the earlier imports that some of them rejoin, by their places.
         faults: gets their faults.
 
     """
     if not rejoining:
         return
+    rows = await fetch_all(_CalendarSpacing, _FIND_SPACINGS, list(calendars.values()))
+    spacings = {calendar.name: calendar.spacing for calendar in rows}
     latest: dict[tuple[str, int | None], int] = {}  # by calendar and import
     imports = {None, *rejoining.values()}
     for place in sorted(orders, key=lambda place: orders[place].datetime):
         order, own = orders[place], rejoining.get(place)
+        spacing = spacings[order.calendar]
         for other in imports - {own}:
             before = latest.get((order.calendar, other))
-            if before is not None and order.datetime - orders[before].datetime < CLEARANCE:
+            if before is not None and order.datetime - orders[before].datetime < spacing:
                 why = "and only one of them returns to where an earlier import placed it"
                 faults.add(
-                    "orders", place, ".datetime", f"less than three hours from orders[{before}], {why}"
+                    "orders",
+                    place,
+                    ".datetime",
+                    f"less than {duration_in_words(spacing)} from orders[{before}], {why}",
                 )
                 break
         latest[order.calendar, own] = place

@@ -1,7 +1,7 @@
 """Importing orders that have a history of their own: all of a file's orders, or none.
 
-The orders of one import keep their datetimes, even if they are less than three hours apart: they share an
-``import_id``, and the exclusion constraint compares only orders of different ones. The 3-hour rule holds
+The orders of one import keep their datetimes, even if they are nearer than their calendar's spacing: they
+share an ``import_id``, and the exclusion constraint compares only orders of different ones. The rule holds
 between them and all other orders. Every order is recorded as a change, like any other write.
 """
 
@@ -190,7 +190,7 @@ async def import_orders(
             place: order for place, order in chunk.items() if place in booked and order.calendar in to_compare
         }
         await check_spacing(near, calendars, rejoining, faults)
-    check_spacing_in_file(booked, rejoining, faults)
+    await check_spacing_in_file(booked, calendars, rejoining, faults)
     if faults:
         raise ImportRefusedError
     await execute(_RAISE_SEQUENCE, max((order.id or 0 for order in orders.values()), default=0))

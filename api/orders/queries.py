@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
 from api.http.entity_tags import etag
 from api.http.times import EARLIEST, LATEST
 from api.orders.errors import Conflict, OrderNotFoundError, OrdersTooCloseError
-from api.orders.spacing import CLEARANCE
 from shared.database.coalesced_reads import CoalescedReads
 from shared.database.statements import fetch_all, fetch_optional
 
@@ -20,37 +19,40 @@ SELECT id, version, format, rendered AS json FROM orders
 WHERE id = ANY (ARRAY(SELECT unnest($1::bigint[])))
 """
 
-# The conflicts and, only if there are any, the nearest orders before and after which it is free: free time
-# begins exactly three hours from an order, if the next order on that side is six hours away or more.
+# The conflicts and, only if there are any, the nearest orders before and after which it is free: that begins
+# exactly the spacing from an order, if the next order on that side is at least twice that away.
 _REFUSAL = """
 SELECT
-    ids, datetimes,
+    ids, datetimes, spacing,
     (
         SELECT datetime FROM (
             SELECT datetime, lead(datetime) OVER (ORDER BY datetime) AS neighbour FROM orders
-            WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
-              AND datetime > $2::timestamptz - $4::interval AND id IS DISTINCT FROM $3
+            WHERE calendar_id = place.calendar_id AND status = 'booked'
+              AND datetime > $2::timestamptz - spacing AND id IS DISTINCT FROM $3
         ) AS taken
-        WHERE neighbour IS NULL OR neighbour - datetime >= 2 * $4::interval
+        WHERE neighbour IS NULL OR neighbour - datetime >= 2 * spacing
         ORDER BY datetime LIMIT 1
     ) AS taken_before_free,
     (
         SELECT datetime FROM (
             SELECT datetime, lead(datetime) OVER (ORDER BY datetime DESC) AS neighbour FROM orders
-            WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
-              AND datetime < $2::timestamptz + $4::interval AND id IS DISTINCT FROM $3
+            WHERE calendar_id = place.calendar_id AND status = 'booked'
+              AND datetime < $2::timestamptz + spacing AND id IS DISTINCT FROM $3
         ) AS taken
-        WHERE neighbour IS NULL OR datetime - neighbour >= 2 * $4::interval
+        WHERE neighbour IS NULL OR datetime - neighbour >= 2 * spacing
         ORDER BY datetime DESC LIMIT 1
     ) AS taken_after_free
 FROM (
+    SELECT id AS calendar_id, make_interval(secs => spacing_seconds) AS spacing FROM calendar WHERE name = $1
+) AS place
+CROSS JOIN LATERAL (
     SELECT array_agg(id ORDER BY datetime, id) AS ids, array_agg(datetime ORDER BY datetime, id) AS datetimes
     FROM (
         SELECT id, datetime FROM orders
-        WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1)
-          AND datetime > $2::timestamptz - $4::interval
-          AND datetime < $2::timestamptz + $4::interval
-          AND id IS DISTINCT FROM $3 AND import_id IS DISTINCT FROM $5
+        WHERE calendar_id = place.calendar_id AND status = 'booked'
+          AND datetime > $2::timestamptz - spacing
+          AND datetime < $2::timestamptz + spacing
+          AND id IS DISTINCT FROM $3 AND import_id IS DISTINCT FROM $4
         ORDER BY datetime, id LIMIT 100
     ) AS conflict
 ) AS conflicts
@@ -61,6 +63,7 @@ WHERE ids IS NOT NULL
 class _Refusal(msgspec.Struct, frozen=True):
     ids: list[int]
     datetimes: list[datetime]
+    spacing: timedelta
     taken_before_free: datetime | None
     taken_after_free: datetime | None
 
@@ -115,13 +118,14 @@ async def refuse_if_too_close(
             1970 … 2199, as orders must be.
 
     """
-    refusal = await fetch_optional(_Refusal, _REFUSAL, calendar, at, order_id, CLEARANCE, import_id)
+    refusal = await fetch_optional(_Refusal, _REFUSAL, calendar, at, order_id, import_id)
     if refusal is None:
         return
-    after = refusal.taken_before_free + CLEARANCE if refusal.taken_before_free else at
-    before = refusal.taken_after_free - CLEARANCE if refusal.taken_after_free else at
+    after = refusal.taken_before_free + refusal.spacing if refusal.taken_before_free else at
+    before = refusal.taken_after_free - refusal.spacing if refusal.taken_after_free else at
     raise OrdersTooCloseError(
         calendar,
+        refusal.spacing,
         at,
         [Conflict(*conflict) for conflict in zip(refusal.ids, refusal.datetimes, strict=True)],
         before if before >= EARLIEST else None,

@@ -1,8 +1,8 @@
-"""The 3-hour rule, as pure functions.
+"""The spacing of calendars, as pure functions.
 
-Two orders on a calendar are at least three hours apart, either way. Exactly 3:00:00 apart is allowed, a
-millisecond less is refused. PostgreSQL enforces it: see the constraint ``orders_spacing`` in
-``shared/database/schema.sql``.
+Two booked orders on a calendar are at least its spacing apart, either way: three hours, unless it is given
+another. Exactly 3:00:00 apart is allowed, a millisecond less is refused. PostgreSQL enforces it: see the
+constraint ``orders_spacing`` in ``shared/database/schema.sql``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 CLEARANCE = timedelta(hours=3)
+"""The spacing of a calendar that was not given another."""
+
+SHORTEST_SPACING = timedelta(minutes=1)
+LONGEST_SPACING = timedelta(days=7)
 
 
 def spaced_datetimes(

@@ -6,11 +6,19 @@ from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from api.orders.errors import ContentionError
+import asyncpg
+
+from api.orders.errors import CalendarChangedError, ContentionError
 from shared.database.transaction import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+
+CALENDAR_CHANGED = (CalendarChangedError, asyncpg.ForeignKeyViolationError)
+"""A calendar was deleted while an order was being placed on it, or restored: the next attempt finds out.
+
+The trigger ``orders_render`` reports the former as if ``orders.calendar_id`` were a foreign key.
+"""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,6 +32,8 @@ def in_transaction(
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Coroutine[object, object, T]]]:
     """Make a coroutine function one transaction, which is run again when it raises one of ``retry_on``.
 
+    So it is when a calendar of its orders was deleted or restored meanwhile.
+
     Any error rolls back all that the attempt wrote, also the key, the claimed id and the new calendar.
 
     Raises:
@@ -35,7 +45,7 @@ def in_transaction(
         @wraps(command)
         async def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
             for _ in range(ATTEMPTS):
-                with suppress(*retry_on):
+                with suppress(*retry_on, *CALENDAR_CHANGED):
                     async with transaction():
                         return await command(*args, **kwargs)
             raise ContentionError

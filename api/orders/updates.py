@@ -27,8 +27,7 @@ from api.orders.members import COLUMNS, parameters, values_of
 from api.orders.orderable_services import orderable_names
 from api.orders.queries import StoredOrder, refuse_if_too_close
 from api.orders.references import buckets_of, refuse_if_reference_is_taken
-from api.orders.spacing import CLEARANCE
-from api.orders.transactions import ATTEMPTS
+from api.orders.transactions import ATTEMPTS, CALENDAR_CHANGED
 from shared.database.locks import CALENDAR_LOCK, REFERENCE_LOCK
 from shared.database.statements import fetch_optional
 from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout, transaction
@@ -48,12 +47,16 @@ SELECT
     (place.calendar_id, place.at) <> (o.calendar_id, o.datetime) AND EXISTS (
         SELECT FROM orders AS other
         WHERE other.calendar_id = place.calendar_id
-          AND other.datetime > place.at - $5::interval AND other.datetime < place.at + $5::interval
+          AND other.datetime > place.at - place.spacing AND other.datetime < place.at + place.spacing
+          AND other.status = 'booked'
           AND other.id <> o.id AND other.import_id IS DISTINCT FROM import_there
     ) AS is_taken
 FROM (SELECT * FROM orders WHERE id = $1 %(lock)s) AS o
-LEFT JOIN calendar ON calendar.name = coalesce($3, rendered ->> 'calendar')
-CROSS JOIN LATERAL (SELECT calendar.id AS calendar_id, coalesce($4::timestamptz, o.datetime) AS at) AS place
+LEFT JOIN calendar ON calendar.name = coalesce($3, rendered ->> 'calendar') AND calendar.deleted_at IS NULL
+CROSS JOIN LATERAL (
+    SELECT calendar.id AS calendar_id, coalesce($4::timestamptz, o.datetime) AS at,
+        make_interval(secs => spacing_seconds) AS spacing
+) AS place
 LEFT JOIN LATERAL (
     SELECT import_id AS import_there FROM imported_place
     WHERE order_id = o.id AND calendar_id = place.calendar_id AND datetime = place.at
@@ -167,6 +170,8 @@ async def update_order(
             await refuse_if_too_close(refusal.calendar, refusal.at, order_id, refusal.import_id)
         except _ReferenceUsedError as refusal:
             await refuse_if_reference_is_taken(refusal.reference)
+        except CALENDAR_CHANGED:
+            continue
     raise ContentionError
 
 
@@ -195,7 +200,7 @@ async def _update(
     service_ids = sorted(service.id for service in change.services or ())
     read = _LOCK if is_locked else _READ
     current = await fetch_optional(
-        _CurrentOrder, read, order_id, service_ids, change.calendar, change.datetime, CLEARANCE
+        _CurrentOrder, read, order_id, service_ids, change.calendar, change.datetime
     )
     if current is None:
         raise OrderNotFoundError(order_id)

@@ -78,8 +78,9 @@ BEGIN
     RETURN NEW;
 END
 $$;
-CREATE TRIGGER calendar_lock_spacing BEFORE UPDATE OF spacing_seconds, deleted_at ON calendar
-    FOR EACH ROW EXECUTE FUNCTION lock_spacing();
+CREATE TRIGGER calendar_lock_spacing BEFORE UPDATE OF spacing_seconds, deleted_at ON calendar FOR EACH ROW
+    WHEN (NEW.spacing_seconds <> OLD.spacing_seconds OR NEW.deleted_at IS NOT NULL)
+    EXECUTE FUNCTION lock_spacing();
 
 -- The constraint orders_spacing refuses it if booked orders are nearer to each other than the new spacing.
 CREATE FUNCTION apply_spacing() RETURNS trigger LANGUAGE plpgsql AS $$

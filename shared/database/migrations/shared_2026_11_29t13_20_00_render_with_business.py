@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from piccolo.apps.migrations.auto.migration_manager import MigrationManager
 
 from shared.database.engine import DB
-from shared.database.statements import execute, fetch_values
+from shared.database.statements import execute, fetch_value, fetch_values
 from shared.database.transaction import transaction
 
 ID = "2026-11-29T13:20:00:000000"
@@ -37,18 +37,21 @@ _CONSTRAINTS = {
 _BATCH = 2_000
 """Few enough that nobody waits long for one of their rows."""
 
-_NEXT_IDS = "SELECT id FROM orders WHERE id > $1 ORDER BY id LIMIT $2"
+_LAST_ID = "SELECT coalesce(max(id), 0) FROM orders"
+_NEXT_IDS = "SELECT id FROM orders WHERE id > $1 AND id <= $3 ORDER BY id LIMIT $2"
 
 _RENDER = "UPDATE orders SET format = 2 WHERE id = ANY($1) AND format < 2"
 
 
 async def _apply() -> None:
     await _make_indexes()
-    ids = await fetch_values(int, _NEXT_IDS, 0, _BATCH)
+    # Later orders have their text already. Without this end, the loop would follow a busy writer for ever.
+    last = await fetch_value(int, _LAST_ID)
+    ids = await fetch_values(int, _NEXT_IDS, 0, _BATCH, last)
     while ids:
         async with _without_timeout():
             await execute(_RENDER, ids)
-        ids = await fetch_values(int, _NEXT_IDS, ids[-1], _BATCH)
+        ids = await fetch_values(int, _NEXT_IDS, ids[-1], _BATCH, last)
     for table, constraints in _CONSTRAINTS.items():
         for constraint in constraints:
             async with _without_timeout():
