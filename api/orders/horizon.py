@@ -35,7 +35,7 @@ from shared.database.statements import fetch_value
 # start, and in nobody's way. A transaction whose start can't be seen is in the way of everything: one that is
 # prepared, one of a session with track_activities off, and one of a role whose sessions this role may not
 # see.
-_HORIZON = """
+HORIZON = """
 SELECT least(statement_timestamp(), min(
     CASE
         WHEN l.pid IS NULL OR a.state = 'disabled'
@@ -53,4 +53,4 @@ WHERE l.locktype = 'relation' AND l.relation = 'orders'::regclass
 
 async def find_horizon() -> datetime:
     """Return the time before which statements that begin from now on see every change of an order."""
-    return await fetch_value(datetime, _HORIZON)
+    return await fetch_value(datetime, HORIZON)
