@@ -11,22 +11,15 @@ from litestar import Response, post, route
 from api.http.attribution import read_attribution
 from api.http.bodies import read_body
 from api.http.entity_tags import etag, read_if_none_match
-from api.http.fields import one_of, read_id
 from api.http.idempotency import created, read_idempotency_key
 from api.http.idempotency_keys import Answer
 from api.http.json_text import encode_text, read_json
-from api.http.media_types import CSV, NDJSON, choose, media_type_of
-from api.http.pages import answer_page, limit_of, read_cursor
-from api.http.parameters import PAGING, Query, Readers, path_id, query_of, read_bom
-from api.http.problems import Fault, malformed
+from api.http.parameters import path_id
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
-from api.http.times import read_time
-from api.orders import commands, exports, queries
+from api.orders import commands, list_routes, queries
 from api.orders.answers import WRITE, answer_order, is_dry_run_of
 from api.orders.bodies import LARGEST_BATCH_BYTES, NewOrder, NewOrders
-from api.orders.fields import read_calendar
-from api.orders.filters import OrderFilters
 from api.orders.members import SETTABLE
 from shared.database.transaction import roll_back_if
 
@@ -91,70 +84,9 @@ async def read_order(request: AnyRequest) -> Response[bytes]:
     return answer_order(order)
 
 
-_FILTERS: Readers = {
-    "from": read_time,
-    "to": read_time,
-    "calendar": read_calendar,
-    "service": read_id,
-    "sort": one_of("datetime", "-datetime", "id", "-id"),
-}
-_FORMATS = {"csv": CSV, "ndjson": NDJSON}
-
-
-def _filters_of(request: AnyRequest) -> OrderFilters:
-    query = query_of(request)
-    filters = OrderFilters(
-        earliest=query.get("from"),
-        before=query.get("to"),
-        calendar=query.get("calendar"),
-        service=query.get("service"),
-        sort=query.get("sort", "datetime"),
-    )
-    if filters.earliest and filters.before and filters.earliest > filters.before:
-        raise malformed(Fault("must not be later than to", parameter="from"))
-    return filters
-
-
-@route(
-    "/orders",
-    http_method=READ,
-    opt={
-        "query": Query({**_FILTERS, **PAGING}),
-        "elsewhere": f"GET /orders/export answers with {CSV} or {NDJSON}.",
-    },
-)
-async def list_orders(request: AnyRequest) -> Response[bytes]:
-    """List orders page by page."""
-    filters = _filters_of(request)
-    after = read_cursor(request, filters.place)
-    return answer_page(request, await queries.list_orders(filters, after, limit_of(request)))
-
-
-@route(
-    "/orders/export",
-    http_method=READ,
-    opt={
-        "produces": tuple(_FORMATS.values()),
-        "query": Query({**_FILTERS, "format": one_of(*_FORMATS), "bom": read_bom}),
-    },
-)
-async def export_orders(request: AnyRequest) -> Response[Any]:
-    """Stream all orders that match: in the format that is asked for, or that ``Accept`` rates highest."""
-    query = query_of(request)
-    filters = _filters_of(request)
-    media_type = media_type_of(request)
-    if "format" in query:
-        media_type = choose(request, (_FORMATS[query["format"]],))
-    bom = query.get("bom", b"")
-    if bom and media_type != CSV:
-        raise malformed(Fault(f"has no meaning with {media_type}", parameter="bom"))
-    return await exports.export_orders(filters, media_type, bom)
-
-
 ROUTES = [
     create_order,
     create_orders,
-    list_orders,
-    export_orders,
+    *list_routes.ROUTES,
     read_order,
 ]

@@ -246,6 +246,7 @@ CREATE INDEX orders_by_calendar ON orders (calendar_id, datetime, id);
 -- them, for a calendar that has few or none.
 CREATE INDEX orders_by_calendar_and_id ON orders (calendar_id, id);
 CREATE UNIQUE INDEX orders_reference ON orders (reference) WHERE reference IS NOT NULL;
+CREATE INDEX orders_by_creation ON orders (created_at, id);
 CREATE INDEX orders_by_update ON orders (updated_at, id);
 CREATE INDEX orders_cancelled_by_datetime ON orders (datetime, id) WHERE status = 'cancelled';
 CREATE INDEX orders_cancelled_by_id ON orders (id) WHERE status = 'cancelled';
