@@ -360,7 +360,7 @@ def test_an_order_that_left_its_place_cannot_be_stored_without_one(api: Api, dat
 
 @pytest.mark.parametrize("how", WAYS)
 def test_a_repeated_batch_with_its_key_gets_the_first_answer(api: Api, database: Database, how: str) -> None:
-    """The orders are gone by then. Other content with the key is refused; a refused batch leaves it unused."""
+    """The orders are gone by then. Other content is refused; a refused batch leaves its key unused."""
     placed(api, 0, 3)
     key = {"Idempotency-Key": "k"}
     assert problems(end(api, how, {"id": 1}, {"id": 9}, headers=key)) == {1: "not-found"}
