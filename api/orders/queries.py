@@ -29,8 +29,8 @@ WHERE id = ANY (ARRAY(SELECT unnest($1::bigint[])))
 """
 
 # The conflicts and, only if there are any, the nearest orders before and after which it is free: that begins
-# exactly the spacing from an order, if the next order on that side is at least twice that away. Not by a window
-# function: it would read all further orders of the calendar.
+# exactly the spacing from an order, if the next order on that side is at least twice that away. Not by a
+# window function: it would read all further orders of the calendar.
 _REFUSAL = """
 SELECT
     ids, datetimes, spacing,
