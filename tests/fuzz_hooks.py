@@ -31,7 +31,10 @@ REASONS = {
     ("from", "must not be later than to"),
     ("to", "must be at most 32 days after from"),
     ("#/id", r"must be \d+, as in the path"),
-    ("#/name", "must contain only characters that can be seen"),
+    ("#/(name|title)", "must contain only characters that can be seen"),
+    # No pattern can compare durations, and no schema a member with the path.
+    ("#/spacing", "must be from one minute to seven days"),
+    ("#/name", "must be .*, as in the path|there is a calendar .*; a name may not differ only in case"),
     (r"#(/orders/\d+)?/calendar", "there is a calendar .*; a name may not differ only in case"),
     ("position", "can't be combined with min_position or after_version"),
     ("bom", "has no meaning with application/x-ndjson"),
@@ -173,10 +176,20 @@ def _use_existing_ids(case: Case[Any], drawn: int) -> None:
             order.pop("id", None)
             order["calendar"] = f"crew-{drawn % 1000}-{index}"
     if case.method in ("PUT", "PATCH"):
-        if "id" in body:
+        if case.path.startswith("/calendars/"):
+            _use_a_valid_calendar(case, body, drawn)
+        elif "id" in body:
             (body["id"],) = case.path_parameters.values()
         # A version that is drawn is hardly ever the current one.
         body.pop("version", None)
+
+
+def _use_a_valid_calendar(case: Case[Any], body: dict[str, Any], drawn: int) -> None:
+    """Name the calendar as the path does, with a spacing that is possible: few durations are."""
+    if "name" in body:
+        (body["name"],) = case.path_parameters.values()
+    if "spacing" in body:
+        body["spacing"] = ("PT1M", "PT45M", "PT3H", "P1DT12H", "P7D")[drawn % 5]
 
 
 @schemathesis.deserializer("application/yaml")

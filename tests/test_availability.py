@@ -166,7 +166,7 @@ def test_calendars_are_listed_by_name_page_by_page(api: Api) -> None:
     listed: list[dict[str, Any]] = api.every_item("/calendars?limit=2")
     assert sorted(calendar["name"] for calendar in listed) == sorted(names)
     assert listed == api.every_item("/calendars?limit=100")
-    assert set(listed[0]) == {"name", "created_at"}
+    assert set(listed[0]) == {"name", "title", "spacing", "created_at"}
 
 
 def test_the_window_of_an_availability_is_to_the_millisecond(api: Api) -> None:

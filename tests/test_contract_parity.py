@@ -257,6 +257,7 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
         "TakenOrderId": api.place_order(id=223, at="2022-11-07T00:00:00Z"),
         "TakenReference": api.place_order(at="2022-11-07T00:00:00Z", reference="PO-2026-4711"),
         "BatchTooClose": post("/orders/batch", json={"orders": batch}),
+        **_provoke_on_a_calendar(api),
         "TakenServiceName": post("/services", json={"name": "Inspection"}),
         "TakenServiceId": post("/services", json={"name": "Cleaning", "id": 123}),
         "LongBody": api.post_text("/orders", " " * 1_000_000),
@@ -269,6 +270,16 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
     assert api.client.patch("/orders/223", json={"totalfee": 180}).status_code == 200
     answers["StaleVersion"] = api.client.delete("/orders/223", headers={"If-Match": tags('"1"')})
     return answers
+
+
+def _provoke_on_a_calendar(api: Api) -> dict[str, httpx.Response]:
+    """Return the problems of a calendar with two orders."""
+    for order_id, time in ((301, "09:00"), (302, "12:30")):
+        api.placed_order(id=order_id, at=f"2026-11-24T{time}:00Z", calendar="hall-2")
+    return {
+        "TooLargeSpacing": api.client.put("/calendars/hall-2", json={"spacing": "PT4H"}),
+        "CalendarWithOrders": api.client.delete("/calendars/hall-2"),
+    }
 
 
 def _provoke_with_rows(api: Api, database: Database) -> dict[str, httpx.Response]:

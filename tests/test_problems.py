@@ -111,6 +111,11 @@ def test_every_answer_has_a_request_id_of_its_own(api: Api) -> None:
     assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
 
 
+def _refused_spacing(api: Api) -> httpx.Response:
+    api.placed_order(at=later(days=2))
+    return api.client.patch("/calendars/default", json={"spacing": "P7D"})
+
+
 def provoked(api: Api) -> dict[str, httpx.Response]:
     """Provoke every problem type that needs orders."""
     api.placed_order(id=5, at=NOON, reference="PO 1")
@@ -121,6 +126,8 @@ def provoked(api: Api) -> dict[str, httpx.Response]:
         "orders-too-close": api.place_order(at=later(hours=1)),
         "order-id-taken": api.place_order(at=later(days=1), id=5),
         "reference-taken": api.place_order(at=later(days=1), reference="PO 1"),
+        "spacing-too-large": _refused_spacing(api),
+        "calendar-in-use": api.client.delete("/calendars/default"),
         "batch-refused": api.client.post("/orders/batch", json={"orders": [order_body()]}),
         "service-id-taken": api.client.post("/services", json={"name": "Else", "id": 7}),
         "service-name-taken": api.client.post("/services", json={"name": "CLEANING"}),
@@ -145,6 +152,8 @@ def test_each_problem_type_carries_what_a_caller_needs_to_continue(api: Api) -> 
     for slug, answer in answers.items():
         assert problem_of(answer)["type"] == f"/problems/{slug}", answer.text
     assert answers["orders-too-close"].json()["nearest"]["after"] == "2030-06-01T15:00:00.000Z"
+    assert answers["spacing-too-large"].json()["largest"] == "P2D"
+    assert answers["calendar-in-use"].json()["orders"] == 2
     assert answers["version-mismatch"].headers["etag"] == tags('"1"')
     assert answers["method-not-allowed"].headers["allow"]
     assert answers["unsupported-media-type"].headers["accept"] == "application/json"

@@ -18,8 +18,11 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from api.calendars import bodies as calendars
+from api.calendars.bodies import read_title
 from api.fee_summaries.parameters import read_date
 from api.http import fields
+from api.http.durations import read_duration
 from api.http.entity_tags import _LIST
 from api.http.idempotency import _KEY
 from api.http.json_text import read_json
@@ -69,6 +72,8 @@ TEXTS: dict[str, Callable[[str], object]] = {
     "schemas/Day": read_date,
     "schemas/CalendarName": read_calendar,
     "schemas/ServiceTitle": read_service_name,
+    "schemas/CalendarTitle": read_title,
+    "schemas/Spacing": read_duration,  # how long it may be, no pattern can say
     "schemas/RequestId": matches(_USABLE),
     "parameters/IdempotencyKey/schema": matches(_KEY),
 }
@@ -258,6 +263,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "OrderPatch": bodies.OrderPatch,
     "NewService": services.NewService,
     "ServiceReplacement": services.ServiceRenaming,
+    "CalendarReplacement": calendars.CalendarReplacement,
+    "CalendarPatch": calendars.CalendarPatch,
     "NewWebhook": webhooks.NewWebhook,
     "WebhookPatch": webhooks.WebhookPatch,
     "SecretRotation": webhooks.SecretRotation,
@@ -330,6 +337,17 @@ WHOLE: dict[str, list[Any]] = {
         *({"enabled": one} for one in (True, False, None, 1)),
         {"url": URL},
         {"url": None},
+    ],
+    "CalendarReplacement": [
+        *({}, {"name": "crew-7"}, {"name": "a b"}, {"id": 5}, {"created_at": "any"}, {"title": "a\nb"}),
+        *({name: None} for name in ("name", "title", "spacing", "created_at")),
+        *({"spacing": text} for text in ("PT3H", "P1W", "P7D", "PT1M", "P1M", "PT1.5H", 10800, "")),
+        *({"title": text} for text in ("", "Süd", " ", "a" * 100, "a" * 101)),
+    ],
+    "CalendarPatch": [
+        *({}, {"name": "crew-7"}, {"name": None}, {"id": 5}, {"created_at": None}),
+        *({"spacing": text} for text in ("PT3H", "PT90M", None, "3h")),
+        *({"title": text} for text in ("", "Süd", None, " ")),
     ],
     "SecretRotation": [{}, *({"old_valid_for": n} for n in (0, 1.0, 1.5, 604800, 604801, -1, "1", None))],
     "Replay": [{}, *({"after": n} for n in (0, 999999999999999999, 10**18, -1, 1.5, "1", True, None))],

@@ -178,7 +178,7 @@ REST = [
             "/orders/5/services",
             "/nope/%FF",
             "/nope?%FF",
-            "/calendars/a",
+            "/calendars/a/b",
             "/%00",
             "/.env",
             "/docs/../api",

@@ -20,26 +20,31 @@ WHERE id = ANY (ARRAY(SELECT unnest($1::bigint[])))
 """
 
 # The conflicts and, only if there are any, the nearest orders before and after which it is free: that begins
-# exactly the spacing from an order, if the next order on that side is at least twice that away.
+# exactly the spacing from an order, if the next order on that side is at least twice that away. Not by a
+# window function: it would read all further orders of the calendar.
 _REFUSAL = """
 SELECT
     ids, datetimes, spacing,
     (
-        SELECT datetime FROM (
-            SELECT datetime, lead(datetime) OVER (ORDER BY datetime) AS neighbour FROM orders
-            WHERE calendar_id = place.calendar_id AND status = 'booked'
-              AND datetime > $2::timestamptz - spacing AND id IS DISTINCT FROM $3
-        ) AS taken
-        WHERE neighbour IS NULL OR neighbour - datetime >= 2 * spacing
+        SELECT datetime FROM orders AS taken
+        WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+          AND datetime > $2::timestamptz - spacing
+          AND NOT EXISTS (
+              SELECT FROM orders AS further
+              WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+                AND datetime > taken.datetime AND datetime < taken.datetime + 2 * spacing
+          )
         ORDER BY datetime LIMIT 1
     ) AS taken_before_free,
     (
-        SELECT datetime FROM (
-            SELECT datetime, lead(datetime) OVER (ORDER BY datetime DESC) AS neighbour FROM orders
-            WHERE calendar_id = place.calendar_id AND status = 'booked'
-              AND datetime < $2::timestamptz + spacing AND id IS DISTINCT FROM $3
-        ) AS taken
-        WHERE neighbour IS NULL OR datetime - neighbour >= 2 * spacing
+        SELECT datetime FROM orders AS taken
+        WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+          AND datetime < $2::timestamptz + spacing
+          AND NOT EXISTS (
+              SELECT FROM orders AS further
+              WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+                AND datetime < taken.datetime AND datetime > taken.datetime - 2 * spacing
+          )
         ORDER BY datetime DESC LIMIT 1
     ) AS taken_after_free
 FROM (
