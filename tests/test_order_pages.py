@@ -10,8 +10,7 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 import pytest
 
 from api.orders.filters import OrderFilters
-from api.orders.windows import find_in_window
-from shared.database.engine import DB
+from api.orders.lists import find_page
 from tests.builders import NOON, later, text_of
 from tests.random_rounds import seeds
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 SORTS = ("datetime", "-datetime", "id", "-id")
+"""By what does not change when other members of an order do; see tests/test_updated_orders.py."""
 
 
 def orders_apart(database: Database, count: int) -> None:
@@ -172,9 +172,9 @@ WINDOWS: tuple[dict[str, Any], ...] = (
     {"earliest": later(days=3)},
     {"before": later(days=9)},
     {"earliest": later(days=3), "before": later(days=9)},
-    {"earliest": later(days=3), "calendar": "default"},
-    {"before": later(days=9), "service": 456},
-    {"before": later(days=9), "service": 456, "calendar": "crew-1"},
+    {"earliest": later(days=3), "calendars": ["default"]},
+    {"before": later(days=9), "services": [456]},
+    {"before": later(days=9), "services": [456], "calendars": ["crew-1"]},
     {"earliest": later(days=99)},
 )
 
@@ -196,16 +196,17 @@ def test_pages_by_id_within_a_time_window_are_complete_however_few_rows_each_may
             for order in sorted(everything, key=lambda one: one["id"], reverse=filters.descending)
             if window.get("earliest", order["datetime"]) <= order["datetime"]
             and order["datetime"] < window.get("before", later(days=999))
-            and window.get("calendar", order["calendar"]) == order["calendar"]
-            and window.get("service", order["service_ids"][0]) in order["service_ids"]
+            and order["calendar"] in window.get("calendars", [order["calendar"]])
+            and window.get("services", order["service_ids"])[0] in order["service_ids"]
         ]
         met, after, pages = [], None, 0
         while True:
-            orders, edge = run(find_in_window(DB.fetch, filters, after, 4, most))
-            met += [order["id"] for order in orders]
+            found = run(find_page(filters, after, 4, scan_limit=most))
+            met += [order.id for order in found.orders]
             pages += 1
-            after = orders[-1]["id"] if len(orders) == 4 else edge
-            if after is None:
+            last = found.orders[-1] if len(found.orders) == 4 else found.edge
+            if last is None:
                 break
+            after = [last.id]
         assert met == expected, window
         assert pages <= len(expected) // 4 + 1 + 40 // most, window

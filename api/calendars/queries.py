@@ -11,15 +11,7 @@ from api.http.durations import duration_text
 from api.http.json_text import encode_text
 from api.http.pages import Page
 from api.http.times import utc_text
-from api.orders.spacing import CLEARANCE
-from shared.database.statements import fetch_values
 from shared.database.tables import Calendar
-
-_TAKEN = """
-SELECT datetime FROM orders
-WHERE calendar_id = (SELECT id FROM calendar WHERE name = $1) AND datetime > $2 AND datetime < $3
-ORDER BY datetime
-"""
 
 
 class StoredCalendar(msgspec.Struct, frozen=True):
@@ -82,8 +74,3 @@ async def list_calendars(after: str, limit: int) -> Page:
     return Page.of(
         [StoredCalendar(**row) for row in rows], limit, StoredCalendar.json, lambda calendar: [calendar.name]
     )
-
-
-async def taken_datetimes(calendar: str, earliest: datetime, latest: datetime) -> list[datetime]:
-    """Return the datetimes of the calendar's orders that block part of an interval, ascending."""
-    return await fetch_values(datetime, _TAKEN, calendar, earliest - CLEARANCE, latest + CLEARANCE)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from litestar import Response, delete, patch, put, route
 
-from api.calendars import commands, queries
+from api.calendars import availability_routes, commands, queries
 from api.calendars.bodies import CalendarPatch, CalendarReplacement
 from api.http.bodies import MERGE_PATCH, read_body
-from api.http.json_text import encode
 from api.http.media_types import JSON
 from api.http.pages import answer_page, limit_of, read_cursor
-from api.http.parameters import PAGING, Query, path_value, query_of, require
-from api.http.problems import Fault, invalid, malformed
+from api.http.parameters import PAGING, Query, path_value
+from api.http.problems import Fault, invalid
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
-from api.http.times import read_datetime, utc_text
 from api.orders.fields import read_calendar
-from api.orders.spacing import free_intervals
-
-LONGEST_WINDOW = timedelta(days=32)
 
 
 @route("/calendars", http_method=READ, opt={"query": Query(PAGING)})
@@ -70,41 +63,11 @@ async def delete_calendar(request: AnyRequest) -> None:
     await commands.delete_calendar(path_value(request, "calendar", read_calendar))
 
 
-@route(
-    "/calendars/{calendar:str}/availability",
-    http_method=READ,
-    opt={"query": Query({"from": read_datetime, "to": read_datetime})},
-)
-async def show_availability(request: AnyRequest) -> Response[bytes]:
-    """Show the intervals in which an order's datetime may fall."""
-    calendar = path_value(request, "calendar", read_calendar)
-    query = query_of(request)
-    require(query, "from", "to")
-    earliest, latest = query["from"], query["to"]
-    if earliest > latest:
-        raise malformed(Fault("must not be later than to", parameter="from"))
-    if latest - earliest > LONGEST_WINDOW:
-        raise malformed(Fault(f"must be at most {LONGEST_WINDOW.days} days after from", parameter="to"))
-    taken = await queries.taken_datetimes(calendar, earliest, latest)
-    body = {
-        "calendar": calendar,
-        "from": utc_text(earliest),
-        "to": utc_text(latest),
-        "items": [
-            {"from": utc_text(begin), "to": utc_text(end)}
-            for begin, end in free_intervals(taken, earliest, latest)
-        ],
-        "next": None,
-        "next_cursor": None,
-    }
-    return BytesResponse(encode(body), media_type=JSON)
-
-
 ROUTES = [
     list_calendars,
     read_calendar_by_name,
     replace_calendar,
     patch_calendar,
     delete_calendar,
-    show_availability,
+    *availability_routes.ROUTES,
 ]

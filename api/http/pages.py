@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 from typing import TYPE_CHECKING, TypeVar
@@ -111,8 +111,8 @@ def read_cursor(request: AnyRequest, read: Callable[..., T]) -> T | None:
 
 
 def filters_of(request: AnyRequest) -> Filters:
-    """Return the parameters that decide what is in a list, as opposed to how much of it a page shows."""
-    return [pair for pair in parameters_of(request) if pair[0] not in ("cursor", "limit")]
+    """Return the parameters that decide what is in a list, as opposed to what is shown of it."""
+    return [pair for pair in parameters_of(request) if pair[0] not in ("cursor", "limit", "count")]
 
 
 def _encode(text: str) -> str:
@@ -120,22 +120,26 @@ def _encode(text: str) -> str:
     return text if _UNRESERVED.fullmatch(text) else quote_plus(text)
 
 
-def answer_page(request: AnyRequest, page: Page, head: str = "") -> Response[bytes]:
+def answer_page(
+    request: AnyRequest, page: Page, head: str = "", headers: Mapping[str, str] | None = None
+) -> Response[bytes]:
     """Answer with a page, the next page's URL (also in a Link header, RFC 8288) and the cursor in it.
 
     Args:
         request: its URL, with another cursor, is the next page's.
         page: the page.
         head: JSON text of members before ``items``, each with a comma after it.
+        headers: further headers.
 
     """
     next_url = cursor = None
     if page.next_after is not None:
         cursor = encode_cursor(page.next_after, filters_of(request))
-        kept = [pair for pair in parameters_of(request) if pair[0] != "cursor"]
+        # Not count: whoever follows a list has counted it, and its exact count may take long.
+        kept = [pair for pair in parameters_of(request) if pair[0] not in ("cursor", "count")]
         query = "&".join(f"{_encode(name)}={_encode(value)}" for name, value in (*kept, ("cursor", cursor)))
         next_url = f"{request.scope['path']}?{query}"
     following = f'"next":{encode_text(next_url)},"next_cursor":{encode_text(cursor)}'
     body = f'{{{head}"items":[{",".join(page.items)}],{following}}}'
-    headers = {"Link": f'<{next_url}>; rel="next"'} if next_url else {}
-    return BytesResponse(body.encode(), media_type=JSON, headers=headers)
+    link = {"Link": f'<{next_url}>; rel="next"'} if next_url else {}
+    return BytesResponse(body.encode(), media_type=JSON, headers={**(headers or {}), **link})

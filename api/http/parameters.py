@@ -10,6 +10,7 @@ A route that declares none takes no parameters.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,7 +34,9 @@ Readers = Mapping[str, Callable[[str], Any]]
 """Readers by parameter name: each returns the value, or raises ValueError with what is valid."""
 
 MAX_VALUES = 20
-"""How often a repeatable parameter may appear."""
+"""How often a repeatable parameter may appear, unless its route says otherwise."""
+
+_KEYED = re.compile(r"([a-z_]+)\[(.*)\]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,18 @@ class Query:
     readers: Readers = field(default_factory=dict)
     repeatable: Collection[str] = ()
     """Those that may appear more than once; their values are a list without duplicates."""
+    most: Mapping[str, int] = field(default_factory=dict)
+    """How often those may appear that may do so more or less often than ``MAX_VALUES``."""
+    keyed: Mapping[str, Callable[[str, str], Any]] = field(default_factory=dict)
+    """Readers, by name, of those that have a key: ``metadata[source]=web``. Their values are a mapping.
+
+    Each returns the value of a key. A key may appear once, and up to ``MAX_VALUES`` keys may.
+    """
 
     @property
     def names(self) -> frozenset[str]:
         """All parameters that the route knows."""
-        return frozenset(self.readers)
+        return frozenset((*self.readers, *self.keyed))
 
 
 NO_QUERY = Query()
@@ -85,7 +95,6 @@ def query_of(request: AnyConnection) -> dict[str, Any]:
 def _read_query(
     query_string: bytes, query: Query, media_types: Sequence[str], sent: list[tuple[str, str]]
 ) -> dict[str, Any]:
-    readers = query.readers
     values: dict[str, Any] = {}
     faults: list[Fault] = []
     for pair in filter(None, query_string.split(b"&")):
@@ -96,42 +105,64 @@ def _read_query(
             faults.append(Fault("the query is not UTF-8", parameter=ascii(raw_name.decode("latin-1"))[1:-1]))
             continue
         sent.append((name, text))
-        if name in PAGING and JSON not in media_types:
-            pages = f"has no meaning with {' or '.join(media_types)}, which always has every match"
-            faults.append(Fault(pages, parameter=name))
-        elif name not in readers:
-            known = f"known parameters: {', '.join(sorted(readers))}" if readers else "this path takes none"
-            faults.append(Fault(f"is unknown; {known}", parameter=name))
-        elif name in values and name not in query.repeatable:
-            faults.append(Fault("appears twice", parameter=name))
-        else:
-            try:
-                value = readers[name](text)
-            except ValueError as error:
-                value = None
-                faults.append(Fault(str(error), parameter=name))
-            if name in query.repeatable:
-                values.setdefault(name, []).append(value)
-            else:
-                values[name] = value
-    faults += _faults_of_lists({name: values[name] for name in query.repeatable if name in values})
+        try:
+            _read_parameter(query, name, text, values, media_types)
+        except ValueError as error:
+            faults.append(Fault(str(error), parameter=name))
+    faults += _faults_of_lists(query, values)
     if faults:
         raise malformed(*faults)
     return values
+
+
+def _read_parameter(
+    query: Query, name: str, text: str, values: dict[str, Any], media_types: Sequence[str]
+) -> None:
+    if name in PAGING and JSON not in media_types:
+        raise ValueError(f"has no meaning with {' or '.join(media_types)}, which always has every match")
+    if name not in query.readers:
+        _read_keyed(query, name, text, values)
+        return
+    if name in values and name not in query.repeatable:
+        raise ValueError("appears twice")
+    value = None
+    try:
+        value = query.readers[name](text)
+    finally:
+        if name in query.repeatable:
+            values.setdefault(name, []).append(value)
+        else:
+            values[name] = value
+
+
+def _read_keyed(query: Query, name: str, text: str, values: dict[str, Any]) -> None:
+    base, key = match.groups() if (match := _KEYED.fullmatch(name)) else (name, None)
+    if base not in query.keyed:
+        known = ", ".join(sorted((*query.readers, *(f"{one}[…]" for one in query.keyed))))
+        raise ValueError(f"is unknown; {f'known parameters: {known}' if known else 'this path takes none'}")
+    if key is None:
+        raise ValueError(f"needs a key, as in {name}[source]=web")
+    of_keys = values.setdefault(base, {})
+    if key in of_keys:
+        raise ValueError("appears twice")
+    of_keys[key] = None
+    of_keys[key] = query.keyed[base](key, text)
 
 
 def _decode(encoded: bytes) -> str:
     return unquote_to_bytes(encoded.replace(b"+", b" ")).decode()
 
 
-def _faults_of_lists(lists: Mapping[str, Sequence[Any]]) -> list[Fault]:
+def _faults_of_lists(query: Query, values: Mapping[str, Any]) -> list[Fault]:
     faults = []
-    for name, values in lists.items():
-        valid = [value for value in values if value is not None]
+    for name in (name for name in query.repeatable if name in values):
+        valid = [value for value in values[name] if value is not None]
         if len(set(valid)) < len(valid):
             faults.append(Fault("has the same value twice", parameter=name))
-        if len(values) > MAX_VALUES:
-            faults.append(Fault(f"may appear at most {MAX_VALUES} times", parameter=name))
+    for name in (name for name in (*query.repeatable, *query.keyed) if name in values):
+        most = query.most.get(name, MAX_VALUES)
+        if len(values[name]) > most:
+            faults.append(Fault(f"may appear at most {most} times", parameter=name))
     return faults
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,40 +15,53 @@ from api.http.times import read_time, utc_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-SORTS = {"datetime": ("datetime", "id"), "id": ("id",)}
+SORTS = {"datetime": ("datetime", "id"), "id": ("id",), "updated_at": ("updated_at", "id")}
+
+ORDER_COLUMNS = {key: f"o.{key}" for key in ("id", "datetime", "created_at", "updated_at")}
+"""The columns of ``orders AS o`` that orders are sorted by, or lie in a range of."""
+
+_TYPES = {"id": "bigint"}
 
 
 class Arguments(list[Any]):
-    """The arguments of a statement, in the order in which its text mentions them."""
+    """The arguments of a statement, in the order in which its text first mentions them."""
 
-    def add(self, value: object) -> str:
-        """Append an argument and return its placeholder: ``$1`` for the first."""
-        self.append(value)
-        return f"${len(self)}"
+    def __init__(self) -> None:
+        super().__init__()
+        self._placeholders: dict[str, str] = {}
+
+    def add(self, name: str, value: object) -> str:
+        """Return the placeholder of an argument, ``$1`` for the first; the same again for the same name."""
+        if name not in self._placeholders:
+            self.append(value)
+            self._placeholders[name] = f"${len(self)}"
+        return self._placeholders[name]
 
 
-class OrderTable(NamedTuple):
-    """A table with a row for each order of a list, and indexes in both of the list's orders."""
+class Prefix(NamedTuple):
+    """Columns that an index begins with, and the one value of each that is read from it.
 
-    name: str
-    alias: str
-    columns: Mapping[str, str]
-    """Its columns by the keys of ``SORTS``."""
+    Not as conditions with ``=``: ORDER BY the prefix and a key means the same as ORDER BY the key then, and
+    PostgreSQL may read an index that has only the key, for which it has to read all orders if few have the
+    values. With rows of prefix and key, which it knows nothing about, only the index that is meant will do.
+    """
+
+    columns: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+
+    def compare(self, columns: Sequence[str], operator: str, values: Sequence[str]) -> str:
+        """Write a comparison of columns behind the prefix with values behind those of the prefix."""
+        left, right = ", ".join((*self.columns, *columns)), ", ".join((*self.values, *values))
+        return f"({left}) {operator} ({right})"
 
     @property
-    def id(self) -> str:
-        """The column of the order's id."""
-        return self.columns["id"]
-
-    @property
-    def datetime(self) -> str:
-        """The column of the order's datetime."""
-        return self.columns["datetime"]
+    def conditions(self) -> list[str]:
+        """The conditions that the columns have the values."""
+        pairs = zip(self.columns, self.values, strict=True)
+        return [f"{column} {operator} {value}" for column, value in pairs for operator in (">=", "<=")]
 
 
-ORDERS = OrderTable("orders", "o", {"datetime": "o.datetime", "id": "o.id"})
-ORDERED_SERVICE = OrderTable("ordered_service", "s", {"datetime": "s.datetime", "id": "s.order_id"})
-"""The orders of each service; a trigger on ``orders`` keeps it."""
+NO_PREFIX = Prefix()
 
 
 def where(*conditions: str) -> str:
@@ -59,18 +73,34 @@ class ListedOrder(msgspec.Struct, frozen=True):
     """An order in a list: as callers see it, and its place."""
 
     id: int
+    updated_at: datetime
     datetime: datetime
-    json: str
+    json: str | None
+    """None: no order of the list, but a place up to which it was searched."""
 
 
 @dataclass(frozen=True)
 class OrderFilters:
-    """Which orders, in which order. ``earliest`` is included, ``before`` is not."""
+    """Which orders, in which order. Of several values of a filter, one must match; of metadata, all must."""
 
     earliest: datetime | None = None
+    """Included."""
     before: datetime | None = None
-    calendar: str | None = None
-    service: int | None = None
+    """Not included."""
+    calendars: Sequence[str] = ()
+    services: Sequence[int] = ()
+    ids: Sequence[int] = ()
+    reference: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    status: str | None = None
+    created_after: datetime | None = None
+    """Not included."""
+    updated_after: datetime | None = None
+    """Not included."""
+    updated_before: datetime | None = None
+    """Not included: the horizon of a list that is sorted by ``updated_at`` (``api/orders/horizon.py``)."""
+    calendar_ids: Sequence[int] | None = None
+    """Of ``calendars``, if they are known: PostgreSQL's estimates then depend on them."""
     sort: str = "datetime"
 
     @property
@@ -84,82 +114,101 @@ class OrderFilters:
         return self.sort.startswith("-")
 
     @property
-    def table(self) -> OrderTable:
-        """The table that the list is read from.
+    def subjects(self) -> tuple[str, ...]:
+        """What the list's conditions are about; ``condition`` writes the one of each."""
+        are_given = {
+            "id": self.ids,
+            "reference": self.reference is not None,
+            **{f"metadata {key}": True for key in self.metadata},
+            "service": self.services,
+            "calendar": self.calendars,
+            "status": self.status is not None,
+            "datetime": self.earliest or self.before,
+            "created_at": self.created_after,
+            "updated_at": self.updated_after or self.updated_before,
+        }
+        return tuple(subject for subject, is_given in are_given.items() if is_given)
 
-        A calendar has few orders: those of a service are filtered out of them, and need no index.
+    def condition(
+        self,
+        subject: str,
+        arguments: Arguments,
+        columns: Mapping[str, str] = ORDER_COLUMNS,
+        prefix: Prefix = NO_PREFIX,
+    ) -> str:
+        """Write a condition on ``orders AS o``.
+
+        Args:
+            subject: what the condition is about.
+            arguments: of the statement.
+            columns: of another table, for a range of one of them.
+            prefix: what an index begins with before that column.
+
         """
-        return ORDERED_SERVICE if self.service is not None and self.calendar is None else ORDERS
+        match subject:
+            case "datetime" | "created_at" | "updated_at":
+                return self._range(subject, columns[subject], arguments, prefix)
+            case "id":
+                # From a subquery, since its length is then unknown: one plan for all lengths.
+                ids = arguments.add("ids", list(self.ids))
+                return f"o.id = ANY (ARRAY(SELECT unnest({ids}::bigint[])))"
+            case "reference":
+                return f"o.reference = {arguments.add('reference', self.reference)}::text"
+            case "service":
+                return f"o.service_ids && {arguments.add('services', list(self.services))}::bigint[]"
+            case "calendar" if self.calendar_ids is not None:
+                return f"o.calendar_id = ANY ({arguments.add('calendars', list(self.calendar_ids))}::int[])"
+            case "calendar":
+                names = arguments.add("calendars", list(self.calendars))
+                ids = f"SELECT id FROM calendar WHERE name = ANY ({names}::text[])"
+                return f"o.calendar_id = ANY (ARRAY({ids}))"
+            case "status":
+                # As text, since indexes have it in their conditions; read_status has checked it.
+                return "o.status = 'cancelled'" if self.status == "cancelled" else "o.status = 'booked'"
+        key = subject.removeprefix("metadata ")
+        pair = json.dumps({key: self.metadata[key]}, ensure_ascii=False)
+        return f"o.metadata @> {arguments.add(subject, pair)}::jsonb"
 
-    @property
-    def has_one_plan(self) -> bool:
-        """Whether one plan suits all values: the list is sorted by an index, which also has the window."""
-        has_window = self.earliest is not None or self.before is not None
-        return self.calendar is None and self.service is None and not (self.keys == ("id",) and has_window)
+    def _range(self, subject: str, column: str, arguments: Arguments, prefix: Prefix) -> str:
+        ends = {
+            "datetime": ((">=", self.earliest), ("<", self.before)),
+            "created_at": ((">", self.created_after),),
+            "updated_at": ((">", self.updated_after), ("<", self.updated_before)),
+        }[subject]
+        return " AND ".join(
+            prefix.compare(
+                [column], operator, [f"{arguments.add(f'{subject} {operator}', end)}::timestamptz"]
+            )
+            for operator, end in ends
+            if end is not None
+        )
 
-    @property
-    def order_by(self) -> str:
-        """The ORDER BY clause."""
-        direction = " DESC" if self.descending else ""
-        return f"ORDER BY {', '.join(self.table.columns[key] + direction for key in self.keys)}"
-
-    def scope(self, arguments: Arguments) -> list[str]:
-        """Write the conditions on the columns that the indexes begin with: a calendar or a service."""
-        if self.calendar is not None:
-            name = arguments.add(self.calendar)
-            return [f"o.calendar_id = (SELECT id FROM calendar WHERE name = {name})"]
-        if self.service is not None:
-            return [f"s.service_id = {arguments.add(self.service)}::bigint"]
-        return []
-
-    def window(self, arguments: Arguments) -> list[str]:
-        """Write the conditions on the datetime."""
-        conditions = []
-        if self.earliest is not None:
-            conditions.append(f"{self.table.datetime} >= {arguments.add(self.earliest)}::timestamptz")
-        if self.before is not None:
-            conditions.append(f"{self.table.datetime} < {arguments.add(self.before)}::timestamptz")
-        return conditions
-
-    def unindexed(self, arguments: Arguments) -> list[str]:
-        """Write the condition that no index finds: a service of the orders on a calendar."""
-        if self.service is not None and self.calendar is not None:
-            return [f"o.service_ids @> ARRAY[{arguments.add(self.service)}::bigint]"]
-        return []
-
-    def after(self, place: Sequence[Any] | None, arguments: Arguments) -> list[str]:
+    def after(
+        self,
+        place: Sequence[Any] | None,
+        arguments: Arguments,
+        columns: Mapping[str, str] = ORDER_COLUMNS,
+        prefix: Prefix = NO_PREFIX,
+    ) -> list[str]:
         """Write the condition that an order comes after a place; None is before all orders."""
         if place is None:
             return []
-        columns = ", ".join(self.table.columns[key] for key in self.keys)
-        values = ", ".join(arguments.add(value) for value in place)
-        return [f"({columns}) {'<' if self.descending else '>'} ({values})"]
+        values = [
+            f"{arguments.add(f'after {key}', value)}::{_TYPES.get(key, 'timestamptz')}"
+            for key, value in zip(self.keys, place, strict=True)
+        ]
+        operator = "<" if self.descending else ">"
+        return [prefix.compare([columns[key] for key in self.keys], operator, values)]
 
-    def select(self, after: Sequence[Any] | None, limit: int | None) -> tuple[str, Arguments]:
-        """Write the statement that lists the orders after a place, up to a limit, and its arguments."""
-        arguments = Arguments()
-        table = self.table
-        rows = where(
-            *self.scope(arguments),
-            *self.window(arguments),
-            *self.unindexed(arguments),
-            *self.after(after, arguments),
-        )
-        end = "" if limit is None else f"LIMIT {arguments.add(limit)}"
-        selected = "SELECT o.id, o.datetime, o.rendered AS json"
-        if table is ORDERS:
-            return f"{selected} FROM orders AS o {rows} {self.order_by} {end}", arguments
-        # LIMIT inside, JOIN outside: PostgreSQL would otherwise choose a merge join that reads every order
-        # between the first of the page and the last.
-        page = f"SELECT s.order_id, s.datetime FROM ordered_service AS s {rows} {self.order_by} {end}"
-        return (
-            f"{selected} FROM ({page}) AS s JOIN orders AS o ON o.id = s.order_id {self.order_by}",
-            arguments,
-        )
+    def order_by(self, columns: Mapping[str, str] = ORDER_COLUMNS, prefix: Prefix = NO_PREFIX) -> str:
+        """Write the ORDER BY clause."""
+        direction = " DESC" if self.descending else ""
+        every = (*prefix.columns, *(columns[key] for key in self.keys))
+        return f"ORDER BY {', '.join(column + direction for column in every)}"
 
     def place_of(self, order: ListedOrder) -> list[object]:
         """Return an order's place in the list, as a cursor holds it."""
-        return [utc_text(order.datetime) if key == "datetime" else order.id for key in self.keys]
+        return [order.id if key == "id" else utc_text(getattr(order, key)) for key in self.keys]
 
     def place(self, *cursor: object) -> list[Any]:
         """Read a place from what a cursor holds.
@@ -171,6 +220,6 @@ class OrderFilters:
         if len(cursor) != len(self.keys):
             raise ValueError("not a place in this list")
         return [
-            read_time(value) if key == "datetime" else read_id(value)
+            read_id(value) if key == "id" else read_time(value)
             for key, value in zip(self.keys, cursor, strict=True)
         ]

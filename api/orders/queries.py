@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from api.http.entity_tags import etag
-from api.http.pages import Page
 from api.http.times import EARLIEST, LATEST
 from api.orders.errors import Conflict, OrderNotFoundError, OrdersTooCloseError
-from api.orders.filters import ListedOrder, OrderFilters
-from api.orders.windows import find_in_window
 from shared.database.coalesced_reads import CoalescedReads
-from shared.database.engine import DB
-from shared.database.statements import fetch_all, fetch_optional, read_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+from shared.database.statements import fetch_all, fetch_optional
 
 # With ``= ANY($1)``, PostgreSQL would plan this anew for each few ids: it takes a generic plan, which expects
 # ten, for dearer than that. An array from a subquery has an expected length of ten in every plan.
@@ -30,28 +21,29 @@ WHERE id = ANY (ARRAY(SELECT unnest($1::bigint[])))
 
 # The conflicts and, only if there are any, the nearest orders before and after which it is free: that begins
 # exactly the spacing from an order, if the next order on that side is at least twice that away. Not by a
-# window function: it would read all further orders of the calendar.
+# window function: it would read all further orders of the calendar. Orders that are cancelled, or have left
+# their place to move, are in nobody's way: clear_until is their datetime.
 _REFUSAL = """
 SELECT
     ids, datetimes, spacing,
     (
         SELECT datetime FROM orders AS taken
-        WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+        WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
           AND datetime > $2::timestamptz - spacing
           AND NOT EXISTS (
               SELECT FROM orders AS further
-              WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+              WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
                 AND datetime > taken.datetime AND datetime < taken.datetime + 2 * spacing
           )
         ORDER BY datetime LIMIT 1
     ) AS taken_before_free,
     (
         SELECT datetime FROM orders AS taken
-        WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+        WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
           AND datetime < $2::timestamptz + spacing
           AND NOT EXISTS (
               SELECT FROM orders AS further
-              WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+              WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
                 AND datetime < taken.datetime AND datetime > taken.datetime - 2 * spacing
           )
         ORDER BY datetime DESC LIMIT 1
@@ -63,7 +55,7 @@ CROSS JOIN LATERAL (
     SELECT array_agg(id ORDER BY datetime, id) AS ids, array_agg(datetime ORDER BY datetime, id) AS datetimes
     FROM (
         SELECT id, datetime FROM orders
-        WHERE calendar_id = place.calendar_id AND status = 'booked'
+        WHERE calendar_id = place.calendar_id AND clear_until > datetime
           AND datetime > $2::timestamptz - spacing
           AND datetime < $2::timestamptz + spacing
           AND id IS DISTINCT FROM $3 AND import_id IS DISTINCT FROM $4
@@ -114,35 +106,6 @@ async def find_order(order_id: int) -> StoredOrder:
     if order is None:
         raise OrderNotFoundError(order_id)
     return order
-
-
-_json_of = attrgetter("json")
-
-
-async def list_orders(filters: OrderFilters, after: Sequence[Any] | None, limit: int) -> Page:
-    """List a page of orders after a place."""
-    # Few and many matches of a calendar or service want different plans (tests/test_order_query_plans.py).
-    fetch = DB.fetch if filters.has_one_plan else DB.fetch_with_custom_plan
-    orders, edge = await find_page(fetch, filters, after, limit + 1)
-    page = Page.of(orders, limit, _json_of, filters.place_of)
-    if page.next_after is None and edge is not None:
-        return Page(page.items, [edge])
-    return page
-
-
-async def find_page(
-    fetch: Callable[..., Awaitable[list[Any]]],
-    filters: OrderFilters,
-    after: Sequence[Any] | None,
-    limit: int,
-) -> tuple[list[ListedOrder], int | None]:
-    """Find orders after a place; and the id up to which the list was searched, if not to its end."""
-    if filters.keys == ("id",) and (filters.earliest or filters.before):
-        rows, edge = await find_in_window(fetch, filters, after[0] if after else None, limit)
-    else:
-        statement, arguments = filters.select(after, limit)
-        rows, edge = await fetch(statement, *arguments), None
-    return read_rows(ListedOrder, rows), edge
 
 
 async def refuse_if_too_close(

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from litestar import Response, delete, patch, post, put, route
+from litestar import Response, post, route
 
 from api.http.attribution import read_attribution
-from api.http.bodies import MERGE_PATCH, check_own_id, read_body
-from api.http.entity_tags import etag, read_if_none_match, read_preconditions
-from api.http.fields import one_of, read_id
+from api.http.bodies import read_body
+from api.http.entity_tags import etag, read_if_none_match
 from api.http.idempotency import created, read_idempotency_key
-from api.http.json_text import encode
-from api.http.media_types import CSV, JSON, NDJSON, choose, media_type_of
-from api.http.pages import answer_page, limit_of, read_cursor
-from api.http.parameters import PAGING, Query, Readers, path_id, query_of, read_bom, read_boolean
-from api.http.problems import Fault, malformed
+from api.http.idempotency_keys import Answer
+from api.http.json_text import encode_text, read_json
+from api.http.parameters import path_id
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
-from api.http.times import read_time
-from api.orders import commands, exports, queries, updates
-from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
-from api.orders.fields import read_calendar
-from api.orders.filters import OrderFilters
+from api.orders import commands, list_routes, queries
+from api.orders.answers import WRITE, answer_order, is_dry_run_of
+from api.orders.bodies import LARGEST_BATCH_BYTES, NewOrder, NewOrders
+from api.orders.members import SETTABLE
+from shared.database.transaction import roll_back_if
 
 if TYPE_CHECKING:
-    from api.orders.queries import StoredOrder
-
-LARGEST_BATCH_BYTES = 1_048_576
+    from collections.abc import Sequence
 
 
 class _Identity(msgspec.Struct):
@@ -38,31 +34,43 @@ class _Identity(msgspec.Struct):
     version: int
 
 
-def _answer(order: StoredOrder) -> Response[bytes]:
-    return BytesResponse(order.json.encode(), status_code=200, media_type=JSON, headers={"ETag": order.tag})
+def _preview(order: dict[str, Any], new: NewOrder, answer: Answer) -> dict[str, Any]:
+    """Return the members that a new order would have; its id only if that is certain."""
+    shown = {name: order[name] for name in SETTABLE}
+    return {"id": order["id"] if answer.replayed or new.id is not None else None} | shown
 
 
-@post("/orders", opt={"query": Query({"dry_run": read_boolean})})
+def _previewed(preview: object, answer: Answer) -> Response[bytes]:
+    return created(Answer(encode_text(preview), replayed=answer.replayed), {}, 200)
+
+
+@post("/orders", opt=WRITE)
 async def create_order(request: AnyRequest) -> Response[bytes]:
     """Store an order, three hours or more from every other on its calendar."""
     new = await read_body(request, NewOrder)
     key = read_idempotency_key(request, "createOrder", new)
-    attribution = read_attribution(request)
-    if query_of(request).get("dry_run"):
-        return BytesResponse(
-            encode(await commands.preview_order(new, attribution)), status_code=200, media_type=JSON
-        )
-    answer = await commands.create_order(new, attribution, key)
+    is_dry_run = is_dry_run_of(request)
+    with roll_back_if(is_dry_run=is_dry_run):
+        answer = await commands.create_order(new, read_attribution(request), key)
+    if is_dry_run:
+        return _previewed(_preview(read_json(answer.text.encode()), new, answer), answer)
     order = msgspec.json.decode(answer.text, type=_Identity)
     return created(answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)})
 
 
-@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES)
+@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES, opt=WRITE)
 async def create_orders(request: AnyRequest) -> Response[bytes]:
     """Store all orders of a batch, or none."""
     batch = await read_body(request, NewOrders)
     key = read_idempotency_key(request, "createOrders", batch)
-    return created(await commands.create_orders(batch.orders, read_attribution(request), key), {})
+    is_dry_run = is_dry_run_of(request)
+    with roll_back_if(is_dry_run=is_dry_run):
+        answer = await commands.create_orders(batch.orders, read_attribution(request), key)
+    if not is_dry_run:
+        return created(answer, {})
+    stored: Sequence[Any] = read_json(answer.text.encode(), math.inf)["orders"]
+    previews = [_preview(order, new, answer) for order, new in zip(stored, batch.orders, strict=True)]
+    return _previewed({"orders": previews}, answer)
 
 
 @route("/orders/{order_id:str}", http_method=READ)
@@ -73,103 +81,12 @@ async def read_order(request: AnyRequest) -> Response[bytes]:
     order = await queries.find_order(order_id)
     if if_none_match is not None and if_none_match.weakly_match(order.tag):
         return BytesResponse(b"", status_code=304, headers={"ETag": order.tag})
-    return _answer(order)
-
-
-@put("/orders/{order_id:str}")
-async def replace_order(request: AnyRequest) -> Response[bytes]:
-    """Replace an order that exists."""
-    order_id = path_id(request, "order_id")
-    preconditions = read_preconditions(request)
-    new = await read_body(request, OrderReplacement)
-    check_own_id(new.id, order_id)
-    return _answer(await updates.update_order(order_id, new, preconditions))
-
-
-@patch("/orders/{order_id:str}")
-async def patch_order(request: AnyRequest) -> Response[bytes]:
-    """Change parts of an order (JSON Merge Patch)."""
-    order_id = path_id(request, "order_id")
-    preconditions = read_preconditions(request)
-    change = await read_body(request, OrderPatch, MERGE_PATCH)
-    check_own_id(change.id, order_id)
-    return _answer(await updates.update_order(order_id, change, preconditions))
-
-
-@delete("/orders/{order_id:str}", status_code=204)
-async def delete_order(request: AnyRequest) -> None:
-    """Delete an order."""
-    order_id = path_id(request, "order_id")
-    await updates.delete_order(order_id, read_preconditions(request))
-
-
-_FILTERS: Readers = {
-    "from": read_time,
-    "to": read_time,
-    "calendar": read_calendar,
-    "service": read_id,
-    "sort": one_of("datetime", "-datetime", "id", "-id"),
-}
-_FORMATS = {"csv": CSV, "ndjson": NDJSON}
-
-
-def _filters_of(request: AnyRequest) -> OrderFilters:
-    query = query_of(request)
-    filters = OrderFilters(
-        earliest=query.get("from"),
-        before=query.get("to"),
-        calendar=query.get("calendar"),
-        service=query.get("service"),
-        sort=query.get("sort", "datetime"),
-    )
-    if filters.earliest and filters.before and filters.earliest > filters.before:
-        raise malformed(Fault("must not be later than to", parameter="from"))
-    return filters
-
-
-@route(
-    "/orders",
-    http_method=READ,
-    opt={
-        "query": Query({**_FILTERS, **PAGING}),
-        "elsewhere": f"GET /orders/export answers with {CSV} or {NDJSON}.",
-    },
-)
-async def list_orders(request: AnyRequest) -> Response[bytes]:
-    """List orders page by page."""
-    filters = _filters_of(request)
-    after = read_cursor(request, filters.place)
-    return answer_page(request, await queries.list_orders(filters, after, limit_of(request)))
-
-
-@route(
-    "/orders/export",
-    http_method=READ,
-    opt={
-        "produces": tuple(_FORMATS.values()),
-        "query": Query({**_FILTERS, "format": one_of(*_FORMATS), "bom": read_bom}),
-    },
-)
-async def export_orders(request: AnyRequest) -> Response[Any]:
-    """Stream all orders that match: in the format that is asked for, or that ``Accept`` rates highest."""
-    query = query_of(request)
-    filters = _filters_of(request)
-    media_type = media_type_of(request)
-    if "format" in query:
-        media_type = choose(request, (_FORMATS[query["format"]],))
-    bom = query.get("bom", b"")
-    if bom and media_type != CSV:
-        raise malformed(Fault(f"has no meaning with {media_type}", parameter="bom"))
-    return await exports.export_orders(filters, media_type, bom)
+    return answer_order(order)
 
 
 ROUTES = [
     create_order,
     create_orders,
-    list_orders,
-    export_orders,
+    *list_routes.ROUTES,
     read_order,
-    replace_order,
-    patch_order,
-    delete_order,
 ]

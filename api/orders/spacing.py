@@ -20,19 +20,19 @@ SHORTEST_SPACING = timedelta(minutes=1)
 LONGEST_SPACING = timedelta(days=7)
 
 
-def free_intervals(
-    taken: Iterable[datetime], earliest: datetime, latest: datetime, spacing: timedelta = CLEARANCE
-) -> Iterator[tuple[datetime, datetime]]:
-    """Yield the intervals, both ends included, in which a further order's datetime may fall.
+def spaced_datetimes(
+    intervals: Iterable[tuple[datetime, datetime]], spacing: timedelta
+) -> Iterator[datetime]:
+    """Yield the earliest datetimes in free intervals that orders could all have, one after the other.
 
-    ``taken`` are the datetimes of the calendar's booked orders in ascending order, including those up to the
-    calendar's spacing outside of ``earliest`` … ``latest``. An interval may be a single instant.
+    Args:
+        intervals: free ones of a calendar, both ends included, ascending. Those of a calendar are at least
+            twice its spacing apart, as an order is between them.
+        spacing: of the calendar.
+
     """
-    free_from = earliest
-    for at in taken:
-        free_until = min(at - spacing, latest)
-        if free_from <= free_until:
-            yield free_from, free_until
-        free_from = max(free_from, at + spacing)
-    if free_from <= latest:
-        yield free_from, latest
+    for begin, end in intervals:
+        at = begin
+        while at <= end:
+            yield at
+            at += spacing

@@ -20,6 +20,7 @@ DESCRIPTION = "render with business"
 _INDEXES = {
     "orders_reference": "CREATE UNIQUE INDEX CONCURRENTLY orders_reference ON orders (reference) "
     "WHERE reference IS NOT NULL",
+    "orders_by_creation": "CREATE INDEX CONCURRENTLY orders_by_creation ON orders (created_at, id)",
     "orders_by_update": "CREATE INDEX CONCURRENTLY orders_by_update ON orders (updated_at, id)",
     "orders_cancelled_by_datetime": "CREATE INDEX CONCURRENTLY orders_cancelled_by_datetime "
     "ON orders (datetime, id) WHERE status = 'cancelled'",
