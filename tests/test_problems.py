@@ -117,7 +117,7 @@ def _refused_spacing(api: Api) -> httpx.Response:
 
 
 def _refused_change(api: Api) -> httpx.Response:
-    api.placed_order(id=8, at=later(days=5))
+    api.placed_order(id=8, calendar="crew-1")
     api.client.post("/orders/8/cancel")
     return api.client.patch("/orders/8", json={"totalfee": 7})
 
