@@ -28,6 +28,7 @@ from api.http.request_metrics import drop_gauges_of_ended_processes
 from api.http.request_sizes import check_sizes
 from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
+from api.orders import update_routes as order_updates
 from api.problem_map import answer
 from api.server import end_with_server, on_shutdown_signal
 from api.services import routes as services
@@ -47,6 +48,7 @@ LARGEST_BODY_BYTES = 65_536
 
 ROUTES = [
     *orders.ROUTES,
+    *order_updates.ROUTES,
     *services.ROUTES,
     *calendars.ROUTES,
     *fee_summaries.ROUTES,

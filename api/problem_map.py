@@ -36,6 +36,7 @@ from api.orders.fields import MOST_METADATA
 from api.problem_types import (
     BATCH_REFUSED,
     CALENDAR_IN_USE,
+    ORDER_CANCELLED,
     ORDER_ID_TAKEN,
     ORDERS_TOO_CLOSE,
     POSITION_EXPIRED,
@@ -156,10 +157,14 @@ def _batch_refused(error: orders.BatchRefusedError) -> ProblemError:
     items = []
     for index, refusal in error.refusals:
         problem = problem_of(refusal)
-        items.append({"index": index, **_described(problem), **problem.members})
+        faults = [fault.within(f"/orders/{index}") for fault in problem.faults]
+        if faults:
+            problem = invalid(*faults)
+        errors = {"errors": [fault.member for fault in faults]} if faults else {}
+        items.append({"index": index, **_described(problem), **problem.members, **errors})
     return ProblemError(
         BATCH_REFUSED,
-        f"{len(items)} of the batch's orders can't be stored, so none was: see items.",
+        f"{len(items)} of the batch's orders can't be {error.participle}, so none was: see items.",
         members={"items": items},
     )
 
@@ -249,6 +254,11 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
         REFERENCE_TAKEN,
         f"Order {error.order_id} has the reference {error.reference!r}.",
         members={"order_id": str(error.order_id)},
+    ),
+    orders.OrderCancelledError: lambda error: ProblemError(
+        ORDER_CANCELLED,
+        f"Order {error.order_id} is cancelled: only its reference and metadata can be changed. Reinstate it "
+        f"first: POST /orders/{error.order_id}/reinstate.",
     ),
     orders.StatusNotSettableError: lambda error: invalid(
         Fault(

@@ -35,11 +35,18 @@ REFERENCE_TAKEN = ProblemType(
     "`order_id` is the order that has it: a reference belongs to one order. If this is a repeated request, "
     "that may be the order you want. Otherwise choose another reference.",
 )
+ORDER_CANCELLED = ProblemType(
+    "order-cancelled",
+    409,
+    "The order is cancelled",
+    "Only the reference and the metadata of a cancelled order can be changed. To change anything else, "
+    "reinstate it first: `POST /orders/{order_id}/reinstate`.",
+)
 BATCH_REFUSED = ProblemType(
     "batch-refused",
     409,
-    "Some orders of the batch can't be stored",
-    "`items` has one problem for each of them, with its index in the batch. Nothing was stored: correct "
+    "Some orders of the batch are refused",
+    "`items` has one problem for each of them, with its index in the batch. Nothing was written: correct "
     "those orders and send the whole batch again.",
 )
 SPACING_TOO_LARGE = ProblemType(

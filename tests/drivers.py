@@ -270,9 +270,10 @@ class Database:
                     o.datetime, o.calendar_id, s.id AS service_id, (o.totalfee * 100)::bigint AS cents,
                     row_number() OVER (PARTITION BY o.id ORDER BY s.id) AS place,
                     count(*) OVER (PARTITION BY o.id) AS parts
-                FROM orders AS o, unnest(o.service_ids) AS s (id)
+                FROM orders AS o, unnest(o.service_ids) AS s (id) WHERE o.status = 'booked'
             ), counted AS (
                 SELECT datetime, calendar_id, 0::bigint AS service_id, totalfee AS share FROM orders
+                WHERE status = 'booked'
                 UNION ALL
                 SELECT datetime, calendar_id, service_id,
                     (cents / parts + CASE WHEN place <= cents % parts THEN 1 ELSE 0 END) * 0.01

@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from api.orders.bodies import OrderPatch
+from api.orders.current_orders import StatusChange
 from api.orders.updates import delete_order, update_order
 from tests.builders import NOON
 from tests.fee_summary_model import CountedOrder
-from tests.steps import place
+from tests.steps import ANYONE, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,12 +30,13 @@ class History:
         self.rng = random.Random(seed)
         self._span = span
         self._times: set[datetime] = set()
+        self._cancelled: State = {}
         self.states: list[State] = [{}]
         """The orders after 0, 1, 2, … changes; the index is the position."""
 
     @property
     def now(self) -> State:
-        """The current orders."""
+        """The orders that are booked."""
         return self.states[-1]
 
     def _free_time(self) -> datetime:
@@ -53,16 +55,30 @@ class History:
         return tuple(sorted(self.rng.sample(SERVICES, self.rng.randint(1, 3))))
 
     async def write_once(self) -> None:
-        """Create, change, move or delete an order."""
+        """Create, change, move, cancel, reinstate or delete an order."""
         what = self.rng.random()
-        if what < 0.5 or not self.now:
+        if what < 0.45 or not self.now:
             await self._create()
-        elif what < 0.85:
+        elif what < 0.75:
             await self._change(self.rng.choice(list(self.now)))
+        elif what < 0.85 and self._cancelled:
+            order = self._cancelled.pop(self.rng.choice(list(self._cancelled)))
+            if self.rng.random() < 0.7:
+                await update_order(order.id, StatusChange("booked"), ANYONE)
+                self._keep(order)
+            else:
+                await delete_order(order.id, ANYONE)
+                self.states.append(self.now)
         else:
-            order_id = self.rng.choice(list(self.now))
-            await delete_order(order_id)
-            self.states.append({i: order for i, order in self.now.items() if i != order_id})
+            await self._end(self.rng.choice(list(self.now)))
+
+    async def _end(self, order_id: int) -> None:
+        if self.rng.random() < 0.6:
+            self._cancelled[order_id] = self.now[order_id]
+            await update_order(order_id, StatusChange("cancelled"), ANYONE)
+        else:
+            await delete_order(order_id, ANYONE)
+        self.states.append({i: order for i, order in self.now.items() if i != order_id})
 
     async def write(self, changes: int) -> None:
         """Make changes."""
@@ -90,7 +106,7 @@ class History:
             while fee == order.fee:
                 fee = self._fee()
             fields["totalfee"] = fee
-        await update_order(order_id, OrderPatch.model_validate(fields, strict=True))
+        await update_order(order_id, OrderPatch.model_validate(fields, strict=True), ANYONE)
         self._keep(CountedOrder(order_id, at, fee, services, order.calendar))
 
     def _keep(self, order: CountedOrder) -> None:

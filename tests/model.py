@@ -42,6 +42,7 @@ class ModelOrder:
     calendar: str
     reference: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    status: str = "booked"
     version: int = 1
     had: frozenset[int] = field(default=frozenset(), compare=False)
     """Every service that it ever had: archived ones among them may be kept or taken back."""
@@ -79,7 +80,11 @@ class Model:
 
     def booked_on(self, calendar: str, aside: int | None = None) -> list[ModelOrder]:
         """Return the booked orders on a calendar, but for one."""
-        return [order for order in self.orders.values() if order.calendar == calendar and order.id != aside]
+        return [
+            order
+            for order in self.orders.values()
+            if order.status == "booked" and order.calendar == calendar and order.id != aside
+        ]
 
     def conflicts(self, at: datetime, calendar: str, aside: int | None) -> tuple[tuple[int, datetime], ...]:
         """List the conflicting orders: not those of the import that placed the order itself there."""
@@ -173,7 +178,7 @@ class Model:
             calendar,
             reference,
             metadata,
-            version,
+            version=version,
             had=frozenset(services),
         )
         self.changes += 1
@@ -184,43 +189,115 @@ class Model:
         self.places.setdefault((order_id, at, calendar), number)
         self.store(order_id, at, fee, services, calendar, reference=reference, metadata=metadata)
 
-    def update(self, order_id: int, fields: Mapping[str, Any]) -> Answer:
-        """Answer a PATCH, or a PUT, which names every field, with ``all_metadata``."""
+    def wanted(self, order_id: int, fields: Mapping[str, Any]) -> ModelOrder | Answer:
+        """Return what a PATCH makes of an order, or a PUT (with ``all_metadata``); or why it is refused."""
         order = self.orders.get(order_id)
         if order is None:
             return Answer(404, "not-found")
         services = fields.get("services")
+        if order.status == "cancelled" and set(services or ()) == {service for service, _ in order.services}:
+            services = None  # they stay as they were named
         if services is not None and self.not_orderable(services, order.had):
             return Answer(422, "validation-failed")
-        at, calendar = fields.get("at", order.at), fields.get("calendar", order.calendar)
-        if self.calendars.cannot_be_made(calendar):
-            return Answer(422, "validation-failed")
-        if (at, calendar) != (order.at, order.calendar):
-            refused = self.too_close(at, calendar, order_id)
-            if refused:
-                return refused
-        reference = fields.get("reference", order.reference)
-        taken = self.reference_taken(reference, order_id)
-        if taken:
-            return taken
         merged = {**order.metadata, **fields.get("metadata", {})}
         changed = replace(
             order,
-            at=at,
-            calendar=calendar,
+            at=fields.get("at", order.at),
+            calendar=fields.get("calendar", order.calendar),
             fee=fields.get("fee", order.fee),
             services=order.services if services is None else self.named(services),
-            reference=reference,
+            reference=fields.get("reference", order.reference),
             metadata=fields.get(
                 "all_metadata", {key: value for key, value in merged.items() if value is not None}
             ),
         )
-        if changed != order:  # a write that changes nothing is no change
+        if order.status == "cancelled" and changed != replace(
+            order, reference=changed.reference, metadata=changed.metadata
+        ):
+            return Answer(409, "order-cancelled")
+        if self.calendars.cannot_be_made(changed.calendar):
+            return Answer(422, "validation-failed")
+        return changed
+
+    def moves(self, changed: ModelOrder) -> bool:
+        """Whether an order is to be at another place."""
+        order = self.orders[changed.id]
+        return (changed.at, changed.calendar) != (order.at, order.calendar)
+
+    def write(self, changed: ModelOrder) -> None:
+        """Make an order what it is to become. A write that changes nothing is no change."""
+        order = self.orders[changed.id]
+        if changed != order:
             had = order.had | {service for service, _ in changed.services}
-            self.orders[order_id] = replace(changed, version=order.version + 1, had=had)
-            self.calendars.use(calendar)
+            self.orders[order.id] = replace(changed, version=order.version + 1, had=had)
+            self.calendars.use(changed.calendar)
             self.changes += 1
+
+    def update(self, order_id: int, fields: Mapping[str, Any]) -> Answer:
+        """Answer a PATCH or a PUT; see ``wanted``."""
+        changed = self.wanted(order_id, fields)
+        if isinstance(changed, Answer):
+            return changed
+        refused = self.moves(changed) and self.too_close(changed.at, changed.calendar, order_id)
+        refused = refused or self.reference_taken(changed.reference, order_id)
+        if refused:
+            return refused
+        self.write(changed)
         return Answer(200)
+
+    def change_status(self, order_id: int, status: str) -> Answer:
+        """Answer a cancellation or a reinstatement."""
+        order = self.orders.get(order_id)
+        if order is None:
+            return Answer(404, "not-found")
+        if status == "booked" and order.status == "cancelled":
+            refused = self.too_close(order.at, order.calendar, order_id)
+            if refused:
+                return refused
+        self.write(replace(order, status=status))
+        return Answer(200)
+
+    def update_many(self, changes: Mapping[int, Mapping[str, Any]]) -> dict[int, Answer]:
+        """Write all orders, by id, if none is refused; return the refusals by index.
+
+        All that move leave their places first. Where others stay, or have arrived already, is not free.
+        """
+        wanted = {n: self.wanted(order_id, fields) for n, (order_id, fields) in enumerate(changes.items())}
+        refusals = {n: refused for n, refused in wanted.items() if isinstance(refused, Answer)}
+        pending = {n: changed for n, changed in wanted.items() if isinstance(changed, ModelOrder)}
+        before = dict(self.orders)
+        moving = [n for n, changed in pending.items() if self.moves(changed)]
+        keeping = before.keys() - {o.id for o in pending.values() if o.reference != before[o.id].reference}
+        taken = {before[order_id].reference for order_id in keeping} - {None}
+        for n in moving:
+            del self.orders[pending[n].id]
+        for n in [n for n, o in pending.items() if o.id not in keeping and o.reference in taken]:
+            refusals[n] = Answer(409, "reference-taken")
+            del pending[n]
+        blocked = []
+        for n, changed in pending.items():
+            if n in moving and self.conflicts(changed.at, changed.calendar, changed.id):
+                blocked.append(n)
+            else:
+                self.orders[changed.id] = changed
+        for n in blocked:
+            refused = self.too_close(pending[n].at, pending[n].calendar, pending[n].id)
+            assert refused
+            refusals[n] = refused
+        self.orders = before
+        for changed in () if refusals else pending.values():
+            self.write(changed)
+        return refusals
+
+    def end_many(self, how: str, order_ids: Sequence[int]) -> dict[int, Answer]:
+        """Cancel or delete all orders, or none; return the refusals by index."""
+        unknown = [n for n, order_id in enumerate(order_ids) if order_id not in self.orders]
+        for order_id in () if unknown else order_ids:
+            if how == "cancel":
+                self.change_status(order_id, "cancelled")
+            else:
+                self.delete(order_id)
+        return dict.fromkeys(unknown, Answer(404, "not-found"))
 
     def delete(self, order_id: int) -> Answer:
         """Answer a DELETE."""
@@ -299,6 +376,8 @@ class Model:
         """Sum orders and fees per period, and per service id or calendar if asked."""
         sums: dict[tuple[date, int | str | None], tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))
         for order in self.orders.values():
+            if order.status == "cancelled":
+                continue
             day = order.at.date()
             start = {
                 "day": day,

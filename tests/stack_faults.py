@@ -1,10 +1,10 @@
 """Kills in a running ``make run``: ``python -m tests.stack_faults --operations 10000 [--seed 1]``.
 
 Callers place, change, cancel and delete orders while processes are killed and data in Redis is deleted, at
-most 3 s apart. Nothing is repaired by hand: the stack must do that. After each fault, an order must be stored,
-and be in the fee summaries, within 10 s; the time begins again if the same order is held up by another fault
-before that, of a part that cannot be up again yet. At the end everything acknowledged must be there. Exit
-status 0: all of that holds; 1: something does not, and is printed.
+most 3 s apart. Nothing is repaired by hand: the stack must do that. After each fault, an order must be
+stored, and be in the fee summaries, within 10 s; the time begins again if the same order is held up by
+another fault before that, of a part that cannot be up again yet. At the end everything acknowledged must be
+there. Exit status 0: all of that holds; 1: something does not, and is printed.
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
+ANYONE = Attribution("anyone")
+"""Who changes orders where no API keys are required."""
+
 CONSUMERS = {
     FEE_SUMMARIES: fee_summaries.apply_changes,
     WEBHOOK_DELIVERIES: fan_out.apply_changes,
@@ -35,7 +38,7 @@ CONSUMERS = {
 async def place(at: datetime | str = NOON, fee: str = "100", **more: Any) -> int:
     """Place an order with the command of ``POST /orders``, and return its id."""
     body = order_body(at=at, **more) | {"totalfee": Decimal(fee)}
-    answer = await create_order(NewOrder.model_validate(body, strict=True), Attribution("anyone"))
+    answer = await create_order(NewOrder.model_validate(body, strict=True), ANYONE)
     return int(json.loads(answer.text)["id"])
 
 

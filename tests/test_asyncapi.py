@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CONTRACT = load(EVENTS)
 SCHEMAS = Schemas(CONTRACT)
 MESSAGES = dict(CONTRACT.target("#/components/messages").children())
-CHANGES = {"order.created", "order.updated", "order.deleted"}
+CHANGES = {"order.created", "order.updated", "order.cancelled", "order.reinstated", "order.deleted"}
 ONLY_POSTED = {"webhook.disabled", "webhook.test"}
 EXAMPLES = [
     (name, example) for name, message in MESSAGES.items() for example in message.members("examples").values()
@@ -98,7 +98,14 @@ def test_an_example_fits_its_message_and_no_other(name: str, example: Place) -> 
 
 def test_both_contracts_describe_shared_schemas_the_same_way() -> None:
     http = HTTP.target("#/components/schemas").value
-    own = {"OrderCreated", "OrderUpdated", "OrderDeleted", "WebhookHeaders"}
+    own = {
+        "OrderCreated",
+        "OrderUpdated",
+        "OrderCancelled",
+        "OrderReinstated",
+        "OrderDeleted",
+        "WebhookHeaders",
+    }
     schemas = CONTRACT.target("#/components/schemas").value
     assert {name: schema for name, schema in schemas.items() if name not in own} == {
         name: http[name] for name in schemas.keys() - own
@@ -125,6 +132,10 @@ def test_every_sent_notification_matches_the_asyncapi_contract(api: Api, run: Ru
             api.client.patch(
                 f"/orders/{order['id']}", json={"totalfee": 9_999_999_999.99, "calendar": "default"}
             )
+        if day % 2:
+            api.client.post(f"/orders/{order['id']}/cancel", json={"reason": 'Überprüfung "plus"'})
+        if day == 3:
+            api.client.post(f"/orders/{order['id']}/reinstate")
         if day % 3:
             api.client.delete(f"/orders/{order['id']}")
     api.client.put("/services/123", json={"name": 'Überprüfung "plus" \\ 📦'})
@@ -146,6 +157,8 @@ def test_webhook_requests_match_both_contracts_headers_included(api: Api, run: R
         subscribe(api, disabled.url, types=["order.deleted"])
         order = api.placed_order(fee=0.1, services=(123, 456))["id"]
         api.client.patch(f"/orders/{order}", json={"totalfee": 9_999_999_999.99, "calendar": "north"})
+        api.client.post(f"/orders/{order}/cancel")
+        api.client.post(f"/orders/{order}/reinstate", headers={"Change-Reason": "Back%20again"})
         api.client.delete(f"/orders/{order}")
         api.client.post(f"/webhooks/{webhook['id']}/test")
         # Once more with two signatures, while the old secret still signs.

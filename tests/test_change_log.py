@@ -24,7 +24,7 @@ from shared.database.transaction import transaction
 from tests.builders import NOON, later
 from tests.drivers import Database, at_once
 from tests.random_rounds import seeds
-from tests.steps import assign_all, place, whole_log
+from tests.steps import ANYONE, assign_all, place, whole_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -275,14 +275,16 @@ def test_every_prefix_of_the_change_log_is_a_valid_state(  # noqa: C901 (writers
             if what == "place" or not orders:
                 orders.append(await place(random_datetime(), calendar=calendar))
             elif what == "delete":
-                await delete_order(orders.pop(rng.randrange(len(orders))))
+                await delete_order(orders.pop(rng.randrange(len(orders))), ANYONE)
             elif what == "move":
                 moved = {"datetime": random_datetime().isoformat(), "calendar": calendar}
                 await update_order(
-                    rng.choice(orders), OrderPatch.model_validate(moved | {"totalfee": next(fees)})
+                    rng.choice(orders), OrderPatch.model_validate(moved | {"totalfee": next(fees)}), ANYONE
                 )
             else:
-                await update_order(rng.choice(orders), OrderPatch.model_validate({"totalfee": next(fees)}))
+                await update_order(
+                    rng.choice(orders), OrderPatch.model_validate({"totalfee": next(fees)}), ANYONE
+                )
             done[what] += 1
         except (OrdersTooCloseError, OrderNotFoundError, ContentionError) as error:
             done[type(error).__name__] += 1

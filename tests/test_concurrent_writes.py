@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections import Counter, defaultdict
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.builders import NOON, later, order_body, text_of
+from tests.consistency import seeded_random, stays_consistent
 from tests.drivers import Database, at_once
 
 if TYPE_CHECKING:
@@ -37,38 +37,13 @@ RENDER_ANEW = "UPDATE orders SET format = order_format() WHERE id = ANY($1)"
 @pytest.fixture
 def rng() -> random.Random:
     """A random generator; its seed is printed when a test fails, and ``TEST_SEED`` sets it."""
-    seed = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
-    print(f"TEST_SEED={seed}")
-    return random.Random(seed)
+    return seeded_random()
 
 
 @pytest.fixture(autouse=True)
 def _check_consistency(database: Database) -> Iterator[None]:
-    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    before = database.value(deadlocks)
-    yield
-    assert database.too_close_pairs() == []
-    assert database.value(deadlocks) == before
-    # Each version of each order is one change, and the last one equals the order.
-    assert (
-        database.rows(
-            """
-        SELECT order_id FROM order_change GROUP BY order_id
-        HAVING min(order_version) <> 1 OR max(order_version) <> count(*)
-        """
-        )
-        == []
-    )
-    assert (
-        database.rows(
-            """
-        SELECT o.id FROM orders AS o
-        LEFT JOIN order_change AS c ON c.order_id = o.id AND c.order_version = o.version
-        WHERE c.order_state::jsonb IS DISTINCT FROM o.rendered::jsonb
-        """
-        )
-        == []
-    )
+    with stays_consistent(database):
+        yield
 
 
 def statuses(answers: list[httpx.Response]) -> Counter[int]:

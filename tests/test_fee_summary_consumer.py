@@ -24,7 +24,7 @@ from tests.builders import later
 from tests.drivers import wait_until
 from tests.model import fee_shares
 from tests.processes import ServiceProcess
-from tests.steps import applied, apply_every_change, assign_all, place
+from tests.steps import ANYONE, applied, apply_every_change, assign_all, place
 from worker.batches import apply_up_to
 from worker.fee_summaries.consumer import _ADD_CHANGES, _add_batch, _use_indexes, apply_changes
 
@@ -46,9 +46,9 @@ async def six_changes() -> tuple[int, int, int]:
         for day, calendar in ((0, "a"), (1, "a"), (2, "b"))
     ]
     moved = {"datetime": later(days=5).isoformat(), "calendar": "b", "totalfee": Decimal("0.05")}
-    await update_order(orders[0], OrderPatch.model_validate(moved, strict=True))
-    await delete_order(orders[1])
-    await update_order(orders[2], OrderPatch.model_validate({"services": [{"id": 789}]}, strict=True))
+    await update_order(orders[0], OrderPatch.model_validate(moved, strict=True), ANYONE)
+    await delete_order(orders[1], ANYONE)
+    await update_order(orders[2], OrderPatch.model_validate({"services": [{"id": 789}]}, strict=True), ANYONE)
     assert await assign_all() == 6
     return 2, 4, 6
 
@@ -251,9 +251,9 @@ def test_summaries_become_exact_although_messages_are_reordered_repeated_or_lost
                 orders.append(await place(at, fee=str(fee), services=tuple(services), calendar=calendar))
             elif what < 0.85:
                 change = {"totalfee": rng.randrange(100), "datetime": later(hours=-5 * number).isoformat()}
-                await update_order(rng.choice(orders), OrderPatch.model_validate(change, strict=True))
+                await update_order(rng.choice(orders), OrderPatch.model_validate(change, strict=True), ANYONE)
             else:
-                await delete_order(orders.pop(rng.randrange(len(orders))))
+                await delete_order(orders.pop(rng.randrange(len(orders))), ANYONE)
         await assign_all()
 
     async def deliver_badly() -> int:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Coroutine
 from datetime import date
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -46,7 +47,10 @@ def test_a_csv_report_has_the_rows_of_all_pages_and_the_totals_last(run: Run, ap
         name = (line["period"], line["service_id"] or None, line["calendar"] or None)
         expected = totals if line is total else rows[name]
         figures = (line["orders"], line["totalfee"], line["averagefee"], line["minfee"], line["maxfee"])
-        assert figures == tuple("" if value is None else str(value) for value in expected)
+        assert figures == tuple(
+            "" if value is None else f"{value:.2f}" if isinstance(value, Decimal) else str(value)
+            for value in expected
+        )
         assert (line["position"], line["time_zone"]) == ("40", "UTC")
     assert total["period"] == "total"
     again = api.client.get(

@@ -21,7 +21,7 @@ from tests.builders import later
 from tests.drivers import Api, at_once, wait_until
 from tests.processes import NO_REDIS
 from tests.serving import serving
-from tests.steps import apply_every_change, assign_all, place
+from tests.steps import ANYONE, apply_every_change, assign_all, place
 
 if TYPE_CHECKING:
     from tests.drivers import Database, Pipeline
@@ -137,7 +137,7 @@ def test_an_earlier_version_is_included_in_reports_when_only_later_versions_are_
 ) -> None:
     """Of a deleted order too: a later change in the log shows that the version existed."""
     order_id = run(place(later(days=1)))
-    run(delete_order(order_id))
+    run(delete_order(order_id, ANYONE))
     run(apply_every_change())
     database.rows("DELETE FROM order_change WHERE position = 1")
     for version in (1, 2):
@@ -155,7 +155,7 @@ def test_a_version_of_an_order_without_retained_changes_is_404_with_both_possibl
 ) -> None:
     """The order never existed, or it was deleted long ago: its versions are no longer known."""
     order_id = run(place(later(days=1)))
-    run(delete_order(order_id))
+    run(delete_order(order_id, ANYONE))
     run(apply_every_change())
     database.rows("DELETE FROM order_change")
     for unknown in (order_id, 999):

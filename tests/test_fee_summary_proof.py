@@ -64,8 +64,13 @@ def many_orders(database: Database, orders: int) -> None:
     database.rows("SET session_replication_role = replica")
     database.rows(
         """
-        INSERT INTO orders (datetime, totalfee, service_ids, service_names, calendar_id, rendered)
-        SELECT at, abs(n) % 1000 / 100.0, ARRAY[123, 456], ARRAY['a', 'b'], c.id, 'null'
+        INSERT INTO orders (
+            datetime, clear_until, totalfee, service_ids, service_names, calendar_id, rendered,
+            created_at, updated_at
+        )
+        SELECT
+            at, at + interval '3 hours', abs(n) % 1000 / 100.0, ARRAY[123, 456], ARRAY['a', 'b'], c.id,
+            'null', at, at
         FROM (
             SELECT
                 n, 'c' || (n % 20) AS name,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from api.http.attribution import Attribution
 from api.orders import commands, updates
 from api.orders.bodies import NewOrder, OrderPatch
 from shared.database.engine import DB
 from tests.builders import later, order_body
+from tests.steps import ANYONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -49,17 +49,16 @@ def test_writes_that_met_a_locked_table_succeed_soon_after_it_is_released(
 
     async def write() -> float:
         for day in range(8):
-            await commands.create_order(new_order(day, id=day + 1), Attribution("anyone"))
+            await commands.create_order(new_order(day, id=day + 1), ANYONE)
         locking = await asyncpg.connect(postgres_url)
         async with locking.transaction():
             await locking.execute("SELECT FROM orders FOR UPDATE")
             fee = OrderPatch.model_validate({"totalfee": 7})
             writes: list[asyncio.Task[Any]] = [
-                asyncio.create_task(updates.update_order(n + 1, fee)) for n in range(8)
+                asyncio.create_task(updates.update_order(n + 1, fee, ANYONE)) for n in range(8)
             ]
             writes += [
-                asyncio.create_task(commands.create_order(new_order(n + 10), Attribution("anyone")))
-                for n in range(8)
+                asyncio.create_task(commands.create_order(new_order(n + 10), ANYONE)) for n in range(8)
             ]
             await asyncio.sleep(0.5)  # updates wait for their rows
             await locking.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -133,7 +135,58 @@ class Rename:
     name: str
 
 
-Command = Create | Put | Patch | Delete | Import | Archive | Rename | CalendarCommand
+@dataclass(frozen=True)
+class ChangeStatus:
+    """Cancel an order, or reinstate it."""
+
+    which: int
+    status: str
+
+
+@dataclass(frozen=True)
+class PatchMany:
+    """PATCH several orders at once."""
+
+    patches: tuple[tuple[int, dict[str, Any]], ...]
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Let two orders or more swap datetimes, calendars and references, at once."""
+
+    which: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EndMany:
+    """Cancel or delete several orders at once."""
+
+    how: str
+    which: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a command would answer."""
+
+    command: Create | Put | Patch | Delete | ChangeStatus | PatchMany | Swap | EndMany
+
+
+Command = (
+    Create
+    | Put
+    | Patch
+    | Delete
+    | Import
+    | Archive
+    | Rename
+    | ChangeStatus
+    | PatchMany
+    | Swap
+    | EndMany
+    | DryRun
+    | CalendarCommand
+)
 
 creates = st.builds(
     Create, st.none() | st.none() | callers_ids, times, fees, services, calendars, references, metadata_of_new
@@ -157,6 +210,24 @@ patches = st.fixed_dictionaries(
 ).filter(bool)
 puts = st.builds(Put, which, times, fees, services, calendars, references, metadata_of_new)
 merges = st.builds(Patch, which, patches)
+status_changes = st.builds(ChangeStatus, which, st.sampled_from(["cancelled", "booked"]))
+existing = st.integers(1, 15)
+patches_of_many = st.lists(
+    st.tuples(
+        existing | which, st.fixed_dictionaries({"at": times}, optional={"calendar": calendars}) | patches
+    ),
+    min_size=1,
+    max_size=5,
+)
+of_many = st.one_of(
+    st.builds(PatchMany, patches_of_many.map(tuple)),
+    st.builds(Swap, st.lists(existing, min_size=2, max_size=4, unique=True).map(tuple)),
+    st.builds(
+        EndMany,
+        st.sampled_from(["cancel", "cancel", "delete"]),
+        st.lists(existing | which, min_size=1, max_size=2, unique=True).map(tuple),
+    ),
+)
 services_written = st.one_of(
     st.builds(Archive, st.sampled_from([456, 456, 123, 5])),
     st.builds(Rename, st.sampled_from([123, 789]), st.sampled_from(["Ä", "INSPECTION", "x y"])),
@@ -167,6 +238,11 @@ commands = st.lists(
         *[puts] * 2,
         *[merges] * 3,
         *[st.builds(Delete, which)] * 2,
+        *[status_changes] * 2,
+        *[of_many] * 3,
+        st.builds(
+            DryRun, st.one_of(creates, puts, merges, st.builds(Delete, which), status_changes, of_many)
+        ),
         st.builds(Import, imports.map(tuple)),
         services_written,
         calendar_commands,
@@ -209,6 +285,7 @@ class History:
         self.api = api
         self.run = run
         self.model = Model(dict(NAMES))
+        self.is_dry_run = False
         self.imports = 0
 
     def order_id(self, number: int) -> int:
@@ -219,26 +296,56 @@ class History:
     def send(self, method: str, path: str, body: str | None = None) -> httpx.Response:
         """Make a request."""
         return self.api.client.request(
-            method, path, content=body, headers={"Content-Type": "application/json"} if body else {}
+            method,
+            f"{path}?dry_run=true" if self.is_dry_run else path,
+            content=body,
+            headers={"Content-Type": "application/json"} if body else {},
         )
 
     def check(self, command: Command, answer: httpx.Response, expected: Answer) -> None:
         """Compare an answer with the model's."""
         event(f"{type(command).__name__} {expected.status} {expected.problem or ''}")
-        assert answer.status_code == expected.status, (command, answer.text, expected)
-        if expected.problem is None:
-            return
-        problem = answer.json()
+        status = 200 if self.is_dry_run and expected.status == 201 else expected.status
+        assert answer.status_code == status, (command, answer.text, expected)
+        if expected.problem is not None:
+            self.check_problem(command, answer.json(), expected)
+
+    @staticmethod
+    def check_problem(command: Command, problem: Any, expected: Answer, batch: Sequence[int] = ()) -> None:
+        """Compare a problem with the model's; conflicts with orders of the batch name their index."""
         assert problem["type"] == f"/problems/{expected.problem}", (command, problem)
         if expected.problem == "orders-too-close":
-            assert [(int(c["id"]), datetime.fromisoformat(c["datetime"])) for c in problem["conflicts"]] == [
-                *expected.conflicts
-            ], (command, problem)
+            conflicts = [
+                (batch[c["index"]] if "index" in c else int(c["id"]), datetime.fromisoformat(c["datetime"]))
+                for c in problem["conflicts"]
+            ]
+            assert conflicts == [*expected.conflicts], (command, problem)
             nearest = {side: at and datetime.fromisoformat(at) for side, at in problem["nearest"].items()}
             assert nearest == {"before": expected.before, "after": expected.after}, (command, problem)
 
     def do(self, command: Command) -> None:
         """Run one command on both."""
+        match command:
+            case PatchMany() | Swap() | EndMany():
+                self.do_many(command)
+            case DryRun(dry):
+                kept, self.model, self.is_dry_run = self.model, deepcopy(self.model), True
+                self.do(dry)
+                self.model, self.is_dry_run = kept, False
+            case Import():
+                self.do_import(command)
+            case Archive(service):
+                self.check(command, self.send("DELETE", f"/services/{service}"), self.model.archive(service))
+            case Rename(service, name):
+                answer = self.send("PUT", f"/services/{service}", json.dumps({"name": name}))
+                self.check(command, answer, self.model.rename(service, name))
+            case PutCalendar() | PatchCalendar() | DeleteCalendar():
+                do_calendar_command(self.api, self.model, command)
+            case _:
+                self.do_one(command)
+
+    def do_one(self, command: Create | Put | Patch | Delete | ChangeStatus) -> None:
+        """Write one order."""
         match command:
             case Create(order_id, at, fee, services, calendar, reference, metadata):
                 answer = self.send("POST", "/orders", written(**vars(command)))
@@ -264,15 +371,76 @@ class History:
             case Delete(number):
                 order_id = self.order_id(number)
                 self.check(command, self.send("DELETE", f"/orders/{order_id}"), self.model.delete(order_id))
-            case Import():
-                self.do_import(command)
-            case Archive(service):
-                self.check(command, self.send("DELETE", f"/services/{service}"), self.model.archive(service))
-            case Rename(service, name):
-                answer = self.send("PUT", f"/services/{service}", json.dumps({"name": name}))
-                self.check(command, answer, self.model.rename(service, name))
-            case PutCalendar() | PatchCalendar() | DeleteCalendar():
-                do_calendar_command(self.api, self.model, command)
+            case ChangeStatus(number, status):
+                order_id = self.order_id(number)
+                verb = "cancel" if status == "cancelled" else "reinstate"
+                answer = self.send("POST", f"/orders/{order_id}/{verb}")
+                self.check(command, answer, self.model.change_status(order_id, status))
+                self.shows(order_id, answer)
+
+    def do_many(self, command: PatchMany | Swap | EndMany) -> None:
+        """Write several orders at once."""
+        match command:
+            case PatchMany(patches):
+                self.do_patches(command, {self.order_id(number): fields for number, fields in patches})
+            case Swap(numbers):
+                ids = list(dict.fromkeys(map(self.order_id, numbers)))
+                orders = [self.model.orders[order_id] for order_id in ids if order_id in self.model.orders]
+                places = [
+                    {"at": o.at, "calendar": o.calendar, "reference": o.reference}
+                    for o in orders[1:] + orders[:1]
+                ]
+                self.do_patches(command, dict(zip(ids, places, strict=False)))
+            case EndMany(how, numbers):
+                ids = list(dict.fromkeys(map(self.order_id, numbers)))
+                answer = self.send(
+                    "POST",
+                    f"/orders/batch/{how}",
+                    json.dumps({"orders": [{"id": order_id} for order_id in ids]}),
+                )
+                before = dict(self.model.orders)
+                self.check_batch(command, answer, ids, self.model.end_many(how, ids), before)
+
+    def do_patches(self, command: Command, changes: dict[int, dict[str, Any]]) -> None:
+        """PATCH several orders at once."""
+        if not changes:
+            return
+        given: set[str] = set()
+        for fields in changes.values():
+            if fields.get("reference") in given:  # two orders of a batch may not be given the same
+                del fields["reference"]
+            elif fields.get("reference"):
+                given.add(fields["reference"])
+        items = (
+            f'{{"id": {order_id}, {written(**fields)[1:]}' for order_id, fields in changes.items() if fields
+        )
+        changes = {order_id: fields for order_id, fields in changes.items() if fields}
+        if not changes:
+            return
+        answer = self.send("PATCH", "/orders/batch", f'{{"orders": [{", ".join(items)}]}}')
+        self.check_batch(command, answer, [*changes], self.model.update_many(changes))
+
+    def check_batch(
+        self,
+        command: Command,
+        answer: httpx.Response,
+        ids: list[int],
+        refusals: dict[int, Answer],
+        deleted: Mapping[int, ModelOrder] = MappingProxyType({}),
+    ) -> None:
+        """Compare the answer to a batch: every refusal, or the orders, also those that it deleted."""
+        event(f"{type(command).__name__} {'refused' if refusals else 'done'}")
+        assert answer.status_code == (409 if refusals else 200), (command, answer.text, refusals)
+        if refusals:
+            items = {item["index"]: item for item in answer.json()["items"]}
+            assert [*items] == sorted(refusals), (command, answer.text, refusals)
+            for index, expected in refusals.items():
+                assert items[index]["status"] == expected.status
+                self.check_problem(command, items[index], expected, ids)
+        else:
+            orders = json.loads(answer.text, parse_float=Decimal)["orders"]
+            expected_orders = [self.model.orders.get(n) or deleted[n] for n in ids]
+            assert [self.as_model(order) for order in orders] == expected_orders, command
 
     def do_import(self, command: Import) -> None:
         """Import orders, as ``python -m api.orders.import_command`` does."""
@@ -311,7 +479,8 @@ class History:
         """Compare the order in an answer with the model's."""
         if answer.is_success:
             assert self.as_model(json.loads(answer.text, parse_float=Decimal)) == self.model.orders[order_id]
-            assert answer.headers["ETag"] == tag(self.model.orders[order_id].version)
+            etag = None if self.is_dry_run else tag(self.model.orders[order_id].version)
+            assert answer.headers.get("ETag") == etag
 
     @staticmethod
     def as_model(order: dict[str, Any]) -> ModelOrder:
@@ -324,6 +493,7 @@ class History:
             order["calendar"],
             order["reference"],
             order["metadata"],
+            order["status"],
             order["version"],
         )
 

@@ -29,7 +29,7 @@ from api.http.json_text import read_json
 from api.http.parameters import read_boolean, read_limit
 from api.http.request_log import _USABLE
 from api.http.times import read_datetime, read_time
-from api.orders import bodies
+from api.orders import bodies, write_bodies
 from api.orders.fields import read_calendar, read_fee
 from api.services import bodies as services
 from api.services.bodies import read_service_name
@@ -261,6 +261,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "NewOrders": bodies.NewOrders,
     "OrderReplacement": bodies.OrderReplacement,
     "OrderPatch": bodies.OrderPatch,
+    "OrderPatches": write_bodies.OrderPatches,
+    "StatusReason": write_bodies.StatusReason,
+    "OrdersOfBatch": write_bodies.OrdersOfBatch,
     "NewService": services.NewService,
     "ServiceReplacement": services.ServiceRenaming,
     "CalendarReplacement": calendars.CalendarReplacement,
@@ -319,6 +322,23 @@ WHOLE: dict[str, list[Any]] = {
         *({"updated_at": one} for one in ("2022-11-01T11:11:11.111Z", None)),
         {"id": None},
     ],
+    "OrderPatches": [
+        *({"orders": [{"id": i} for i in range(1, n + 1)]} for n in (0, 1, 100, 101)),
+        *({"orders": [{"id": 1, **one}]} for one in ({"totalfee": 1}, {"version": 1}, {"version": None})),
+        *({"orders": [one]} for one in ({"totalfee": 1}, {"id": None}, {"id": "7", "more": 1}, 7, None)),
+        *({"orders": [{"id": 1}], **one} for one in ({"reason": "a"}, {"more": 1})),
+        {"orders": None},
+    ],
+    "OrdersOfBatch": [
+        *({"orders": [{"id": i} for i in range(1, n + 1)]} for n in (0, 1, 100, 101)),
+        *({"orders": [{"id": "1", "version": one}]} for one in (1, 0, None, "1")),
+        *({"orders": [one]} for one in ({}, {"id": None}, {"id": 1, "totalfee": 1})),
+        *(
+            {"orders": [{"id": 1}], "reason": one}
+            for one in ("a", "a" * 200, "a" * 201, "", " ", "a\n", None, 7)
+        ),
+    ],
+    "StatusReason": [{}, *({"reason": one} for one in ("ä b", "", " a", "a" * 201, None, 7)), {"why": "a"}],
     "NewService": [{"name": "a"}, {"id": 1}, {"id": None, "name": "a"}, {"name": "a" * 101}],
     "NewWebhook": [
         *({}, {"url": URL}, {"url": "ftp://orders.example"}, {"url": None}, {"url": URL, "enabled": True}),

@@ -23,7 +23,7 @@ POSITIONS_PER_SEARCH = 20_000
 SEARCH_SECONDS = 1.0
 """How long one request searches the log. The page then ends early, and ``next`` continues from there."""
 
-TYPES = ("order.created", "order.updated", "order.deleted")
+TYPES = ("order.created", "order.updated", "order.cancelled", "order.reinstated", "order.deleted")
 
 # At least one row: without a change it has the log's bounds only.
 #

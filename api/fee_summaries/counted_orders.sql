@@ -7,7 +7,7 @@
 -- $calendars: only orders on calendars of these names; null: on all
 -- $after_datetime, $after_id: the place; null: the beginning
 --
--- An order without later changes is read from orders. Any other is read from the first of its later changes,
+-- Cancelled orders are in no figures. An order without later changes is read from orders. Any other is read from the first of its later changes,
 -- as the state before it. A change that has no position yet counts as later.
 
 WITH as_of AS ({as_of}), later AS (
@@ -29,6 +29,7 @@ WITH as_of AS ({as_of}), later AS (
             AND o.datetime < (coalesce($end::date, 'infinity') + 1)::timestamptz
             AND (o.datetime AT TIME ZONE as_of.time_zone)::date >= coalesce($first::date, '-infinity')
             AND (o.datetime AT TIME ZONE as_of.time_zone)::date < coalesce($end::date, 'infinity')
+            AND o.status = 'booked'
             AND ($services::bigint[] IS NULL OR o.service_ids && $services)
             AND ($calendars::text[] IS NULL
                 OR o.calendar_id = ANY (ARRAY(SELECT id FROM calendar WHERE name = ANY ($calendars))))
@@ -45,7 +46,7 @@ WITH as_of AS ({as_of}), later AS (
             ARRAY(SELECT (s ->> 'id')::bigint FROM json_array_elements(previous_state -> 'services') AS s)
                 AS service_ids,
             previous_state ->> 'calendar' AS calendar, previous_state AS json
-        FROM later WHERE previous_state IS NOT NULL
+        FROM later WHERE previous_state IS NOT NULL AND previous_state ->> 'status' IS DISTINCT FROM 'cancelled'
     ) AS previous
     WHERE (previous.datetime AT TIME ZONE as_of.time_zone)::date >= coalesce($first::date, '-infinity')
         AND (previous.datetime AT TIME ZONE as_of.time_zone)::date < coalesce($end::date, 'infinity')

@@ -117,16 +117,41 @@ async def read_body(
         ProblemError: 415 for another media type, 400 for an unreadable body, 422 with every fault.
 
     """
+    _require_media_type(request, media_types)
+    return _read(await _receive(request), model)
+
+
+async def read_optional_body(request: AnyRequest, model: type[Model]) -> Model:
+    """Read a JSON body as a model; if there is none, as if it were an empty object.
+
+    Raises:
+        ProblemError: as ``read_body``.
+
+    """
+    body = await _receive(request)
+    if not body:
+        return model()
+    _require_media_type(request, JSON_ONLY)
+    return _read(body, model)
+
+
+def _require_media_type(request: AnyRequest, media_types: tuple[str, ...]) -> None:
     if not _is_unencoded(request, media_types):
         raise ProblemError(
             UNSUPPORTED_MEDIA_TYPE,
             f"Send {' or '.join(media_types)}, unencoded.",
             headers={"Accept-Patch" if request.method == "PATCH" else "Accept": ", ".join(media_types)},
         )
+
+
+async def _receive(request: AnyRequest) -> bytes:
     try:
-        body = await receive_body(request)
+        return await receive_body(request)
     except IncompleteBodyError:
         raise malformed(Fault("the body ended before it was complete, or is not validly chunked")) from None
+
+
+def _read(body: bytes, model: type[Model]) -> Model:
     try:
         value = read_json(body)
     except UnreadableJsonError as error:

@@ -13,6 +13,8 @@ from api.http.request import header_values
 from shared.settings import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from api.http.request import AnyRequest
 
 # Possessive quantifiers (++, *+) refuse an invalid list in linear time. With backtracking, a header of
@@ -103,6 +105,17 @@ def read_preconditions(request: AnyRequest) -> Preconditions:
             VERSION_REQUIRED, "Send If-Match with the ETag that the order had when you read it."
         )
     return preconditions
+
+
+def require_versions(versions: Iterable[int | None]) -> None:
+    """Check that a batch states the version of each thing that it changes, if a single write has to.
+
+    Raises:
+        ProblemError: 428, one is missing and OMS_REQUIRE_IF_MATCH is set.
+
+    """
+    if settings().require_if_match and None in versions:
+        raise ProblemError(VERSION_REQUIRED, "Send each order's version, as it was when you read it.")
 
 
 def read_if_none_match(request: AnyRequest) -> EntityTags | None:

@@ -6,7 +6,7 @@ raises errors of its own, which ``api/problem_map.py`` translates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from api.http.problem_types import MALFORMED_REQUEST, VALIDATION_FAILED, ProblemType
@@ -32,6 +32,10 @@ class Fault:
         """The fault as an element of the problem's ``errors``."""
         places = {"pointer": self.pointer, "parameter": self.parameter, "header": self.header}
         return {name: place for name, place in places.items() if place is not None} | {"detail": self.detail}
+
+    def within(self, path: str) -> Fault:
+        """Return the fault of a part of the body, which is at a path such as ``/orders/3``, as the body's."""
+        return self if self.pointer is None else replace(self, pointer=f"#{path}{self.pointer[1:]}")
 
 
 @dataclass

@@ -26,6 +26,7 @@ from api.orders.fields import (
 )
 
 LARGEST_BATCH = 100
+LARGEST_BATCH_BYTES = 1_048_576
 
 OrderId = PlainValidator(read_callers_id)
 Fee = PlainValidator(read_fee)

@@ -13,9 +13,9 @@ neither a place nor a reference while they wait for one, so others may wait for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import asyncpg
 
@@ -27,7 +27,6 @@ from api.http.idempotency_keys import (
     lock_of_key,
     store_with_key,
 )
-from api.http.json_text import read_json
 from api.http.times import current_millisecond
 from api.orders.calendars import calendar_ids, lock_calendars, make_calendar, refuse_namesakes
 from api.orders.errors import (
@@ -38,7 +37,7 @@ from api.orders.errors import (
     ReferenceTakenError,
     ServicesNotOrderableError,
 )
-from api.orders.members import COLUMNS, SETTABLE, STORED_AS_SENT, parameters, values_of
+from api.orders.members import COLUMNS, STORED_AS_SENT, parameters, values_of
 from api.orders.orderable_services import orderable_names, refuse_unless_orderable
 from api.orders.queries import StoredOrder, refuse_if_too_close
 from api.orders.references import lock_references, refuse_if_reference_is_taken
@@ -166,31 +165,6 @@ async def _create_in_transaction(
 async def _create_once(new: NewOrder, attribution: Attribution) -> Answer:
     order = await _create(new, attribution)
     return Answer(order.json, order.format)
-
-
-@dataclass
-class _PreviewedError(Exception):
-    """A preview succeeded; raised to roll it back."""
-
-    order: StoredOrder
-
-
-@retry_on_lock_timeout
-async def preview_order(new: NewOrder, attribution: Attribution) -> dict[str, Any]:
-    """Do all that a create does, and roll it back. Raises what ``create_order`` raises.
-
-    Returns the order as it would be stored, without the members that only a stored order has.
-    """
-    try:
-        await _create_and_roll_back(new, attribution)
-    except _PreviewedError as preview:
-        members = read_json(preview.order.json.encode())
-    return {"id": None if new.id is None else members["id"]} | {name: members[name] for name in SETTABLE}
-
-
-@in_transaction(_ConflictVanishedError)
-async def _create_and_roll_back(new: NewOrder, attribution: Attribution) -> NoReturn:
-    raise _PreviewedError(await _create(new, attribution))
 
 
 async def _create(new: NewOrder, attribution: Attribution) -> StoredOrder:

@@ -66,6 +66,13 @@ class StatusNotSettableError(Exception):
 
 
 @dataclass
+class OrderCancelledError(Exception):
+    """The order is cancelled, so only its reference and metadata can be changed."""
+
+    order_id: int
+
+
+@dataclass
 class TooMuchMetadataError(Exception):
     """An order's metadata would have more keys than it may."""
 
@@ -77,13 +84,6 @@ class ServicesNotOrderableError(Exception):
     """Services of an order are unknown or archived: JSON Pointers into the body, and why."""
 
     faults: Sequence[tuple[str, str]]
-
-
-@dataclass
-class BatchRefusedError(Exception):
-    """Some orders of a batch can't be stored, by their index; the others are not stored either."""
-
-    refusals: Sequence[tuple[int, OrdersTooCloseError | OrderIdTakenError | ReferenceTakenError]]
 
 
 @dataclass
@@ -120,6 +120,30 @@ class CalendarNameTakenError(Exception):
     namesakes: Sequence[Namesake]
     pointers: Sequence[str] = ("#/calendar",)
     """Where each was named in the body."""
+
+
+Refusal = (
+    OrdersTooCloseError
+    | OrderIdTakenError
+    | ReferenceTakenError
+    | ServicesNotOrderableError
+    | CalendarNameTakenError
+    | OrderNotFoundError
+    | VersionMismatchError
+    | StatusNotSettableError
+    | TooMuchMetadataError
+    | OrderCancelledError
+)
+"""Why one order of a batch is refused."""
+
+
+@dataclass
+class BatchRefusedError(Exception):
+    """Some orders of a batch are refused, by their index; nothing is done to the others either."""
+
+    refusals: Sequence[tuple[int, Refusal]]
+    participle: str = "stored"
+    """What can't be done to them."""
 
 
 class CalendarChangedError(Exception):

@@ -21,28 +21,29 @@ WHERE id = ANY (ARRAY(SELECT unnest($1::bigint[])))
 
 # The conflicts and, only if there are any, the nearest orders before and after which it is free: that begins
 # exactly the spacing from an order, if the next order on that side is at least twice that away. Not by a
-# window function: it would read all further orders of the calendar.
+# window function: it would read all further orders of the calendar. Orders that are cancelled, or have left
+# their place to move, are in nobody's way: clear_until is their datetime.
 _REFUSAL = """
 SELECT
     ids, datetimes, spacing,
     (
         SELECT datetime FROM orders AS taken
-        WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+        WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
           AND datetime > $2::timestamptz - spacing
           AND NOT EXISTS (
               SELECT FROM orders AS further
-              WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+              WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
                 AND datetime > taken.datetime AND datetime < taken.datetime + 2 * spacing
           )
         ORDER BY datetime LIMIT 1
     ) AS taken_before_free,
     (
         SELECT datetime FROM orders AS taken
-        WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+        WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
           AND datetime < $2::timestamptz + spacing
           AND NOT EXISTS (
               SELECT FROM orders AS further
-              WHERE calendar_id = place.calendar_id AND status = 'booked' AND id IS DISTINCT FROM $3
+              WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
                 AND datetime < taken.datetime AND datetime > taken.datetime - 2 * spacing
           )
         ORDER BY datetime DESC LIMIT 1
@@ -54,7 +55,7 @@ CROSS JOIN LATERAL (
     SELECT array_agg(id ORDER BY datetime, id) AS ids, array_agg(datetime ORDER BY datetime, id) AS datetimes
     FROM (
         SELECT id, datetime FROM orders
-        WHERE calendar_id = place.calendar_id AND status = 'booked'
+        WHERE calendar_id = place.calendar_id AND clear_until > datetime
           AND datetime > $2::timestamptz - spacing
           AND datetime < $2::timestamptz + spacing
           AND id IS DISTINCT FROM $3 AND import_id IS DISTINCT FROM $4

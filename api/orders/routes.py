@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import Any
 
 import msgspec
-from litestar import Response, delete, patch, post, put, route
+from litestar import Response, post, route
 
 from api.http.attribution import read_attribution
-from api.http.bodies import MERGE_PATCH, check_own_id, read_body
-from api.http.entity_tags import etag, read_if_none_match, read_preconditions
+from api.http.bodies import read_body
+from api.http.entity_tags import etag, read_if_none_match
 from api.http.idempotency import created, read_idempotency_key
-from api.http.json_text import encode
-from api.http.media_types import JSON
-from api.http.parameters import Query, path_id, query_of, read_boolean
+from api.http.json_text import encode, read_json
+from api.http.parameters import path_id
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
-from api.orders import commands, list_routes, queries, updates
-from api.orders.bodies import NewOrder, NewOrders, OrderPatch, OrderReplacement
-
-if TYPE_CHECKING:
-    from api.orders.queries import StoredOrder
-
-LARGEST_BATCH_BYTES = 1_048_576
+from api.orders import commands, list_routes, queries
+from api.orders.answers import WRITE, answer_order, is_dry_run_of
+from api.orders.bodies import LARGEST_BATCH_BYTES, NewOrder, NewOrders
+from api.orders.members import SETTABLE
+from shared.database.transaction import roll_back_if
 
 
 class _Identity(msgspec.Struct):
@@ -32,31 +30,39 @@ class _Identity(msgspec.Struct):
     version: int
 
 
-def _answer(order: StoredOrder) -> Response[bytes]:
-    return BytesResponse(order.json.encode(), status_code=200, media_type=JSON, headers={"ETag": order.tag})
+def _preview(order: dict[str, Any], new: NewOrder) -> dict[str, Any]:
+    """Return the members that a new order would have; its id only if that is certain."""
+    return {"id": None if new.id is None else order["id"]} | {name: order[name] for name in SETTABLE}
 
 
-@post("/orders", opt={"query": Query({"dry_run": read_boolean})})
+@post("/orders", opt=WRITE)
 async def create_order(request: AnyRequest) -> Response[bytes]:
     """Store an order, three hours or more from every other on its calendar."""
     new = await read_body(request, NewOrder)
     key = read_idempotency_key(request, "createOrder", new)
     attribution = read_attribution(request)
-    if query_of(request).get("dry_run"):
-        return BytesResponse(
-            encode(await commands.preview_order(new, attribution)), status_code=200, media_type=JSON
-        )
+    if is_dry_run_of(request):
+        with roll_back_if(is_dry_run=True):
+            answer = await commands.create_order(new, attribution)
+        return BytesResponse(encode(_preview(read_json(answer.text.encode()), new)), status_code=200)
     answer = await commands.create_order(new, attribution, key)
     order = msgspec.json.decode(answer.text, type=_Identity)
     return created(answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)})
 
 
-@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES)
+@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES, opt=WRITE)
 async def create_orders(request: AnyRequest) -> Response[bytes]:
     """Store all orders of a batch, or none."""
     batch = await read_body(request, NewOrders)
     key = read_idempotency_key(request, "createOrders", batch)
-    return created(await commands.create_orders(batch.orders, read_attribution(request), key), {})
+    attribution = read_attribution(request)
+    if is_dry_run_of(request):
+        with roll_back_if(is_dry_run=True):
+            answer = await commands.create_orders(batch.orders, attribution)
+        orders = read_json(answer.text.encode(), math.inf)["orders"]
+        previews = [_preview(order, new) for order, new in zip(orders, batch.orders, strict=True)]
+        return BytesResponse(encode({"orders": previews}), status_code=200)
+    return created(await commands.create_orders(batch.orders, attribution, key), {})
 
 
 @route("/orders/{order_id:str}", http_method=READ)
@@ -67,34 +73,7 @@ async def read_order(request: AnyRequest) -> Response[bytes]:
     order = await queries.find_order(order_id)
     if if_none_match is not None and if_none_match.weakly_match(order.tag):
         return BytesResponse(b"", status_code=304, headers={"ETag": order.tag})
-    return _answer(order)
-
-
-@put("/orders/{order_id:str}")
-async def replace_order(request: AnyRequest) -> Response[bytes]:
-    """Replace an order that exists."""
-    order_id = path_id(request, "order_id")
-    preconditions = read_preconditions(request)
-    new = await read_body(request, OrderReplacement)
-    check_own_id(new.id, order_id)
-    return _answer(await updates.update_order(order_id, new, preconditions))
-
-
-@patch("/orders/{order_id:str}")
-async def patch_order(request: AnyRequest) -> Response[bytes]:
-    """Change parts of an order (JSON Merge Patch)."""
-    order_id = path_id(request, "order_id")
-    preconditions = read_preconditions(request)
-    change = await read_body(request, OrderPatch, MERGE_PATCH)
-    check_own_id(change.id, order_id)
-    return _answer(await updates.update_order(order_id, change, preconditions))
-
-
-@delete("/orders/{order_id:str}", status_code=204)
-async def delete_order(request: AnyRequest) -> None:
-    """Delete an order."""
-    order_id = path_id(request, "order_id")
-    await updates.delete_order(order_id, read_preconditions(request))
+    return answer_order(order)
 
 
 ROUTES = [
@@ -102,7 +81,4 @@ ROUTES = [
     create_orders,
     *list_routes.ROUTES,
     read_order,
-    replace_order,
-    patch_order,
-    delete_order,
 ]

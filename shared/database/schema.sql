@@ -182,7 +182,7 @@ CREATE TABLE deleted_order (
 -- deleted, its entry in deleted_order in the same statement.
 --
 -- States: booked, cancelled. A cancelled order is kept, but takes no place and adds nothing to the fee summaries.
---   booked → cancelled   POST /orders/{id}/cancel (api/orders/status.py)
+--   booked → cancelled   POST /orders/{id}/cancel (api/orders/updates.py)
 --   cancelled → booked   POST /orders/{id}/reinstate, if its place is free
 --
 -- Guarantees: 1 (orders_spacing) and 2 (orders_record_creation, orders_record_update, orders_record_deletion).
@@ -252,17 +252,23 @@ CREATE INDEX orders_cancelled_by_datetime ON orders (datetime, id) WHERE status 
 CREATE INDEX orders_cancelled_by_id ON orders (id) WHERE status = 'cancelled';
 
 -- When several orders move at once, each leaves its place first (clear_until = datetime), so that they may swap. The
--- constraint judges where each one arrives; this judges, at the commit, that each has arrived.
+-- constraint judges where each one arrives; this judges, at the commit, that each has arrived. So with references.
 CREATE FUNCTION require_place() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM orders WHERE id = NEW.id AND status = 'booked' AND clear_until = datetime) THEN
-        RAISE EXCEPTION 'order % left its place and has none', NEW.id;
+    IF EXISTS (
+        SELECT FROM orders WHERE id = NEW.id
+            AND ((status = 'booked' AND clear_until = datetime) OR reference IS DISTINCT FROM rendered ->> 'reference')
+    ) THEN
+        RAISE EXCEPTION 'order % left its place or its reference and got none', NEW.id;
     END IF;
     RETURN NULL;
 END
 $$;
 CREATE CONSTRAINT TRIGGER orders_require_place AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (NEW.status = 'booked' AND NEW.clear_until = NEW.datetime)
+    FOR EACH ROW WHEN (
+        (NEW.status = 'booked' AND NEW.clear_until = NEW.datetime)
+        OR (NEW.version = OLD.version AND NEW.reference IS DISTINCT FROM OLD.reference)
+    )
     EXECUTE FUNCTION require_place();
 
 -- The orders of each service, so that GET /orders?service=… costs the same however many orders there are. An
@@ -398,10 +404,14 @@ DECLARE
     spacing interval;
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.version = OLD.version THEN
-        -- Not a change of the order: it is rendered anew, leaves its place or gets its calendar's new spacing.
+        -- Not a change of the order: it is rendered anew, gets its calendar's new spacing, or leaves its place or its
+        -- reference to another order, before it gets its own.
         anew := OLD;
         anew.format := NEW.format;
         anew.clear_until := NEW.clear_until;
+        IF NEW.reference IS NULL THEN
+            anew.reference := NULL;
+        END IF;
         IF NEW *<> anew THEN  -- byte by byte: json has no equality
             RAISE EXCEPTION 'an update of order % must add one to its version', OLD.id;
         END IF;
@@ -434,6 +444,10 @@ BEGIN
         ELSIF NEW.clear_until NOT IN (NEW.datetime, NEW.datetime + spacing) THEN
             RAISE EXCEPTION 'clear_until of order % must be its datetime plus the calendar''s spacing', OLD.id;
         END IF;
+    END IF;
+    IF TG_OP = 'UPDATE' AND NEW.version = OLD.version AND NEW.reference IS DISTINCT FROM OLD.reference THEN
+        NEW.format := OLD.format;  -- as callers know it: the previous state of the change that follows
+        RETURN NEW;
     END IF;
     NEW.format := order_format();
     NEW.rendered := order_json(NEW);

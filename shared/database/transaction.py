@@ -7,6 +7,8 @@ would hang.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
@@ -21,15 +23,30 @@ from shared.database.engine import (
     translated,
 )
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session, is_unavailability, sqlstate_of
-from shared.database.statements import read_rows
+from shared.database.statements import fetch_optional, read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from types import TracebackType
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Isolation = Literal["read_committed", "repeatable_read"]
+
+_is_rolled_back: ContextVar[bool] = ContextVar("is_rolled_back", default=False)
+
+
+@contextmanager
+def roll_back_if(*, is_dry_run: bool) -> Iterator[None]:
+    """Run the commands of the block as always, but if it is a dry run, roll each back where it would commit.
+
+    What they return, or raise, is what they would without it: deferred constraints are checked first.
+    """
+    token = _is_rolled_back.set(is_dry_run)
+    try:
+        yield
+    finally:
+        _is_rolled_back.reset(token)
 
 
 class Transaction(PostgresTransaction):
@@ -72,8 +89,10 @@ class Transaction(PostgresTransaction):
         traceback: TracebackType | None,
     ) -> Literal[False]:
         try:
-            if exception is None:
+            if exception is None and not _is_rolled_back.get():
                 await self._commit()
+            elif exception is None:
+                await self._check_and_roll_back()
             elif ends_session(exception):
                 self.connection.terminate()  # the server rolls it back
             elif not self.connection.is_closed():
@@ -98,6 +117,17 @@ class Transaction(PostgresTransaction):
                 raise
             # The server may have committed, and the connection broken before its answer came.
             raise OutcomeUnknownError(str(error) or type(error).__name__) from error
+
+    async def _check_and_roll_back(self) -> None:
+        try:
+            await self.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        except BaseException as error:
+            if ends_session(error):
+                self.connection.terminate()
+            raise
+        finally:
+            if not self.connection.is_closed():
+                await self.rollback()
 
     def _release_write_slot(self) -> None:
         if not self.readonly:
@@ -136,6 +166,9 @@ async def fetch_and_commit(row_type: type[T], sql: str, *args: object) -> T | No
     """
     if DB.current_transaction.get() is not None:
         raise TransactionError("A transaction is already active; this statement would not be part of it.")
+    if _is_rolled_back.get():
+        async with transaction():
+            return await fetch_optional(row_type, sql, *args)
     await DB.take_write_slot()
     try:
         records = await DB.run_alone(_fetch_known, sql, *args)

@@ -60,7 +60,7 @@ WHERE later.previous_state IS NOT NULL
 
 _EXTENT = """
 SELECT
-    (SELECT count(*) FROM orders) AS orders,
+    (SELECT count(*) FROM orders) - (SELECT count(*) FROM orders WHERE status = 'cancelled') AS orders,
     least(
         (SELECT min(datetime) AT TIME ZONE $1 FROM orders)::date,
         (SELECT min(day) FROM earlier_effect),
@@ -81,6 +81,7 @@ order_share AS (
     FROM orders AS o CROSS JOIN LATERAL fee_shares(o.totalfee, o.service_ids) AS s
     WHERE o.datetime >= ($2::date - 1)::timestamptz AND o.datetime < ($3::date + 1)::timestamptz
         AND (o.datetime AT TIME ZONE $1)::date >= $2 AND (o.datetime AT TIME ZONE $1)::date < $3
+        AND o.status = 'booked'
         AND NOT EXISTS (SELECT FROM later_change AS later WHERE later.order_id = o.id)
     UNION ALL
     SELECT order_id, day, calendar_id, service_id, share FROM earlier_effect WHERE day >= $2 AND day < $3

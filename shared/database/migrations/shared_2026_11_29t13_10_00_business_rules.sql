@@ -83,14 +83,20 @@ ALTER TABLE orders ALTER COLUMN created_at DROP DEFAULT, ALTER COLUMN updated_at
 
 CREATE FUNCTION require_place() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM orders WHERE id = NEW.id AND status = 'booked' AND clear_until = datetime) THEN
-        RAISE EXCEPTION 'order % left its place and has none', NEW.id;
+    IF EXISTS (
+        SELECT FROM orders WHERE id = NEW.id
+            AND ((status = 'booked' AND clear_until = datetime) OR reference IS DISTINCT FROM rendered ->> 'reference')
+    ) THEN
+        RAISE EXCEPTION 'order % left its place or its reference and got none', NEW.id;
     END IF;
     RETURN NULL;
 END
 $$;
 CREATE CONSTRAINT TRIGGER orders_require_place AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (NEW.status = 'booked' AND NEW.clear_until = NEW.datetime)
+    FOR EACH ROW WHEN (
+        (NEW.status = 'booked' AND NEW.clear_until = NEW.datetime)
+        OR (NEW.version = OLD.version AND NEW.reference IS DISTINCT FROM OLD.reference)
+    )
     EXECUTE FUNCTION require_place();
 
 
@@ -130,10 +136,14 @@ DECLARE
     spacing interval;
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.version = OLD.version THEN
-        -- Not a change of the order: it is rendered anew, leaves its place or gets its calendar's new spacing.
+        -- Not a change of the order: it is rendered anew, gets its calendar's new spacing, or leaves its place or its
+        -- reference to another order, before it gets its own.
         anew := OLD;
         anew.format := NEW.format;
         anew.clear_until := NEW.clear_until;
+        IF NEW.reference IS NULL THEN
+            anew.reference := NULL;
+        END IF;
         IF NEW *<> anew THEN  -- byte by byte: json has no equality
             RAISE EXCEPTION 'an update of order % must add one to its version', OLD.id;
         END IF;
@@ -166,6 +176,10 @@ BEGIN
         ELSIF NEW.clear_until NOT IN (NEW.datetime, NEW.datetime + spacing) THEN
             RAISE EXCEPTION 'clear_until of order % must be its datetime plus the calendar''s spacing', OLD.id;
         END IF;
+    END IF;
+    IF TG_OP = 'UPDATE' AND NEW.version = OLD.version AND NEW.reference IS DISTINCT FROM OLD.reference THEN
+        NEW.format := OLD.format;  -- as callers know it: the previous state of the change that follows
+        RETURN NEW;
     END IF;
     NEW.format := order_format();
     NEW.rendered := order_json(NEW);

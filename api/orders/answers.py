@@ -1,0 +1,29 @@
+"""What the routes that write orders have in common: the parameter ``dry_run``, and an order as the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from api.http.media_types import JSON
+from api.http.parameters import Query, query_of, read_boolean
+from api.http.responses import BytesResponse
+
+if TYPE_CHECKING:
+    from litestar import Response
+
+    from api.http.request import AnyRequest
+    from api.orders.queries import StoredOrder
+
+WRITE = {"query": Query({"dry_run": read_boolean})}
+"""The options of a route that writes orders."""
+
+
+def is_dry_run_of(request: AnyRequest) -> bool:
+    """Return whether nothing is to be stored; see ``roll_back_if``."""
+    return bool(query_of(request).get("dry_run"))
+
+
+def answer_order(order: StoredOrder, *, is_dry_run: bool = False) -> Response[bytes]:
+    """Answer with an order, and with its entity tag if it is stored."""
+    headers = {} if is_dry_run else {"ETag": order.tag}
+    return BytesResponse(order.json.encode(), status_code=200, media_type=JSON, headers=headers)
