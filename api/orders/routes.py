@@ -46,7 +46,7 @@ def _previewed(preview: object, answer: Answer) -> Response[bytes]:
 
 @post("/orders", opt=WRITE)
 async def create_order(request: AnyRequest) -> Response[bytes]:
-    """Store an order, three hours or more from every other on its calendar."""
+    """Store an order, its calendar's spacing or more from every other one there."""
     new = await read_body(request, NewOrder)
     key = read_idempotency_key(request, "createOrder", new)
     is_dry_run = is_dry_run_of(request)
