@@ -22,9 +22,9 @@ help:  ## list the targets
 run: $(VENV)/run.stamp  ## run the whole system on this machine [PORT=8000] [STATE_DIR=.local] [SAMPLE_DATA=no]
 	@exec $(PY) -m stack.run --stop-with-parent
 
-import: $(VENV)/run.stamp  ## import orders into the running system: FILE=orders.json [SERVICES=services.json] [REPORT=faults.json]
+import: $(VENV)/run.stamp  ## import orders into the running system: FILE=orders.json [SERVICES=services.json] [REPORT=faults.json] [REASON="why"]
 	@test -n "$(FILE)" || { echo "make import: which file? make import FILE=orders.json [SERVICES=services.json]"; exit 2; }
-	@$(PY) -m stack.attach $(PY) -m api.orders.import_command "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)") $(if $(REPORT),--report "$(REPORT)")
+	@$(PY) -m stack.attach $(PY) -m api.orders.import_command "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)") $(if $(REPORT),--report "$(REPORT)") $(if $(REASON),--reason "$(REASON)")
 
 verify: $(VENV)/run.stamp  ## prove that fee summaries equal the orders, their texts their rows, and places their spacing; list what does not
 	@status=0; for proof in worker.fee_summaries.proof worker.order_texts worker.order_places; do \

@@ -116,6 +116,12 @@ def _refused_spacing(api: Api) -> httpx.Response:
     return api.client.patch("/calendars/default", json={"spacing": "P7D"})
 
 
+def _refused_change(api: Api) -> httpx.Response:
+    api.placed_order(id=8, calendar="crew-1")
+    api.client.post("/orders/8/cancel")
+    return api.client.patch("/orders/8", json={"totalfee": 7})
+
+
 def provoked(api: Api) -> dict[str, httpx.Response]:
     """Provoke every problem type that needs orders."""
     api.placed_order(id=5, at=NOON, reference="PO 1")
@@ -126,6 +132,7 @@ def provoked(api: Api) -> dict[str, httpx.Response]:
         "orders-too-close": api.place_order(at=later(hours=1)),
         "order-id-taken": api.place_order(at=later(days=1), id=5),
         "reference-taken": api.place_order(at=later(days=1), reference="PO 1"),
+        "order-cancelled": _refused_change(api),
         "spacing-too-large": _refused_spacing(api),
         "calendar-in-use": api.client.delete("/calendars/default"),
         "batch-refused": api.client.post("/orders/batch", json={"orders": [order_body()]}),
@@ -213,8 +220,12 @@ def test_an_internal_error_reveals_nothing_but_its_request_id(own_database_url: 
 
 METHODS = {
     "/orders": "GET, HEAD, OPTIONS, POST",
-    "/orders/batch": "OPTIONS, POST",
+    "/orders/batch": "OPTIONS, PATCH, POST",
     "/orders/export": "GET, HEAD, OPTIONS",
+    "/orders/batch/cancel": "OPTIONS, POST",
+    "/orders/batch/delete": "OPTIONS, POST",
+    "/orders/5/cancel": "OPTIONS, POST",
+    "/orders/5/reinstate": "OPTIONS, POST",
     "/orders/5": "DELETE, GET, HEAD, OPTIONS, PATCH, PUT",
     "/services": "GET, HEAD, OPTIONS, POST",
     "/services/123": "DELETE, GET, HEAD, OPTIONS, PUT",

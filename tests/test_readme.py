@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.import_steps import import_sample
-from tests.processes import ROOT, run_command
+from tests.processes import ROOT
+from tests.walkthroughs import MAKEFILE, check_steps, steps_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-MAKEFILE = (ROOT / "Makefile").read_text()
 MOST_WORDS = 1_600
-HERE = "http://127.0.0.1:8000"
+(WALK,) = [
+    f"```console\n{block}```"
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    if "curl" in block
+]
 
 
 def test_the_readme_can_be_read_in_one_sitting() -> None:
@@ -74,39 +77,11 @@ def test_every_check_of_the_makefile_installs_what_it_needs() -> None:
     assert all("dev.stamp" in needs for needs in needing.values())
 
 
-def _steps() -> list[tuple[str, str]]:
-    """The commands of the README's walk-through, each with the output that is shown."""
-    (walk,) = [block for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) if "curl" in block]
-    steps = [step.partition("\n{") if "curl" in step else step.partition("\n") for step in walk.split("$ ")]
-    return [(command, brace.strip() + shown) for command, brace, shown in steps if command]
-
-
-def _shown_as(shown: str) -> re.Pattern[str]:
-    """Make a pattern of what the README shows: ``…`` matches anything, and lines may break anywhere."""
-    shown = re.sub(r"\n *", "", shown.strip())
-    return re.compile(".*?".join(map(re.escape, shown.split("…"))), re.DOTALL)
-
-
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_every_command_of_the_walk_through_prints_what_the_readme_shows(pipeline: Pipeline) -> None:
     """On the sample data, in the README's order, through the queue and a real worker."""
     pipeline.database.clean()  # the sample brings its services
     import_sample(database=pipeline.database.url).check_returncode()
-    steps = _steps()
-    assert [command.split()[0] for command, _ in steps] == ["curl", "curl", "curl", "curl", "make"]
-    for command, shown in steps:
-        if command == "make verify":
-            (modules,) = re.findall(r"^verify:.*\n\t.*for proof in (.+); do", MAKEFILE, re.MULTILINE)
-            printed = "".join(
-                run_command(module, database=pipeline.database.url).stdout.strip()
-                for module in modules.split()
-            )
-        else:
-            assert HERE in command
-            printed = subprocess.run(
-                ["/bin/sh", "-c", command.replace(HERE, pipeline.api.url)],
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout
-        assert _shown_as(shown).fullmatch(printed.strip()), f"{command}\n{printed}"
+    commands = [command.split()[0] for command, _ in steps_of(WALK)]
+    assert commands == ["curl", "curl", "curl", "curl", "make"]
+    check_steps(pipeline, WALK)

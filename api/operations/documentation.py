@@ -26,6 +26,7 @@ from shared.settings import settings
 HTML = "text/html"
 
 GUIDES = {
+    "tour": "A tour",
     "api": "The HTTP API",
     "subscribing": "Following order changes",
     "contract-tests": "Contract tests",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from litestar import Response, post, route
@@ -12,8 +12,7 @@ from api.http.attribution import read_attribution
 from api.http.bodies import read_body
 from api.http.entity_tags import etag, read_if_none_match
 from api.http.idempotency import created, read_idempotency_key
-from api.http.idempotency_keys import Answer
-from api.http.json_text import encode_text, read_json
+from api.http.json_text import encode, read_json
 from api.http.parameters import path_id
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
@@ -23,9 +22,6 @@ from api.orders.bodies import LARGEST_BATCH_BYTES, NewOrder, NewOrders
 from api.orders.members import SETTABLE
 from shared.database.transaction import roll_back_if
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 class _Identity(msgspec.Struct):
     """What an answer's headers say about the order in its body."""
@@ -34,14 +30,9 @@ class _Identity(msgspec.Struct):
     version: int
 
 
-def _preview(order: dict[str, Any], new: NewOrder, answer: Answer) -> dict[str, Any]:
+def _preview(order: dict[str, Any], new: NewOrder) -> dict[str, Any]:
     """Return the members that a new order would have; its id only if that is certain."""
-    shown = {name: order[name] for name in SETTABLE}
-    return {"id": order["id"] if answer.replayed or new.id is not None else None} | shown
-
-
-def _previewed(preview: object, answer: Answer) -> Response[bytes]:
-    return created(Answer(encode_text(preview), replayed=answer.replayed), {}, 200)
+    return {"id": None if new.id is None else order["id"]} | {name: order[name] for name in SETTABLE}
 
 
 @post("/orders", opt=WRITE)
@@ -49,11 +40,12 @@ async def create_order(request: AnyRequest) -> Response[bytes]:
     """Store an order, its calendar's spacing or more from every other one there."""
     new = await read_body(request, NewOrder)
     key = read_idempotency_key(request, "createOrder", new)
-    is_dry_run = is_dry_run_of(request)
-    with roll_back_if(is_dry_run=is_dry_run):
-        answer = await commands.create_order(new, read_attribution(request), key)
-    if is_dry_run:
-        return _previewed(_preview(read_json(answer.text.encode()), new, answer), answer)
+    attribution = read_attribution(request)
+    if is_dry_run_of(request):
+        with roll_back_if(is_dry_run=True):
+            answer = await commands.create_order(new, attribution)
+        return BytesResponse(encode(_preview(read_json(answer.text.encode()), new)), status_code=200)
+    answer = await commands.create_order(new, attribution, key)
     order = msgspec.json.decode(answer.text, type=_Identity)
     return created(answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)})
 
@@ -63,14 +55,14 @@ async def create_orders(request: AnyRequest) -> Response[bytes]:
     """Store all orders of a batch, or none."""
     batch = await read_body(request, NewOrders)
     key = read_idempotency_key(request, "createOrders", batch)
-    is_dry_run = is_dry_run_of(request)
-    with roll_back_if(is_dry_run=is_dry_run):
-        answer = await commands.create_orders(batch.orders, read_attribution(request), key)
-    if not is_dry_run:
-        return created(answer, {})
-    stored: Sequence[Any] = read_json(answer.text.encode(), math.inf)["orders"]
-    previews = [_preview(order, new, answer) for order, new in zip(stored, batch.orders, strict=True)]
-    return _previewed({"orders": previews}, answer)
+    attribution = read_attribution(request)
+    if is_dry_run_of(request):
+        with roll_back_if(is_dry_run=True):
+            answer = await commands.create_orders(batch.orders, attribution)
+        orders = read_json(answer.text.encode(), math.inf)["orders"]
+        previews = [_preview(order, new) for order, new in zip(orders, batch.orders, strict=True)]
+        return BytesResponse(encode({"orders": previews}), status_code=200)
+    return created(await commands.create_orders(batch.orders, attribution, key), {})
 
 
 @route("/orders/{order_id:str}", http_method=READ)

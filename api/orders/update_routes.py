@@ -104,8 +104,9 @@ async def cancel_orders(request: AnyRequest) -> Response[bytes]:
     require_versions(order.version for order in batch.orders)
     key = read_idempotency_key(request, "cancelOrders", batch)
     attribution = read_attribution(request, batch.reason)
-    with roll_back_if(is_dry_run=is_dry_run_of(request)):
-        answer = await batch_updates.cancel_orders(batch.orders, attribution, key)
+    is_dry_run = is_dry_run_of(request)
+    with roll_back_if(is_dry_run=is_dry_run):
+        answer = await batch_updates.cancel_orders(batch.orders, attribution, None if is_dry_run else key)
     return created(answer, {}, 200)
 
 
@@ -116,8 +117,9 @@ async def delete_orders(request: AnyRequest) -> Response[bytes]:
     require_versions(order.version for order in batch.orders)
     key = read_idempotency_key(request, "deleteOrders", batch)
     attribution = read_attribution(request, batch.reason)
-    with roll_back_if(is_dry_run=is_dry_run_of(request)):
-        answer = await batch_updates.delete_orders(batch.orders, attribution, key)
+    is_dry_run = is_dry_run_of(request)
+    with roll_back_if(is_dry_run=is_dry_run):
+        answer = await batch_updates.delete_orders(batch.orders, attribution, None if is_dry_run else key)
     return created(answer, {}, 200)
 
 
