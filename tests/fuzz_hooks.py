@@ -48,7 +48,10 @@ REASONS = {
     ),
     (r"#(/orders/\d+)?/services", "must name each service once"),
     (r"#(/orders/\d+)?/services/\d+/id", r"there is no service \d+|service \d+ \(.*\) is archived"),
-    (r"#(/orders/\d+)?/datetime|from|to", "must be between 1970"),
+    (r"#(/orders/\d+)?/datetime|from|to|created_after|updated_after", "must be between 1970"),
+    # A pattern can't have the characters beyond U+FFFF.
+    ("reference", "must contain only characters that can be seen"),
+    (r"metadata\[.*\]", "(its key )?must contain only characters that can be seen"),
     # The contract says it in words: `multipleOf: 0.01` refuses 0.07 in validators on binary floats.
     (r"#(/orders/\d+)?/totalfee", "must have at most two decimals"),
     # Ports and addresses depend on the deployment, and no pattern describes IPv6 addresses.

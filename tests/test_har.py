@@ -142,8 +142,8 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
         "query parameter limit: 'ten'",
     ),
     "a query parameter is missing": (
-        exchange("GET /calendars/default/availability?from=2022-11-01T00:00:00Z", 400),
-        "the query parameter to is missing",
+        exchange("GET /calendars/default/availability?to=2022-11-01T00:00:00Z", 400),
+        "the query parameter from is missing",
     ),
     "an id in the path is invalid": (exchange("GET /orders/0", 400), "path parameter order_id: '0'"),
     "a body is missing": (exchange("POST /orders", 400), "the body is missing"),

@@ -173,3 +173,96 @@ def test_pages_are_complete_however_few_orders_each_may_read(
         # Each of several values has its part of the limit; an order may have three of them.
         part = max(1, most // max(len(filters.services), len(filters.calendars), 1))
         assert pages <= len(expected) // 4 + 2 + 3 * len(orders) // part, (given, sort)
+
+
+def test_metadata_is_found_at_once_and_exactly(api: Api) -> None:
+    """By whole values, in their case, whatever characters they have; and no longer once it has changed."""
+    texts = [
+        "web",
+        "Web",
+        "web ",
+        "",
+        "a&b=c%d+e",
+        "[x]",
+        "two\nlines",
+        '"quoted"',
+        "ünï\u0301",
+        "😀",
+        "\\u0041",
+    ]
+    orders = [
+        api.placed_order(at=later(days=n), metadata={"k[e]y ä": text, "n": str(n)})
+        for n, text in enumerate(texts)
+    ]
+
+    def found(**metadata: str) -> list[str]:
+        query = {f"metadata[{key}]": value for key, value in metadata.items()}
+        return [one["id"] for one in api.client.get("/orders", params=query).json()["items"]]
+
+    for order, text in zip(orders, texts, strict=True):
+        assert found(**{"k[e]y ä": text}) == [order["id"]]
+    assert found(**{"k[e]y ä": "web", "n": "0"}) == [orders[0]["id"]]
+    assert found(**{"k[e]y ä": "web", "n": "1"}) == []
+    assert found(**{"K[e]y ä": "web"}) == []
+    api.client.patch(f"/orders/{orders[0]['id']}", json={"metadata": {"k[e]y ä": "phone"}})
+    assert found(**{"k[e]y ä": "web"}) == []
+    assert found(**{"k[e]y ä": "phone"}) == [orders[0]["id"]]
+    api.client.delete(f"/orders/{orders[0]['id']}")
+    assert found(**{"k[e]y ä": "phone"}) == []
+
+
+def test_a_count_is_of_the_whole_list_and_only_where_it_is_asked_for(api: Api, database: Database) -> None:
+    """The next page has the same cursor with it and without, and its address does not ask again."""
+    orders = random_orders(random.Random(5), 60)
+    store(database, orders)
+    booked = [order for order in orders if order["status"] == "booked"]
+    query = {"status": "booked", "limit": "7"}
+    plain = api.client.get("/orders", params=query)
+    counted = api.client.get("/orders", params={**query, "count": "exact"})
+    assert plain.json() == counted.json()
+    assert "x-total-count" not in plain.headers
+    assert counted.headers["x-total-count"] == str(len(booked))
+    cursor = counted.json()["next_cursor"]
+    later_page = api.client.get("/orders", params={**query, "count": "exact", "cursor": cursor})
+    assert later_page.headers["x-total-count"] == str(len(booked))
+    assert later_page.json() == api.client.get(plain.json()["next"]).json()
+
+
+def test_an_estimate_is_marked_and_near_after_an_analyze(api: Api, database: Database) -> None:
+    """For every kind of filter; PostgreSQL knows how frequent values are, but not which keys have them."""
+    store(database, random_orders(random.Random(6), 2_000))
+    database.rows("ANALYZE orders, ordered_service, order_metadata")
+    for query in (
+        "", "calendar=crew-1", "calendar=crew-1&calendar=crew-2", "service=123", "service=123&service=456",
+        "status=cancelled", "metadata[source]=web", "created_after=2022-03-15T11:59:30Z", "id=1&id=7920",
+        "calendar=crew-1&status=booked",
+    ):  # fmt: skip
+        exact, estimated = (
+            api.client.get(f"/orders?limit=1&count={kind}&{query}") for kind in ("exact", "estimated")
+        )
+        assert estimated.headers["x-total-count-precision"] == "estimated"
+        true, near = (int(answer.headers["x-total-count"]) for answer in (exact, estimated))
+        assert true / 3 - 5 <= near <= true * 3 + 5, (query, true, near)
+    assert api.client.get("/orders?count=estimated&calendar=nobody").headers["x-total-count"] in ("0", "1")
+
+
+def test_a_hundred_ids_are_found_in_one_page_and_an_order_with_two_services_once(api: Api) -> None:
+    """In the list's order, whatever the order of the values."""
+    placed = [api.placed_order(id=n, at=later(days=n), services=(123, 456)) for n in range(1, 6)]
+    wanted = [f"id={n}" for n in range(100, 0, -1)]
+    page = api.client.get(f"/orders?limit=100&sort=-id&{'&'.join(wanted)}").json()
+    assert page["items"] == placed[::-1]
+    page = api.client.get("/orders?service=456&service=123&service=789&sort=-datetime&limit=2").json()
+    assert page["items"] + api.every_item(page["next"]) == placed[::-1]
+
+
+def test_a_next_page_whose_address_would_be_too_long_is_refused_at_once(api: Api) -> None:
+    """The cursor makes it longer than the query that was sent."""
+    for n in range(2):
+        api.placed_order(at=later(days=n), metadata={f"k{m}": "ä" * 148 for m in range(9)})
+    query = "&".join(f"metadata[k{m}]={'%C3%A4' * 148}" for m in range(9))
+    whole = api.client.get(f"/orders?{query}")
+    assert len(whole.json()["items"]) == 2
+    refused = api.client.get(f"/orders?limit=1&{query}")
+    assert refused.status_code == 414
+    assert "next page" in refused.json()["detail"]

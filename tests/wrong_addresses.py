@@ -120,7 +120,40 @@ ADDRESSES = [
     ),
     *(
         wrong_address("GET", f"/orders?sort={text}", "sort")
-        for text in ("", "fee", "--id", "ID", "datetime,id", "%00")
+        for text in ("", "fee", "--id", "ID", "datetime,id", "%00", "created_at", "updated_at,id")
+    ),
+    *(
+        wrong_address("GET", f"{path}?{name}={text}", name)
+        for text in INVALID_QUERY_TIMES
+        for name, path in (("created_after", "/orders"), ("updated_after", "/orders/export"))
+    ),
+    *(
+        wrong_address("GET", f"{path}?{query}", name)
+        for path in ("/orders", "/orders/export")
+        for query, name in (
+            *((f"status={text}", "status") for text in ("", "Booked", "canceled", "booked,cancelled")),
+            *((f"reference={text}", "reference") for text in ("", "%20a", "a%00", "%E2%80%8B", "a" * 65)),
+            *((f"id={text}", "id") for text in ("", "x", "0", "-1", "1e3", "12345678901234567890")),
+            ("&".join(f"id={n}" for n in range(1, 102)), "id"),
+            ("&".join(f"service={n}" for n in range(1, 22)), "service"),
+            ("calendar=a&calendar=b&calendar=a", "calendar"),
+            ("service=5&service=5", "service"),
+            ("metadata=web", "metadata"),
+            ("metadata[]=web", "metadata[]"),
+            ("metadata[%20a]=web", "metadata[ a]"),
+            (f"metadata[{'k' * 41}]=web", f"metadata[{'k' * 41}]"),
+            (f"metadata[source]={'v' * 501}", "metadata[source]"),
+            ("metadata[source]=%00", "metadata[source]"),
+            ("metadata[source]=web&metadata%5Bsource%5D=phone", "metadata[source]"),
+            ("&".join(f"metadata[k{n}]=v" for n in range(21)), "metadata"),
+            ("Metadata[source]=web", "Metadata[source]"),
+            ("metadata[source=web", "metadata[source"),
+            ("sort[x]=id", "sort[x]"),
+        )
+    ),
+    *(
+        wrong_address("GET", f"/orders?count={text}", "count")
+        for text in ("", "true", "Exact", "planned", "%00")
     ),
     *(
         wrong_address("POST", f"/orders?dry_run={text}", "dry_run")
@@ -166,7 +199,7 @@ ADDRESSES = [
         "to",
     ),
     wrong_address("GET", "/orders?from=2030-06-02T00:00:00Z&to=2030-06-01T00:00:00Z", "from"),
-    wrong_address("GET", "/calendars/a/availability", "from", "to"),
+    wrong_address("GET", "/calendars/a/availability", "from"),
     wrong_address(
         "GET", "/calendars/a/availability?from=2030-06-02T00:00:00Z&to=2030-06-01T00:00:00Z", "from"
     ),

@@ -24,12 +24,11 @@ from api.orders.fields import read_calendar
 from api.orders.spacing import spaced_datetimes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
 LONGEST_WINDOW = timedelta(days=32)
 
-MOST_INTERVALS = 1_000
+MOST_INTERVALS = 257
 """Of each calendar, in one answer."""
 
 MOST_DATETIMES = 100
@@ -78,9 +77,13 @@ async def list_availability(request: AnyRequest) -> Response[bytes]:
     return BytesResponse(encode({"items": items, "next": None, "next_cursor": None}), media_type=JSON)
 
 
-def _check_window(query: Mapping[str, Any]) -> None:
-    require(query, "from", *(() if "next" in query else ("to",)))
-    earliest, latest = query["from"], query.get("to", query["from"])
+def _check_window(query: dict[str, Any]) -> None:
+    """Check the window; without an end and ``next``, it is as long as it may be."""
+    require(query, "from")
+    earliest = query["from"]
+    if "next" not in query:
+        query.setdefault("to", min(earliest + LONGEST_WINDOW, LATEST))
+    latest = query.get("to", earliest)
     if earliest > latest:
         raise malformed(Fault("must not be later than to", parameter="from"))
     if latest - earliest > LONGEST_WINDOW:

@@ -17,8 +17,9 @@ from litestar import Response
 from api.http.json_text import encode_text
 from api.http.media_types import JSON
 from api.http.parameters import parameters_of, query_of
-from api.http.problem_types import INVALID_CURSOR
+from api.http.problem_types import INVALID_CURSOR, URI_TOO_LONG
 from api.http.problems import ProblemError
+from api.http.request_sizes import LONGEST_QUERY_BYTES
 from api.http.responses import BytesResponse
 
 if TYPE_CHECKING:
@@ -131,6 +132,9 @@ def answer_page(
         head: JSON text of members before ``items``, each with a comma after it.
         headers: further headers.
 
+    Raises:
+        ProblemError: 414, the next page's query would be too long.
+
     """
     next_url = cursor = None
     if page.next_after is not None:
@@ -138,6 +142,11 @@ def answer_page(
         # Not count: whoever follows a list has counted it, and its exact count may take long.
         kept = [pair for pair in parameters_of(request) if pair[0] not in ("cursor", "count")]
         query = "&".join(f"{_encode(name)}={_encode(value)}" for name, value in (*kept, ("cursor", cursor)))
+        if len(query) > LONGEST_QUERY_BYTES:
+            longest = f"{LONGEST_QUERY_BYTES:,} bytes"
+            raise ProblemError(
+                URI_TOO_LONG, f"The query of the next page is longer than {longest}: filter by less."
+            )
         next_url = f"{request.scope['path']}?{query}"
     following = f'"next":{encode_text(next_url)},"next_cursor":{encode_text(cursor)}'
     body = f'{{{head}"items":[{",".join(page.items)}],{following}}}'

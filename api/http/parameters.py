@@ -138,7 +138,7 @@ def _read_parameter(
 def _read_keyed(query: Query, name: str, text: str, values: dict[str, Any]) -> None:
     base, key = match.groups() if (match := _KEYED.fullmatch(name)) else (name, None)
     if base not in query.keyed:
-        known = ", ".join(sorted((*query.readers, *(f"{one}[…]" for one in query.keyed))))
+        known = ", ".join(sorted(query.names))
         raise ValueError(f"is unknown; {f'known parameters: {known}' if known else 'this path takes none'}")
     if key is None:
         raise ValueError(f"needs a key, as in {name}[source]=web")
