@@ -42,11 +42,17 @@ REASONS = {
     ("bom", "has no meaning with application/x-ndjson"),
     ("fill", r"zero would make [\d,]+ items"),
     ("#/orders", "must not use (an id|a reference) for two orders|must name each order once"),
+    # The status may only be the order's own. The characters beyond U+FFFF that can't be seen are in no pattern.
+    ("#/status", "must be (booked|cancelled), as the order's"),
+    ("#/reason", "must contain only characters that can be seen"),
+    (
+        r"(#(/orders/\d+)?/)?(reference|metadata/.*)",
+        "(its key )?must contain only characters that can be seen",
+    ),
+    (r"#(/orders/\d+)?/metadata", "must have at most 50 members; merged"),
     (r"#(/orders/\d+)?/services", "must name each service once"),
     (r"#(/orders/\d+)?/services/\d+/id", r"there is no service \d+|service \d+ \(.*\) is archived"),
     (r"#(/orders/\d+)?/datetime|from|to|created_after|updated_after", "must be between 1970"),
-    # A pattern can't have the characters beyond U+FFFF.
-    ("reference", "must contain only characters that can be seen"),
     (r"metadata\[.*\]", "(its key )?must contain only characters that can be seen"),
     # The contract says it in words: `multipleOf: 0.01` refuses 0.07 in validators on binary floats.
     (r"#(/orders/\d+)?/totalfee", "must have at most two decimals"),
