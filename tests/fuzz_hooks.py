@@ -42,7 +42,7 @@ REASONS = {
     ("bom", "has no meaning with application/x-ndjson"),
     ("fill", r"zero would make [\d,]+ items"),
     ("#/orders", "must not use (an id|a reference) for two orders|must name each order once"),
-    # The status may only be the order's own. The characters beyond U+FFFF that can't be seen are in no pattern.
+    # The status may only be the order's own. No pattern has the characters beyond U+FFFF that can't be seen.
     ("#/status", "must be (booked|cancelled), as the order's"),
     ("#/reason", "must contain only characters that can be seen"),
     (
