@@ -29,6 +29,7 @@ from contract.checks import har
 from stack.child_processes import StackError
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import EmbeddedValkey, free_port
+from tests.builders import EXAMPLE_ORDERS, later
 from tests.drivers import Api, Database
 from tests.processes import ROOT, ServiceProcess, migrate
 
@@ -72,6 +73,12 @@ def check_recording(url: str, folder: Path) -> int:
     return har.main([str(folder / "traffic.har"), "--server", url, "--allow-refused"])
 
 
+def place_example_orders(api: Api) -> None:
+    """Place the orders that the contract's examples name, so that requests about them can succeed."""
+    for index, order_id in enumerate(EXAMPLE_ORDERS):
+        api.placed_order(id=order_id, at=later(days=index))
+
+
 def run(minutes: float, seed: int, folder: Path) -> int:
     """Start everything, fuzz, stop everything; return the exit status."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +101,8 @@ def run(minutes: float, seed: int, folder: Path) -> int:
                 Api(port) as api,
             ):
                 api.wait_until_ready()
+                if not settings:
+                    place_example_orders(api)
                 time = str(round(minutes * part * 60))
                 print(f"fuzz: seed {seed}, {time} s on {api.url}, {deployment}; reports in {own}", flush=True)
                 has_failed |= bool(
