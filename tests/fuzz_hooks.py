@@ -39,7 +39,13 @@ REASONS = {
     ("position", "can't be combined with min_position or after_version"),
     ("bom", "has no meaning with application/x-ndjson"),
     ("fill", r"zero would make [\d,]+ items"),
-    ("#/orders", "must not use an id for two orders"),
+    ("#/orders", "must not use an? (id|reference) for two orders|must name each order once"),
+    # The members of a body that must be the order's own, and what the pattern of a text leaves out.
+    ("#/status", "must be (booked|cancelled), as the order's"),
+    (
+        "#/reason|Change-Reason",
+        "must (not be blank|contain only|not begin or end)|is not the reason in the body",
+    ),
     (r"#(/orders/\d+)?/services", "must name each service once"),
     (r"#(/orders/\d+)?/services/\d+/id", r"there is no service \d+|service \d+ \(.*\) is archived"),
     (r"#(/orders/\d+)?/datetime|from|to|created_after|updated_after", "must be between 1970"),
@@ -77,7 +83,21 @@ MEANS_A_VERSION = {
     ("PUT", "/orders/{order_id}"),
     ("PATCH", "/orders/{order_id}"),
     ("DELETE", "/orders/{order_id}"),
+    ("POST", "/orders/{order_id}/cancel"),
+    ("POST", "/orders/{order_id}/reinstate"),
 }
+MEANS_VERSIONS = {
+    ("PATCH", "/orders/batch"),
+    ("POST", "/orders/batch/cancel"),
+    ("POST", "/orders/batch/delete"),
+}
+
+
+def _lacks_a_version(case: Case[Any], *, has_if_match: bool) -> bool:
+    if (case.method, case.path) in MEANS_VERSIONS:
+        orders: Any = case.body.get("orders", ()) if isinstance(case.body, dict) else ()
+        return any(order.get("version") is None for order in orders if isinstance(order, dict))
+    return (case.method, case.path) in MEANS_A_VERSION and not has_if_match
 
 
 def _send_a_key(case: Case[Any]) -> None:
@@ -133,6 +153,8 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
         # invalid one in requests that it counts as valid.
         if name in case.headers and SCHEMAS.faults(ENTITY_TAGS, case.headers[name]):
             del case.headers[name]
+    if isinstance(case.body, dict) and "reason" in case.body:
+        case.headers.pop("Change-Reason", None)  # two reasons would have to be the same
     for name, value in case.path_parameters.items():
         # schemathesis takes ids from earlier answers; the id in the answer to a dry run is null.
         if value in (None, "null"):
@@ -168,6 +190,8 @@ def _use_existing_ids(case: Case[Any], drawn: int) -> None:
     if not isinstance(body, dict):
         return
     batch: Any = body.get("orders")
+    if (case.method, case.path) in MEANS_VERSIONS and isinstance(batch, list):
+        _use_each_order_once(batch, drawn)
     for index, order in enumerate(batch or [body]):
         if isinstance(order.get("totalfee"), float):
             order["totalfee"] = round(order["totalfee"], 2)
@@ -179,12 +203,22 @@ def _use_existing_ids(case: Case[Any], drawn: int) -> None:
             order.pop("id", None)
             order["calendar"] = f"crew-{drawn % 1000}-{index}"
     if case.method in ("PUT", "PATCH"):
-        if case.path.startswith("/calendars/"):
-            _use_a_valid_calendar(case, body, drawn)
-        elif "id" in body:
-            (body["id"],) = case.path_parameters.values()
-        # A version that is drawn is hardly ever the current one.
-        body.pop("version", None)
+        _use_its_own_id(case, body, drawn)
+
+
+def _use_its_own_id(case: Case[Any], body: dict[str, Any], drawn: int) -> None:
+    if case.path.startswith("/calendars/"):
+        _use_a_valid_calendar(case, body, drawn)
+    elif "id" in body:
+        (body["id"],) = case.path_parameters.values()
+    # A version that is drawn is hardly ever the current one.
+    body.pop("version", None)
+
+
+def _use_each_order_once(batch: list[Any], drawn: int) -> None:
+    """Name the sample's orders, and the first that callers number."""
+    for index, order in enumerate(batch):
+        order["id"] = str((223, 224, 225, 1, 2, 3)[(drawn + index) % 6] + 1_000 * (index // 6))
 
 
 def _use_a_valid_calendar(case: Case[Any], body: dict[str, Any], drawn: int) -> None:
@@ -244,7 +278,7 @@ def keys_and_versions_are_required_exactly_where_they_must_be(
             wanted = 401
         elif key == "reader" and case.method not in ("GET", "HEAD", "OPTIONS"):
             wanted = 403
-        elif (case.method, case.path) in MEANS_A_VERSION and "If-Match" not in sent:
+        elif _lacks_a_version(case, has_if_match="If-Match" in sent):
             wanted = 428
     if wanted is None and response.status_code in (401, 403, 428):
         raise AssertionError(f"{response.status_code} for {key or 'no key'}, which allows this")
