@@ -69,11 +69,11 @@ def _in_threads(calls: list[Callable[[], Counter[Any]]]) -> Counter[Any]:
 
 
 def _write(api: Api, own: random.Random, known: list[str]) -> httpx.Response:
-    """Place, move, change, cancel by hand or delete an order; most writes find few orders in their way."""
+    """Place, move, change, cancel, reinstate or delete orders; most find few others in their way."""
     at = later(hours=own.randrange(0, 24 * 60), minutes=own.choice((0, 0, 1, 10)))
     calendar = own.choice(CALENDARS)
     path = f"/orders/{own.choice(known[-60:])}"
-    match own.randrange(10):
+    match own.randrange(14):
         case 0 | 1 | 2:
             return api.place_order(at=at, calendar=calendar)
         case 3:
@@ -87,6 +87,14 @@ def _write(api: Api, own: random.Random, known: list[str]) -> httpx.Response:
         case 7:
             return api.client.patch(path, json={"totalfee": own.randrange(100)})
         case 8:
+            return api.client.post(f"{path}/cancel", json={"reason": "asked for"})
+        case 9:
+            return api.client.post(f"{path}/reinstate")
+        case 10 | 11:
+            one, other = own.sample(known[-60:], 2)
+            moves = [{"id": one, "datetime": text_of(at)}, {"id": other, "calendar": calendar}]
+            return api.client.patch("/orders/batch", json={"orders": moves})
+        case 12:
             return api.client.put(path, json=order_body(at=at, calendar=calendar))
         case _:
             return api.client.delete(path)

@@ -133,6 +133,18 @@ REQUESTS: dict[str, tuple[Entry, str]] = {
         exchange("GET /orders?limit=1&limit=2", 400),
         "the query parameter limit appears twice",
     ),
+    "a member of an object in the query appears twice": (
+        exchange("GET /orders?metadata[a]=1&metadata%5Ba%5D=2", 400),
+        "the query parameter metadata[a] appears twice",
+    ),
+    "an object in the query has an invalid member": (
+        exchange("GET /orders?metadata[%20a]=1", 400),
+        "the query parameter metadata",
+    ),
+    "only some parameters are objects": (
+        exchange("GET /orders?limit[a]=1", 400),
+        "the query parameter limit[a] is unknown",
+    ),
     "a query parameter is out of its bounds": (
         exchange("GET /orders?limit=101", 400),
         "query parameter limit: 101",

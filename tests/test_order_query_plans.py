@@ -269,7 +269,7 @@ def test_a_stream_of_orders_starts_without_reading_every_order(orders: Orders) -
         orders.fill(MANY)
     database = orders.database
     for name, (filters, _) in lists(orders).items():
-        if "behind" in name:
+        if "behind" in name or "nobody" in name:
             continue
         ids = [database.value("SELECT id FROM calendar WHERE name = $1", one) for one in filters.calendars]
         with_ids = replace(filters, calendar_ids=[one for one in ids if one])

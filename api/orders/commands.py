@@ -115,7 +115,7 @@ async def create_order(new: NewOrder, attribution: Attribution, key: Idempotency
         ServicesNotOrderableError: a service is unknown or archived.
         CalendarNameTakenError: the calendar is new, and its name differs only in case from another's.
         ReferenceTakenError: another order has the reference.
-        OrdersTooCloseError: the 3-hour rule.
+        OrdersTooCloseError: another order on the calendar is nearer than its spacing.
         ContentionError: other transactions kept interfering.
 
     """

@@ -37,7 +37,7 @@ def _preview(order: dict[str, Any], new: NewOrder) -> dict[str, Any]:
 
 @post("/orders", opt=WRITE)
 async def create_order(request: AnyRequest) -> Response[bytes]:
-    """Store an order, three hours or more from every other on its calendar."""
+    """Store an order, its calendar's spacing or more from every other one there."""
     new = await read_body(request, NewOrder)
     key = read_idempotency_key(request, "createOrder", new)
     attribution = read_attribution(request)

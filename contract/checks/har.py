@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
@@ -93,15 +93,14 @@ class TrafficCheck:
             return
         known = parameters(self._contract, path, operation)
         given = {("path", name): [unquote(value)] for name, value in in_path.items()}
-        for name, value in parse_qsl(exchange.query, keep_blank_values=True):
-            if ("query", name) not in known:
-                yield f"the query parameter {name} is unknown"
-            elif ("query", name) in given and not _is_list(known["query", name]):
-                yield f"the query parameter {name} appears twice"
-            given.setdefault(("query", name), []).append(value)
+        in_query, objects, faults = _read_query(exchange.query, known)
+        yield from faults
+        given |= {("query", name): values for name, values in in_query.items()}
         given |= {("header", name): [value] for name, value in exchange.request.headers.items()}
         for (where, name), parameter in known.items():
-            if (where, name) in given:
+            if where == "query" and name in objects:
+                yield from self._in_object(f"the query parameter {name}", parameter, objects[name])
+            elif (where, name) in given:
                 texts = given[where, name]
                 yield from self._in_texts(f"the {where} parameter {parameter.get('name')}", parameter, texts)
             elif parameter.get("required"):
@@ -149,6 +148,12 @@ class TrafficCheck:
         for fault in self._schemas.faults(schema, [read_text(items, text) for text in texts]):
             yield f"{what}: {fault.removeprefix('# ')}"
 
+    def _in_object(self, what: str, parameter: Place, texts: dict[str, str]) -> Iterator[str]:
+        schema = parameter.child("schema")
+        if schema is not None:
+            for fault in self._schemas.faults(schema, texts):
+                yield f"{what}: {fault.removeprefix('# ')}"
+
     def _in_text(self, what: str, parameter: Place, text: str) -> Iterator[str]:
         schema = parameter.child("schema")
         if schema is not None:
@@ -171,6 +176,31 @@ class TrafficCheck:
             yield f"the body is not JSON: {error}"
             return
         yield from (f"the body: {fault}" for fault in self._schemas.faults(schema, value))
+
+
+def _read_query(
+    query: str, known: Mapping[tuple[str, str], Place]
+) -> tuple[dict[str, list[str]], dict[str, dict[str, str]], list[str]]:
+    """Return the values of parameters, those of objects' members, and what is wrong with their names."""
+    values: dict[str, list[str]] = {}
+    objects: dict[str, dict[str, str]] = {}
+    faults = []
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        match = re.fullmatch(r"(\w+)\[(.*)\]", name, re.DOTALL)
+        parameter = known.get(("query", match[1] if match else name))
+        is_object = parameter is not None and parameter.get("style") == "deepObject"
+        if parameter is None or is_object != (match is not None):
+            faults.append(f"the query parameter {name} is unknown")
+        elif match is not None:
+            members = objects.setdefault(match[1], {})
+            if match[2] in members:
+                faults.append(f"the query parameter {name} appears twice")
+            members[match[2]] = value
+        else:
+            if name in values and not _is_list(parameter):
+                faults.append(f"the query parameter {name} appears twice")
+            values.setdefault(name, []).append(value)
+    return values, objects, faults
 
 
 def _is_list(parameter: Place) -> bool:

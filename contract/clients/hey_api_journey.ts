@@ -36,7 +36,7 @@ assert.equal(stale.error?.type, '/problems/version-mismatch');
 const ids: string[] = [];
 let cursor: string | null | undefined;
 do {
-  const { data: page } = await listOrders({ query: { calendar, limit: 1, ...(cursor ? { cursor } : {}) } });
+  const { data: page } = await listOrders({ query: { calendar: [calendar], limit: 1, ...(cursor ? { cursor } : {}) } });
   assert(page && typeof page === 'object');
   ids.push(...page.items.map((order) => order.id));
   cursor = page.next_cursor;

@@ -66,7 +66,7 @@ except ApiException as error:
 ids = []
 cursor: str | None = None
 while True:
-    page = orders.list_orders(calendar=CALENDAR, limit=1, cursor=cursor)
+    page = orders.list_orders(calendar=[CALENDAR], limit=1, cursor=cursor)
     ids += [order.id for order in page.items]
     cursor = page.next_cursor
     if cursor is None:

@@ -59,7 +59,7 @@ assert isinstance(stale, VersionMismatch), stale
 ids = []
 cursor: str | Unset = UNSET
 while True:
-    page = list_orders.sync(client=client, calendar=CALENDAR, limit=1, cursor=cursor)
+    page = list_orders.sync(client=client, calendar=[CALENDAR], limit=1, cursor=cursor)
     assert isinstance(page, OrderList), page
     ids += [order.id for order in page.items]
     if page.next_cursor is None:

@@ -36,6 +36,7 @@ SPACING_LOCK = 7_316_008
 """Transaction lock of a calendar's spacing: its first key. The second key is the calendar's id.
 
 Triggers take it (``shared/database/schema.sql``): shared to place an order, exclusive to change the spacing.
+``api/calendars/commands.py`` takes it too, before it locks the rows that the trigger then writes.
 """
 
 REFERENCE_LOCK = 7_316_009
