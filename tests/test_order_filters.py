@@ -11,6 +11,7 @@ import pytest
 
 from api.orders.filters import SORTS, OrderFilters
 from api.orders.lists import find_page
+from shared.database.engine import DB
 from tests.builders import later, text_of
 from tests.random_rounds import seeds
 
@@ -173,6 +174,33 @@ def test_pages_are_complete_however_few_orders_each_may_read(
         # Each of several values has its part of the limit; an order may have three of them.
         part = max(1, most // max(len(filters.services), len(filters.calendars), 1))
         assert pages <= len(expected) // 4 + 2 + 3 * len(orders) // part, (given, sort)
+
+
+def test_orders_that_are_stored_after_an_index_was_chosen_are_not_too_many_for_it(
+    database: Database, run: Callable[[Coroutine[Any, Any, Any]], Any]
+) -> None:
+    """More than may be read whole: the index is chosen again, and no order that was there before is lost."""
+    orders = random_orders(random.Random(8), 40)
+    few, many = orders[:3], orders[3:]
+    for order in orders:
+        order["calendar"] = "crew-1"
+    store(database, few)
+    statements = 0
+
+    async def fetch(statement: str, *arguments: object) -> list[Any]:
+        nonlocal statements
+        statements += 1
+        if statements == 2:  # the first counted
+            await DB.execute(INSERT, json.dumps(many, default=text_of))
+        return await DB.fetch(statement, *arguments)
+
+    filters = OrderFilters(calendars=["crew-1"], sort="updated_at")
+    found = run(find_page(filters, None, 20, fetch, scan_limit=5))
+    first = [order.id for order in found.orders]
+    assert statements == 4
+    assert first == expected_ids(orders, {"calendars": ["crew-1"]}, "updated_at")[: len(first)]
+    assert len(first) == 5
+    assert found.edge is not None
 
 
 def test_metadata_is_found_at_once_and_exactly(api: Api) -> None:

@@ -28,6 +28,7 @@ from tests.calendar_commands import (
     check_calendars,
     do_calendar_command,
 )
+from tests.filters_of_histories import check_filters
 from tests.history_commands import (
     Archive,
     ChangeStatus,
@@ -286,13 +287,14 @@ class History:
         )
 
     def check_end(self) -> None:
-        """Compare the end state: calendars, every order, in order, and every fee summary."""
+        """Compare the end state: calendars, orders in order and by each filter, and every fee summary."""
         check_calendars(self.api, self.model)
         listed = [
             self.as_model(json.loads(json.dumps(order), parse_float=Decimal))
             for order in self.api.every_item("/orders?limit=7")
         ]
         assert listed == sorted(self.model.orders.values(), key=lambda order: (order.at, order.id))
+        check_filters(self.api, self.model)
         for by, period in (("service", "day"), ("calendar", "week"), ("none", "month"), ("none", "day")):
             answer = self.api.fee_summaries(by=by, group_by=period)
             assert answer["as_of"]["position"] == self.model.changes
