@@ -14,6 +14,9 @@ MILLISECOND = timedelta(milliseconds=1)
 SERVICE_IDS = (123, 456, 789)
 """The sample's catalogue."""
 
+EXAMPLE_ORDERS = (223, 224)
+"""The orders that the contract's examples name."""
+
 ORDER_FORMAT = 2
 """The format of orders' texts, a part of their entity tags."""
 

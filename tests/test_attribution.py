@@ -82,6 +82,7 @@ def test_a_reason_that_was_not_given_is_left_out(api: Api, run: Run) -> None:
         ("", "must be a string of 1 to 200 characters"),
         ("x" * 201, "must be a string of 1 to 200 characters"),
         ("%FF", "must be UTF-8, percent-encoded"),
+        ("Kunde möchte es so", "must be UTF-8, percent-encoded"),
         ("a%0Ab", "must contain only characters that can be seen; character 2 is U+000A"),
     ],
 )
@@ -90,7 +91,7 @@ def test_a_reason_that_cannot_be_read_is_refused(
 ) -> None:
     """400 names the header, and nothing is stored."""
     counts = database.counts()
-    answer = api.client.post("/orders", json=order_body(), headers={"Change-Reason": line})
+    answer = api.client.post("/orders", json=order_body(), headers=[(b"Change-Reason", line.encode())])
     assert answer.status_code == 400
     (fault,) = answer.json()["errors"]
     assert fault["header"] == "Change-Reason"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from contract.checks import lint
-from contract.checks.document import Place, operations
+from contract.checks.document import Place, media_types, operations
 from contract.checks.validation import read_json, read_text
 from tests import clients
 from tests.contract_schemas import CONTRACT, SCHEMAS, is_problem
@@ -113,6 +113,40 @@ def test_the_parameters_of_a_link_exist_in_its_operation() -> None:
     }
     for name, link in CONTRACT.members("components")["links"].value.items():
         assert set(link.get("parameters", {})) <= of_operation[link["operationId"]], name
+
+
+def test_the_body_of_a_link_is_one_that_its_operation_accepts() -> None:
+    """With the values of each example of the response that has the link."""
+    by_id = {operation.get("operationId"): operation for _, _, operation in operations(CONTRACT)}
+    responses = [answer for operation in by_id.values() for answer in operation.members("responses").values()]
+    checked = set()
+    for response in responses:
+        for link in response.members("links").values():
+            if link.get("requestBody") is None:
+                continue
+            body = by_id[link.get("operationId")].child("requestBody")
+            assert body is not None
+            schema = media_types(body)["application/json"].child("schema")
+            assert schema is not None
+            for media_type in media_types(response).values():
+                for example in media_type.members("examples").values():
+                    sent = _evaluated(link.get("requestBody"), example.get("value"))
+                    assert SCHEMAS.faults(schema, sent) == []
+                    checked.add(link.get("operationId"))
+    assert checked == {"updateOrders", "cancelOrders", "deleteOrders"}
+
+
+def _evaluated(value: Any, response: Any) -> Any:
+    """Replace the runtime expressions in a link's body by what they name in the body of a response."""
+    if isinstance(value, dict):
+        return {name: _evaluated(member, response) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_evaluated(item, response) for item in value]
+    if isinstance(value, str) and value.startswith("$response.body#/"):
+        for name in value.removeprefix("$response.body#/").split("/"):
+            response = response[int(name) if isinstance(response, list) else name]
+        return response
+    return value
 
 
 def test_every_problem_type_in_an_answer_has_a_page_and_every_page_a_type() -> None:

@@ -16,7 +16,7 @@ from schemathesis.engine import events
 from schemathesis.python.asgi import shutdown_lifespans
 
 from api.app import create_app
-from tests.fuzz import GUARDED, check_recording, fuzz
+from tests.fuzz import GUARDED, check_recording, fuzz, place_example_orders
 from tests.processes import ROOT
 from tests.serving import serving
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.drivers import Api, Database
+    from tests.drivers import Api
 
 FEW = 2
 """Requests drawn per operation; those at the edges of every schema come on top."""
@@ -34,9 +34,9 @@ FEW = 2
 
 
 @pytest.fixture
-def in_process(database: Database) -> Iterator[Any]:
+def in_process(api: Api) -> Iterator[Any]:
     """The contract with the application to call."""
-    database.add_services()
+    place_example_orders(api)
     config = schemathesis.Config.from_path(ROOT / "schemathesis.toml")
     config.update(seed=1, max_failures=None)
     config.projects.default.generation.update(deterministic=True, max_examples=FEW, no_shrink=True)
@@ -63,16 +63,25 @@ def _failures(event: events.EngineEvent) -> Iterator[str]:
                     yield f"{info.failure.operation}: {info.failure.message}\n{info.code_sample}"
 
 
+def _successes(event: events.ScenarioFinished) -> Iterator[str]:
+    for case_id, interaction in event.recorder.interactions.items():
+        if interaction.response is not None and interaction.response.status_code < 300:
+            yield event.recorder.cases[case_id].value.operation.label
+
+
 @pytest.mark.timeout(240)
 def test_fuzzing_the_application_in_process_finds_no_deviation_from_the_contract(in_process: Any) -> None:
     """Examples, coverage, fuzzing and sequences along links: valid requests are accepted, others refused."""
     passed: dict[str, int] = {}
+    succeeded: set[str] = set()
     failures = []
     for event in engine.from_schema(in_process).execute():
         failures += list(_failures(event))
         if isinstance(event, events.ScenarioFinished):
             passed[event.phase] = passed.get(event.phase, 0) + len(event.recorder.checks)
+            succeeded |= set(_successes(event))
     assert failures == []
+    assert succeeded == {operation.ok().label for operation in in_process.get_all_operations()}
     assert {phase for phase, count in passed.items() if count} >= {
         "examples",
         "coverage",
@@ -83,8 +92,9 @@ def test_fuzzing_the_application_in_process_finds_no_deviation_from_the_contract
 
 
 @pytest.fixture
-def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:  # noqa: ARG001 (a clean database)
+def guarded(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:
     """An API that requires keys and If-Match."""
+    place_example_orders(api)
     with serving(database=postgres_url, redis=redis_url, **GUARDED) as (guarded_api, _):
         yield guarded_api
 

@@ -77,8 +77,8 @@ def _read_header(headers: Sequence[str], in_body: str | None) -> str:
     if len(headers) > 1:
         raise ValueError("must be sent once")
     try:
-        text = unquote_to_bytes(headers[0].encode("latin-1")).decode()
-    except UnicodeDecodeError:
+        text = unquote_to_bytes(headers[0].encode("ascii")).decode()
+    except UnicodeError:
         raise ValueError("must be UTF-8, percent-encoded") from None
     reason = read_reason(text)
     if in_body not in (None, reason):

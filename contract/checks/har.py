@@ -68,7 +68,7 @@ class TrafficCheck:
             deviations += [Deviation(exchange, "response", text) for text in self._in_response(exchange)]
         return deviations
 
-    def _match(self, exchange: Exchange) -> tuple[str | None, Place | None, dict[str, str]]:
+    def match(self, exchange: Exchange) -> tuple[str | None, Place | None, dict[str, str]]:
         """Return the path and the operation that were called, and the values of the path's parameters."""
         for pattern, path in self._paths.items():
             match = pattern.fullmatch(exchange.path)
@@ -81,7 +81,7 @@ class TrafficCheck:
         return None, None, {}
 
     def _in_request(self, exchange: Exchange) -> Iterator[str]:
-        path, operation, in_path = self._match(exchange)
+        path, operation, in_path = self.match(exchange)
         if path is None:
             yield "the contract has no such path"
             return
@@ -117,7 +117,7 @@ class TrafficCheck:
             yield "the body is missing"
 
     def _in_response(self, exchange: Exchange) -> Iterator[str]:
-        path, operation, _ = self._match(exchange)
+        path, operation, _ = self.match(exchange)
         if path and operation is None and (exchange.method, exchange.status) == ("OPTIONS", 204):
             return
         responses = (
