@@ -151,9 +151,12 @@ class Model:
         """Answer a POST; the order itself is added by ``store``, under the id it got."""
         if order_id is not None and order_id in self.claimed:
             return Answer(409, "order-id-taken")
-        if self.not_orderable(services) or self.calendars.cannot_be_made(calendar):
+        if self.not_orderable(services):
             return Answer(422, "validation-failed")
-        return self.reference_taken(reference) or self.too_close(at, calendar, None) or Answer(201)
+        taken = self.reference_taken(reference)
+        if taken is None and self.calendars.cannot_be_made(calendar):
+            return Answer(422, "validation-failed")
+        return taken or self.too_close(at, calendar, None) or Answer(201)
 
     def store(
         self,

@@ -49,6 +49,25 @@ def test_every_write_is_attributed_with_its_reason(api: Api, run: Run) -> None:
     assert {(item["actor"], item["reason"]) for item in history} == {("anyone", REASON)}
 
 
+def test_writes_of_a_status_and_of_many_orders_are_attributed_too(api: Api, run: Run) -> None:
+    """Also those that need a transaction: a move to a new calendar, a deletion of one version."""
+    orders = [
+        api.client.post("/orders", json=order_body(at=later(days=n), id=n), headers=HEADER) for n in (1, 2)
+    ]
+    api.client.post("/orders/1/cancel", headers=HEADER)
+    api.client.post("/orders/1/reinstate", json={"reason": REASON})
+    api.client.patch("/orders/1", json={"calendar": "new"}, headers=HEADER)
+    of_both: list[dict[str, Any]] = [{"id": 1}, {"id": 2}]
+    changes = {"orders": [{**order, "totalfee": 7, "reference": str(order["id"])} for order in of_both]}
+    api.client.patch("/orders/batch", json=changes, headers=HEADER)
+    api.client.post("/orders/batch/cancel", json={"orders": of_both, "reason": REASON}, headers=HEADER)
+    api.client.delete("/orders/1", headers={**HEADER, "If-Match": "*"})
+    api.client.post("/orders/batch/delete", json={"orders": of_both[1:], "reason": REASON})
+    assert all(order.status_code == 201 for order in orders)
+    done = "created created cancelled reinstated updated updated updated cancelled cancelled deleted deleted"
+    assert said(api, run) == [(f"order.{what}", "anyone", REASON) for what in done.split()]
+
+
 def test_a_reason_that_was_not_given_is_left_out(api: Api, run: Run) -> None:
     """And one request's reason is not the next one's on the same connection."""
     for day in range(20):

@@ -11,7 +11,7 @@ import pytest
 
 from shared.settings import SettingsError, check_listening
 from stack.embedded_valkey import free_port
-from tests.builders import order_body
+from tests.builders import order_body, tags
 from tests.drivers import Api, Database, wait_until
 from tests.processes import ServiceProcess, run_command
 from tests.serving import serving
@@ -254,7 +254,7 @@ def test_every_answer_forbids_guessing_its_type_and_keeping_it(api: Api) -> None
     """Errors too. With an entity tag the caller's own cache may keep it, and has to ask before each use."""
     order = api.placed_order(id=5)
     assert order["id"] == "5"
-    tag = {"If-None-Match": '"1"'}
+    tag = {"If-None-Match": tags('"1"')}
     kept, private, static = "no-store", "private, no-cache", "max-age=86400"
     too_large = {"content": b'"' + b"x" * 70_000 + b'"', "headers": {"Content-Type": "application/json"}}
     cases: tuple[tuple[str, str, dict[str, Any], int, str], ...] = (

@@ -33,9 +33,17 @@ CREATE = Operation("POST", "/orders", ORDER)
 BATCH = Operation("POST", "/orders/batch", ORDER, around='{"orders":[{%s}]}', pointer="#/orders/0")
 REPLACE = Operation("PUT", "/orders/5", ORDER)
 PATCH = Operation("PATCH", "/orders/5", ORDER, "application/merge-patch+json")
+PATCH_MANY = Operation(
+    "PATCH", "/orders/batch", {**ORDER, "id": '"5"'}, around='{"orders":[{%s}]}', pointer="#/orders/0"
+)
+CANCEL_MANY, DELETE_MANY = (
+    Operation("POST", f"/orders/batch/{how}", {"id": '"5"'}, around='{"orders":[{%s}]}', pointer="#/orders/0")
+    for how in ("cancel", "delete")
+)
 ADD_SERVICE = Operation("POST", "/services", SERVICE)
 RENAME = Operation("PUT", "/services/5", SERVICE)
-OF_ORDERS = (CREATE, BATCH, REPLACE, PATCH)
+OF_ORDERS = (CREATE, BATCH, REPLACE, PATCH, PATCH_MANY)
+TO_END = (CANCEL_MANY, DELETE_MANY)
 OF_SERVICES = (ADD_SERVICE, RENAME)
 
 
@@ -125,7 +133,7 @@ def _unreadable_bodies(operation: Operation) -> Iterator[tuple[str, bytes]]:
 
 UNREADABLE = [
     unreadable(what, operation, body)
-    for operation in (*OF_ORDERS, *OF_SERVICES)
+    for operation in (*OF_ORDERS, *TO_END, *OF_SERVICES)
     for what, body in _unreadable_bodies(operation)
 ]
 
@@ -253,11 +261,21 @@ UNACCEPTABLE = [
     )
 ]
 UNACCEPTABLE += [
-    *(unacceptable(PATCH, name, **{name: "null"}) for name in ("datetime", "calendar", "version")),
+    *(
+        unacceptable(operation, name, **{name: "null"})
+        for operation in (PATCH, PATCH_MANY)
+        for name in ("datetime", "calendar", "version")
+    ),
+    *(
+        unacceptable(operation, "id", id=text)
+        for operation in (PATCH_MANY, *TO_END)
+        for text in (*INVALID_IDS, None)
+    ),
+    *(unacceptable(operation, "totalfee", totalfee="100") for operation in TO_END),
     unacceptable(REPLACE, "datetime", datetime="null"),
     *(
         unacceptable(operation, "version", version=text)
-        for operation in (REPLACE, PATCH)
+        for operation in (REPLACE, PATCH, PATCH_MANY, *TO_END)
         for text in ("0", "-1", "1.5", '"1"', "true", "[]", "1e999", "2147483648")
     ),
     *(
@@ -292,7 +310,7 @@ UNACCEPTABLE += [
             body,
             {"Content-Type": operation.content_type},
         )
-        for operation in (*OF_ORDERS, *OF_SERVICES)
+        for operation in (*OF_ORDERS, *TO_END, *OF_SERVICES)
         for body in (b"[]", b'"order"', b"1", b"null", b"true", b"1e999")
     ),
     Case(

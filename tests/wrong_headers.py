@@ -9,6 +9,7 @@ from tests.wrong_bodies import (
     OF_ORDERS,
     OF_SERVICES,
     PATCH,
+    PATCH_MANY,
     REPLACE,
     Case,
 )
@@ -123,7 +124,7 @@ REST = [
             headers={"Content-Type": operation.content_type},
         )
         for operation in (*OF_ORDERS, *OF_SERVICES)
-        for size in ((1_048_577,) if operation is BATCH else (65_537, 1_000_000))
+        for size in ((1_048_577,) if operation in (BATCH, PATCH_MANY) else (65_537, 1_000_000))
     ),
     *(
         Case(

@@ -174,6 +174,7 @@ async def _create(new: NewOrder, attribution: Attribution) -> StoredOrder:
     order = await _insert(new, at, attribution)
     if order is None:
         await orderable_names([service.id for service in new.services])
+        await refuse_if_reference_is_taken(new.reference)
         if await make_calendar(new.calendar):
             order = await _insert(new, at, attribution)
         else:

@@ -177,7 +177,8 @@ CREATE TABLE deleted_order (
 
 -- Orders as they are now. Deleting an order deletes the row; its history remains in order_change.
 --
--- Written by: api/orders/commands.py (create, batch), updates.py (replace, patch, delete), imports.py.
+-- Written by: api/orders/commands.py (create, batch), updates.py (replace, patch, cancel, reinstate,
+-- delete), batch_updates.py (the same of many), imports.py.
 -- Triggers render the order and write its change, its entries in ordered_service and order_metadata and, when it is
 -- deleted, its entry in deleted_order in the same statement.
 --
