@@ -14,6 +14,7 @@ import pytest
 import schemathesis
 import yaml
 from litestar.testing import RequestFactory
+from requests.structures import CaseInsensitiveDict
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation import GenerationMode
 from schemathesis.generation.meta import (
@@ -29,6 +30,7 @@ from api.http.access import ANYONE
 from api.http.idempotency import read_idempotency_key
 from api.http.json_text import read_json
 from api.orders.bodies import NewOrder
+from contract.checks.document import media_types
 from tests import fuzz_hooks
 from tests.builders import order_body
 from tests.contract_schemas import CONTRACT, SCHEMAS
@@ -132,3 +134,41 @@ def test_an_invalid_request_from_the_fuzzer_stays_invalid_when_a_link_adds_its_q
     )
     fuzz_hooks.before_call(schemathesis.HookContext(operation=operation), case, {})
     assert set(case.query) == sent
+
+
+def test_a_cursor_of_other_free_times_is_answered_as_the_contract_says(api: Api) -> None:
+    """Coverage phase: `invalid-cursor`, where the contract had only `malformed-request`."""
+    at = {"from": "2022-11-01T00:00:00Z", "cursor": "x"}
+    answer = api.client.get("/calendars/default/availability", params=at)
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-cursor")
+    response = CONTRACT.target("#/paths/~1calendars~1{calendar}~1availability/get/responses/400").followed()
+    schema = media_types(response)["application/problem+json"].child("schema")
+    assert schema is not None
+    assert SCHEMAS.faults(schema, answer.json()) == []
+
+
+def test_a_valid_request_from_the_fuzzer_stays_valid_whoever_sends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Coverage phase: `If-Match: 0` made it invalid once its key was set, and 401 seemed wrong."""
+    monkeypatch.setattr(fuzz_hooks, "GUARDED", True)
+    schema = schemathesis.openapi.from_dict(json.loads(json.dumps(CONTRACT.root, default=float)))
+    positive = GenerationMode.POSITIVE
+    operation = schema["/orders/{order_id}"]["DELETE"]
+    for order_id in ("300", "301", "302", "303"):  # sent by different callers
+        case = schemathesis.Case(
+            operation,
+            method="DELETE",
+            path="/orders/{order_id}",
+            path_parameters={"order_id": order_id},
+            headers=CaseInsensitiveDict({"If-Match": "0"}),
+            meta=CaseMetadata(
+                generation=GenerationInfo(time=0, mode=positive),
+                components={ParameterLocation.HEADER: ComponentInfo(mode=positive)},
+                phase=PhaseInfo(name=TestPhase.FUZZING, data=build_phase_data(TestPhase.FUZZING, "")),
+            ),
+        )
+        fuzz_hooks.before_call(schemathesis.HookContext(operation=operation), case, {})
+        assert "If-Match" not in case.headers
+        assert case.meta is not None
+        assert case.meta.generation.mode.is_positive
