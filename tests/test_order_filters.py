@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.orders.filters import SORTS, OrderFilters
-from api.orders.lists import find_page
+from api.orders.lists.filters import SORTS, OrderFilters
+from api.orders.lists.pages import find_page
 from shared.database.engine import DB
 from tests.builders import later, text_of
 from tests.random_rounds import seeds

@@ -10,9 +10,9 @@ import pytest
 
 from api.orders.errors import ImportRefusedError
 from api.orders.import_command import _check_orders as check_orders
-from api.orders.import_faults import FaultReport
-from api.orders.import_files import ImportedFile
-from api.orders.imports import import_orders
+from api.orders.imports.commands import import_orders
+from api.orders.imports.faults import FaultReport
+from api.orders.imports.files import ImportedFile
 from tests.builders import MILLISECOND, later, order_body
 from tests.import_steps import import_rows, imported
 
@@ -78,7 +78,7 @@ def test_an_order_that_is_created_while_an_import_stores_its_own_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The constraint refuses what the comparison did not see, and the next attempt compares again."""
-    monkeypatch.setattr("api.orders.imports.CHUNK", 2)
+    monkeypatch.setattr("api.orders.imports.commands.CHUNK", 2)
     api.placed_order(at=later(days=9), calendar="crew-1")
     rows = ((None, imported(n, at=later(hours=n), calendar="crew-1")) for n in range(1, 7))
     faults = FaultReport()
@@ -136,7 +136,7 @@ def test_thousands_of_orders_are_imported_together(api: Api, tmp_path: Path) -> 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Let so many seconds pass between two reads of the clock, and import two orders at a time."""
-    monkeypatch.setattr("api.orders.imports.CHUNK", 2)
+    monkeypatch.setattr("api.orders.imports.commands.CHUNK", 2)
 
     def tick(seconds: float) -> None:
         looks = itertools.count(step=seconds)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.orders.bodies import NewOrder, OrderPatch, OrderReplacement
-from api.orders.exports import CSV_COLUMNS
-from api.orders.imported_orders import ImportedOrder
+from api.orders.imports.imported_orders import ImportedOrder
+from api.orders.lists.exports import CSV_COLUMNS
 from api.orders.members import READ_ONLY, SETTABLE, SHOWN
 from contract.checks.document import EVENTS, load
 from tests.contract_schemas import CONTRACT

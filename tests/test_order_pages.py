@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
-from api.orders.filters import OrderFilters
-from api.orders.lists import find_page
+from api.orders.lists.filters import OrderFilters
+from api.orders.lists.pages import find_page
 from tests.builders import NOON, later, text_of
 from tests.random_rounds import seeds
 

@@ -5,7 +5,7 @@ plans are made for each statement's arguments, as the API has them made. To see 
 ``ORDERS_IN_PLANS=1000000 python -m pytest -s tests/test_order_query_plans.py --timeout 600``.
 
 Where no index serves all that a list needs, a page reads at most ten thousand orders, and its cursor says
-where to continue (``api/orders/scans.py``).
+where to continue (``api/orders/lists/scans.py``).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from api.orders.filters import SORTS, OrderFilters
-from api.orders.index_choice import choose_index
-from api.orders.lists import find_page
-from api.orders.scans import select_all
+from api.orders.lists.filters import SORTS, OrderFilters
+from api.orders.lists.index_choice import choose_index
+from api.orders.lists.pages import find_page
+from api.orders.lists.scans import select_all
 from tests.drivers import Database
 
 if TYPE_CHECKING:

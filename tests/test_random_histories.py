@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from api.orders.errors import ImportRefusedError
 from api.orders.import_command import _check_orders
-from api.orders.import_faults import FaultReport
-from api.orders.import_files import ImportedFile
-from api.orders.imports import import_orders
+from api.orders.imports.commands import import_orders
+from api.orders.imports.faults import FaultReport
+from api.orders.imports.files import ImportedFile
 from tests.builders import NOON, tag
 from tests.calendar_commands import (
     DeleteCalendar,

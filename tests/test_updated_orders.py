@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from api.orders.horizon import HORIZON
+from api.orders.lists.horizon import HORIZON
 from tests.builders import later, text_of
 from tests.drivers import Database
 from tests.random_rounds import seeds

@@ -29,11 +29,11 @@ from api.http.bodies import faults_of
 from api.http.texts import read_reason
 from api.http.times import utc_text
 from api.orders.errors import ContentionError, ImportRefusedError
-from api.orders.import_faults import FaultReport
-from api.orders.import_files import ImportedFile, UnreadableFileError, UnreadableRow, read_file
-from api.orders.imported_orders import ImportedOrder, ServiceInFile, read_imported_id
-from api.orders.imported_services import ImportedService
-from api.orders.imports import Imported, NotEmptyError, import_orders
+from api.orders.imports.commands import Imported, NotEmptyError, import_orders
+from api.orders.imports.faults import FaultReport
+from api.orders.imports.files import ImportedFile, UnreadableFileError, UnreadableRow, read_file
+from api.orders.imports.imported_orders import ImportedOrder, ServiceInFile, read_imported_id
+from api.orders.imports.imported_services import ImportedService
 from shared.command_output import print_line
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.progress import Progress, ProgressLine, ReportProgress, ignore_progress

@@ -16,9 +16,10 @@ from api.http.json_text import encode, read_json
 from api.http.parameters import path_id
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
-from api.orders import commands, list_routes, queries
+from api.orders import commands, queries
 from api.orders.answers import WRITE, answer_order, is_dry_run_of
 from api.orders.bodies import LARGEST_BATCH_BYTES, NewOrder, NewOrders
+from api.orders.lists import routes as list_routes
 from api.orders.members import SETTABLE
 from shared.database.transaction import roll_back_if
 

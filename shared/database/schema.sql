@@ -97,7 +97,7 @@ CREATE TRIGGER calendar_apply_spacing AFTER UPDATE OF spacing_seconds ON calenda
 --
 -- State: in use while archived_at is null. Archived and restored by api/services/commands.py.
 --
--- Written by: api/services/commands.py; imports (api/orders/imported_services.py).
+-- Written by: api/services/commands.py; imports (api/orders/imports/imported_services.py).
 CREATE TABLE service (
     id bigserial PRIMARY KEY,  -- below 10^15 chosen by the caller, from there on by the sequence
     name text NOT NULL DEFAULT '',  -- its name_key is unique among services that are not archived
@@ -143,7 +143,7 @@ CREATE SEQUENCE order_import_id_seq;
 
 -- Files whose orders were imported together, with a history of their own (the sample data, an older system).
 --
--- Written by: api/orders/imports.py, in the transaction that stores the orders.
+-- Written by: api/orders/imports/commands.py, in the transaction that stores the orders.
 CREATE TABLE order_import (
     id bigint PRIMARY KEY DEFAULT nextval('order_import_id_seq'),  -- the import_id of its orders
     sha256 text NOT NULL DEFAULT '' UNIQUE,  -- of the file: the same file is not imported twice
@@ -158,7 +158,7 @@ CREATE TABLE order_import (
 -- Guarantee 1: an order has the number of an import only at a place that it has here. So orders are near each other
 -- only where their import placed them.
 --
--- Written by: api/orders/imports.py, in the transaction that stores the orders.
+-- Written by: api/orders/imports/commands.py, in the transaction that stores the orders.
 CREATE TABLE imported_place (
     order_id bigint NOT NULL,
     calendar_id integer NOT NULL,

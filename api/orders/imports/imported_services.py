@@ -14,7 +14,7 @@ from shared.database.statements import execute, fetch_all
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from api.orders.import_faults import FaultReport
+    from api.orders.imports.faults import FaultReport
 
 # Only PostgreSQL compares names, as its unique index does: Python folds some letters differently.
 _COMPARE_SERVICES = """

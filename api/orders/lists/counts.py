@@ -6,14 +6,14 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from api.orders.filters import Arguments, where
-from api.orders.index_reads import ORDERS
+from api.orders.lists.filters import Arguments, where
+from api.orders.lists.index_reads import ORDERS
 from shared.database.engine import DB
 from shared.database.statements import fetch_values
 
 if TYPE_CHECKING:
-    from api.orders.filters import OrderFilters
-    from api.orders.index_reads import IndexRead
+    from api.orders.lists.filters import OrderFilters
+    from api.orders.lists.index_reads import IndexRead
 
 CountKind = Literal["exact", "estimated"]
 

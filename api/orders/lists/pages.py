@@ -7,11 +7,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from api.http.pages import Page
-from api.orders.counts import Count, CountKind, count_orders
-from api.orders.filters import ListedOrder, OrderFilters
-from api.orders.horizon import find_horizon
-from api.orders.index_choice import SCAN_LIMIT, Reading, choose_index
-from api.orders.scans import select_page
+from api.orders.lists.counts import Count, CountKind, count_orders
+from api.orders.lists.filters import ListedOrder, OrderFilters
+from api.orders.lists.horizon import find_horizon
+from api.orders.lists.index_choice import SCAN_LIMIT, Reading, choose_index
+from api.orders.lists.scans import select_page
 from shared.database.engine import DB
 from shared.database.statements import read_rows
 

@@ -19,7 +19,7 @@ from api.http.json_text import encode_text
 from api.orders.calendars import lock_calendars
 from api.orders.errors import ContentionError, ImportRefusedError
 from api.orders.fields import CANCELLED
-from api.orders.import_checks import (
+from api.orders.imports.checks import (
     calendars_of_file,
     check_references,
     check_services,
@@ -29,7 +29,7 @@ from api.orders.import_checks import (
     find_calendars_to_compare,
     find_earlier_imports,
 )
-from api.orders.imported_services import ImportedService, add_services
+from api.orders.imports.imported_services import ImportedService, add_services
 from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS
 from api.orders.transactions import in_transaction
 from shared.database.statements import execute, fetch_optional, fetch_value
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
     from datetime import datetime as Datetime  # noqa: N812 (a member is called datetime)
 
-    from api.orders.import_faults import FaultReport
-    from api.orders.imported_orders import ImportedOrder
+    from api.orders.imports.faults import FaultReport
+    from api.orders.imports.imported_orders import ImportedOrder
 
 CHUNK = 1_000
 """Orders that one statement compares or stores."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from api.orders.filters import Arguments, where
-from api.orders.index_choice import SCAN_LIMIT, Reading
-from api.orders.index_reads import IndexRead
+from api.orders.lists.filters import Arguments, where
+from api.orders.lists.index_choice import SCAN_LIMIT, Reading
+from api.orders.lists.index_reads import IndexRead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

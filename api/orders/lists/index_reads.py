@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from api.orders.filters import NO_PREFIX, ORDER_COLUMNS, Arguments, Prefix, where
+from api.orders.lists.filters import NO_PREFIX, ORDER_COLUMNS, Arguments, Prefix, where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from api.orders.filters import OrderFilters
+    from api.orders.lists.filters import OrderFilters
 
 
 class OrderTable(NamedTuple):

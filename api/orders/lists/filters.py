@@ -98,7 +98,7 @@ class OrderFilters:
     updated_after: datetime | None = None
     """Not included."""
     updated_before: datetime | None = None
-    """Not included: the horizon of a list that is sorted by ``updated_at`` (``api/orders/horizon.py``)."""
+    """Not included: the horizon of a list that is sorted by ``updated_at`` (see ``horizon.py``)."""
     calendar_ids: Sequence[int] | None = None
     """Of ``calendars``, if they are known: PostgreSQL's estimates then depend on them."""
     sort: str = "datetime"

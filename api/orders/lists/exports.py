@@ -10,17 +10,17 @@ from api.http.csv_text import csv_lines, names_cell, object_cell
 from api.http.json_text import encode_text
 from api.http.media_types import CSV, NDJSON
 from api.http.row_streams import RowStream, attachment, stream_rows
-from api.orders.counts import with_calendar_ids
-from api.orders.index_choice import choose_index
-from api.orders.lists import complete
+from api.orders.lists.counts import with_calendar_ids
+from api.orders.lists.index_choice import choose_index
+from api.orders.lists.pages import complete
+from api.orders.lists.scans import select_all
 from api.orders.members import READ_ONLY, STORED_AS_SENT
-from api.orders.scans import select_all
 from shared.database.engine import DB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.orders.filters import OrderFilters
+    from api.orders.lists.filters import OrderFilters
 
 _FIRST_COLUMNS = (
     "id",

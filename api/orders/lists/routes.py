@@ -13,7 +13,6 @@ from api.http.parameters import PAGING, Query, Readers, query_of, read_bom
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.times import read_time
-from api.orders import exports, lists
 from api.orders.fields import (
     read_calendar,
     read_metadata_key,
@@ -21,7 +20,8 @@ from api.orders.fields import (
     read_reference,
     read_status,
 )
-from api.orders.filters import SORTS, OrderFilters
+from api.orders.lists import exports, pages
+from api.orders.lists.filters import SORTS, OrderFilters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +92,7 @@ async def list_orders(request: AnyRequest) -> Response[bytes]:
     query = query_of(request)
     filters = _filters_of(query)
     after = read_cursor(request, filters.place)
-    page, count = await lists.list_orders(filters, after, limit_of(request), query.get("count"))
+    page, count = await pages.list_orders(filters, after, limit_of(request), query.get("count"))
     return answer_page(request, page, headers=count.headers if count else None)
 
 

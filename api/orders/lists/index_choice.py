@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from api.orders.filters import Arguments
-from api.orders.index_reads import ORDER_METADATA, ORDERED_SERVICE, ORDERS, IndexRead, OrderTable
+from api.orders.lists.filters import Arguments
+from api.orders.lists.index_reads import ORDER_METADATA, ORDERED_SERVICE, ORDERS, IndexRead, OrderTable
 from shared.database.statements import read_row
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from api.orders.filters import OrderFilters
+    from api.orders.lists.filters import OrderFilters
 
 SCAN_LIMIT = 10_000
 """Orders that are read for one page, at most; and up to which those that an index finds are counted."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from api.http.csv_text import BYTE_ORDER_MARK, unescape_formula
 from api.http.json_text import UnreadableJsonError, read_json
-from api.orders.exports import CSV_COLUMNS
+from api.orders.lists.exports import CSV_COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path

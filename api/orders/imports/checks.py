@@ -18,8 +18,8 @@ from shared.database.statements import fetch_all, fetch_values
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from api.orders.import_faults import FaultReport
-    from api.orders.imported_orders import ImportedOrder
+    from api.orders.imports.faults import FaultReport
+    from api.orders.imports.imported_orders import ImportedOrder
 
 _FIND_SERVICES = "SELECT id, archived_at FROM service WHERE id = ANY($1::bigint[])"
 

@@ -1,0 +1,1 @@
+"""Lists of orders: their filters, the index each page is read from, counts, exports, and the routes."""
