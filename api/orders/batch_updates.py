@@ -227,7 +227,7 @@ async def _write(batch: _Batch, attribution: Attribution) -> dict[int, StoredOrd
     """Write every order that can be written, and refuse those that others are too close to at the end."""
     stored: dict[int, StoredOrder] = {}
     for index, pending in sorted(batch.pending.items(), key=lambda item: item[0]):
-        if pending.is_none:
+        if pending.changes_nothing:
             stored[index] = pending.stored
             continue
         try:
