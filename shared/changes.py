@@ -18,7 +18,7 @@ SOURCE = "/orders"
 
 @dataclass(frozen=True)
 class Change:
-    """One committed creation, update or deletion of one order, at its place in the order of all changes."""
+    """What one commit did to one order, at its place in the order of all changes: ``type`` says what."""
 
     position: int
     event_id: UUID

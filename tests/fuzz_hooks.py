@@ -114,6 +114,14 @@ def _drop_invalid_entity_tags(case: Case[Any]) -> None:
 
 
 @schemathesis.hook
+def before_load_schema(_context: HookContext, raw_schema: dict[str, Any]) -> None:
+    """Read the bodies of links from where the contract has them: openapi-generator refuses `requestBody`."""
+    for link in raw_schema["components"]["links"].values():
+        if "x-request-body" in link:
+            link["requestBody"] = link.pop("x-request-body")
+
+
+@schemathesis.hook
 def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
     """Let half of the valid requests get further than random values would.
 

@@ -8,18 +8,16 @@ Exit status 0: each order does; 1: some do not, and each is listed; 2: the proof
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import asyncpg
 import msgspec
 
 from shared.command_output import print_line
-from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.statements import fetch_one, fetch_optional, fetch_value
 from shared.progress import Progress, ProgressLine, ReportProgress, ignore_progress
+from worker.proof_command import FAILED, run_proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,21 +90,11 @@ async def compare_places(
     return PlaceProof(orders, faults)
 
 
-async def _run() -> PlaceProof:
-    await DB.start(size=1)
-    try:
-        return await compare_places(print_line, ProgressLine("verify"))
-    finally:
-        await DB.stop()
-
-
 def main() -> int:
     """Run from the command line."""
-    try:
-        proof = asyncio.run(_run())
-    except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        print_line(f"verify: the proof failed: {error}", level="error")
-        return 2
+    proof = run_proof(lambda: compare_places(print_line, ProgressLine("verify")))
+    if proof is None:
+        return FAILED
     if proof.faults:
         print_line(
             f"verify: {proof.faults:,} faults in the places of {proof.orders:,} orders on their calendars",

@@ -5,18 +5,16 @@ Exit status 0: each is; 1: some are not, and each is listed; 2: the proof failed
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import asyncpg
 import msgspec
 
 from shared.command_output import print_line
-from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.statements import fetch_all, fetch_value
 from shared.progress import Progress, ProgressLine, ReportProgress, ignore_progress
+from worker.proof_command import FAILED, run_proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,24 +65,16 @@ async def compare_texts(
         progress(Progress(orders, max(orders, expected), "compared with their texts"))
 
 
-async def _run() -> TextProof:
-    await DB.start(size=1)
-    try:
-        return await compare_texts(
+def main() -> int:
+    """Run from the command line."""
+    proof = run_proof(
+        lambda: compare_texts(
             lambda order_id: print_line(f"order {order_id}: its stored text is not what its row says"),
             ProgressLine("verify"),
         )
-    finally:
-        await DB.stop()
-
-
-def main() -> int:
-    """Run from the command line."""
-    try:
-        proof = asyncio.run(_run())
-    except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        print_line(f"verify: the proof failed: {error}", level="error")
-        return 2
+    )
+    if proof is None:
+        return FAILED
     if proof.differing:
         print_line(
             f"verify: {proof.differing:,} of {proof.orders:,} orders have texts that their rows do not say",

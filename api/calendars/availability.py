@@ -19,10 +19,9 @@ MOST_ORDERS = 10_000
 """Orders of a calendar that one statement reads."""
 
 # For each calendar, the free intervals between its booked orders, and how far they were read: the datetime of
-# the last order, if there may be more. Behind that one, nothing is known to be free.
+# the last order, if there may be more. Nothing is known to be free after that one.
 #
-# The rows before the first order and behind the last one make intervals of what is free before and behind
-# all.
+# The rows -infinity and infinity are the neighbours of the first and the last order.
 _FREE = """
 SELECT
     wanted.name, wanted.spacing, taken.read_to,
@@ -103,12 +102,12 @@ async def find_free_time(
 
     """
     return [
-        await _read_on(calendar, window, most, at_once)
+        await _read_rest(calendar, window, most, at_once)
         for calendar in await _find(calendars, window, most, at_once)
     ]
 
 
-async def _read_on(free: _Free, window: Window, most: int, at_once: int) -> FreeTime:
+async def _read_rest(free: _Free, window: Window, most: int, at_once: int) -> FreeTime:
     """Read the orders of a calendar that has more than one statement reads."""
     intervals: list[Interval] = list(zip(free.begins, free.ends, strict=True))
     while free.read_to is not None and len(intervals) < most:

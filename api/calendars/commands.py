@@ -17,7 +17,7 @@ from piccolo.columns.combination import And
 
 from api.calendars.bodies import NO_TITLE
 from api.calendars.errors import CalendarInUseError, NearOrders, SpacingTooLargeError
-from api.calendars.queries import COLUMNS, StoredCalendar, find_calendar, find_calendar_in_use
+from api.calendars.queries import COLUMNS, StoredCalendar, find_calendar, find_optional_calendar
 from api.orders.calendars import lock_calendars, make_calendar, refuse_namesakes
 from api.orders.errors import CalendarChangedError, CalendarNameTakenError
 from api.orders.spacing import CLEARANCE
@@ -76,7 +76,7 @@ async def replace_calendar(name: str, replacement: CalendarReplacement) -> tuple
     is_new = await make_calendar(name)
     if not is_new:
         await _refuse_namesakes(name)
-    calendar = await find_calendar_in_use(name)
+    calendar = await find_optional_calendar(name)
     if calendar is None:
         raise CalendarChangedError
     if is_new:  # no order can be placed on it before the commit
@@ -124,7 +124,7 @@ async def _lock(calendar: StoredCalendar) -> StoredCalendar:
     """Let nobody place or move an order on a calendar, or change its spacing; return it as it is now."""
     await lock_calendars([calendar.id])
     await execute("SELECT pg_advisory_xact_lock($1, $2)", SPACING_LOCK, calendar.id)
-    locked = await find_calendar_in_use(calendar.name)
+    locked = await find_optional_calendar(calendar.name)
     if locked is None:
         raise CalendarChangedError
     return locked

@@ -44,7 +44,7 @@ COLUMNS = (Calendar.id, Calendar.name, Calendar.title, Calendar.spacing_seconds,
 """Those of ``StoredCalendar``."""
 
 
-async def find_calendar_in_use(name: str) -> StoredCalendar | None:
+async def find_optional_calendar(name: str) -> StoredCalendar | None:
     """Find a calendar; None if there is none of that name, or it was deleted."""
     row = await Calendar.select(*COLUMNS).where(Calendar.name == name, Calendar.deleted_at.is_null()).first()
     return StoredCalendar(**row) if row else None
@@ -57,7 +57,7 @@ async def find_calendar(name: str) -> StoredCalendar:
         CalendarNotFoundError: there is none of that name, or it was deleted.
 
     """
-    calendar = await find_calendar_in_use(name)
+    calendar = await find_optional_calendar(name)
     if calendar is None:
         raise CalendarNotFoundError(name)
     return calendar

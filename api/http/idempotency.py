@@ -44,8 +44,8 @@ def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -
     return IdempotencyKey(caller_of(request).name, operation, keys[0], sha256(content).digest())
 
 
-def created(answer: Answer, headers: Mapping[str, str], status_code: int = 201) -> Response[bytes]:
-    """Answer a create, with ``Idempotency-Replayed`` if it is an earlier request's answer."""
+def answer_write(answer: Answer, headers: Mapping[str, str], status_code: int = 201) -> Response[bytes]:
+    """Answer a write that may have a key; ``Idempotency-Replayed`` says if it is an earlier answer."""
     replayed = {"Idempotency-Replayed": "true"} if answer.replayed else {}
     return BytesResponse(
         answer.text.encode(), status_code=status_code, media_type=JSON, headers={**headers, **replayed}

@@ -1,6 +1,6 @@
 """Creates that are safe to repeat: an Idempotency-Key and its answer are stored in the create's transaction.
 
-Under the 3-hour rule this matters more than elsewhere: without a key, a caller who repeats a create whose
+Under the spacing rule this matters more than elsewhere: without a key, a caller who repeats a create whose
 answer was lost gets a conflict with their own order. Key and order commit together, so it makes no difference
 where the first try failed. Either both are stored, and the repeat gets the first answer; or neither is, and
 the repeat counts as the first. A refused create leaves its key unused.

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import asyncpg
-import msgspec
 
 from api.http.idempotency_keys import Answer, IdempotencyKey, idempotent
 from api.orders.calendars import calendar_ids, lock_calendars
@@ -34,10 +33,10 @@ from api.orders.errors import (
 )
 from api.orders.fields import CANCELLED
 from api.orders.queries import StoredOrder, refuse_if_too_close
-from api.orders.references import lock_references
+from api.orders.references import find_references, lock_references
 from api.orders.transactions import in_transaction
 from api.orders.updates import DELETE, WRITE_IF_FREE, arguments_of
-from shared.database.statements import execute, fetch_all, fetch_optional
+from shared.database.statements import execute, fetch_optional
 from shared.database.transaction import retry_on_lock_timeout
 
 if TYPE_CHECKING:
@@ -54,8 +53,6 @@ UPDATE orders SET
 WHERE id = ANY($1::bigint[] || $2::bigint[])
 """
 
-_FIND_REFERENCES = "SELECT id, reference FROM orders WHERE reference = ANY($1::text[])"
-
 _FAULTS = (
     OrderNotFoundError,
     VersionMismatchError,
@@ -68,11 +65,6 @@ _FAULTS = (
 
 class _ConflictChangedError(Exception):
     """A conflict was there a moment ago and is gone, or has just come: roll back and try again."""
-
-
-class _GivenReference(msgspec.Struct, frozen=True):
-    id: int
-    reference: str
 
 
 @dataclass
@@ -216,18 +208,21 @@ async def _leave(batch: _Batch) -> None:
 
 
 async def _refuse_taken_references(batch: _Batch) -> None:
-    indexes = {p.wanted.reference: index for index, p in batch.pending.items() if p.references - {None}}
-    indexes.pop(None, None)
+    indexes = {
+        pending.wanted.reference: index
+        for index, pending in batch.pending.items()
+        if pending.references and pending.wanted.reference is not None
+    }
     if indexes:
-        for given in await fetch_all(_GivenReference, _FIND_REFERENCES, list(indexes)):
-            batch.refuse(indexes[given.reference], ReferenceTakenError(given.reference, given.id))
+        for reference, order_id in (await find_references(indexes)).items():
+            batch.refuse(indexes[reference], ReferenceTakenError(reference, order_id))
 
 
 async def _write(batch: _Batch, attribution: Attribution) -> dict[int, StoredOrder]:
     """Write every order that can be written, and refuse those that others are too close to at the end."""
     stored: dict[int, StoredOrder] = {}
     for index, pending in sorted(batch.pending.items(), key=lambda item: item[0]):
-        if pending.is_none:
+        if pending.changes_nothing:
             stored[index] = pending.stored
             continue
         try:

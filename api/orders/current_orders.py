@@ -112,8 +112,8 @@ class PendingChange:
     wanted: CurrentOrder
 
     @property
-    def is_none(self) -> bool:
-        """Whether nothing would change."""
+    def changes_nothing(self) -> bool:
+        """Whether the order stays as it is."""
         return self.wanted == self.current
 
     @property

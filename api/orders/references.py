@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+import msgspec
+
 from api.orders.errors import ReferenceTakenError
 from shared.database.locks import REFERENCE_BUCKETS, REFERENCE_LOCK
-from shared.database.statements import execute, fetch_values
+from shared.database.statements import execute, fetch_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
+
+_FIND = "SELECT reference, id FROM orders WHERE reference = ANY($1::text[])"
+
+
+class _GivenReference(msgspec.Struct, frozen=True):
+    reference: str
+    id: int
 
 
 def buckets_of(references: Iterable[str | None]) -> list[int]:
@@ -32,6 +41,11 @@ async def lock_references(references: Iterable[str | None]) -> None:
         )
 
 
+async def find_references(references: Collection[str]) -> dict[str, int]:
+    """Return the ids of the orders that have these references, by reference."""
+    return {given.reference: given.id for given in await fetch_all(_GivenReference, _FIND, list(references))}
+
+
 async def refuse_if_reference_is_taken(reference: str | None) -> None:
     """Check that no order has a reference.
 
@@ -41,6 +55,6 @@ async def refuse_if_reference_is_taken(reference: str | None) -> None:
     """
     if reference is None:
         return
-    ids = await fetch_values(int, "SELECT id FROM orders WHERE reference = $1", reference)
-    if ids:
-        raise ReferenceTakenError(reference, ids[0])
+    given = await find_references([reference])
+    if given:
+        raise ReferenceTakenError(reference, given[reference])

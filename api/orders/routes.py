@@ -11,7 +11,7 @@ from litestar import Response, post, route
 from api.http.attribution import read_attribution
 from api.http.bodies import read_body
 from api.http.entity_tags import etag, read_if_none_match
-from api.http.idempotency import created, read_idempotency_key
+from api.http.idempotency import answer_write, read_idempotency_key
 from api.http.json_text import encode, read_json
 from api.http.parameters import path_id
 from api.http.request import READ, AnyRequest
@@ -48,7 +48,9 @@ async def create_order(request: AnyRequest) -> Response[bytes]:
         return BytesResponse(encode(_preview(read_json(answer.text.encode()), new)), status_code=200)
     answer = await commands.create_order(new, attribution, key)
     order = msgspec.json.decode(answer.text, type=_Identity)
-    return created(answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)})
+    return answer_write(
+        answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)}
+    )
 
 
 @post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES, opt=WRITE)
@@ -63,7 +65,7 @@ async def create_orders(request: AnyRequest) -> Response[bytes]:
         orders = read_json(answer.text.encode(), math.inf)["orders"]
         previews = [_preview(order, new) for order, new in zip(orders, batch.orders, strict=True)]
         return BytesResponse(encode({"orders": previews}), status_code=200)
-    return created(await commands.create_orders(batch.orders, attribution, key), {})
+    return answer_write(await commands.create_orders(batch.orders, attribution, key), {})
 
 
 @route("/orders/{order_id:str}", http_method=READ)

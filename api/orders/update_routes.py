@@ -9,7 +9,7 @@ from litestar import Response, delete, patch, post, put
 from api.http.attribution import read_attribution
 from api.http.bodies import MERGE_PATCH, check_own_id, read_body, read_optional_body
 from api.http.entity_tags import read_preconditions, require_versions
-from api.http.idempotency import created, read_idempotency_key
+from api.http.idempotency import answer_write, read_idempotency_key
 from api.http.parameters import path_id
 from api.http.request import AnyRequest
 from api.orders import batch_updates, updates
@@ -21,8 +21,15 @@ from api.orders.write_bodies import OrderPatches, OrdersOfBatch, StatusReason
 from shared.database.transaction import roll_back_if
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from api.http.attribution import Attribution
     from api.http.entity_tags import Preconditions
+    from api.http.idempotency_keys import Answer, IdempotencyKey
     from api.orders.current_orders import OrderChange
+    from api.orders.write_bodies import OrderOfBatch
+
+    _BatchCommand = Callable[[Sequence[OrderOfBatch], Attribution, IdempotencyKey | None], Awaitable[Answer]]
 
 
 @put("/orders/{order_id:str}", opt=WRITE)
@@ -94,33 +101,30 @@ async def patch_orders(request: AnyRequest) -> Response[bytes]:
     require_versions(order.version for order in batch.orders)
     with roll_back_if(is_dry_run=is_dry_run_of(request)):
         answer = await batch_updates.update_orders(batch.orders, read_attribution(request))
-    return created(answer, {}, 200)
+    return answer_write(answer, {}, 200)
 
 
 @post("/orders/batch/cancel", request_max_body_size=LARGEST_BATCH_BYTES, opt=WRITE)
 async def cancel_orders(request: AnyRequest) -> Response[bytes]:
     """Cancel many orders, all or none."""
-    batch = await read_body(request, OrdersOfBatch)
-    require_versions(order.version for order in batch.orders)
-    key = read_idempotency_key(request, "cancelOrders", batch)
-    attribution = read_attribution(request, batch.reason)
-    is_dry_run = is_dry_run_of(request)
-    with roll_back_if(is_dry_run=is_dry_run):
-        answer = await batch_updates.cancel_orders(batch.orders, attribution, None if is_dry_run else key)
-    return created(answer, {}, 200)
+    return await _run(batch_updates.cancel_orders, request, "cancelOrders")
 
 
 @post("/orders/batch/delete", request_max_body_size=LARGEST_BATCH_BYTES, opt=WRITE)
 async def delete_orders(request: AnyRequest) -> Response[bytes]:
     """Delete many orders, all or none."""
+    return await _run(batch_updates.delete_orders, request, "deleteOrders")
+
+
+async def _run(command: _BatchCommand, request: AnyRequest, operation: str) -> Response[bytes]:
     batch = await read_body(request, OrdersOfBatch)
     require_versions(order.version for order in batch.orders)
-    key = read_idempotency_key(request, "deleteOrders", batch)
+    key = read_idempotency_key(request, operation, batch)
     attribution = read_attribution(request, batch.reason)
     is_dry_run = is_dry_run_of(request)
     with roll_back_if(is_dry_run=is_dry_run):
-        answer = await batch_updates.delete_orders(batch.orders, attribution, None if is_dry_run else key)
-    return created(answer, {}, 200)
+        answer = await command(batch.orders, attribution, None if is_dry_run else key)
+    return answer_write(answer, {}, 200)
 
 
 ROUTES = [

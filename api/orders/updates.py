@@ -144,7 +144,7 @@ async def _update(
 
     """
     pending = await read_change(order_id, change, preconditions, lock=is_locked)
-    if pending.is_none:
+    if pending.changes_nothing:
         return pending.stored
     if pending.takes_a_place:
         calendar_id = pending.current.wanted_calendar_id

@@ -7,7 +7,7 @@ from litestar import Response, delete, post, put, route
 
 from api.http.bodies import check_own_id, read_body
 from api.http.fields import read_id
-from api.http.idempotency import created, read_idempotency_key
+from api.http.idempotency import answer_write, read_idempotency_key
 from api.http.media_types import JSON
 from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_id, query_of, read_boolean
@@ -26,7 +26,7 @@ async def create_service(request: AnyRequest) -> Response[bytes]:
     """Add a service to the catalogue."""
     new = await read_body(request, NewService)
     answer = await commands.create_service(new, read_idempotency_key(request, "createService", new))
-    return created(answer, {"Location": f"/services/{msgspec.json.decode(answer.text)['id']}"})
+    return answer_write(answer, {"Location": f"/services/{msgspec.json.decode(answer.text)['id']}"})
 
 
 @route("/services/{service_id:str}", http_method=READ)

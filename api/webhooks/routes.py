@@ -7,7 +7,7 @@ from litestar import Response, delete, patch, post, route
 
 from api.http.bodies import MERGE_PATCH, check_own_id, read_body
 from api.http.fields import GREATEST_ID, one_of, read_id, read_position
-from api.http.idempotency import created, read_idempotency_key
+from api.http.idempotency import answer_write, read_idempotency_key
 from api.http.json_text import encode
 from api.http.media_types import JSON
 from api.http.pages import answer_page, limit_of, read_cursor
@@ -31,7 +31,7 @@ async def create_webhook(request: AnyRequest) -> Response[bytes]:
     new = await read_body(request, NewWebhook)
     answer = await commands.create_webhook(new, read_idempotency_key(request, commands.CREATION, new))
     location = f"/webhooks/{msgspec.json.decode(answer.text)['id']}"
-    return created(answer, {"Location": location, "Cache-Control": "no-store"})
+    return answer_write(answer, {"Location": location, "Cache-Control": "no-store"})
 
 
 @route("/webhooks", http_method=READ, opt={"query": Query(PAGING)})
@@ -71,7 +71,7 @@ async def rotate_secret(request: AnyRequest) -> Response[bytes]:
     rotation = await read_body(request, SecretRotation)
     key = read_idempotency_key(request, commands.rotation_operation(webhook_id), rotation)
     answer = await commands.rotate_secret(webhook_id, rotation, key)
-    return created(answer, {"Cache-Control": "no-store"}, status_code=200)
+    return answer_write(answer, {"Cache-Control": "no-store"}, status_code=200)
 
 
 @post("/webhooks/{webhook_id:str}/test")

@@ -16,6 +16,13 @@ async function create(datetime: string, totalfee: number): Promise<Order> {
   return data;
 }
 
+async function tagOf(order: Order): Promise<string> {
+  const { response } = await getOrder({ path: { order_id: order.id } });
+  const tag = response?.headers.get('ETag');
+  assert(tag);
+  return tag;
+}
+
 const first = await create('2031-05-01T09:00:00Z', 100.1);
 assert.equal(first.version, 1);
 
@@ -28,9 +35,10 @@ assert.equal(after, '2031-05-01T12:00:00.000Z');
 const second = await create(after, 0.07);
 const third = await create('2031-05-02T09:00:00Z', 5);
 
-const written = await updateOrder({ path: { order_id: first.id }, headers: { 'If-Match': '"1"' }, body: { totalfee: 200.25 } });
+const tag = await tagOf(first);
+const written = await updateOrder({ path: { order_id: first.id }, headers: { 'If-Match': tag }, body: { totalfee: 200.25 } });
 assert.equal(written.data?.version, 2);
-const stale = await updateOrder({ path: { order_id: first.id }, headers: { 'If-Match': '"1"' }, body: { totalfee: 1 } });
+const stale = await updateOrder({ path: { order_id: first.id }, headers: { 'If-Match': tag }, body: { totalfee: 1 } });
 assert.equal(stale.error?.type, '/problems/version-mismatch');
 
 const ids: string[] = [];
@@ -43,7 +51,7 @@ do {
 } while (cursor);
 assert.deepEqual(ids, [first.id, second.id, third.id]);
 
-const deleted = await deleteOrder({ path: { order_id: third.id }, headers: { 'If-Match': '"1"' } });
+const deleted = await deleteOrder({ path: { order_id: third.id }, headers: { 'If-Match': await tagOf(third) } });
 assert.equal(deleted.response?.status, 204);
 assert.equal((await getOrder({ path: { order_id: third.id } })).error?.type, '/problems/not-found');
 

@@ -39,6 +39,12 @@ def create(at: datetime, fee: float) -> Order:
     return order
 
 
+def tag_of(order: Order) -> str:
+    headers = orders.get_order_with_http_info(order.id).headers
+    assert headers is not None
+    return {name.lower(): value for name, value in headers.items()}["etag"]
+
+
 first = create(BEGIN, 100.10)
 assert (first.version, first.datetime_) == (1, BEGIN)
 
@@ -56,9 +62,10 @@ assert after == BEGIN + timedelta(hours=3)
 second = create(after, 0.07)
 third = create(BEGIN + timedelta(days=1), 5)
 
-assert orders.update_order(first.id, OrderPatch(totalfee=200.25), if_match='"1"').version == 2
+tag = tag_of(first)
+assert orders.update_order(first.id, OrderPatch(totalfee=200.25), if_match=tag).version == 2
 try:
-    orders.update_order(first.id, OrderPatch(totalfee=1), if_match='"1"')
+    orders.update_order(first.id, OrderPatch(totalfee=1), if_match=tag)
     raise SystemExit("a stale version was written")
 except ApiException as error:
     assert isinstance(error.data, VersionMismatch), error.data
@@ -73,7 +80,7 @@ while True:
         break
 assert ids == [first.id, second.id, third.id], ids
 
-orders.delete_order(third.id, if_match='"1"')
+orders.delete_order(third.id, if_match=tag_of(third))
 try:
     orders.get_order(third.id)
     raise SystemExit("a deleted order can be read")

@@ -39,6 +39,10 @@ def create(at: datetime, fee: float) -> Order:
     return order
 
 
+def tag_of(order: Order) -> str:
+    return get_order.sync_detailed(order.id, client=client).headers["ETag"]
+
+
 first = create(BEGIN, 100.10)
 assert (first.version, first.datetime_) == (1, BEGIN)
 
@@ -50,10 +54,11 @@ assert after == BEGIN + timedelta(hours=3)
 second = create(after, 0.07)
 third = create(BEGIN + timedelta(days=1), 5)
 
-written = update_order.sync(first.id, client=client, body=OrderPatch(totalfee=200.25), if_match='"1"')
+tag = tag_of(first)
+written = update_order.sync(first.id, client=client, body=OrderPatch(totalfee=200.25), if_match=tag)
 assert isinstance(written, Order), written
 assert written.version == 2
-stale = update_order.sync(first.id, client=client, body=OrderPatch(totalfee=1), if_match='"1"')
+stale = update_order.sync(first.id, client=client, body=OrderPatch(totalfee=1), if_match=tag)
 assert isinstance(stale, VersionMismatch), stale
 
 ids = []
@@ -67,7 +72,7 @@ while True:
     cursor = page.next_cursor
 assert ids == [first.id, second.id, third.id], ids
 
-assert delete_order.sync_detailed(third.id, client=client, if_match='"1"').status_code == 204
+assert delete_order.sync_detailed(third.id, client=client, if_match=tag_of(third)).status_code == 204
 assert isinstance(get_order.sync(third.id, client=client), NotFound)
 
 summaries = list_fee_summaries.sync(

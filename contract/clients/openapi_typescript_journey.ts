@@ -15,6 +15,13 @@ async function create(datetime: string, totalfee: number): Promise<components['s
   return data;
 }
 
+async function tagOf(order: components['schemas']['Order']): Promise<string> {
+  const { response } = await client.GET('/orders/{order_id}', { params: { path: { order_id: order.id } } });
+  const tag = response.headers.get('ETag');
+  assert(tag);
+  return tag;
+}
+
 const first = await create('2031-05-01T09:00:00Z', 100.1);
 assert.equal(first.version, 1);
 
@@ -27,7 +34,7 @@ assert.equal(after, '2031-05-01T12:00:00.000Z');
 const second = await create(after, 0.07);
 const third = await create('2031-05-02T09:00:00Z', 5);
 
-const firstAtOne = { path: { order_id: first.id }, header: { 'If-Match': '"1"' } };
+const firstAtOne = { path: { order_id: first.id }, header: { 'If-Match': await tagOf(first) } };
 const written = await client.PATCH('/orders/{order_id}', { params: firstAtOne, body: { totalfee: 200.25 } });
 assert.equal(written.data?.version, 2);
 const stale = await client.PATCH('/orders/{order_id}', { params: firstAtOne, body: { totalfee: 1 } });
@@ -43,7 +50,7 @@ do {
 } while (cursor);
 assert.deepEqual(ids, [first.id, second.id, third.id]);
 
-const last = { path: { order_id: third.id }, header: { 'If-Match': '"1"' } };
+const last = { path: { order_id: third.id }, header: { 'If-Match': await tagOf(third) } };
 assert.equal((await client.DELETE('/orders/{order_id}', { params: last })).response.status, 204);
 assert.equal((await client.GET('/orders/{order_id}', { params: { path: { order_id: third.id } } })).error?.type, '/problems/not-found');
 

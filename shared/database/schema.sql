@@ -680,8 +680,8 @@ BEGIN ATOMIC
 END;
 
 -- How many orders of a day contribute a given share of their fee to a service. Stored per share, not as one sum,
--- so that the smallest and the largest stay exact when orders are deleted. A calendar holds at most eight orders a
--- day, so one sum would save little.
+-- so that the smallest and the largest stay exact when orders are deleted. With three hours between them,
+-- a calendar holds at most eight orders a day: one sum would save little.
 --
 -- GUARANTEE 5: at the position of the cursor 'fee_summaries', the rows of the current generation match
 -- the orders exactly. They change only in the transaction that moves the cursor, or that swaps generations.

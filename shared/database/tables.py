@@ -91,7 +91,7 @@ class OrderImport(Table, tablename="order_import"):
 
 
 class OrderChange(Table, tablename="order_change"):
-    """The change log: one committed creation, update or deletion of one order."""
+    """The change log: what one commit did to one order, by ``type``."""
 
     id = BigSerial(primary_key=True, help_text="order of writing, with gaps and late commits: never a cursor")
     position = BigInt(
@@ -135,7 +135,7 @@ class FeeSummary(Table, tablename="fee_summary"):
     """How many orders of a day contribute a given share of their fee to a service.
 
     Stored per share, not as one sum, so that the smallest and the largest stay exact when orders are deleted.
-    A calendar holds at most eight orders a day, so one sum would save little.
+    With three hours between them, a calendar holds at most eight orders a day: one sum would save little.
     """
 
     id = BigSerial(primary_key=True)

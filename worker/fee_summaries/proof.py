@@ -7,21 +7,18 @@ with its orders; 2: the proof failed. The result is stored, for ``GET /fee-summa
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import asyncpg
-
 from shared.command_output import print_line
-from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.locks import PROOF_LOCK, only_one
 from shared.database.statements import execute, fetch_value
 from shared.progress import ProgressLine, ReportProgress, ignore_progress
 from worker.fee_summaries.recount import COUNTED, ORDER_SHARES, CountedRow, OrderChunks, open_snapshot
+from worker.proof_command import FAILED, run_proof
 
 if TYPE_CHECKING:
     from datetime import date
@@ -183,24 +180,11 @@ async def prove_if_requested(report: Report) -> Proof | None:
     return None
 
 
-async def _run() -> Proof:
-    await DB.start(size=1)
-    try:
-        return await prove(
-            ProgressLine("verify"),
-            lambda difference: print_line(str(difference)),
-        )
-    finally:
-        await DB.stop()
-
-
 def main() -> int:
     """Run from the command line."""
-    try:
-        proof = asyncio.run(_run())
-    except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        print_line(f"verify: the proof failed: {error}", level="error")
-        return 2
+    proof = run_proof(lambda: prove(ProgressLine("verify"), lambda difference: print_line(str(difference))))
+    if proof is None:
+        return FAILED
     extent = f"{proof.orders:,} orders at position {proof.position:,}, in {proof.seconds:.1f} s"
     if proof.differing:
         print_line(

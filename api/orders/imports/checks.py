@@ -12,7 +12,7 @@ from api.http.fields import GREATEST_CALLERS_ID
 from api.orders.calendars import calendar_ids
 from api.orders.commands import claim_ids
 from api.orders.errors import CalendarNameTakenError, ImportRefusedError
-from api.orders.references import lock_references
+from api.orders.references import find_references, lock_references
 from shared.database.statements import fetch_all, fetch_values
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from api.orders.imports.imported_orders import ImportedOrder
 
 _FIND_SERVICES = "SELECT id, archived_at FROM service WHERE id = ANY($1::bigint[])"
-
-_FIND_REFERENCES = "SELECT reference, id FROM orders WHERE reference = ANY($1::text[])"
 
 _FIND_TOO_CLOSE = """
 SELECT n.place, o.id, utc_text(o.datetime) AS datetime, spacing
@@ -86,11 +84,6 @@ class _OrderedService(msgspec.Struct, frozen=True):
     archived_at: datetime | None
 
 
-class _UsedReference(msgspec.Struct, frozen=True):
-    reference: str
-    id: int
-
-
 class _TooCloseOrder(msgspec.Struct, frozen=True):
     """The place in the file of an order, and a stored order that is too close to it."""
 
@@ -146,8 +139,8 @@ async def check_references(orders: Mapping[int, ImportedOrder], faults: FaultRep
             if first != place:
                 faults.add("orders", place, ".reference", f"is the reference of orders[{first}] too")
     await lock_references(places)
-    for used in await fetch_all(_UsedReference, _FIND_REFERENCES, list(places)):
-        faults.add("orders", places[used.reference], ".reference", f"order {used.id} has this reference")
+    for reference, order_id in (await find_references(places)).items():
+        faults.add("orders", places[reference], ".reference", f"order {order_id} has this reference")
 
 
 async def calendars_of_file(orders: Mapping[int, ImportedOrder], faults: FaultReport) -> dict[str, int]:
