@@ -207,8 +207,9 @@ def _use_existing_ids(case: Case[Any], drawn: int) -> None:
             _use_a_valid_calendar(case, body, drawn)
         elif "id" in body:
             (body["id"],) = case.path_parameters.values()
-        # A version that is drawn is hardly ever the current one.
-        body.pop("version", None)
+        if len(body) > 1:  # an empty patch is invalid
+            # A version that is drawn is hardly ever the current one.
+            body.pop("version", None)
 
 
 def _use_existing_services(order: dict[str, Any]) -> None:
