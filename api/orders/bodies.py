@@ -27,6 +27,8 @@ from api.orders.fields import (
 
 LARGEST_BATCH = 100
 LARGEST_BATCH_BYTES = 1_048_576
+LARGEST_ORDER_BYTES = 524_288
+"""Any order, also if each character of its metadata is written as two escapes of six bytes."""
 
 OrderId = PlainValidator(read_callers_id)
 Fee = PlainValidator(read_fee)
