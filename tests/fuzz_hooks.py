@@ -142,13 +142,13 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
     case.query.pop("wait", None)
     if case.operation.label in {f"GET /fee-summaries{path}" for path in ("", "/export", "/orders")}:
         case.query["wait"] = 0
-    _keep_what_others_need(case)
     _draw_further(case)
+    _keep_what_others_need(case)
 
 
 def _keep_what_others_need(case: Case[Any]) -> None:
     """Delete neither the orders of the contract's examples nor services: soon nothing would succeed."""
-    value = next(iter(case.path_parameters.values()), None)
+    value = str(next(iter(case.path_parameters.values()), ""))
     if case.operation.label == "DELETE /services/{service_id}" and value in map(str, SERVICE_IDS):
         case.path_parameters["service_id"] = "1"
     if case.operation.label == "DELETE /orders/{order_id}":
@@ -220,13 +220,14 @@ def _use_existing_services(order: dict[str, Any]) -> None:
 
 
 def _use_existing_orders(body: dict[str, Any], drawn: int) -> None:
-    """Name a few orders that probably exist, each once, where no link named those that do."""
-    del body["orders"][1 + drawn % 3 :]
+    """Name a few orders that exist, or probably do, each once, where no link named those that do."""
     # A few orders exist after a second and thousands after minutes, when most of the first are deleted.
     first = FIRST_ORDER + drawn % 2 ** (drawn // 64 % 12)
-    for index, order in enumerate(body["orders"]):
+    existing = EXAMPLE_ORDERS if drawn % 4 == 1 else range(first, first + 3)
+    del body["orders"][len(existing) :]
+    for order, order_id in zip(body["orders"], existing, strict=False):
         if int(order["id"]) < FIRST_ORDER:
-            order["id"] = str(first + index)
+            order["id"] = str(order_id)
             order.pop("version", None)
             if GUARDED:
                 order["version"] = 1

@@ -71,6 +71,11 @@ CREATE TRIGGER calendar_is_kept AFTER TRUNCATE ON calendar
 -- the same spacing. 7316008 is SPACING_LOCK in shared/database/locks.py.
 CREATE FUNCTION lock_spacing() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'calendar % gets a spacing, or is deleted, at the isolation level READ COMMITTED only', OLD.id
+            USING DETAIL = 'Another sees no orders that were placed since the transaction began.',
+                ERRCODE = 'feature_not_supported';
+    END IF;
     PERFORM pg_advisory_xact_lock(7316008, OLD.id);
     IF NEW.deleted_at IS NOT NULL AND EXISTS (SELECT FROM orders WHERE calendar_id = OLD.id) THEN
         RAISE EXCEPTION 'calendar % has orders', OLD.id USING ERRCODE = 'foreign_key_violation';
@@ -235,7 +240,10 @@ CREATE TABLE orders (
         length(reference) BETWEEN 1 AND 64 AND reference = btrim(reference)
         AND reference !~ '[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u115f-\u1160\u17b4-\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
     ),
-    CONSTRAINT orders_metadata_object CHECK (jsonb_typeof(metadata) = 'object'),
+    CONSTRAINT orders_metadata_object CHECK (
+        jsonb_typeof(metadata) = 'object'
+        AND NOT jsonb_path_exists(metadata, 'strict $.* ? (@.type() <> "string")')
+    ),
     CONSTRAINT orders_status CHECK (status IN ('booked', 'cancelled')),
     CONSTRAINT orders_clear_until CHECK (clear_until >= datetime)
 );
@@ -433,6 +441,10 @@ BEGIN
     THEN
         -- The spacing can't change, and the calendar can't be deleted, before this transaction ends.
         PERFORM pg_advisory_xact_lock_shared(7316008, NEW.calendar_id);
+        IF current_setting('transaction_isolation') <> 'read committed' THEN
+            -- The calendar is read as it was when the transaction began: this fails if it has changed since.
+            PERFORM FROM calendar WHERE id = NEW.calendar_id FOR SHARE;
+        END IF;
         SELECT make_interval(secs => spacing_seconds) INTO spacing
         FROM calendar WHERE id = NEW.calendar_id AND deleted_at IS NULL;
         IF NOT FOUND THEN
