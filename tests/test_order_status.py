@@ -275,6 +275,19 @@ def test_the_reference_and_metadata_of_a_cancelled_order_can_be_changed(api: Api
     assert [row["type"] for row in changes_of(database)][2:4] == ["order.updated", "order.updated"]
 
 
+def test_metadata_of_a_cancelled_order_waits_for_no_spacing(api: Api, database: Database) -> None:
+    """It takes no place. So a batch that has a reference already never waits for a spacing that changes."""
+    api.placed_order(id=5)
+    cancel(api)
+    spacing = "(7316008, (SELECT calendar_id FROM orders))"
+    database.rows(f"SELECT pg_advisory_lock{spacing}")
+    try:
+        answer = api.client.patch("/orders/5", json={"metadata": {"a": "b"}}, timeout=5)
+    finally:
+        database.rows(f"SELECT pg_advisory_unlock{spacing}")
+    assert answer.json()["metadata"] == {"a": "b"}
+
+
 def test_a_cancelled_order_keeps_the_names_of_its_services(api: Api) -> None:
     """Sent back as it was read it is unchanged, though a service was renamed or archived meanwhile."""
     api.placed_order(id=5, services=(123, 456))

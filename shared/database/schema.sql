@@ -437,7 +437,8 @@ BEGIN
     IF TG_OP = 'INSERT'
         OR (NEW.calendar_id, NEW.datetime, NEW.status, NEW.clear_until)
             IS DISTINCT FROM (OLD.calendar_id, OLD.datetime, OLD.status, OLD.clear_until)
-        OR (NEW.version <> OLD.version AND NEW.clear_until = NEW.datetime)  -- it left its place
+        -- It left its place. A cancelled order has none, and needs no lock to stay without.
+        OR (NEW.version <> OLD.version AND NEW.status = 'booked' AND NEW.clear_until = NEW.datetime)
     THEN
         -- The spacing can't change, and the calendar can't be deleted, before this transaction ends.
         PERFORM pg_advisory_xact_lock_shared(7316008, NEW.calendar_id);
