@@ -83,10 +83,17 @@ class Delete:
 
 
 @dataclass(frozen=True)
+class ImportedOrder(Create):
+    """An order of a file."""
+
+    status: str = "booked"
+
+
+@dataclass(frozen=True)
 class Import:
     """Import a file."""
 
-    orders: tuple[Create, ...]
+    orders: tuple[ImportedOrder, ...]
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,15 @@ creates = st.builds(
     Create, st.none() | st.none() | callers_ids, times, fees, services, calendars, references, metadata_of_new
 )
 imported = st.builds(
-    Create, st.none() | callers_ids, times, fees, orderable | services, calendars, references, metadata_of_new
+    ImportedOrder,
+    st.none() | callers_ids,
+    times,
+    fees,
+    orderable | services,
+    calendars,
+    references,
+    metadata_of_new,
+    st.sampled_from(["booked", "booked", "booked", "cancelled"]),
 )
 imports = st.lists(
     imported, min_size=1, max_size=4, unique_by=lambda o: o.id if o.id is not None else object()
@@ -231,6 +246,7 @@ def written(**fields: Any) -> str:
         "calendar": str,
         "reference": lambda reference: reference,
         "metadata": dict,
+        "status": str,
     }
     names = {"at": "datetime", "fee": "totalfee"}
     body = {

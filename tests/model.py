@@ -1,4 +1,4 @@
-"""A model of the service in plain Python: the 3-hour rule, orders, and what the fee summaries must be.
+"""A model of the service in plain Python: the rule, orders, their changes, and what fee summaries must be.
 
 It shares no code with the service, checks everything one by one, and is slow and obvious.
 """
@@ -20,8 +20,8 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
 
-ImportedRow = tuple[int, datetime, Decimal, tuple[int, ...], str, str | None, dict[str, str]]
-"""An order of a file: its id (0: none), datetime, fee, services, calendar, reference and metadata."""
+ImportedRow = tuple[int, datetime, Decimal, tuple[int, ...], str, str | None, dict[str, str], str]
+"""An order of a file: its id (0: none), datetime, fee, services, calendar, reference, metadata and status."""
 
 
 def fee_shares(fee: Decimal, service_ids: Iterable[int]) -> dict[int, Decimal]:
@@ -72,7 +72,19 @@ class Model:
     last_versions: dict[int, int] = field(default_factory=dict)
     """Of deleted orders."""
     calendars: Calendars = field(default_factory=Calendars)
-    changes: int = 0
+    attribution: tuple[str, str | None] = ("anyone", None)
+    """Who sends the next commands, and why."""
+    history: dict[int, list[tuple[str, str, str | None]]] = field(default_factory=lambda: defaultdict(list))
+    """Of each order, also after its deletion: what each change was, who made it, and why."""
+
+    @property
+    def changes(self) -> int:
+        """How many changes there are."""
+        return sum(map(len, self.history.values()))
+
+    def record(self, order_id: int, participle: str) -> None:
+        """Add a change to an order's history."""
+        self.history[order_id].append((f"order.{participle}", *self.attribution))
 
     def import_of(self, order: ModelOrder) -> int | None:
         """Return the import that an order is one of: it is where that import placed it."""
@@ -168,6 +180,7 @@ class Model:
         *,
         reference: str | None,
         metadata: dict[str, str],
+        status: str = "booked",
     ) -> None:
         """Add an order that was accepted."""
         self.claimed.add(order_id)
@@ -181,16 +194,18 @@ class Model:
             calendar,
             reference,
             metadata,
-            version=version,
+            status,
+            version,
             had=frozenset(services),
         )
-        self.changes += 1
+        self.record(order_id, "created")
 
     def store_imported(self, number: int, order_id: int, order: ImportedRow) -> None:
         """Add an order of the n-th import; it rejoins an earlier one that placed it there."""
-        _, at, fee, services, calendar, reference, metadata = order
+        _, at, fee, services, calendar, reference, metadata, status = order
         self.places.setdefault((order_id, at, calendar), number)
-        self.store(order_id, at, fee, services, calendar, reference=reference, metadata=metadata)
+        more: dict[str, Any] = {"reference": reference, "metadata": metadata, "status": status}
+        self.store(order_id, at, fee, services, calendar, **more)
 
     def wanted(self, order_id: int, fields: Mapping[str, Any]) -> ModelOrder | Answer:
         """Return what a PATCH makes of an order, or a PUT (with ``all_metadata``); or why it is refused."""
@@ -234,7 +249,8 @@ class Model:
             had = order.had | {service for service, _ in changed.services}
             self.orders[order.id] = replace(changed, version=order.version + 1, had=had)
             self.calendars.use(changed.calendar)
-            self.changes += 1
+            became = "cancelled" if changed.status == "cancelled" else "reinstated"
+            self.record(order.id, "updated" if changed.status == order.status else became)
 
     def update(self, order_id: int, fields: Mapping[str, Any]) -> Answer:
         """Answer a PATCH or a PUT; see ``wanted``."""
@@ -308,7 +324,7 @@ class Model:
         if order is None:
             return Answer(404, "not-found")
         self.last_versions[order_id] = order.version + 1
-        self.changes += 1
+        self.record(order_id, "deleted")
         return Answer(204)
 
     def faults_of_import(self, orders: Sequence[ImportedRow]) -> set[str]:
@@ -317,9 +333,9 @@ class Model:
         # Where an order is stored already, its id is taken and its place too.
         imports = [
             None if order_id in self.orders else self.places.get((order_id, at, calendar))
-            for order_id, at, _, _, calendar, _, _ in orders
+            for order_id, at, _, _, calendar, *_ in orders
         ]
-        for index, (order_id, at, _, services, calendar, reference, _) in enumerate(orders):
+        for index, (order_id, at, _, services, calendar, reference, _, status) in enumerate(orders):
             earlier = [other[5] for other in orders[:index]]
             if reference is not None and (self.reference_taken(reference) or reference in earlier):
                 faults.add(f"orders[{index}].reference")
@@ -331,6 +347,8 @@ class Model:
                 for place, service in enumerate(services)
                 if self.not_orderable([service])
             }
+            if status == "cancelled":  # it takes no place
+                continue
             own = imports[index]
             if any(
                 abs(order.at - at) < self.calendars.spacing(calendar)
@@ -344,7 +362,8 @@ class Model:
                 and at - other_at < self.calendars.spacing(calendar)
                 and (other_at, other) < (at, index)
                 and imports[other] != own
-                for other, (_, other_at, _, _, other_calendar, _, _) in enumerate(orders)
+                and other_status == "booked"
+                for other, (_, other_at, _, _, other_calendar, _, _, other_status) in enumerate(orders)
             ):
                 faults.add(f"orders[{index}].datetime")
         not_made = {

@@ -17,7 +17,7 @@ from api.http.parameters import NO_QUERY
 from api.http.problem_types import ProblemType
 from api.http.problems import ProblemError
 from api.operations.health import NotReadyError
-from api.orders.bodies import LARGEST_BATCH_BYTES
+from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES
 from api.problem_map import _PROBLEM_OF, problem_of
 from api.problem_types import TYPES
 from contract.checks.document import media_types, operations, parameters
@@ -366,6 +366,7 @@ def test_the_problems_in_the_contracts_examples_are_what_the_service_answers(
 
 def test_the_size_limits_of_bodies_are_the_contracts() -> None:
     """The contract's description states the limits that the API enforces."""
-    assert f"A body is at most {LARGEST_BODY_BYTES:,} bytes, a batch {LARGEST_BATCH_BYTES:,}." in (
-        CONTRACT.get("info")["description"].replace("\n", " ").replace("  ", " ")
-    )
+    assert (
+        f"A body is at most {LARGEST_BODY_BYTES:,} bytes, an order {LARGEST_ORDER_BYTES:,}, "
+        f"a batch {LARGEST_BATCH_BYTES:,}."
+    ) in (CONTRACT.get("info")["description"].replace("\n", " ").replace("  ", " "))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.app import LARGEST_BODY_BYTES, create_litestar
+from api.app import create_litestar
 from api.http.request_bodies import receive_bodies
+from api.orders.bodies import LARGEST_ORDER_BYTES
 from tests.builders import order_body
 from tests.import_steps import import_rows
 
@@ -51,9 +52,9 @@ async def _answer(app: Any, method: str, path: str, body: bytes) -> int:
     ("status", "method", "path", "body"),
     [
         (200, "GET", "/health/live", b""),
-        (400, "POST", "/orders", b"[" * (LARGEST_BODY_BYTES - 1)),
+        (400, "POST", "/orders", b"[" * (LARGEST_ORDER_BYTES - 1)),
         (422, "POST", "/orders", json.dumps({**order_body(), "x": "x" * 60_000}).encode()),
-        (413, "POST", "/orders", b"x" * (LARGEST_BODY_BYTES + 1)),
+        (413, "POST", "/orders", b"x" * (LARGEST_ORDER_BYTES + 1)),
         (404, "GET", "/nowhere", b""),
     ],
 )

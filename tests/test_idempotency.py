@@ -79,6 +79,47 @@ def test_an_idempotency_key_reused_with_other_content_is_refused(
     assert database.counts() == counts
 
 
+def test_the_order_of_metadata_makes_no_difference_to_a_repeat(api: Api) -> None:
+    """The members of a JSON object have no order."""
+    metadata = {"a": "1", "b": "2"}
+    for path, body in (
+        ("/orders", lambda own: order_body(metadata=own)),
+        ("/orders/batch", lambda own: {"orders": [order_body(at=later(days=1), metadata=own)]}),
+    ):
+        first, repeat = (
+            api.client.post(path, json=body(own), headers={"Idempotency-Key": "k"})
+            for own in (metadata, dict(reversed(metadata.items())))
+        )
+        assert first.status_code == repeat.status_code == 201, repeat.text
+        assert repeat.content == first.content
+        assert repeat.headers["idempotency-replayed"] == "true"
+
+
+# SHA-256 of the content of order_body(), as the release computed it that knew no reference and no metadata.
+FINGERPRINTS_BEFORE = {
+    "createOrder": "f696b055f2b59a7d4a01356426c201a1fb65a09baa90466099f0c76409d9fb5a",
+    "createOrders": "41ff79307946413ab4184f263210753cef8189c1e19ec500aa3a4b6d2cf0a5ec",
+}
+
+
+@pytest.mark.parametrize("operation", FINGERPRINTS_BEFORE)
+def test_a_create_that_an_earlier_release_answered_is_repeated_after_the_upgrade(
+    api: Api, database: Database, operation: str
+) -> None:
+    """Answers are lost when processes are replaced."""
+    database.rows(
+        "INSERT INTO idempotency_key (caller, operation, key, fingerprint, answer) "
+        "VALUES ($1, $2, $3, $4, $5)",
+        *("anyone", operation, "k", bytes.fromhex(FINGERPRINTS_BEFORE[operation]), '{"id":"7","version":1}'),
+    )
+    path, body = ("/orders", order_body())
+    if operation == "createOrders":
+        path, body = ("/orders/batch", {"orders": [body]})
+    answer = api.client.post(path, json=body, headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, answer.text) == (201, '{"id":"7","version":1}')
+    assert api.every_order() == []
+
+
 def test_a_repeated_create_gets_the_first_answer_whatever_happened_to_the_order(api: Api) -> None:
     """The answer belongs to the create; a GET shows the current state."""
     first = posted(api, "/orders", order_body())

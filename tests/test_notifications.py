@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -80,6 +81,38 @@ def test_a_notification_is_a_cloud_event(api: Api, run: Run) -> None:
         {"order": None, "previous": changed},
     ]
     assert len({event["id"] for event in events}) == 3
+
+
+def test_the_largest_possible_change_with_metadata_is_as_large_as_the_contract_says(
+    api: Api, database: Database, run: Run
+) -> None:
+    """Both states have all that an order may have, in characters of four bytes."""
+
+    def widest(length: int, number: int) -> str:
+        return chr(0x1F400 + number) + "\U0001f4e6" * (length - 1)
+
+    for number in range(50):
+        database.rows("INSERT INTO service (id, name) VALUES ($1, $2)", 10**17 + number, widest(100, number))
+    order = api.placed_order(
+        at="2199-12-31T23:59:59.999Z",
+        fee=9_999_999_999.99,
+        services=tuple(10**17 + number for number in range(50)),
+        calendar="x" * 64,
+        reference="\U0001f4e6" * 64,
+        metadata={widest(40, number): "\U0001f4e6" * 500 for number in range(50)},
+    )
+    reason = {"Change-Reason": "%F0%9F%93%A6" * 200}
+    answer = api.client.patch(f"/orders/{order['id']}", json={"totalfee": 8_888_888_888.88}, headers=reason)
+    assert answer.status_code == 200
+    run(assign_all())
+    _, updated = run(whole_log())
+    size = len(updated.notification().encode())
+    longest_actor = 64
+    stated = 264
+    assert (stated - 8) * 1024 < size + longest_actor <= stated * 1024, size
+    for contract in ("openapi.yaml", "asyncapi.yaml"):
+        text = (Path(__file__).parent.parent / "contract" / contract).read_text()
+        assert set(re.findall(r"at most (\d+) KiB", text)) == {str(stated)}
 
 
 def test_the_largest_possible_change_fits_into_64_kib(api: Api, database: Database, run: Run) -> None:

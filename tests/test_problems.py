@@ -146,7 +146,7 @@ def provoked(api: Api) -> dict[str, httpx.Response]:
         "method-not-allowed": api.client.delete("/orders"),
         "not-acceptable": api.client.get("/orders", headers={"Accept": "image/png"}),
         "unsupported-media-type": api.post_text("/orders", "{}", "text/plain"),
-        "body-too-large": api.post_text("/orders", " " * 70_000),
+        "body-too-large": api.post_text("/orders", " " * 530_000),
         "uri-too-long": api.client.get("/orders?" + "a" * 9_000),
         "headers-too-large": api.client.get("/orders", headers={"X-Large": "a" * 33_000}),
         "summaries-behind": api.client.get("/fee-summaries?min_position=999&wait=0"),

@@ -10,6 +10,7 @@ from decimal import Decimal
 from hashlib import sha256
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, event, example, given, settings
@@ -38,6 +39,7 @@ from tests.history_commands import (
     DryRun,
     EndMany,
     Import,
+    ImportedOrder,
     Patch,
     PatchMany,
     Put,
@@ -61,6 +63,8 @@ HISTORIES = 25 * ROUNDS
 
 NAMES = {123: "Inspection", 456: "Analysis", 789: "Testing"}
 FIRST_ID_OF_THE_SERVER = 10**15
+REASONS = (None, "Grün, 50 %", "A customer asked")
+"""Why commands are sent, in turn."""
 
 
 def _free_order(hours: float) -> Create:
@@ -76,6 +80,12 @@ class History:
         self.model = Model(dict(NAMES))
         self.is_dry_run = False
         self.imports = 0
+        self.commands = 0
+
+    @property
+    def reason(self) -> str | None:
+        """Why the current command is sent."""
+        return REASONS[self.commands % len(REASONS)]
 
     def order_id(self, number: int) -> int:
         """Return the id that a command refers to."""
@@ -88,7 +98,10 @@ class History:
             method,
             f"{path}?dry_run=true" if self.is_dry_run else path,
             content=body,
-            headers={"Content-Type": "application/json"} if body else {},
+            headers={
+                **({"Content-Type": "application/json"} if body else {}),
+                **({"Change-Reason": quote(self.reason)} if self.reason else {}),
+            },
         )
 
     def check(self, command: Command, answer: httpx.Response, expected: Answer) -> None:
@@ -114,6 +127,8 @@ class History:
 
     def do(self, command: Command) -> None:
         """Run one command on both."""
+        self.commands += 1
+        self.model.attribution = ("import" if isinstance(command, Import) else "anyone", self.reason)
         match command:
             case PatchMany() | Swap() | EndMany():
                 self.do_many(command)
@@ -242,14 +257,14 @@ class History:
         assert not faults
         expected = self.model.faults_of_import(
             [
-                (o.id or 0, o.at, o.fee, tuple(reversed(o.services)), o.calendar, o.reference, o.metadata)
+                (o.id or 0, o.at, o.fee, o.services[::-1], o.calendar, o.reference, o.metadata, o.status)
                 for o in command.orders
             ]
         )
         event(f"Import {'refused' if expected else 'accepted'}")
         reasons: set[str] = set()
         try:
-            done = self.run(import_orders("orders.json", digest, orders, faults=faults))
+            done = self.run(import_orders("orders.json", digest, orders, faults=faults, reason=self.reason))
             assert (done.orders, done.before) == (len(orders), False)
         except ImportRefusedError:
             *lines, _ = faults.page()
@@ -261,7 +276,7 @@ class History:
         new_ids = iter(sorted(shown - self.model.orders.keys() - {o.id for o in command.orders}))
         for order in command.orders:
             order_id = order.id if order.id is not None else next(new_ids)
-            row = (order.at, order.fee, order.services, order.calendar, order.reference, order.metadata)
+            row = tuple(value for name, value in vars(order).items() if name != "id")
             self.model.store_imported(self.imports, order_id, (order_id, *row))
 
     def shows(self, order_id: int, answer: httpx.Response) -> None:
@@ -287,7 +302,7 @@ class History:
         )
 
     def check_end(self) -> None:
-        """Compare the end state: calendars, orders in order and by each filter, and every fee summary."""
+        """Compare the end state: calendars, orders as lists have them, their changes, and fee summaries."""
         check_calendars(self.api, self.model)
         listed = [
             self.as_model(json.loads(json.dumps(order), parse_float=Decimal))
@@ -295,6 +310,9 @@ class History:
         ]
         assert listed == sorted(self.model.orders.values(), key=lambda order: (order.at, order.id))
         check_filters(self.api, self.model)
+        for order_id, history in self.model.history.items():
+            changes = self.api.every_item(f"/orders/{order_id}/changes?limit=7")
+            assert [(c["type"], c["actor"], c.get("reason")) for c in changes] == history, order_id
         for by, period in (("service", "day"), ("calendar", "week"), ("none", "month"), ("none", "day")):
             answer = self.api.fee_summaries(by=by, group_by=period)
             assert answer["as_of"]["position"] == self.model.changes
@@ -328,7 +346,7 @@ class History:
 @example(  # a spacing that changes among orders, of which two were imported together
     history=[
         *(_free_order(hours) for hours in (0, 3, 6.5)),
-        Import((_free_order(12), _free_order(12.5))),
+        Import(tuple(ImportedOrder(**vars(_free_order(hours))) for hours in (12, 12.5))),
         PatchCalendar("default", {"spacing": timedelta(hours=6)}),
         PatchCalendar("default", {"spacing": timedelta(minutes=90)}),
         _free_order(1.5),

@@ -35,6 +35,20 @@ def test_an_order_that_is_sent_back_stays_the_same(api: Api, database: Database,
     assert database.everything() == stored
 
 
+def test_an_order_with_as_much_metadata_as_it_may_have_is_created_and_sent_back(api: Api) -> None:
+    """Also in JSON of ASCII characters, in which each of these has twelve bytes."""
+    metadata = {f"{number:02}" + "😀" * 38: "😀" * 500 for number in range(50)}
+    created = api.client.post(
+        "/orders",
+        content=json.dumps(order_body(id=5, metadata=metadata), ensure_ascii=True),
+        headers={"Content-Type": "application/json"},
+    )
+    assert created.status_code == 201, created.text
+    for method in WRITES:
+        answer = send_back(api, method, "/orders/5")
+        assert (answer.status_code, answer.content) == (200, created.content)
+
+
 @pytest.mark.parametrize("method", WRITES)
 @pytest.mark.parametrize(
     ("changes", "shown"),

@@ -151,7 +151,7 @@ def test_a_compressed_body_is_refused(api: Api) -> None:
 
 @pytest.mark.parametrize("known_length", [True, False], ids=["with its length", "in chunks"])
 def test_a_body_that_is_too_large_is_refused(api: Api, *, known_length: bool) -> None:
-    """413 above 64 KiB, with or without a Content-Length."""
+    """413 above 512 KiB, with or without a Content-Length."""
     body = b" " * 1_100_000
     chunks = (body[at : at + 100_000] for at in range(0, len(body), 100_000))
     headers = {"Content-Type": "application/json"}

@@ -63,6 +63,10 @@ class Body(StrictObject):
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
         return {name: item for name, item in value.items() if item is not None or name not in optional}
 
+    def content(self) -> dict[str, Any]:
+        """Return what two requests must have in common to be the same one, for an Idempotency-Key."""
+        return self.model_dump()
+
 
 class Patch(StrictObject):
     """The body of a PATCH (JSON Merge Patch, RFC 7396): members that are absent stay as they are.

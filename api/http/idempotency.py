@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from litestar import Response
-    from pydantic import BaseModel
 
+    from api.http.bodies import Body
     from api.http.idempotency_keys import Answer
     from api.http.request import AnyRequest
 
 _KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
 
 
-def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -> IdempotencyKey | None:
+def read_idempotency_key(request: AnyRequest, operation: str, body: Body) -> IdempotencyKey | None:
     """Read the header, if there is one. Format and member order of the body's JSON make no difference.
 
     Raises:
@@ -40,7 +40,7 @@ def read_idempotency_key(request: AnyRequest, operation: str, body: BaseModel) -
         raise malformed(
             Fault("must be sent once, with 1 to 255 visible ASCII characters", header="Idempotency-Key")
         )
-    content = json.dumps(body.model_dump(), default=str).encode()
+    content = json.dumps(body.content(), default=str).encode()
     return IdempotencyKey(caller_of(request).name, operation, keys[0], sha256(content).digest())
 
 

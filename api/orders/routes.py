@@ -18,7 +18,7 @@ from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
 from api.orders import commands, queries
 from api.orders.answers import WRITE, answer_order, is_dry_run_of
-from api.orders.bodies import LARGEST_BATCH_BYTES, NewOrder, NewOrders
+from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES, NewOrder, NewOrders
 from api.orders.lists import routes as list_routes
 from api.orders.members import SETTABLE
 from shared.database.transaction import roll_back_if
@@ -36,7 +36,7 @@ def _preview(order: dict[str, Any], new: NewOrder) -> dict[str, Any]:
     return {"id": None if new.id is None else order["id"]} | {name: order[name] for name in SETTABLE}
 
 
-@post("/orders", opt=WRITE)
+@post("/orders", request_max_body_size=LARGEST_ORDER_BYTES, opt=WRITE)
 async def create_order(request: AnyRequest) -> Response[bytes]:
     """Store an order, its calendar's spacing or more from every other one there."""
     new = await read_body(request, NewOrder)

@@ -14,7 +14,7 @@ from api.http.parameters import path_id
 from api.http.request import AnyRequest
 from api.orders import batch_updates, updates
 from api.orders.answers import WRITE, answer_order, is_dry_run_of
-from api.orders.bodies import LARGEST_BATCH_BYTES, OrderPatch, OrderReplacement
+from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES, OrderPatch, OrderReplacement
 from api.orders.current_orders import StatusChange
 from api.orders.fields import BOOKED, CANCELLED
 from api.orders.write_bodies import OrderPatches, OrdersOfBatch, StatusReason
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     _BatchCommand = Callable[[Sequence[OrderOfBatch], Attribution, IdempotencyKey | None], Awaitable[Answer]]
 
 
-@put("/orders/{order_id:str}", opt=WRITE)
+@put("/orders/{order_id:str}", request_max_body_size=LARGEST_ORDER_BYTES, opt=WRITE)
 async def replace_order(request: AnyRequest) -> Response[bytes]:
     """Replace an order that exists."""
     order_id = path_id(request, "order_id")
@@ -42,7 +42,7 @@ async def replace_order(request: AnyRequest) -> Response[bytes]:
     return await _update(request, order_id, new, preconditions)
 
 
-@patch("/orders/{order_id:str}", opt=WRITE)
+@patch("/orders/{order_id:str}", request_max_body_size=LARGEST_ORDER_BYTES, opt=WRITE)
 async def patch_order(request: AnyRequest) -> Response[bytes]:
     """Change parts of an order (JSON Merge Patch)."""
     order_id = path_id(request, "order_id")
