@@ -16,7 +16,10 @@ STORED_AS_SENT = {"datetime": "timestamptz", "totalfee": "numeric", "reference":
 SETTABLE = (*STORED_AS_SENT, "services", "calendar")
 """Members that callers set, apart from the id, which never changes."""
 
-READ_ONLY = ("status", "version", "created_at", "updated_at")
+SET_WHEN_STORED = ("version", "created_at", "updated_at")
+"""Members that an order has only once it is stored."""
+
+READ_ONLY = ("status", *SET_WHEN_STORED)
 """Members that only the service sets. Callers may send them back as they read them."""
 
 SHOWN = ("id", *SETTABLE, *READ_ONLY)

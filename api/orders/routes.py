@@ -20,7 +20,7 @@ from api.orders import commands, queries
 from api.orders.answers import WRITE, answer_order, is_dry_run_of
 from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES, NewOrder, NewOrders
 from api.orders.lists import routes as list_routes
-from api.orders.members import SETTABLE
+from api.orders.members import SET_WHEN_STORED
 from shared.database.transaction import roll_back_if
 
 
@@ -33,7 +33,8 @@ class _Identity(msgspec.Struct):
 
 def _preview(order: dict[str, Any], new: NewOrder) -> dict[str, Any]:
     """Return the members that a new order would have; its id only if that is certain."""
-    return {"id": None if new.id is None else order["id"]} | {name: order[name] for name in SETTABLE}
+    shown = {name: value for name, value in order.items() if name not in SET_WHEN_STORED}
+    return {**shown, "id": None if new.id is None else shown["id"]}
 
 
 @post("/orders", request_max_body_size=LARGEST_ORDER_BYTES, opt=WRITE)

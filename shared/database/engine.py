@@ -17,7 +17,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from piccolo.engine.postgres import PostgresEngine
 
-from shared.database.lock_retry import LockWaiters, retry_while_locked
+from shared.database.lock_retry import LOCK_ERRORS, LockWaiters, retry_while_locked
 from shared.database.pool import Pool
 from shared.database.sessions import (
     DRIVER_ERRORS,
@@ -190,11 +190,11 @@ class Engine(PostgresEngine):
         retried = _is_retried.set(True)
         try:
             return await work()
-        except asyncpg.LockNotAvailableError as error:
+        except LOCK_ERRORS as error:
             deadline = began + settings().statement_timeout
             try:
                 return await retry_while_locked(work, self._lock_waiters, deadline, error)
-            except asyncpg.LockNotAvailableError as last_error:
+            except LOCK_ERRORS as last_error:
                 raise LockTimeoutError(str(last_error)) from last_error
         finally:
             _is_retried.reset(retried)

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LOCK_ERRORS = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+"""The transaction was rolled back and can run again.
+
+Commands do not deadlock with each other (``docs/architecture.md``, lock order), but SQL by hand may take the
+same locks in another order.
+"""
+
 SHORTEST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 
@@ -70,7 +77,7 @@ async def retry_while_locked(
     work: Callable[[], Awaitable[T]],
     waiters: LockWaiters,
     deadline: float,
-    first_error: asyncpg.LockNotAvailableError,
+    first_error: asyncpg.PostgresError,
 ) -> T:
     """Run a statement or a transaction again, after its first run, as long as a lock that it needs is held.
 
@@ -81,8 +88,8 @@ async def retry_while_locked(
         first_error: of the first run.
 
     Raises:
-        asyncpg.LockNotAvailableError: the lock was still held when the time was over, or too many wait
-            for locks already.
+        asyncpg.PostgresError: one of ``LOCK_ERRORS``: the lock was still held at the deadline, or too many
+            wait for locks already.
 
     """
     lock_error = first_error
@@ -95,7 +102,7 @@ async def retry_while_locked(
                 break
             try:
                 return await work()
-            except asyncpg.LockNotAvailableError as error:
+            except LOCK_ERRORS as error:
                 lock_error = error
             finally:
                 waiters.end_turn()
