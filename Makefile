@@ -12,7 +12,7 @@ CODE   := $(wildcard api bench contract shared stack tests worker)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run import verify rebuild test matrix faults fuzz bench bench-check bench-scale har contract contract-static check format format-check lint types imports docs lock clean
+.PHONY: help run import key verify rebuild test matrix faults fuzz bench bench-check bench-scale har contract contract-static check format format-check lint types imports docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -30,6 +30,10 @@ verify: $(VENV)/run.stamp  ## prove that fee summaries equal the orders, their t
 	@status=0; for proof in worker.fee_summaries.proof worker.order_texts worker.order_places; do \
 	  $(PY) -m stack.attach $(PY) -m $$proof || status=$$?; \
 	done; exit $$status
+
+key: $(VENV)/run.stamp  ## make an API key, and print it: NAME=shop SCOPES=orders:read,orders:write [EXPIRES=2027-01-31T00:00:00Z]
+	@test -n "$(NAME)" && test -n "$(SCOPES)" || { echo "make key: whose, and for what? make key NAME=shop SCOPES=orders:read,orders:write"; exit 2; }
+	@$(PY) -m stack.attach $(PY) -m api.keys.key_command make "$(NAME)" --scopes "$(SCOPES)" $(if $(EXPIRES),--expires "$(EXPIRES)")
 
 rebuild: $(VENV)/run.stamp  ## rebuild the fee summaries while they are in use [OMS_TIME_ZONE=Europe/Rome]
 	@$(PY) -m stack.attach $(PY) -m worker.fee_summaries.rebuild

@@ -26,6 +26,7 @@ from api.http.request_bodies import receive_bodies
 from api.http.request_log import request_log
 from api.http.request_metrics import drop_gauges_of_ended_processes
 from api.http.request_sizes import check_sizes
+from api.keys import routes as keys
 from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
 from api.orders import update_routes as order_updates
@@ -53,6 +54,7 @@ ROUTES = [
     *calendars.ROUTES,
     *fee_summaries.ROUTES,
     *webhooks.ROUTES,
+    *keys.ROUTES,
     *changes.ROUTES,
     *stream.ROUTES,
     *health.ROUTES,
@@ -112,7 +114,7 @@ async def check_request(request: AnyRequest) -> None:
     """
     handler = request.route_handler
     check_path(request)
-    check_access(request)
+    await check_access(request, handler)
     check_acceptable(request, handler)
     check_query(request, handler)
 

@@ -21,6 +21,7 @@ from api.http.durations import duration_in_words, duration_text
 from api.http.json_text import encode
 from api.http.problem_types import (
     BODY_TOO_LARGE,
+    FORBIDDEN,
     IDEMPOTENCY_KEY_REUSED,
     INTERNAL_ERROR,
     METHOD_NOT_ALLOWED,
@@ -31,11 +32,13 @@ from api.http.problems import Fault, ProblemError, invalid, malformed
 from api.http.request_bodies import LEAST_BYTES_PER_SECOND
 from api.http.responses import BytesResponse
 from api.http.times import utc_text
+from api.keys import errors as keys
 from api.orders import errors as orders
 from api.orders.fields import MOST_METADATA
 from api.problem_types import (
     BATCH_REFUSED,
     CALENDAR_IN_USE,
+    KEY_NAME_TAKEN,
     ORDER_CANCELLED,
     ORDER_ID_TAKEN,
     ORDERS_TOO_CLOSE,
@@ -46,6 +49,7 @@ from api.problem_types import (
     SERVICE_NAME_TAKEN,
     SPACING_TOO_LARGE,
     SUMMARIES_BEHIND,
+    TOO_MANY_KEYS,
     TOO_MANY_WEBHOOKS,
     VERSION_MISMATCH,
     WEBHOOK_DISABLED,
@@ -323,6 +327,22 @@ _PROBLEM_OF: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ),
     webhooks.TooMuchToReplayError: lambda error: invalid(
         Fault(f"must be at least {error.first}: one replay can't cover more changes", pointer="#/after")
+    ),
+    keys.KeyNotFoundError: lambda error: ProblemError(NOT_FOUND, f"There is no key {error.key_id}."),
+    keys.KeyNameTakenError: lambda error: ProblemError(
+        KEY_NAME_TAKEN, f"Another key is called {error.name}."
+    ),
+    keys.TooManyKeysError: lambda error: ProblemError(
+        TOO_MANY_KEYS, f"There are {error.most:,} keys already. Revoke some."
+    ),
+    keys.ScopesNotHeldError: lambda error: ProblemError(
+        FORBIDDEN,
+        f"The key of {error.caller} lacks the scope{'' if len(error.scopes) == 1 else 's'} "
+        f"{', '.join(error.scopes)}, so it can't give {'it' if len(error.scopes) == 1 else 'them'} to a key.",
+    ),
+    keys.NoKeysAskedForError: lambda _error: ProblemError(
+        FORBIDDEN,
+        "No keys are asked for here yet. The first one is made by the operator: make key NAME=… SCOPES=…",
     ),
     Exception: _internal_error,
 }

@@ -90,6 +90,19 @@ TOO_MANY_WEBHOOKS = ProblemType(
     "Delete a webhook that is no longer needed, or change one: PATCH its `url`, `types` or `calendars`. The "
     "operator of the service can allow more (`OMS_MAX_WEBHOOKS`).",
 )
+KEY_NAME_TAKEN = ProblemType(
+    "key-name-taken",
+    409,
+    "Another API key has this name",
+    "Changes name the key that made them, so no two keys in use have one name. Choose another name, or "
+    "rotate or revoke the key that has it. Names of revoked keys are free again.",
+)
+TOO_MANY_KEYS = ProblemType(
+    "too-many-keys",
+    409,
+    "There are as many API keys as there may be",
+    "Revoke keys that are no longer needed, or that have expired.",
+)
 POSITION_EXPIRED = ProblemType(
     "position-expired",
     410,

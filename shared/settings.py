@@ -182,9 +182,10 @@ class Settings(BaseSettings):
     """``yes``: PUT, PATCH and DELETE of an order require ``If-Match``; without it they are answered 428."""
 
     api_keys: ApiKeys = Field("", validate_default=True)
-    """Who may call the API: ``name:role:sha256``, separated by commas. Empty means that everyone may.
+    """Who may call the API: ``name:role:sha256``, separated by commas.
 
-    ``role`` is ``read`` or ``write``; ``sha256`` is the SHA-256 of the key in hexadecimal. Names are unique.
+    Empty means that everyone may, unless the database has keys or ``OMS_ACCESS`` is ``keys``. ``role`` is
+    ``read`` or ``write``; ``sha256`` is the SHA-256 of the key in hexadecimal. Names are unique.
     """
 
     api_keys_file: str = ""
@@ -193,17 +194,19 @@ class Settings(BaseSettings):
     A file without any key is refused, unless ``OMS_API_KEYS`` has some or ``OMS_ACCESS`` is ``open``.
     """
 
-    access: Literal["protected", "open"] = "protected"
-    """``open``: without keys, the API may listen on any address, and all who can reach it may do everything.
+    access: Literal["protected", "open", "keys"] = "protected"
+    """``keys``: keys are always asked for, even while there is none: for keys that the database has.
 
-    Where there are keys, it changes nothing.
+    ``open``: without keys, the API may listen on any address, and who can reach it may do everything. Where
+    there are keys, it changes nothing.
     """
 
     allowed_hosts: Hosts = Field("", validate_default=True)
     """The names under which callers may address the API (``Host``), separated by commas: ``*.example.com``.
 
-    Empty means any name with keys. Without keys it means loopback names and ``OMS_HOST``, so that no web page
-    can reach the API through a name of its own. Health checks are answered under any name.
+    Empty means any name where ``OMS_API_KEYS`` has keys or ``OMS_ACCESS`` is ``keys``. Otherwise it means
+    loopback names and ``OMS_HOST``, so that no web page can reach the API through a name of its own. Health
+    checks are answered under any name.
     """
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
@@ -261,9 +264,14 @@ class Settings(BaseSettings):
             keys = read_api_keys_file(self.api_keys_file, self.api_keys)
         except ValueError as error:
             raise ValueError(f"OMS_API_KEYS_FILE: {error}") from None
-        if not keys and self.access != "open":
+        if not keys and self.access == "protected":
             raise ValueError("OMS_API_KEYS_FILE: has no key; OMS_ACCESS=open would let everyone in")
         return keys
+
+    @cached_property
+    def asks_for_keys(self) -> bool:
+        """Whether keys are asked for whatever is in the database. They also are once there is a key in it."""
+        return bool(self.all_api_keys) or self.access == "keys"
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -327,10 +335,10 @@ def check_listening() -> None:
 
     """
     given = settings()
-    if not given.all_api_keys and given.access != "open" and not is_loopback(given.host):
+    if not given.asks_for_keys and given.access != "open" and not is_loopback(given.host):
         fault = (
             "OMS_HOST: other machines may reach this address, and without keys all who do may do everything; "
-            "set OMS_API_KEYS, or OMS_ACCESS=open if that is meant"
+            "set OMS_API_KEYS, OMS_ACCESS=keys for keys in the database, or OMS_ACCESS=open if that is meant"
         )
         raise _settings_error([fault])
 

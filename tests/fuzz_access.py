@@ -77,6 +77,8 @@ def _status_that_is_due(response: Response, case: Case[Any], key: str) -> int | 
         return None
     if key not in ("reader", "writer"):
         return 401
+    if case.path.startswith("/keys"):  # no key of the settings may manage keys
+        return 403
     if key == "reader" and case.method not in ("GET", "HEAD", "OPTIONS"):
         return 403
     if (case.method, case.path) in VERSION_IN_HEADER:

@@ -16,6 +16,7 @@ from api.http.media_types import JSON
 from api.http.parameters import NO_QUERY
 from api.http.problem_types import ProblemType
 from api.http.problems import ProblemError
+from api.http.scopes import ANY_KEY, SCOPES
 from api.operations.health import NotReadyError
 from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES
 from api.problem_map import _PROBLEM_OF, problem_of
@@ -25,6 +26,7 @@ from shared.database.engine import DatabaseUnavailableError, OutcomeUnknownError
 from tests.builders import order_body, tags
 from tests.contract_schemas import CONTRACT, is_problem
 from tests.drivers import Api, Database
+from tests.key_steps import make_key
 from tests.referenced_code import referenced_code
 from tests.serving import serving
 from tests.webhook_steps import subscribe
@@ -104,6 +106,14 @@ def test_a_route_refuses_a_query_parameter_that_it_does_not_declare(key: tuple[s
 
 
 @CASES
+def test_the_scope_of_each_route_is_the_contracts(key: tuple[str, str]) -> None:
+    """Every route that needs a key declares one, or that any key will do; the others declare none."""
+    declared = HANDLERS[key].opt.get("scope")
+    assert (declared is not None) is access.needs_key(key[1])
+    assert OPERATIONS[key].get("x-scope") == (None if declared == ANY_KEY else declared)
+
+
+@CASES
 def test_the_media_types_of_answers_are_the_contracts(key: tuple[str, str]) -> None:
     """What a route declares to produce is what the contract has for its successful answers."""
     responses = OPERATIONS[key].members("responses")
@@ -142,7 +152,6 @@ NEVER = {
     "cancelOrders": {404: _OF_ITEMS, 412: _OF_ITEMS},
     "deleteOrders": {404: _OF_ITEMS, 412: _OF_ITEMS},
     "archiveService": {409: "it sets no name that another service could have"},
-    "getMetrics": {503: "without the database it shows what it knows"},
 }
 """Statuses that a route's code refers to but never answers."""
 
@@ -164,7 +173,8 @@ def _statuses(key: tuple[str, str]) -> set[int]:
     if method != "DELETE":
         statuses.add(406)
     if access.needs_key(path):
-        statuses |= {401} if method in access.READING else {401, 403}
+        statuses |= {401} if HANDLERS[key].opt["scope"] == ANY_KEY else {401, 403}
+        statuses.add(503)  # it can't be known whether a key is valid
     return statuses - NEVER.get(IDS[key], {}).keys()
 
 
@@ -317,10 +327,20 @@ def _provoke_with_rows(api: Api, database: Database) -> dict[str, httpx.Response
     return answers
 
 
-def _provoke_with_settings(api: Api) -> dict[str, httpx.Response]:
+def _provoke_with_settings(api: Api, database: Database) -> dict[str, httpx.Response]:
     """Return the problems of an API that requires keys and If-Match."""
     client = api.client
+    manager = {"Authorization": f"Bearer {make_key(database, 'admin', *SCOPES)}"}
+    shop = {"name": "shop-2", "scopes": ["orders:read"]}
+    assert client.post("/keys", json=shop, headers=manager).status_code == 201
+    taken = client.post("/keys", json={**shop, "name": "shop"}, headers=manager)
+    database.rows(
+        "INSERT INTO api_key (id, name, scopes, secret_hash) "
+        "SELECT 'x' || i, 'x' || i, '{orders:read}', sha256(i::text::bytea) FROM generate_series(3, 1000) i"
+    )
     return {
+        "TakenKeyName": taken,
+        "ThousandKeys": client.post("/keys", json={**shop, "name": "shop-3"}, headers=manager),
         "NoApiKey": client.get("/orders"),
         "NotAllowed": client.delete("/orders/223", headers={"Authorization": "Bearer dashboard"}),
         "NoIfMatch": client.delete("/orders/223", headers={"Authorization": "Bearer shop"}),
@@ -346,7 +366,9 @@ def test_the_problems_in_the_contracts_examples_are_what_the_service_answers(
     """Every member of each, except the id of the request."""
     examples = _problem_examples()
     provoked = (
-        _provoke_with_requests(api) | _provoke_with_rows(api, database) | _provoke_with_settings(guarded_api)
+        _provoke_with_requests(api)
+        | _provoke_with_rows(api, database)
+        | _provoke_with_settings(guarded_api, database)
     )
     problems = {name: answer.json() for name, answer in provoked.items()}
     for name, error in FAILURES.items():

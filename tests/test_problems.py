@@ -172,6 +172,8 @@ def test_each_problem_type_carries_what_a_caller_needs_to_continue(api: Api) -> 
         "report-expired",
         "webhook-disabled",
         "too-many-webhooks",
+        "key-name-taken",
+        "too-many-keys",
     }
 
 

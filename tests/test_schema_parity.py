@@ -32,6 +32,7 @@ from api.http.parameters import read_boolean, read_limit
 from api.http.request_log import _USABLE
 from api.http.texts import read_reason
 from api.http.times import read_datetime, read_time
+from api.keys import bodies as keys
 from api.orders import bodies, write_bodies
 from api.orders.fields import (
     read_calendar,
@@ -308,6 +309,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "WebhookPatch": webhooks.WebhookPatch,
     "SecretRotation": webhooks.SecretRotation,
     "Replay": webhooks.Replay,
+    "NewKey": keys.NewKey,
+    "KeyRotation": keys.KeyRotation,
 }
 
 
@@ -401,6 +404,27 @@ WHOLE: dict[str, list[Any]] = {
         ),
     ],
     "StatusReason": [{}, *({"reason": one} for one in ("ä b", "", " a", "a" * 201, None, 7)), {"why": "a"}],
+    "NewKey": [
+        *({"name": name, "scopes": ["orders:read"]} for name in ("a", "", "a" * 64, "a" * 65, "a b", "ä")),
+        *({"name": name, "scopes": ["orders:read"]} for name in ("a\n", "import", "Import", None, 7)),
+        *(
+            {"name": "a", "scopes": some}
+            for some in ([], ["orders:eat"], ["keys:manage"] * 2, None, "keys:manage")
+        ),
+        *(
+            {"name": "a", "scopes": ["orders:read"], "expires_at": at}
+            for at in ("2199-01-01T00:00:00Z", None, 7)
+        ),
+        *({}, {"name": "a"}, {"name": "a", "scopes": ["orders:read"], "id": "a"}),
+    ],
+    "KeyRotation": [
+        {},
+        *(
+            {"overlap": one}
+            for one in ("PT0S", "PT24H", "P30D", "P4W", "P1M", "P", "PT1.5H", "1 day", None, 60)
+        ),
+        {"old_valid_for": 1},
+    ],
     "NewService": [{"name": "a"}, {"id": 1}, {"id": None, "name": "a"}, {"name": "a" * 101}],
     "NewWebhook": [
         *({}, {"url": URL}, {"url": "ftp://orders.example"}, {"url": None}, {"url": URL, "enabled": True}),

@@ -19,6 +19,7 @@ from api.http.parameters import Query, Readers, parameters_of, path_value, query
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
+from api.http.scopes import ORDERS_READ
 from api.http.times import LATEST, read_datetime, utc_text
 from api.orders.fields import read_calendar
 from api.orders.spacing import spaced_datetimes
@@ -51,7 +52,7 @@ _WINDOW: Readers = {
 @route(
     "/calendars/{calendar:str}/availability",
     http_method=READ,
-    opt={"query": Query({**_WINDOW, "cursor": str})},
+    opt={"scope": ORDERS_READ, "query": Query({**_WINDOW, "cursor": str})},
 )
 async def show_availability(request: AnyRequest) -> Response[bytes]:
     """Show the intervals in which an order's datetime may fall."""
@@ -66,7 +67,10 @@ async def show_availability(request: AnyRequest) -> Response[bytes]:
 @route(
     "/availability",
     http_method=READ,
-    opt={"query": Query({"calendar": read_calendar, **_WINDOW}, repeatable=("calendar",))},
+    opt={
+        "scope": ORDERS_READ,
+        "query": Query({"calendar": read_calendar, **_WINDOW}, repeatable=("calendar",)),
+    },
 )
 async def list_availability(request: AnyRequest) -> Response[bytes]:
     """Show the intervals of several calendars."""

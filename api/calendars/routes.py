@@ -13,10 +13,11 @@ from api.http.parameters import PAGING, Query, path_value
 from api.http.problems import Fault, invalid
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
+from api.http.scopes import ORDERS_READ, SERVICES_MANAGE
 from api.orders.fields import read_calendar
 
 
-@route("/calendars", http_method=READ, opt={"query": Query(PAGING)})
+@route("/calendars", http_method=READ, opt={"scope": ORDERS_READ, "query": Query(PAGING)})
 async def list_calendars(request: AnyRequest) -> Response[bytes]:
     """List calendars by name."""
     after = read_cursor(request, read_calendar) or ""
@@ -32,13 +33,13 @@ def _check_own_name(sent: str | None, own: str) -> None:
         raise invalid(Fault(f"must be {own}, as in the path, or be left out", pointer="#/name"))
 
 
-@route("/calendars/{calendar:str}", http_method=READ)
+@route("/calendars/{calendar:str}", http_method=READ, opt={"scope": ORDERS_READ})
 async def read_calendar_by_name(request: AnyRequest) -> Response[bytes]:
     """Show a calendar."""
     return _answer(await queries.find_calendar(path_value(request, "calendar", read_calendar)))
 
 
-@put("/calendars/{calendar:str}")
+@put("/calendars/{calendar:str}", opt={"scope": SERVICES_MANAGE})
 async def replace_calendar(request: AnyRequest) -> Response[bytes]:
     """Replace a calendar, or make it."""
     name = path_value(request, "calendar", read_calendar)
@@ -48,7 +49,7 @@ async def replace_calendar(request: AnyRequest) -> Response[bytes]:
     return _answer(calendar, 201 if is_new else 200)
 
 
-@patch("/calendars/{calendar:str}")
+@patch("/calendars/{calendar:str}", opt={"scope": SERVICES_MANAGE})
 async def patch_calendar(request: AnyRequest) -> Response[bytes]:
     """Change parts of a calendar (JSON Merge Patch)."""
     name = path_value(request, "calendar", read_calendar)
@@ -57,7 +58,7 @@ async def patch_calendar(request: AnyRequest) -> Response[bytes]:
     return _answer(await commands.update_calendar(name, change))
 
 
-@delete("/calendars/{calendar:str}", status_code=204)
+@delete("/calendars/{calendar:str}", status_code=204, opt={"scope": SERVICES_MANAGE})
 async def delete_calendar(request: AnyRequest) -> None:
     """Delete a calendar that has no orders."""
     await commands.delete_calendar(path_value(request, "calendar", read_calendar))

@@ -11,6 +11,7 @@ from litestar import Response, route
 
 from api.changes.queries import TYPES, ChangeFilters, FeedPage, feed_page, order_history
 from api.changes.tail import TAIL
+from api.http.access import check_access
 from api.http.connections import until_disconnect
 from api.http.fields import one_of, read_id, read_position
 from api.http.json_text import encode_text
@@ -19,6 +20,7 @@ from api.http.pages import Page, answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, parameters_of, path_id, query_of, read_limit, read_seconds
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
+from api.http.scopes import CHANGES_READ
 from api.http.texts import visible_text
 from api.orders.fields import read_calendar
 from shared.change_log import log_bounds
@@ -34,6 +36,7 @@ read_actor = visible_text(100)
     "/order-changes",
     http_method=READ,
     opt={
+        "scope": CHANGES_READ,
         "query": Query(
             {
                 "after": read_position,
@@ -44,7 +47,7 @@ read_actor = visible_text(100)
                 "actor": read_actor,
                 "wait": read_seconds(LONGEST_WAIT_SECONDS),
             }
-        )
+        ),
     },
 )
 async def list_order_changes(request: AnyRequest) -> Response[bytes]:
@@ -59,6 +62,8 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
             # A client that disconnects frees its place at once; its answer is then discarded.
             waiting = _wait_for_changes(filters, page, limit, wait)
             page = await until_disconnect(request.receive, waiting) or page
+        if page.changes:
+            await check_access(request, request.route_handler)  # the key may have been revoked meanwhile
     # There is always a next page: later changes will be on it.
     parameters = {**dict(parameters_of(request)), "after": str(page.through)}
     next_url = f"{request.scope['path']}?{urlencode(parameters)}"
@@ -92,13 +97,15 @@ async def _wait_for_changes(filters: ChangeFilters, page: FeedPage, limit: int, 
     return FeedPage([], max(page.through, seen))
 
 
-@route("/order-changes/latest", http_method=READ)
+@route("/order-changes/latest", http_method=READ, opt={"scope": CHANGES_READ})
 async def show_latest_position() -> Response[bytes]:
     """Return the position of the latest change: a place to start from."""
     return BytesResponse(f'{{"position":{(await log_bounds()).last}}}'.encode(), media_type=JSON)
 
 
-@route("/orders/{order_id:str}/changes", http_method=READ, opt={"query": Query(PAGING)})
+@route(
+    "/orders/{order_id:str}/changes", http_method=READ, opt={"scope": CHANGES_READ, "query": Query(PAGING)}
+)
 async def list_changes_of_order(request: AnyRequest) -> Response[bytes]:
     """List an order's changes, also those of a deleted order."""
     order_id = path_id(request, "order_id")

@@ -17,11 +17,13 @@ from litestar.types import ASGIApp
 
 from api.changes.queries import check_position
 from api.changes.tail import TAIL, encode_event
+from api.http.access import is_still_allowed
 from api.http.connections import SlowClientError, send_chunk, send_until_disconnect
 from api.http.fields import read_position
 from api.http.parameters import Query, query_of
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest, header_values, method_of
+from api.http.scopes import CHANGES_READ
 from shared.change_log import changes_after, log_bounds
 from shared.database.engine import DatabaseUnavailableError
 from shared.settings import settings
@@ -50,7 +52,7 @@ HEADERS = [
 @route(
     "/order-changes/stream",
     http_method=READ,
-    opt={"produces": (EVENT_STREAM,), "query": Query({"after": read_position})},
+    opt={"scope": CHANGES_READ, "produces": (EVENT_STREAM,), "query": Query({"after": read_position})},
 )
 async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     """Stream changes after a position: ``Last-Event-ID``, else ``after``, else the latest."""
@@ -69,7 +71,7 @@ async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     if method_of(request) == "HEAD":
         return _head
     TAIL.check_capacity()
-    return _Stream(after)
+    return _Stream(after, request)
 
 
 async def _head(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -80,8 +82,9 @@ async def _head(_scope: Scope, _receive: Receive, send: Send) -> None:
 class _Stream:
     """One client of the stream."""
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, request: AnyRequest) -> None:
         self.position = after
+        self._request = request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the client disconnects, is too slow, or the process stops."""
@@ -108,7 +111,7 @@ class _Stream:
         generation = TAIL.generation
         while True:
             await TAIL.wait_beyond(self.position, settings().stream_silence)
-            if TAIL.ended or TAIL.generation != generation:
+            if TAIL.ended or TAIL.generation != generation or not await is_still_allowed(self._request):
                 break
             if TAIL.last is None or TAIL.last <= self.position:
                 await send_chunk(send, b": nothing new\n\n")

@@ -36,6 +36,7 @@ from api.http.parameters import query_of
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
 from api.http.row_streams import RowStream, attachment, stream_rows
+from api.http.scopes import SUMMARIES_READ
 from api.http.times import EARLIEST, read_time
 from api.orders.fields import read_calendar
 
@@ -90,7 +91,11 @@ def _read_place(period: str, service_id: object, calendar: object) -> tuple[date
 @route(
     "/fee-summaries",
     http_method=READ,
-    opt={"query": REPORT, "elsewhere": f"GET /fee-summaries/export answers with {CSV}."},
+    opt={
+        "scope": SUMMARIES_READ,
+        "query": REPORT,
+        "elsewhere": f"GET /fee-summaries/export answers with {CSV}.",
+    },
 )
 async def list_fee_summaries(request: AnyRequest) -> Response[bytes]:
     """Sum orders and fees: a page of the report."""
@@ -110,7 +115,11 @@ async def list_fee_summaries(request: AnyRequest) -> Response[bytes]:
     )
 
 
-@route("/fee-summaries/export", http_method=READ, opt={"produces": (CSV,), "query": EXPORT})
+@route(
+    "/fee-summaries/export",
+    http_method=READ,
+    opt={"scope": SUMMARIES_READ, "produces": (CSV,), "query": EXPORT},
+)
 async def export_fee_summaries(request: AnyRequest) -> Response[Any]:
     """Sum orders and fees: the whole report as CSV."""
     parameters = query_of(request)
@@ -130,7 +139,7 @@ def _read_orders_place(at: object, order_id: object) -> tuple[datetime, int]:
     return read_time(at), fields.read_id(order_id)
 
 
-@route("/fee-summaries/orders", http_method=READ, opt={"query": COUNTED_ORDERS})
+@route("/fee-summaries/orders", http_method=READ, opt={"scope": SUMMARIES_READ, "query": COUNTED_ORDERS})
 async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
     """List the orders behind fee summaries, as they were at the position of the figures."""
     parameters = query_of(request)
@@ -144,7 +153,7 @@ async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
     return figures.answer(page.orders, query.item, CountedOrder.place)
 
 
-@route("/fee-summaries/proof", http_method=READ)
+@route("/fee-summaries/proof", http_method=READ, opt={"scope": SUMMARIES_READ})
 async def show_proof() -> Response[bytes]:
     """Show the last proof: whether the summaries agreed with the orders."""
     return BytesResponse(encode(await read_proof()), media_type=JSON)

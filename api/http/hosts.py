@@ -3,6 +3,9 @@
 Without API keys, anyone who can reach the service can use it. A web page in their browser could do so
 in two ways: under a name of its own that it gives this service's address (DNS rebinding), or by sending a
 form. The name ends the first; the headers with which browsers say where a request is from end the second.
+
+Both rules rest on settings alone. Keys in the database loosen neither, so it does not matter here what a
+process knows of them.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def check_host(scope: Scope) -> None:
     if name is None:
         raise malformed(Fault("must be a host name or address, and may have a port", header="Host"))
     given = settings()
-    is_ours = _is_ours(name, given.host, given.allowed_hosts, has_keys=bool(given.all_api_keys))
+    is_ours = _is_ours(name, given.host, given.allowed_hosts, has_keys=given.asks_for_keys)
     if not is_ours and scope["path"] not in HEALTH_CHECKS:
         raise malformed(
             Fault(
@@ -96,7 +99,7 @@ def check_origin(scope: Scope) -> None:
         ProblemError: 403.
 
     """
-    if scope.get("method") in READING or settings().all_api_keys:
+    if scope.get("method") in READING or settings().asks_for_keys:
         return
     if headers_by_name(scope).keys().isdisjoint(_SENT_BY_BROWSERS):
         return
@@ -107,7 +110,8 @@ def check_origin(scope: Scope) -> None:
         return
     raise ProblemError(
         FORBIDDEN,
-        "A page of another origin sent this request. Without API keys, only this service's own may write.",
+        "A page of another origin sent this request. Unless the settings ask for API keys, only this "
+        "service's own may write.",
     )
 
 

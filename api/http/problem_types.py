@@ -40,14 +40,15 @@ UNAUTHENTICATED = ProblemType(
     "unauthenticated",
     401,
     "No valid API key",
-    "Send `Authorization: Bearer <key>` with a key that this deployment knows.",
+    "Send `Authorization: Bearer <key>` with a key that this deployment knows, neither expired nor revoked.",
 )
 FORBIDDEN = ProblemType(
     "forbidden",
     403,
     "This caller may not do this",
-    "Use a key whose role is `write`, or ask the operator of this deployment for one. Without keys, a web "
-    "page can write only if this service served it.",
+    "Use a key that has the scope which `detail` names, or ask who manages the keys of this deployment for "
+    "one. Without keys, a web page can write only if this service served it, and only the operator makes the "
+    "first key.",
 )
 NOT_FOUND = ProblemType(
     "not-found",

@@ -20,6 +20,7 @@ from api.http.problem_types import NOT_FOUND
 from api.http.problems import ProblemError
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
+from api.http.stored_keys import STORED_KEYS
 from api.problem_types import TYPES
 from shared.settings import settings
 
@@ -99,7 +100,7 @@ async def show_start() -> Response[bytes]:
 @route("/docs", http_method=READ, opt={"produces": (HTML,)})
 async def show_docs() -> Response[bytes]:
     """Show the contract in the viewer."""
-    keys = "yes" if settings().all_api_keys else "no"
+    keys = "yes" if settings().asks_for_keys or STORED_KEYS.are_known_to_exist else "no"
     return _page(
         "Order management: the API",
         _VIEWER.format(keys=keys),

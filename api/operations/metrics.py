@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from api.http.request import READ
 from api.http.request_metrics import render_process_metrics
 from api.http.responses import BytesResponse
+from api.http.scopes import ANY_KEY
 from api.operations.figures import Figures, LogAndProof, Webhooks, read_figures
 from api.operations.queue import queue_lengths
 from api.operations.time_limit import within
@@ -158,7 +159,7 @@ async def _read_figures() -> Figures | None:
         return None
 
 
-@route("/metrics", http_method=READ, opt={"produces": (TEXT,)})
+@route("/metrics", http_method=READ, opt={"scope": ANY_KEY, "produces": (TEXT,)})
 async def show_metrics() -> Response[bytes]:
     """Show all metrics that are known within three seconds, also while the database or Redis is away."""
     figures, queues = await asyncio.gather(_read_figures(), queue_lengths())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from api.http.media_types import JSON
 from api.http.parameters import Query, query_of, read_boolean
 from api.http.responses import BytesResponse
+from api.http.scopes import ORDERS_WRITE
 
 if TYPE_CHECKING:
     from litestar import Response
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from api.http.request import AnyRequest
     from api.orders.queries import StoredOrder
 
-WRITE = {"query": Query({"dry_run": read_boolean})}
+WRITE = {"scope": ORDERS_WRITE, "query": Query({"dry_run": read_boolean})}
 """The options of a route that writes orders."""
 
 

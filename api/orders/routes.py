@@ -16,6 +16,7 @@ from api.http.json_text import encode, read_json
 from api.http.parameters import path_id
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
+from api.http.scopes import ORDERS_READ
 from api.orders import commands, queries
 from api.orders.answers import WRITE, answer_order, is_dry_run_of
 from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES, NewOrder, NewOrders
@@ -69,7 +70,7 @@ async def create_orders(request: AnyRequest) -> Response[bytes]:
     return answer_write(await commands.create_orders(batch.orders, attribution, key), {})
 
 
-@route("/orders/{order_id:str}", http_method=READ)
+@route("/orders/{order_id:str}", http_method=READ, opt={"scope": ORDERS_READ})
 async def read_order(request: AnyRequest) -> Response[bytes]:
     """Show an order."""
     order_id = path_id(request, "order_id")

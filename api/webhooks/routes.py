@@ -14,6 +14,7 @@ from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, path_id, query_of
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
+from api.http.scopes import WEBHOOKS_MANAGE
 from api.webhooks import commands, missed, queries, replays
 from api.webhooks.bodies import NewWebhook, Replay, SecretRotation, WebhookPatch
 from api.webhooks.queries import StoredDelivery, StoredWebhook
@@ -25,7 +26,7 @@ def _answer(
     return BytesResponse(resource.json().encode(), status_code=status, media_type=JSON, headers=headers)
 
 
-@post("/webhooks")
+@post("/webhooks", opt={"scope": WEBHOOKS_MANAGE})
 async def create_webhook(request: AnyRequest) -> Response[bytes]:
     """Create a webhook; its secret is shown here, and never again."""
     new = await read_body(request, NewWebhook)
@@ -34,21 +35,21 @@ async def create_webhook(request: AnyRequest) -> Response[bytes]:
     return answer_write(answer, {"Location": location, "Cache-Control": "no-store"})
 
 
-@route("/webhooks", http_method=READ, opt={"query": Query(PAGING)})
+@route("/webhooks", http_method=READ, opt={"scope": WEBHOOKS_MANAGE, "query": Query(PAGING)})
 async def list_webhooks(request: AnyRequest) -> Response[bytes]:
     """List webhooks by id."""
     after = read_cursor(request, read_position) or 0
     return answer_page(request, await queries.list_webhooks(after, limit_of(request)))
 
 
-@route("/webhooks/{webhook_id:str}", http_method=READ)
+@route("/webhooks/{webhook_id:str}", http_method=READ, opt={"scope": WEBHOOKS_MANAGE})
 async def read_webhook(request: AnyRequest) -> Response[bytes]:
     """Show a webhook."""
     webhook_id = path_id(request, "webhook_id")
     return _answer(await queries.find_webhook(webhook_id))
 
 
-@patch("/webhooks/{webhook_id:str}")
+@patch("/webhooks/{webhook_id:str}", opt={"scope": WEBHOOKS_MANAGE})
 async def update_webhook(request: AnyRequest) -> Response[bytes]:
     """Change parts of a webhook; enable or disable it."""
     webhook_id = path_id(request, "webhook_id")
@@ -57,14 +58,14 @@ async def update_webhook(request: AnyRequest) -> Response[bytes]:
     return _answer(await commands.change_webhook(webhook_id, change))
 
 
-@delete("/webhooks/{webhook_id:str}", status_code=204)
+@delete("/webhooks/{webhook_id:str}", status_code=204, opt={"scope": WEBHOOKS_MANAGE})
 async def delete_webhook(request: AnyRequest) -> None:
     """Delete a webhook."""
     webhook_id = path_id(request, "webhook_id")
     await commands.delete_webhook(webhook_id)
 
 
-@post("/webhooks/{webhook_id:str}/secret/rotation")
+@post("/webhooks/{webhook_id:str}/secret/rotation", opt={"scope": WEBHOOKS_MANAGE})
 async def rotate_secret(request: AnyRequest) -> Response[bytes]:
     """Make a new secret; the old one also signs for a while."""
     webhook_id = path_id(request, "webhook_id")
@@ -74,7 +75,7 @@ async def rotate_secret(request: AnyRequest) -> Response[bytes]:
     return answer_write(answer, {"Cache-Control": "no-store"}, status_code=200)
 
 
-@post("/webhooks/{webhook_id:str}/test")
+@post("/webhooks/{webhook_id:str}/test", opt={"scope": WEBHOOKS_MANAGE})
 async def send_test(request: AnyRequest) -> Response[bytes]:
     """Send a notification of type webhook.test soon; it is attempted once."""
     webhook_id = path_id(request, "webhook_id")
@@ -85,7 +86,7 @@ async def send_test(request: AnyRequest) -> Response[bytes]:
 @route(
     "/webhooks/{webhook_id:str}/deliveries",
     http_method=READ,
-    opt={"query": Query({"status": one_of(*queries.STATUSES), **PAGING})},
+    opt={"scope": WEBHOOKS_MANAGE, "query": Query({"status": one_of(*queries.STATUSES), **PAGING})},
 )
 async def list_deliveries(request: AnyRequest) -> Response[bytes]:
     """List deliveries with their attempts, newest first."""
@@ -96,7 +97,11 @@ async def list_deliveries(request: AnyRequest) -> Response[bytes]:
     return answer_page(request, await queries.list_deliveries(webhook_id, status, before, limit_of(request)))
 
 
-@route("/webhooks/{webhook_id:str}/deliveries/{delivery_id:str}", http_method=READ)
+@route(
+    "/webhooks/{webhook_id:str}/deliveries/{delivery_id:str}",
+    http_method=READ,
+    opt={"scope": WEBHOOKS_MANAGE},
+)
 async def read_delivery(request: AnyRequest) -> Response[bytes]:
     """Show a delivery with its attempts."""
     webhook_id, delivery_id = path_id(request, "webhook_id"), path_id(request, "delivery_id")
@@ -107,7 +112,7 @@ async def read_delivery(request: AnyRequest) -> Response[bytes]:
 @route(
     "/webhooks/{webhook_id:str}/missed",
     http_method=READ,
-    opt={"query": Query({"reason": one_of(*missed.REASONS), **PAGING})},
+    opt={"scope": WEBHOOKS_MANAGE, "query": Query({"reason": one_of(*missed.REASONS), **PAGING})},
 )
 async def list_missed(request: AnyRequest) -> Response[bytes]:
     """List every change that the webhook did not acknowledge, and why."""
@@ -119,7 +124,7 @@ async def list_missed(request: AnyRequest) -> Response[bytes]:
     return answer_page(request, page.page, head=f'"as_of":{encode(as_of).decode()},')
 
 
-@post("/webhooks/{webhook_id:str}/replay")
+@post("/webhooks/{webhook_id:str}/replay", opt={"scope": WEBHOOKS_MANAGE})
 async def replay(request: AnyRequest) -> Response[bytes]:
     """Send again what was missed, or everything after a position, in order."""
     webhook_id = path_id(request, "webhook_id")

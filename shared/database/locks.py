@@ -45,6 +45,9 @@ REFERENCE_LOCK = 7_316_009
 REFERENCE_BUCKETS = 64
 """Few, so that an import of any number of references needs few locks."""
 
+API_KEYS_LOCK = 7_316_010
+"""Transaction lock of the number of API keys: one is made at a time."""
+
 
 @asynccontextmanager
 async def only_one(lock: int) -> AsyncIterator[bool]:

@@ -900,3 +900,47 @@ CREATE TABLE idempotency_key (
     PRIMARY KEY (caller, operation, key)
 );
 CREATE INDEX idempotency_key_by_age ON idempotency_key (created_at);
+
+
+-- =============================================================================================================
+-- API keys
+-- =============================================================================================================
+
+-- Keys that are made while the service runs; those of OMS_API_KEYS are not here. Each process reads all keys in use,
+-- at most once a second (api/http/stored_keys.py).
+--
+-- State: in use while revoked_at is null, though it may have expired. The row of a revoked key is kept: while there
+-- is a row, keys are asked for, so revoking the last key opens nothing.
+--
+-- Written by: api/keys/commands.py; api/http/stored_keys.py (last_used_at).
+CREATE TABLE api_key (
+    id text PRIMARY KEY,  -- random, and a part of the key's text
+    name text NOT NULL,  -- the actor of the changes that are made with it
+    scopes text[] NOT NULL,
+    secret_hash bytea NOT NULL,  -- SHA-256 of the whole text. It is random, so there is nothing to guess: no salt
+    created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    expires_at timestamptz,
+    last_used_at timestamptz,  -- to the minute
+    revoked_at timestamptz,
+
+    CONSTRAINT api_key_id CHECK (id ~ '^[0-9A-Za-z]{1,32}$'),
+    CONSTRAINT api_key_name CHECK (name ~ '^[A-Za-z0-9._-]{1,64}$'),
+    CONSTRAINT api_key_scopes CHECK (
+        cardinality(scopes) > 0 AND scopes <@ ARRAY[
+            'orders:read', 'orders:write', 'changes:read', 'summaries:read', 'webhooks:manage', 'services:manage',
+            'keys:manage'
+        ]
+    ),
+    CONSTRAINT api_key_secret_hash CHECK (length(secret_hash) = 32)
+);
+CREATE UNIQUE INDEX api_key_name_in_use ON api_key (name) WHERE revoked_at IS NULL;
+
+-- Secrets that a rotation replaced, and that are accepted for a while beside the new one.
+--
+-- Written by: api/keys/commands.py.
+CREATE TABLE api_key_old_secret (
+    key_id text NOT NULL REFERENCES api_key ON DELETE CASCADE,
+    secret_hash bytea NOT NULL,
+    valid_until timestamptz NOT NULL,
+    PRIMARY KEY (key_id, secret_hash)
+);

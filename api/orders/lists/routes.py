@@ -12,6 +12,7 @@ from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, Readers, query_of, read_bom
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
+from api.http.scopes import ORDERS_READ
 from api.http.times import read_time
 from api.orders.fields import (
     read_calendar,
@@ -83,6 +84,7 @@ def _filters_of(query: Mapping[str, Any]) -> OrderFilters:
     "/orders",
     http_method=READ,
     opt={
+        "scope": ORDERS_READ,
         "query": _query({**PAGING, "count": one_of("exact", "estimated")}),
         "elsewhere": f"GET /orders/export answers with {CSV} or {NDJSON}.",
     },
@@ -100,6 +102,7 @@ async def list_orders(request: AnyRequest) -> Response[bytes]:
     "/orders/export",
     http_method=READ,
     opt={
+        "scope": ORDERS_READ,
         "produces": tuple(_FORMATS.values()),
         "query": _query({"format": one_of(*_FORMATS), "bom": read_bom}),
     },

@@ -1,0 +1,23 @@
+"""Making API keys in the database, as the operator's command does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.processes import run_command
+
+if TYPE_CHECKING:
+    from tests.drivers import Database
+
+
+def key_command(database: Database, *arguments: str) -> str:
+    """Run ``api.keys.key_command`` and return what it printed."""
+    ran = run_command("api.keys.key_command", *arguments, database=database.url)
+    assert ran.returncode == 0, ran.stderr
+    return str(ran.stdout).strip()
+
+
+def make_key(database: Database, name: str, *scopes: str, expires: str | None = None) -> str:
+    """Make a key as the operator, and return its text."""
+    more = ("--expires", expires) if expires else ()
+    return key_command(database, "make", name, "--scopes", ",".join(scopes), *more)
