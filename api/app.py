@@ -16,6 +16,7 @@ from api.changes.tail import TAIL
 from api.fee_summaries import routes as fee_summaries
 from api.http.access import check_access, check_authorization
 from api.http.ambiguous_requests import check_path, check_transfer_coding
+from api.http.draining import DRAIN
 from api.http.early_refusals import refuse_early
 from api.http.hosts import check_host, check_origin
 from api.http.media_types import check_acceptable
@@ -31,7 +32,7 @@ from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
 from api.orders import update_routes as order_updates
 from api.problem_map import answer
-from api.server import end_with_server, on_shutdown_signal
+from api.server import draining_on_signals, end_with_server
 from api.services import routes as services
 from api.webhooks import routes as webhooks
 from shared.database.engine import DB
@@ -79,11 +80,16 @@ async def _connections(_app: Litestar) -> AsyncIterator[None]:
         yield
 
 
+def _drain() -> None:
+    DRAIN.begin()
+    TAIL.dismiss()
+
+
 @asynccontextmanager
 async def _streams(_app: Litestar) -> AsyncIterator[None]:
     end_with_server()
     TAIL.begin()
-    with on_shutdown_signal(TAIL.end):
+    with draining_on_signals(_drain, TAIL.end):
         yield
     TAIL.end()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 LARGEST_HEADER_BUFFER_BYTES = 65_536
 """More than ``api/http/request_sizes.py`` accepts, so that it can say what is too large."""
+
+LONGEST_STOP_SECONDS = 28
+"""From SIGTERM to the end of the last request; then it is killed. Supervisors usually wait for 30 s."""
 
 
 class _Farewell(logging.Filter):
@@ -77,6 +81,11 @@ def main() -> None:
         _serve()
 
 
+def _stop_seconds() -> int:
+    """Return how long after SIGTERM a process is killed: requests may wait for PostgreSQL as long as ever."""
+    return min(math.ceil(settings().drain + settings().statement_timeout), LONGEST_STOP_SECONDS)
+
+
 def _serve() -> None:
     Granian(
         "api.app:create_app",
@@ -96,7 +105,7 @@ def _serve() -> None:
         # Connections beyond this, idle ones included, wait: ``api/http/open_connections.py`` makes room.
         backpressure=most_connections(),
         respawn_failed_workers=True,
-        workers_kill_timeout=5,
+        workers_kill_timeout=_stop_seconds(),
         log_access=False,
         log_dictconfig=_GRANIAN_LOGS,
     ).serve()
@@ -116,32 +125,40 @@ def end_with_server() -> None:
 
 
 @contextlib.contextmanager
-def on_shutdown_signal(end: Callable[[], None]) -> Iterator[None]:
-    """Call ``end`` in the event loop as soon as SIGTERM or SIGINT arrives; the server handles it too.
+def draining_on_signals(drain: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
+    """Call ``drain`` in the event loop at SIGTERM, and ``end`` when ``OMS_DRAIN`` has passed, or at SIGINT.
 
-    granian waits for all requests to end before it tells the application, so a stream that ends only then
-    would block the shutdown.
+    granian stops listening at either signal. It then waits for all requests to end before it tells the
+    application, so a stream that ends only then would block the shutdown.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals; a test in another thread calls ``end`` itself
+        yield  # only the main thread gets signals; a test in another thread calls the functions itself
         return
     loop = asyncio.get_running_loop()
+    has_begun = False
+
+    def begin() -> None:
+        nonlocal has_begun
+        if has_begun:  # a supervisor may signal all processes, and granian passes its own on
+            return
+        has_begun = True
+        drain()
+        # granian's handler of SIGINT is the same as the one of SIGTERM, which ours replaced.
+        loop.call_later(settings().drain, os.kill, os.getpid(), signal.SIGINT)
 
     def handle(_number: int, _frame: object) -> None:
         loop.call_soon_threadsafe(end)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    loop.add_signal_handler(signal.SIGTERM, begin)
     # The event loop calls the server's handler, woken through a file descriptor whatever Python's own handler
     # does (asyncio's does nothing, uvloop's is only for when that descriptor is full). So replacing Python's
     # handler does not disable the server's.
-    before = {number: signal.signal(number, handle) for number in numbers}
-    for number in numbers:
-        signal.siginterrupt(number, False)
+    before = signal.signal(signal.SIGINT, handle)
+    signal.siginterrupt(signal.SIGINT, False)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

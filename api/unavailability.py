@@ -9,7 +9,7 @@ import structlog
 from api.http import errors as http
 from api.http.problem_types import UNAVAILABLE
 from api.http.problems import ProblemError
-from api.operations.health import NotReadyError
+from api.operations.health import NotReadyError, StoppingError
 from api.orders.errors import ContentionError
 from shared.database.engine import (
     DatabaseReadOnlyError,
@@ -82,6 +82,15 @@ def _not_ready(error: NotReadyError) -> ProblemError:
     )
 
 
+def _stopping(error: StoppingError) -> ProblemError:
+    return ProblemError(
+        UNAVAILABLE,
+        "This instance is stopping; send requests to another one.",
+        headers=RETRY_SOON,
+        members={"checks": error.checks},
+    )
+
+
 UNAVAILABILITY: dict[type[Exception], Callable[[Any], ProblemError]] = {
     DatabaseUnavailableError: _database_unavailable,
     OverloadedError: _overloaded,
@@ -89,6 +98,7 @@ UNAVAILABILITY: dict[type[Exception], Callable[[Any], ProblemError]] = {
     DatabaseReadOnlyError: _database_read_only,
     LockTimeoutError: _lock_timeout,
     NotReadyError: _not_ready,
+    StoppingError: _stopping,
     ContentionError: _database_unavailable,
     http.TooManyStreamsError: _too_many_streams,
     http.TooManyBodiesError: _too_many_bodies,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError, model_validator
@@ -122,6 +122,12 @@ class Settings(BaseSettings):
     """How long the body of a request may take to arrive, before it is answered 408.
 
     It may send nothing, or less than 1,000 bytes a second, for a third of this.
+    """
+
+    drain: Annotated[float, Field(ge=0, le=15)] = 0
+    """How long the API serves on after SIGTERM, while ``/health/ready`` is 503 and answers close connections.
+
+    Where ``KUBERNETES_SERVICE_HOST`` is set, the default is 5.
     """
 
     pool_size: Annotated[int, Field(ge=1, le=64)] = 6
@@ -272,6 +278,12 @@ class Settings(BaseSettings):
     def asks_for_keys(self) -> bool:
         """Whether keys are asked for whatever is in the database. They also are once there is a key in it."""
         return bool(self.all_api_keys) or self.access == "keys"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drain_under_kubernetes(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # Kubernetes sends SIGTERM while requests still arrive: it takes the address away at the same time.
+        return {"drain": 5, **values} if "KUBERNETES_SERVICE_HOST" in os.environ else values
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -20,6 +20,8 @@ class Plan:
     database_url: str
     redis_url: str
     sample_data: bool
+    drain: float
+    """Seconds for which the API serves on while it stops."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Plan:
@@ -37,6 +39,10 @@ class Plan:
         sample_data = given.get("SAMPLE_DATA", "no" if "OMS_DATABASE_URL" in given else "yes")
         if sample_data not in {"yes", "no"}:
             raise StackError(f"SAMPLE_DATA is {sample_data!r}; it must be yes or no")
+        try:
+            drain = float(given.get("OMS_DRAIN", 0))
+        except ValueError:
+            raise StackError(f"OMS_DRAIN is {given['OMS_DRAIN']!r}; it must be a number of seconds") from None
         return cls(
             host=given.get("OMS_HOST", "127.0.0.1"),
             port=int(port),
@@ -44,4 +50,5 @@ class Plan:
             database_url=given.get("OMS_DATABASE_URL", ""),
             redis_url=given.get("OMS_REDIS_URL", ""),
             sample_data=sample_data == "yes",
+            drain=drain,
         )

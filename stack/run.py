@@ -36,7 +36,8 @@ from stack.state_folder import StateFolder
 PROCESSES = {"api": "api.server", "relay": "api.relay.main", "worker": "worker.main"}
 _STOPPED_TOGETHER = ((("api", "relay"), 2.5), (("worker",), 3.0))
 """Which processes stop together, in order, and their grace in seconds: what publishes tasks stops before
-what runs them. With the servers' own grace, 1 s and 2 s, everything ends within 10 s."""
+what runs them. With the servers' own grace, 1 s and 2 s, everything ends within 10 s, and
+OMS_DRAIN."""
 _NAMES = [*PROCESSES, "migrate", "import", "stack"]
 _READY_SECONDS = 60.0
 """After this time the names of those that are not ready are printed."""
@@ -119,6 +120,8 @@ class Stack:
             urls["OMS_REDIS_URL"] = self._valkey.url
             self._output.print_line("stack", f"Valkey is running; its log is {self._valkey.log}")
         address = {"OMS_HOST": self._plan.host, "OMS_PORT": str(self._plan.port)}
+        # No load balancer has to notice, also where KUBERNETES_SERVICE_HOST is set.
+        address["OMS_DRAIN"] = str(self._plan.drain)
         return os.environ | urls | address | {_STACK_VARIABLE: str(self._state.path), "PYTHONUNBUFFERED": "1"}
 
     def _start(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -254,7 +257,8 @@ class Stack:
         try:
             for names, grace in _STOPPED_TOGETHER:
                 together = [self._processes[name] for name in names if name in self._processes]
-                stop_processes(*together, grace=grace, meanwhile=self._output.pump)
+                drain = self._plan.drain if "api" in names else 0
+                stop_processes(*together, grace=grace + drain, meanwhile=self._output.pump)
             # Processes that left their process group.
             stop_leftovers(started_with(_STACK_VARIABLE, str(self._state.path)), grace=0.2)
             self._output.drain()

@@ -36,6 +36,8 @@ REASONS = {
     ("#/(name|title)", "must contain only characters that can be seen"),
     # No pattern can compare durations, and no schema a member with the path.
     ("#/spacing", "must be from one minute to seven days"),
+    ("#/overlap", "must be at most 30 days"),
+    ("#/expires_at", "must be in the future|must be between 1970"),
     ("#/name", "must be .*, as in the path|there is a calendar .*; a name may not differ only in case"),
     (r"#(/orders/\d+)?/calendar", "there is a calendar .*; a name may not differ only in case"),
     ("position", "can't be combined with min_position or after_version"),

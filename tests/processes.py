@@ -20,6 +20,7 @@ NO_REDIS = "redis://127.0.0.1:1/0"
 
 QUICK = {
     "OMS_REPUBLISH_AFTER": "0.7",
+    "OMS_DRAIN": "0",  # also where the tests run under Kubernetes
     "OMS_WEBHOOK_NETWORKS": "127.0.0.0/8",
     # Longer than PostgreSQL's deadlock_timeout: deadlocks must be detected, not resolved by a retry.
     "OMS_LOCK_WAIT": "3",

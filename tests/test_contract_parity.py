@@ -17,7 +17,7 @@ from api.http.parameters import NO_QUERY
 from api.http.problem_types import ProblemType
 from api.http.problems import ProblemError
 from api.http.scopes import ANY_KEY, SCOPES
-from api.operations.health import NotReadyError
+from api.operations.health import NotReadyError, StoppingError
 from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES
 from api.problem_map import _PROBLEM_OF, problem_of
 from api.problem_types import TYPES
@@ -356,6 +356,7 @@ FAILURES = {
         {"database": "ok", "migrations": "pending", "queue": "ok"},
         "2 of the migrations are pending; run shared.database.migrate",
     ),
+    "Stopping": StoppingError({"database": "ok", "migrations": "ok", "queue": "ok"}),
 }
 """Problems that no request alone can provoke, and the errors that ``problem_map`` translates into them."""
 

@@ -17,6 +17,12 @@ from tests.wrong_bodies import (
 # --- headers, methods, media types, sizes -------------------------------------------------------------
 
 JSON = {"Content-Type": "application/json"}
+TOO_MANY_BYTES = (
+    *((operation, (1_048_577,)) for operation in (BATCH, PATCH_MANY)),
+    *((operation, (65_537, 1_000_000)) for operation in OF_SERVICES),
+    *((operation, (524_289, 1_000_000)) for operation in (CREATE, REPLACE, PATCH)),
+)
+"""Sizes of bodies that are too large. Those of orders may hold all the metadata that an order may have."""
 REST = [
     *(
         Case(
@@ -123,8 +129,8 @@ REST = [
             body=b" " * size,
             headers={"Content-Type": operation.content_type},
         )
-        for operation in (*OF_ORDERS, *OF_SERVICES)
-        for size in ((1_048_577,) if operation in (BATCH, PATCH_MANY) else (65_537, 1_000_000))
+        for operation, sizes in TOO_MANY_BYTES
+        for size in sizes
     ),
     *(
         Case(

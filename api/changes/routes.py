@@ -77,13 +77,13 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
 
 async def _wait_for_changes(filters: ChangeFilters, page: FeedPage, limit: int, seconds: int) -> FeedPage:
     deadline = time.monotonic() + seconds
-    seen = page.through
+    seen, departures = page.through, TAIL.departures
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await TAIL.wait_for_poll()
-    while (left := deadline - time.monotonic()) > 0 and not TAIL.ended:
+            await TAIL.wait_for_poll(departures)
+    while (left := deadline - time.monotonic()) > 0 and not TAIL.is_over(departures):
         generation = TAIL.generation
-        await TAIL.wait_beyond(seen, left)
+        await TAIL.wait_beyond(seen, left, departures)
         # PostgreSQL is queried again only if a change matches: unrelated changes cause no queries.
         if TAIL.last is None or (
             TAIL.covers(seen) and TAIL.generation == generation and not TAIL.any_matches(filters, seen)

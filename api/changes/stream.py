@@ -79,6 +79,11 @@ async def _head(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+def _retry_hint() -> str:
+    """Return a line: reconnect after 1 to 3 s, so that not all clients of a process return at once."""
+    return f"retry: {random.randrange(1_000, 3_000)}\n"  # noqa: S311 (no secret)
+
+
 class _Stream:
     """One client of the stream."""
 
@@ -99,19 +104,20 @@ class _Stream:
                 raise
 
     async def _send_events(self, send: Send) -> None:
-        # Reconnect after 1 to 3 s, so that not all clients of a lost process return at once. The first event
-        # sets the client's Last-Event-ID, in case no change ever arrives. It has data and a type of its own:
-        # some clients deliver an id alone as an empty message.
-        retry = random.randrange(1_000, 3_000)  # noqa: S311 (no secret)
+        # The first event sets the client's Last-Event-ID, in case no change ever arrives. It has data and a
+        # type of its own: some clients deliver an id alone as an empty message.
         start = (
-            f'retry: {retry}\nid: {self.position}\nevent: position\ndata: {{"position":{self.position}}}\n\n'
+            f'{_retry_hint()}id: {self.position}\nevent: position\ndata: {{"position":{self.position}}}\n\n'
         )
+        departures = TAIL.departures
         await send_chunk(send, start.encode())
-        await TAIL.wait_for_poll()
+        await TAIL.wait_for_poll(departures)
         generation = TAIL.generation
         while True:
-            await TAIL.wait_beyond(self.position, settings().stream_silence)
-            if TAIL.ended or TAIL.generation != generation or not await is_still_allowed(self._request):
+            await TAIL.wait_beyond(self.position, settings().stream_silence, departures)
+            if TAIL.is_over(departures) or TAIL.generation != generation:
+                break
+            if not await is_still_allowed(self._request):
                 break
             if TAIL.last is None or TAIL.last <= self.position:
                 await send_chunk(send, b": nothing new\n\n")
@@ -121,6 +127,8 @@ class _Stream:
                 self.position = position
             else:
                 await self._catch_up(send)
+        # Without an empty line: some clients would deliver an event without data as an empty message.
+        await send_chunk(send, _retry_hint().encode())
         await send_chunk(send, b"", more_body=False)
 
     async def _catch_up(self, send: Send) -> None:

@@ -95,6 +95,8 @@ class Tail:
         """Start empty, in the event loop that runs the application from now on."""
         self.ended = False
         """The process is stopping: followers end their answers."""
+        self.departures = 0
+        """Incremented when all followers of that moment are asked to come back by another connection."""
         self.generation = 0
         """Incremented when the log was replaced (by a restored database): streams end, clients reconnect."""
         self.followers = 0
@@ -152,25 +154,46 @@ class Tail:
         self._polled.set()
         self._wake()
 
+    def dismiss(self) -> None:
+        """Ask the followers of this moment to end their answers; later ones are served until the end."""
+        self.departures += 1
+        self._wake_from_polls()
+        self._wake()
+
+    def is_over(self, departures: int) -> bool:
+        """Return whether a follower has to end its answer.
+
+        Args:
+            departures: how many there had been when it began.
+
+        """
+        return self.ended or self.departures != departures
+
+    def _wake_from_polls(self) -> None:
+        polled, self._polled = self._polled, asyncio.Event()
+        polled.set()
+
     def _wake(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    async def wait_for_poll(self) -> None:
+    async def wait_for_poll(self, departures: int) -> None:
         """Wait for a poll that begins after this call, and so notices whether the log was replaced.
 
         Before it, the ring may hold changes of a log that was replaced a moment ago.
         """
         begun = self._polls_begun
-        while self._polls_done <= begun and not self.ended:
+        while self._polls_done <= begun and not self.is_over(departures):
             await self._polled.wait()
 
-    async def wait_beyond(self, after: int, seconds: float) -> None:
-        """Wait for changes after a position, the end of the tail or a replaced log, at most ``seconds``."""
+    async def wait_beyond(self, after: int, seconds: float, departures: int) -> None:
+        """Wait for changes after a position, for a reason to end or a replaced log, at most ``seconds``."""
         generation = self.generation
         deadline = time.monotonic() + seconds
         while (
-            (self._last is None or self._last <= after) and not self.ended and generation == self.generation
+            (self._last is None or self._last <= after)
+            and not self.is_over(departures)
+            and generation == self.generation
         ):
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
@@ -226,8 +249,7 @@ class Tail:
         self._polls_begun += 1
         new = await self._poll()
         self._polls_done = self._polls_begun
-        polled, self._polled = self._polled, asyncio.Event()
-        polled.set()
+        self._wake_from_polls()
         return new
 
     async def _poll(self) -> int:

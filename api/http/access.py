@@ -7,6 +7,7 @@ nobody access.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 _OPEN_PATHS = ("/health/", "/problems/", "/docs", "/openapi.", "/asyncapi.")
 """How paths begin that need no key: probes, and documentation, which callers read before they have a key."""
+
+LONGEST_WAIT_SECONDS = 0.5
+"""How long a request for metrics waits to know whether it needs a key."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -138,13 +142,18 @@ async def check_access(connection: AnyConnection, handler: BaseRouteHandler) -> 
 
 async def _authorize(connection: AnyConnection, scope: str) -> Caller:
     token = _token_of("".join(header_values(connection.scope, b"authorization")))
-    try:
+    if scope != ANY_KEY:
         caller = await _identify(token)
-    except DatabaseUnavailableError:
-        # What any key may read is not in the database. It can be read while nothing is known of any key.
-        if scope != ANY_KEY or settings().asks_for_keys or STORED_KEYS.are_known_to_exist:
-            raise
-        return ANYONE
+    else:
+        # What any key may read has to be readable soon, also while the database does not answer. Where no key
+        # was ever known, it then is.
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+                caller = await _identify(token)
+        except (DatabaseUnavailableError, TimeoutError) as error:
+            if settings().asks_for_keys or STORED_KEYS.are_known_to_exist:
+                raise DatabaseUnavailableError("API keys can't be read") from error
+            return ANYONE
     if not caller.may(scope, method_of(connection)):
         raise ProblemError(FORBIDDEN, f"The key of {caller.name} lacks the scope {scope}.")
     return caller

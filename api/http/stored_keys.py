@@ -136,8 +136,8 @@ class StoredKeys:
         asked_at = monotonic()
         try:
             rows = await fetch_all(_Row, _READ)
-        except asyncpg.UndefinedTableError as error:
-            raise DatabaseUnavailableError("API keys have no table: migrations are pending") from error
+        except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
+            raise DatabaseUnavailableError(f"API keys can't be read: {error}") from error
         finally:
             self._reading = None
         by_id: dict[str, list[StoredKey]] = {}

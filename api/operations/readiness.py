@@ -27,11 +27,13 @@ NEEDED_PRIVILEGES = {
     "deleted_order": ("SELECT", "INSERT", "UPDATE"),
     "imported_place": ("SELECT",),
     "idempotency_key": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "api_key": ("SELECT",),
+    "api_key_old_secret": ("SELECT",),
     "orders_id_seq": ("USAGE",),
     "order_import_id_seq": ("USAGE",),
     "order_change_id_seq": ("USAGE",),
 }
-"""What creating, changing and deleting an order needs, its triggers included."""
+"""What creating, changing and deleting an order needs, its triggers and the check of its API key included."""
 
 _MISSING_PRIVILEGES = """
 SELECT privilege || ' on ' || name

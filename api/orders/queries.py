@@ -19,35 +19,50 @@ SELECT id, version, format, rendered AS json FROM orders
 WHERE id = ANY (ARRAY(SELECT unnest($1::bigint[])))
 """
 
-# The conflicts and, only if there are any, the nearest orders before and after which it is free: that begins
-# exactly the spacing from an order, if the next order on that side is at least twice that away. Not by a
-# window function: it would read all further orders of the calendar. Orders that are cancelled, or have left
-# their place to move, are in nobody's way: clear_until is their datetime.
-_REFUSAL = """
+_NEAR = 100
+"""Orders on each side among which the nearest free time is looked for first."""
+
+
+def _next_to_free_time(beyond: str, order: str) -> str:
+    """Write the query for the nearest order on one side that has free time beyond it.
+
+    Free time begins exactly the spacing from an order, if the next order on that side is at least twice that
+    away. A window function reads all orders on its side, so it gets few first, and all only if these have no
+    gap. Of the few, the last one is not next to free time: there may be more.
+
+    Args:
+        beyond: the condition for the orders on that side.
+        order: in which they come, beginning with the nearest.
+
+    """
+    side = f"""
+        SELECT datetime FROM orders
+        WHERE calendar_id = place.calendar_id AND clear_until > datetime
+          AND {beyond} AND id IS DISTINCT FROM $3
+        ORDER BY datetime {order}
+    """
+
+    def search(rows: str, has_gap: str) -> str:
+        return f"""
+        SELECT datetime FROM (
+            SELECT datetime, lead(datetime) OVER (ORDER BY datetime {order}) AS neighbour
+            FROM ({rows}) AS side
+        ) AS taken
+        WHERE {has_gap} ORDER BY datetime {order} LIMIT 1
+        """
+
+    gap = "greatest(neighbour - datetime, datetime - neighbour) >= 2 * spacing"
+    few = search(f"{side} LIMIT {_NEAR}", gap)
+    return f"coalesce(({few}), ({search(side, f'neighbour IS NULL OR {gap}')}))"
+
+
+# The conflicts and, only if there are any, the nearest orders before and after which it is free. Orders that
+# are cancelled, or have left their place to move, are in nobody's way: clear_until is their datetime.
+_REFUSAL = f"""
 SELECT
     ids, datetimes, spacing,
-    (
-        SELECT datetime FROM orders AS taken
-        WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
-          AND datetime > $2::timestamptz - spacing
-          AND NOT EXISTS (
-              SELECT FROM orders AS further
-              WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
-                AND datetime > taken.datetime AND datetime < taken.datetime + 2 * spacing
-          )
-        ORDER BY datetime LIMIT 1
-    ) AS taken_before_free,
-    (
-        SELECT datetime FROM orders AS taken
-        WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
-          AND datetime < $2::timestamptz + spacing
-          AND NOT EXISTS (
-              SELECT FROM orders AS further
-              WHERE calendar_id = place.calendar_id AND clear_until > datetime AND id IS DISTINCT FROM $3
-                AND datetime < taken.datetime AND datetime > taken.datetime - 2 * spacing
-          )
-        ORDER BY datetime DESC LIMIT 1
-    ) AS taken_after_free
+    {_next_to_free_time("datetime > $2::timestamptz - spacing", "ASC")} AS taken_before_free,
+    {_next_to_free_time("datetime < $2::timestamptz + spacing", "DESC")} AS taken_after_free
 FROM (
     SELECT id AS calendar_id, make_interval(secs => spacing_seconds) AS spacing FROM calendar WHERE name = $1
 ) AS place
