@@ -17,6 +17,7 @@ from schemathesis.python.asgi import shutdown_lifespans
 
 from api.app import create_app
 from tests.fuzz import GUARDED, check_recording, fuzz, place_example_orders
+from tests.fuzz_successes import NOT_FUZZED
 from tests.processes import ROOT
 from tests.serving import serving
 
@@ -81,7 +82,12 @@ def test_fuzzing_the_application_in_process_finds_no_deviation_from_the_contract
             passed[event.phase] = passed.get(event.phase, 0) + len(event.recorder.checks)
             succeeded |= set(_successes(event))
     assert failures == []
-    assert succeeded == {operation.ok().label for operation in in_process.get_all_operations()}
+    operations = [operation.ok() for operation in in_process.get_all_operations()]
+    assert succeeded >= {
+        operation.label
+        for operation in operations
+        if operation.definition.raw["operationId"] not in NOT_FUZZED
+    }
     assert {phase for phase, count in passed.items() if count} >= {
         "examples",
         "coverage",
