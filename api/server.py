@@ -25,6 +25,7 @@ from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
 from shared.settings import SettingsError, check_listening, settings
+from shared.stored_secrets import check_secret_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,14 +70,17 @@ def main() -> None:
     Raises:
         SettingsError: other machines could reach it, and it would let everyone in.
         OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
+        MissingSecretKeyError: something is encrypted under a key that OMS_SECRET_KEY lacks.
 
     """
     check_listening()
     configure_logs()
     raise_open_files()
-    # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
+    # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone,
+    # and an answer that can't be decrypted is a 503.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+        asyncio.run(check_secret_keys(of_answers=True))
     with shared_counts(settings().api_processes):
         _serve()
 

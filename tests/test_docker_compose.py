@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ import psutil
 import pytest
 import yaml
 
-from api.first_key import DIGEST_FILE, KEY_FILE, make_first_key
+from api.http.scopes import SCOPES
 from shared.heartbeat import LONGEST_SILENCE_SECONDS
-from shared.settings import Settings, SettingsError, settings
+from shared.settings import Settings
 from stack.child_processes import start_process, stop_processes
 from stack.embedded_valkey import free_port
-from tests.drivers import wait_until
-from tests.processes import ROOT, environment
+from tests.drivers import Database, wait_until
+from tests.processes import ROOT, call_command, environment, run_command
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -76,19 +75,22 @@ def test_every_command_of_the_compose_file_names_a_module_of_the_image(name: str
 
 def test_compose_passes_settings_from_the_environment_with_the_services_defaults() -> None:
     """A variable goes to the setting of its name; without it the default is the same as without Compose."""
-    for service in OURS.values():
+    for name, service in OURS.items():
         taken = {}
-        for name, value in service["environment"].items():
+        for variable, value in service["environment"].items():
             outside = re.fullmatch(r"\$\{(OMS_\w+):-(.*)\}", str(value))
             if outside:
-                assert outside[1] == name
-                taken[name.removeprefix("OMS_").lower()] = outside[2]
+                assert outside[1] == variable
+                taken[variable.removeprefix("OMS_").lower()] = outside[2]
         decided_here = {"database_url", "redis_url", "redis_password", "host", "port", "heartbeat_file"}
-        decided_here |= {"api_keys_file"}
+        assert taken.pop("access") == "keys", "for the key that is made"
+        decided_here |= {"access"}
+        if name not in ("api", "worker"):
+            decided_here |= {"secret_key", "secret_key_file"}  # they have nothing to decrypt
         assert taken == {
-            name: str(field.default)
-            for name, field in Settings.model_fields.items()
-            if name not in decided_here
+            setting: str(field.default)
+            for setting, field in Settings.model_fields.items()
+            if setting not in decided_here
         }
 
 
@@ -103,7 +105,6 @@ def test_every_setting_in_the_compose_file_is_known_to_the_service(name: str) ->
     """The settings' own validation accepts what Compose sets, names and values."""
     values = {key.removeprefix("OMS_").lower(): value for key, value in _settings(OURS[name]).items()}
     assert set(values) <= set(Settings.model_fields)
-    values.pop("api_keys_file", None)  # it is in the container
     Settings.model_validate_strings(values)
 
 
@@ -231,41 +232,6 @@ def test_redis_asks_for_the_password_that_the_services_have() -> None:
     assert _as_compose_does({"asked": asked})["asked"]
 
 
-def test_the_api_asks_for_a_key_that_was_generated_before_it_started(
-    tmp_path: Path, setting: Callable[..., None]
-) -> None:
-    """Its container has the digest only; the next start keeps the key."""
-    volumes = {name: dict(v.split(":")[:2] for v in OURS[name]["volumes"]) for name in ("keys", "api")}
-    assert volumes["api"] == {"api-keys": str(DIGEST_FILE.parent)}
-    assert volumes["keys"] == volumes["api"] | {"api-key": str(KEY_FILE.parent)}
-    assert all(volume.endswith(":ro") for volume in OURS["api"]["volumes"])
-    assert OURS["api"]["environment"]["OMS_API_KEYS_FILE"] == str(DIGEST_FILE)
-    folders = re.findall(r"^RUN install .*--owner=(\d+) .*?((?: /\S+)+)$", DOCKERFILE, re.MULTILINE)
-    assert folders == [("10001", f" {KEY_FILE.parent} {DIGEST_FILE.parent}")]
-
-    key, digest = tmp_path / "key", tmp_path / "keys"
-    assert make_first_key(key, digest)
-    first = key.read_text()
-    assert len(first.strip()) >= 43  # 256 bits
-    assert key.stat().st_mode & 0o077 == 0
-    assert make_first_key(key, digest)
-    assert key.read_text() == first
-    setting(api_keys_file=digest)
-    (generated,) = settings().all_api_keys
-    assert (generated.role, generated.sha256) == ("write", sha256(first.strip().encode()).hexdigest())
-    setting(api_keys_file="", api_keys=f"mine:read:{'1' * 64}")
-    assert not make_first_key(key, digest)
-    setting(api_keys_file=digest)
-    assert [key.name for key in settings().all_api_keys] == ["mine"]
-    setting(api_keys="", access="open", api_keys_file="")
-    assert not make_first_key(key, digest)
-    setting(api_keys_file=digest)
-    assert settings().all_api_keys == ()
-    setting(access="protected")
-    with pytest.raises(SettingsError, match="OMS_API_KEYS_FILE"):
-        settings()
-
-
 def test_redis_is_configured_to_keep_every_message() -> None:
     """It appends to a file and evicts nothing."""
     command = " ".join(SERVICES["redis"]["command"])
@@ -306,16 +272,53 @@ def assert_a_hang_is_noticed(
     wait_until(healthy, "the process continues")
 
 
+def assert_only_the_key_opens(port: int, key: str) -> None:
+    """Check that the API asks for keys, and that this one may do everything."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        assert client.get("/orders").status_code == 401
+        client.headers["Authorization"] = f"Bearer {key}"
+        assert client.get("/orders").status_code == 200
+        (stored,) = client.get("/keys").json()["items"]
+        assert (stored["name"], set(stored["scopes"]), stored["expires_at"]) == ("first", set(SCOPES), None)
+
+
+def test_no_key_is_made_where_callers_have_one_or_need_none(
+    database: Database, setting: Callable[..., None]
+) -> None:
+    """They have a key of the settings, an open API, or a key in the database, even if it was revoked."""
+
+    def first_key() -> list[str]:
+        done = call_command("api.keys.first_key", database=database.url)
+        assert done.returncode == 0
+        return re.findall(r"oms_\w+", done.stdout)
+
+    for settings in ({"api_keys": f"mine:read:{'1' * 64}"}, {"api_keys": "", "access": "open"}):
+        setting(**settings)
+        assert not first_key()
+    setting(access="keys")
+    with ThreadPoolExecutor(3) as threads:
+        at_once = [threads.submit(run_command, "api.keys.first_key", database=database.url) for _ in range(3)]
+    assert len(re.findall(r"oms_\w+", "".join(done.result().stdout for done in at_once))) == 1
+    assert database.value("SELECT count(*) FROM api_key") == 1
+    database.rows("UPDATE api_key SET revoked_at = now()")
+    assert not first_key()
+
+
+def copy_as_the_image_does(folder: Path) -> None:
+    """Copy the files that the image has, and no others."""
+    for source in COPIED:
+        if source.endswith("/"):
+            shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        else:
+            shutil.copy(ROOT / source, folder / source)
+    assert not list(folder.rglob("node_modules"))  # 83 MB of linters
+
+
 def test_every_service_starts_from_the_files_of_the_image(
     tmp_path: Path, new_database_url: str, redis_url: str
 ) -> None:
     """Each command runs in a folder with only the image's files until it is healthy, and then ends."""
-    for source in COPIED:
-        if source.endswith("/"):
-            shutil.copytree(ROOT / source, tmp_path / source, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        else:
-            shutil.copy(ROOT / source, tmp_path / source)
-    assert not list(tmp_path.rglob("node_modules"))  # 83 MB of linters
+    copy_as_the_image_does(tmp_path)
     port = free_port()
 
     def settings_of(name: str) -> dict[str, str]:
@@ -323,11 +326,15 @@ def test_every_service_starts_from_the_files_of_the_image(
         own = _settings(OURS[name]) | {"OMS_PORT": str(port), "OMS_HOST": "127.0.0.1"}
         own["OMS_HEARTBEAT_FILE"] = str(tmp_path / f"heartbeat of {name}")
         del own["OMS_DATABASE_URL"], own["OMS_REDIS_URL"], own["OMS_REDIS_PASSWORD"]
-        own.pop("OMS_API_KEYS_FILE", None)
         return environment(new_database_url, redis_url, **own)
 
-    with _started(OURS["migrate"]["command"], tmp_path, settings_of("migrate")) as migrate:
-        assert migrate.wait(timeout=30) == 0
+    def output(name: str) -> str:
+        with _started(OURS[name]["command"], tmp_path, settings_of(name)) as process:
+            assert process.wait(timeout=30) == 0
+        return (tmp_path / f"{OURS[name]['command'][-1]}.log").read_text()
+
+    output("migrate")
+    (key,) = re.findall(r"oms_\w+", output("keys"))
     with (
         _started(OURS["api"]["command"], tmp_path, settings_of("api")) as api,
         _started(OURS["relay"]["command"], tmp_path, settings_of("relay")) as relay,
@@ -346,6 +353,8 @@ def test_every_service_starts_from_the_files_of_the_image(
         for name in ("api", "relay", "worker"):
             # A check is a process, and would compete with the service for CPU while it starts.
             wait_until(partial(healthy, name), f"the health check of {name} passes", pause=0.3)
+        assert_only_the_key_opens(port, key)
+        assert "oms_" not in output("keys"), "it is printed once"
         for name, process in (("relay", relay), ("worker", worker)):
             assert_a_hang_is_noticed(process, tmp_path / f"heartbeat of {name}", partial(healthy, name))
         for process in (api, relay, worker):
