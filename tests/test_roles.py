@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+import redis
 
 from stack.embedded_valkey import free_port
 from tests.builders import later, order_body
@@ -60,8 +61,13 @@ def api(owner: Database, redis_url: str) -> Iterator[Api]:
         yield caller
 
 
-def test_every_process_and_command_works_as_its_role(owner: Database, api: Api, receiver: Receiver) -> None:
-    """Orders are stored, changed, deleted, summed and delivered; imports, keys, proofs and a rebuild work."""
+def test_every_process_and_command_works_as_its_role(
+    owner: Database, api: Api, receiver: Receiver, redis_url: str
+) -> None:
+    """Orders are stored, changed, deleted, summed and delivered; imports, keys, proofs and a rebuild work.
+
+    Nothing secret is in Redis after all that.
+    """
 
     def command(role: str, module: str, *arguments: str) -> str:
         done = run_command(module, *arguments, database=as_role(owner.url, role))
@@ -93,6 +99,24 @@ def test_every_process_and_command_works_as_its_role(owner: Database, api: Api, 
     command("worker", "worker.fee_summaries.rebuild")
     assert api.client.delete(f"/webhooks/{webhook['id']}").status_code == 204
     assert api.client.get("/metrics").status_code == 200
+    in_redis = everything_in(redis_url)
+    assert "order.created" in in_redis
+    assert "whsec_" not in in_redis
+    assert "oms_" not in in_redis
+
+
+def everything_in(redis_url: str) -> str:
+    """Return all keys and values of a Redis database."""
+    with redis.from_url(redis_url, decode_responses=True) as client:
+        readers = {
+            "stream": client.xrange,
+            "list": lambda name: client.lrange(name, 0, -1),
+            "set": client.smembers,
+            "string": client.get,
+            "hash": client.hgetall,
+            "zset": lambda name: client.zrange(name, 0, -1),
+        }
+        return str({name: readers[client.type(name)](name) for name in client.scan_iter()})
 
 
 # Each role, and what it may not do: read what it needs no part of, alter history or the schema.
