@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from api.http.shared_counts import FOLDER_VARIABLE, shared_counts
+from shared.metrics.shared_counts import FOLDER_VARIABLE, shared_counts
 from tests.builders import later
 from tests.drivers import Api, wait_until
 from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment
