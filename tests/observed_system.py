@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stack.embedded_valkey import EmbeddedValkey, free_port
 from tests.drivers import Api, Database, Pipeline
 from tests.processes import ServiceProcess
-from tests.scrapes import Metrics, read_metrics, scrape
 
 
 @dataclass
@@ -22,22 +22,14 @@ class ObservedSystem(Pipeline):
     worker_port: int
     database_url: str
 
-    def scrape(self) -> dict[str, Metrics]:
-        """Read the metrics of all three, by the names of their jobs."""
-        return {
-            "oms-api": read_metrics(self.api.client.get("/metrics").text),
-            "oms-relay": scrape(self.relay_port),
-            "oms-worker": scrape(self.worker_port),
-        }
-
 
 @contextmanager
-def observed_system(database_url: str, folder: Path, **settings: str) -> Iterator[ObservedSystem]:
+def observed_system(database_url: str, folder: Path, **settings: Any) -> Iterator[ObservedSystem]:
     """Start all of it, with the sample's services, and stop it after the block."""
     with ExitStack() as stack:
         valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
         api_port, relay_port, worker_port = free_port(), free_port(), free_port()
-        urls = {"database": database_url, "redis": valkey.url}
+        urls: dict[str, Any] = {"database": database_url, "redis": valkey.url}
         database = stack.enter_context(Database(database_url))
         database.clean()
         database.add_services()

@@ -18,7 +18,7 @@ from shared.database.database_wait import measure_database_wait
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Mapping
+    from collections.abc import Awaitable, Collection, Iterator, Mapping
 
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,19 +55,24 @@ def _is_logged(scope: Scope, status: int, sample: float) -> bool:
     return random.random() < sample  # noqa: S311 - nobody gains from a guess
 
 
-def _who_and_where(scope: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield who sends a request, if that is known, and which calendars it names, in path, query or body."""
+def _add_caller_and_calendars(fields: dict[str, Any], scope: Mapping[str, Any]) -> None:
+    """Add who sends a request, if that is known, and which calendars it names, in path, query or body."""
     if (caller := scope.get("caller")) is not None:
-        yield "actor", caller.name
-    named = (
-        scope.get("path_params", {}).get("calendar")
-        or scope.get("query", {}).get("calendar")
-        or scope.get("named_calendars")
-    )
-    if named:
-        names = [named] if isinstance(named, str) else sorted(set(named))
-        more = f"+{len(names) - _MOST_CALENDARS}" if len(names) > _MOST_CALENDARS else ""
-        yield "calendar", ",".join(names[:_MOST_CALENDARS]) + more
+        fields["actor"] = caller.name
+    if (path := scope.get("path_params")) and "calendar" in path:
+        fields["calendar"] = path["calendar"]
+    elif (query := scope.get("query")) and "calendar" in query:
+        fields["calendar"] = _join(query["calendar"])
+    elif named := scope.get("named_calendars"):
+        fields["calendar"] = _join(named)
+
+
+def _join(calendars: str | Collection[str]) -> str:
+    if isinstance(calendars, str):
+        return calendars
+    names = sorted(set(calendars))
+    more = f"+{len(names) - _MOST_CALENDARS}" if len(names) > _MOST_CALENDARS else ""
+    return ",".join(names[:_MOST_CALENDARS]) + more
 
 
 def request_log(app: ASGIApp) -> ASGIApp:
@@ -117,16 +122,16 @@ def request_log(app: ASGIApp) -> ASGIApp:
             if not is_counted:
                 count_request(scope, status, seconds)
             if _is_logged(scope, status, sample):
-                log.info(
-                    "answered",
-                    method=scope["method"],
-                    path=scope["path"],
-                    route=route_of(scope),
-                    status=status,
-                    ms=round(seconds * 1000, 1),
-                    database_ms=round(waits.seconds * 1000, 1),
-                    **dict(_who_and_where(scope)),
-                    **scope.get("log_fields", {}),  # type: ignore[arg-type]  # of a route that has more to say
-                )
+                fields: dict[str, Any] = {
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "route": route_of(scope),
+                    "status": status,
+                    "ms": round(seconds * 1000, 1),
+                    "database_ms": round(waits.seconds * 1000, 1),
+                    **scope.get("log_fields", {}),  # type: ignore[dict-item]  # of a route that has more to say
+                }
+                _add_caller_and_calendars(fields, scope)
+                log.info("answered", **fields)
 
     return logged
