@@ -94,7 +94,8 @@ async def _check() -> Storability:
         return Storability(
             "ok",
             "newer",
-            "a newer version of this service has removed from the schema what this one needs; stop this instance",
+            "a newer version of this service has removed from the schema what this one needs; "
+            "stop this instance",
         )
     # A release serves on while the next one, whose migrations only add, takes over.
     schema: Migrations = "newer" if migrations.unknown else "ok"

@@ -58,7 +58,7 @@ async def migrate() -> int:
     """Apply the pending migrations; return how many there were.
 
     Raises:
-        MigrationFailedError: the server is too old, the schema is too new, or a migration could not be applied.
+        MigrationFailedError: the server is too old, the schema too new, or a migration could not be applied.
 
     """
     async with _only_migrator():
