@@ -10,6 +10,7 @@ import sys
 import tarfile
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -108,18 +109,23 @@ class ReleasedProcess(ServiceProcess):
 
 def released_environment(code: Path, variables: dict[str, str]) -> dict[str, str]:
     """Leave out the settings that the code in a folder refuses as unknown."""
-    known = subprocess.run(
+    return {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith("OMS_") or name.removeprefix("OMS_").lower() in _known_settings(code)
+    }
+
+
+@cache
+def _known_settings(code: Path) -> frozenset[str]:
+    names = subprocess.run(
         [sys.executable, "-c", "from shared.settings import Settings; print(*Settings.model_fields)"],
         check=True,
         capture_output=True,
         text=True,
         cwd=code,
-    ).stdout.split()
-    return {
-        name: value
-        for name, value in variables.items()
-        if not name.startswith("OMS_") or name.removeprefix("OMS_").lower() in known
-    }
+    )
+    return frozenset(names.stdout.split())
 
 
 def run_migrate_of(release: Release, database: str) -> subprocess.CompletedProcess[str]:
