@@ -20,7 +20,8 @@ from stack.server_user import claim_folder
 from tests.builders import later
 from tests.drivers import Api, Database, Pipeline, wait_until
 from tests.import_steps import import_sample
-from tests.processes import ROOT, ServiceProcess, migrate
+from tests.processes import NO_REDIS, ROOT, ServiceProcess, migrate
+from tests.serving import serving
 from tests.webhook_steps import subscribe
 
 if TYPE_CHECKING:
@@ -76,31 +77,25 @@ def working(database: str, redis: str) -> Iterator[Pipeline]:
         worker.kill()  # its children sleep for a second before they end
 
 
-def fill(pipeline: Pipeline) -> None:
+def fill(api: Api, database: str) -> None:
     """Store orders of every kind, some of them changed."""
-    import_sample(database=pipeline.database.url).check_returncode()
-    orders = [pipeline.api.placed_order(at=later(hours=3 * number)) for number in range(6)]
+    import_sample(database=database).check_returncode()
+    orders = [api.placed_order(at=later(hours=3 * number)) for number in range(6)]
     for path, method in (("", "DELETE"), ("/cancel", "POST")):
-        order = orders.pop()
-        pipeline.api.client.request(method, f"/orders/{order['id']}{path}").raise_for_status()
-    pipeline.wait_until_summed()
+        api.client.request(method, f"/orders/{orders.pop()['id']}{path}").raise_for_status()
 
 
-def assert_works(pipeline: Pipeline, lost: list[dict[str, Any]]) -> None:
-    """Check that orders are taken, under ids that were never given out, and summed."""
-    created = pipeline.api.placed_order(at=later(hours=300))
-    assert int(created["id"]) > max(int(order["id"]) for order in lost)
-    pipeline.wait_until_summed()
-    assert pipeline.database.wrong_summaries() == []
-    assert pipeline.database.too_close_pairs() == []
-
-
-def write_more(pipeline: Pipeline) -> list[dict[str, Any]]:
+def write_more(api: Api) -> list[dict[str, Any]]:
     """Store and change orders that no backup has; return them."""
-    lost = [pipeline.api.placed_order(at=later(hours=100 + 3 * number)) for number in range(5)]
-    pipeline.api.client.patch(f"/orders/{lost[0]['id']}", json={"totalfee": 1}).raise_for_status()
-    pipeline.wait_until_summed()
+    lost = [api.placed_order(at=later(hours=100 + 3 * number)) for number in range(5)]
+    api.client.patch(f"/orders/{lost[0]['id']}", json={"totalfee": 1}).raise_for_status()
     return lost
+
+
+def assert_creates(api: Api, lost: list[dict[str, Any]]) -> None:
+    """Check that orders are taken, under ids that were never given out."""
+    created = api.placed_order(at=later(hours=300))
+    assert int(created["id"]) > max(int(order["id"]) for order in lost)
 
 
 @pytest.mark.timeout(180)
@@ -113,11 +108,11 @@ def test_a_lost_database_is_restored_from_a_dump_into_an_empty_server(
         migrate(postgres.url)
         with working(postgres.url, own_valkey.url) as before:
             subscribe(before.api, receiver.url)
-            fill(before)
+            fill(before.api, postgres.url)
             kept = before.wait_until_summed()
             orders, summaries = before.api.every_order(), before.api.fee_summaries(by="service")
             postgres_program("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={postgres.url}")
-            lost = write_more(before)
+            lost = write_more(before.api)
             ahead = before.wait_until_summed()
             wait_until(lambda: ahead in receiver.positions, "the last change is delivered")
             seen = set(receiver.ids)
@@ -127,7 +122,9 @@ def test_a_lost_database_is_restored_from_a_dump_into_an_empty_server(
     with EmbeddedPostgres(tmp_path / "second", durable=False) as postgres:
         restored = run_script("restore.sh", dump, database=postgres.url)
         assert restored.returncode == 0, restored.stdout + restored.stderr
-        assert f"every fee summary matches the orders, to the cent: {len(orders) - 1} orders" in restored.stdout
+        assert (
+            f"every fee summary matches the orders, to the cent: {len(orders) - 1} orders" in restored.stdout
+        )
         assert restored.stdout.count("\n") == 4, restored.stdout
         again = run_script("restore.sh", dump, database=postgres.url)
         assert again.returncode == 1
@@ -143,16 +140,16 @@ def test_a_lost_database_is_restored_from_a_dump_into_an_empty_server(
                 f"/order-changes?after={kept}",
             )
             assert after.api.client.get(gone.json()["resume"]).json()["items"] == []
-            assert_works(after, lost)
+            assert_creates(after.api, lost)
+            after.wait_until_summed()
+            assert after.database.wrong_summaries() == []
             # What is new has an id of its own, though its position was another change's.
             wait_until(lambda: set(receiver.ids) > seen, "the next change is delivered")
             assert receiver.received[-1].position == kept + 1 <= ahead
 
 
 @pytest.mark.timeout(180)
-def test_a_database_is_recovered_to_a_moment_between_two_writes(
-    tmp_path: Path, own_valkey: EmbeddedValkey
-) -> None:
+def test_a_database_is_recovered_to_a_moment_between_two_writes(tmp_path: Path) -> None:
     """From a base backup and the archived WAL."""
     with ExitStack() as stack:
         owner, home = claim_folder(tmp_path / "first")
@@ -166,17 +163,17 @@ def test_a_database_is_recovered_to_a_moment_between_two_writes(
         }
         first = stack.enter_context(EmbeddedPostgres(tmp_path / "first", durable=False, settings=archiving))
         migrate(first.url)
-        with working(first.url, own_valkey.url) as before:
+        with serving(database=first.url, redis=NO_REDIS) as (before, _), Database(first.url) as database:
             postgres_program(
                 "pg_basebackup", f"--pgdata={base}", "--checkpoint=fast", f"--dbname={first.url}"
             )
-            fill(before)
-            orders = before.api.every_order()
-            moment = before.database.value("SELECT clock_timestamp()::text")
+            fill(before, first.url)
+            orders = before.every_order()
+            moment = database.value("SELECT clock_timestamp()::text")
             lost = write_more(before)
-            wal = before.database.value("SELECT pg_walfile_name(pg_switch_wal())")
+            wal = database.value("SELECT pg_walfile_name(pg_switch_wal())")
             wait_until(
-                lambda: before.database.value("SELECT last_archived_wal >= $1 FROM pg_stat_archiver", wal),
+                lambda: database.value("SELECT last_archived_wal >= $1 FROM pg_stat_archiver", wal),
                 "the WAL is archived",
             )
         first.kill()
@@ -190,6 +187,6 @@ def test_a_database_is_recovered_to_a_moment_between_two_writes(
         second = stack.enter_context(EmbeddedPostgres(tmp_path / "second", durable=False))
         proved = run_script("after_restore.sh", database=second.url)
         assert proved.returncode == 0, proved.stdout + proved.stderr
-        with working(second.url, own_valkey.url) as after:
-            assert after.api.every_order() == orders
-            assert_works(after, lost)
+        with serving(database=second.url, redis=NO_REDIS) as (after, _):
+            assert after.every_order() == orders
+            assert_creates(after, lost)
