@@ -32,6 +32,7 @@ from shared.database.statements import execute, fetch_all, fetch_optional, read_
 from shared.secret_keys import UnreadableSecretError
 from shared.settings import settings
 from shared.webhooks import IS_DUE, secret_row
+from worker.metrics import ATTEMPTS
 from worker.webhooks.client import Message, Outcome, WebhookClient
 from worker.webhooks.outcomes import Attempt, record_attempt
 
@@ -241,6 +242,7 @@ async def _attempt_deliveries(lease: Lease, client: WebhookClient, deadline: flo
             log.error("webhook_not_served", webhook=lease.webhook_id, reason=attempt.obstacle)
             return attempted + 1
         outcome = await client.attempt(attempt.message)
+        ATTEMPTS.observe(outcome.latency_ms / 1000, outcome.kind)
         await _record_while_leased(attempt, outcome)
         attempted += 1
     await execute(_RELEASE_WEBHOOK, lease.webhook_id, lease.token)
