@@ -34,7 +34,7 @@ OTHER_METHOD = "other"
 NO_ANSWER = "none"
 """The label of requests whose connection was closed before an answer began."""
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PARAMETER_TYPE = re.compile(r":\w+\}")
 
 _LABELS = ("method", "route", "status")
@@ -64,7 +64,7 @@ def count_request(scope: Scope, status: int, seconds: float) -> None:
 
     """
     method = str(scope["method"])  # type: ignore[typeddict-item]  # only HTTP requests are counted
-    if method not in _METHODS:
+    if method not in METHODS:
         method = OTHER_METHOD
     requests, durations = _series(method, scope.get("path_template"), status)
     requests.inc()
@@ -73,9 +73,18 @@ def count_request(scope: Scope, status: int, seconds: float) -> None:
 
 @cache
 def _series(method: str, template: str | None, status: int) -> tuple[Counter, Histogram]:
-    route = _PARAMETER_TYPE.sub("}", template) if template else UNKNOWN_ROUTE
-    labels = (method, route, str(status) if status else NO_ANSWER)
+    labels = (method, _route(template), str(status) if status else NO_ANSWER)
     return _requests.labels(*labels), _durations.labels(*labels)
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of a request's path, such as ``/orders/{order_id}``, once it is handled."""
+    return _route(scope.get("path_template"))
+
+
+@cache
+def _route(template: str | None) -> str:
+    return _PARAMETER_TYPE.sub("}", template) if template else UNKNOWN_ROUTE
 
 
 def process_gauge(name: str, documentation: str) -> Gauge:

@@ -33,6 +33,7 @@ from shared.settings import settings
 from shared.webhooks import IS_DUE
 from worker.webhooks.client import Message, Outcome, WebhookClient
 from worker.webhooks.outcomes import Attempt, record_attempt
+from worker.webhooks.traces import attempt_in_trace
 
 log = structlog.get_logger("worker")
 
@@ -95,14 +96,14 @@ WITH held AS (
 )
 SELECT
     begun.id AS attempt_id, d.url, d.id AS delivery_id, d.round, d.position, d.event_id, d.type, d.payload,
-    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason,
+    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason, c.traceparent,
     ARRAY(
         SELECT secret FROM webhook_secret AS s
         WHERE s.webhook_id = d.webhook_id AND (s.valid_until IS NULL OR s.valid_until > now())
         ORDER BY s.id DESC
     ) AS secrets
 FROM d CROSS JOIN begun
-LEFT JOIN LATERAL (SELECT {CHANGE} FROM order_change WHERE position = d.position) AS c ON true
+LEFT JOIN LATERAL (SELECT {CHANGE}, traceparent FROM order_change WHERE position = d.position) AS c ON true
 """
 
 
@@ -135,6 +136,7 @@ class _BegunAttempt(msgspec.Struct, frozen=True):
     previous: str | None
     actor: str | None
     reason: str | None
+    traceparent: str | None
     secrets: list[str]
 
     def notification(self) -> str:
@@ -228,7 +230,7 @@ async def _attempt_deliveries(lease: Lease, client: WebhookClient, deadline: flo
         attempt = await _begin_next_attempt(lease)
         if attempt is None:
             break
-        outcome = await client.attempt(attempt.message)
+        outcome = await attempt_in_trace(client, attempt)
         await _record_while_leased(attempt, outcome)
         attempted += 1
     await execute(_RELEASE_WEBHOOK, lease.webhook_id, lease.token)
@@ -261,5 +263,5 @@ async def _begin_next_attempt(lease: Lease) -> Attempt | None:
     )
     if begun is None:
         return None
-    message = Message(begun.url, str(begun.event_id), begun.notification(), begun.secrets)
+    message = Message(begun.url, str(begun.event_id), begun.notification(), begun.secrets, begun.traceparent)
     return Attempt(begun.attempt_id, lease.webhook_id, begun.delivery_id, begun.round, message)
