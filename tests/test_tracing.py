@@ -259,7 +259,8 @@ def test_every_span_arrives_from_children_that_end_after_a_few_tasks_and_from_pr
     # Nothing is exported by the time: only ends of processes do.
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
     env = environment(database.url, redis_url, **settings)
-    with running("api.relay.main", database=database, redis_url=redis_url, **settings) as (api, _):
+    with running("api.relay.main", database=database, redis_url=redis_url, **settings) as (api, processes):
+        relay = processes["api.relay.main"]
         subscribe(api, receiver.url)
         with (tmp_path / "worker.log").open("wb") as log:
             worker = subprocess.Popen(
@@ -267,6 +268,10 @@ def test_every_span_arrives_from_children_that_end_after_a_few_tasks_and_from_pr
             )
         try:
             for number in range(orders):
+                if number == orders // 3:
+                    relay.stop()
+                elif number == orders // 2:
+                    relay.start()  # its first round finds changes that waited for it
                 api.placed_order(at=later(hours=3 * number))
                 time.sleep(0.02)  # so that they come in many batches
             wait_until(lambda: len(receiver.received) == orders, "every change was delivered")

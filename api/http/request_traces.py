@@ -59,7 +59,6 @@ class _TracedRequest:
         self._send = send
         self._name = method if is_known else "HTTP"
         self._status = 0
-        self._has_ended = False
         self.span = tracer.begin_request(
             self._name,
             {
@@ -81,17 +80,17 @@ class _TracedRequest:
 
     def end(self) -> None:
         """End the span, once."""
-        if self._has_ended:
-            return
-        self._has_ended = True
         span = self.span
+        if not span.is_recorded:  # it is not sampled, or has ended
+            return
+        attributes: dict[str, str | float] = {"oms.request_id": str(self._scope.get("request_id", ""))}
         route = route_of(self._scope)
         if route != UNKNOWN_ROUTE:
             span.rename(f"{self._name} {route}")
-            span.set("http.route", route)
-        span.set("oms.request_id", str(self._scope.get("request_id", "")))
+            attributes["http.route"] = route
         if self._status:
-            span.set("http.response.status_code", self._status)
+            attributes["http.response.status_code"] = self._status
+        span.set(attributes)
         if not 0 < self._status < 500:
             span.fail(str(self._status) if self._status else "no_answer")
         span.end()

@@ -73,6 +73,7 @@ class Relay:
         """
         began = time.time_ns()
         progress = await read_progress()
+        before = progress.last_position
         self._has_webhooks = progress.has_webhooks
         assigned = await assign_positions() if progress.is_waiting else 0
         # Positions have no gap, so the log now ends there, or later.
@@ -82,7 +83,7 @@ class Relay:
             self.assigned.set()
         self._sender.begin_round()
         published = await self._publisher.publish_once(progress)
-        await self._traces.record_once(began, progress.last_position)
+        await self._traces.record_once(began, before, progress.last_position)
         return assigned + published
 
     async def request_attempts_once(self) -> bool:

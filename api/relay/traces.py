@@ -10,23 +10,26 @@ class RoundTraces:
     """Records what rounds did, once they have done it: most rounds find nothing."""
 
     def __init__(self) -> None:
-        """Start without a position: changes that had theirs before are not recorded again."""
+        """Start without having recorded anything."""
         self._recorded: int | None = None
 
-    async def record_once(self, began: int, last_position: int) -> int:
-        """Record the positions that are new since the last call; return how many changes of traces have one.
+    async def record_once(self, began: int, before: int, after: int) -> int:
+        """Record the positions that are new since the last round; return how many of them belong to traces.
 
         Args:
             began: when the round did (nanoseconds of Unix time).
-            last_position: the end of the log. Positions that another relay assigned are recorded here too.
+            before: the end of the log when it began. Since the last round, positions may have been assigned
+                while a message was being sent.
+            after: the end of the log now.
 
         """
         tracer = active_tracer()
-        first, self._recorded = self._recorded, last_position
-        if tracer is None or first is None or last_position <= first:
+        first = before if self._recorded is None else self._recorded
+        self._recorded = after
+        if tracer is None or after <= first:
             return 0
-        changes = await traces_after(first, last_position)
-        attributes = {"oms.changes": last_position - first, "oms.last_position": last_position}
+        changes = await traces_after(first, after)
+        attributes = {"oms.changes": after - first, "oms.last_position": after}
         span = tracer.begin_batch(
             "relay.round", [change.traceparent for change in changes], attributes, began
         )

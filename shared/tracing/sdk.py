@@ -61,9 +61,14 @@ class Span:
         """The trace's id, 32 hexadecimal digits."""
         return trace.format_trace_id(self._span.get_span_context().trace_id)
 
-    def set(self, name: str, value: str | float) -> None:
-        """Set an attribute; names are those of the semantic conventions, or begin with ``oms.``."""
-        self._span.set_attribute(name, value)
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it will be exported. One that is not still has an identity, which others may continue."""
+        return self._span.is_recording()
+
+    def set(self, attributes: Attributes) -> None:
+        """Set attributes; names are those of the semantic conventions, or begin with ``oms.``."""
+        self._span.set_attributes(attributes)
 
     def rename(self, name: str) -> None:
         """Give it a name that was not known when it began."""
@@ -233,7 +238,8 @@ class _SdkLines(logging.Handler):
         text = record.getMessage()
         if record.name.startswith("opentelemetry.exporter"):
             self.reason = self.reason or text
-        elif record.msg not in self._seen:
+        elif not record.name.startswith("opentelemetry.trace") and record.msg not in self._seen:
+            # Not what is wrong with headers: callers sent them, and logs contain no header.
             self._seen.add(record.msg)
             log.warning("tracing_warning", reason=text)
 
