@@ -952,3 +952,16 @@ CREATE TABLE api_key_old_secret (
     valid_until timestamptz NOT NULL,
     PRIMARY KEY (key_id, secret_hash)
 );
+
+
+-- =============================================================================================================
+-- Releases
+-- =============================================================================================================
+
+-- Releases that have this migration work on the schema, however many later migrations they do not know: each of those
+-- only adds. A migration that takes something away replaces the function, and names the migration of the release that
+-- stopped using it (CONTRIBUTING.md, "Changing the schema").
+--
+-- Read by: shared/database/migrate.py.
+CREATE FUNCTION oldest_compatible_migration() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '2026-11-29T13:20:00:000000';
