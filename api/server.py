@@ -25,6 +25,7 @@ from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
 from shared.metrics.shared_counts import shared_counts
 from shared.settings import SettingsError, check_listening, settings
+from shared.tracing.spans import check_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ def main() -> None:
     """
     check_listening()
     configure_logs()
+    check_tracing()
     raise_open_files()
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
     with contextlib.suppress(DatabaseUnavailableError):

@@ -507,6 +507,8 @@ CREATE TABLE order_change (
     actor text,  -- who made it: an API key's name, 'anyone' without keys, 'import', or 'operator' for SQL by hand;
                  -- null: recorded by a release that did not know it
     reason text,  -- why, if they said it
+    traceparent text,  -- the trace of the request that made it, and the request's span in it (W3C Trace Context);
+                       -- null: none was recorded
 
     CONSTRAINT order_change_states CHECK (
         (type = 'order.created' AND order_state IS NOT NULL AND previous_state IS NULL)
@@ -522,8 +524,8 @@ CREATE UNIQUE INDEX order_change_of_order ON order_change (order_id, order_versi
 -- GUARANTEE 2: an order and its change are stored together or not at all. The triggers write the change in the
 -- statement that writes the order, even one that is typed by hand.
 --
--- The actor and the reason come from the settings oms.actor and oms.reason, which the statement that writes the order
--- sets for its transaction. All connections of the service have the application_name oms.
+-- The actor, the reason and the trace come from the settings oms.actor, oms.reason and oms.traceparent, which the
+-- statement that writes the order sets for its transaction. All connections of the service have the application_name oms.
 CREATE FUNCTION change_actor() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(
     nullif(current_setting('oms.actor', true), ''),
@@ -531,15 +533,20 @@ RETURN coalesce(
 );
 CREATE FUNCTION change_reason() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
 RETURN nullif(current_setting('oms.reason', true), '');
+CREATE FUNCTION change_traceparent() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+RETURN substring(
+    nullif(current_setting('oms.traceparent', true), '') FROM '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'
+);
 
 -- For creations, one trigger for all rows of a statement: an import stores a thousand orders in each.
 CREATE FUNCTION record_order_creation() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO order_change (
-        type, order_id, order_version, calendar_id, recorded_at, order_state, actor, reason
+        type, order_id, order_version, calendar_id, recorded_at, order_state, actor, reason, traceparent
     )
     SELECT
-        'order.created', id, version, calendar_id, now(), rendered, change_actor(), change_reason()
+        'order.created', id, version, calendar_id, now(), rendered, change_actor(), change_reason(),
+        change_traceparent()
     FROM created;
     INSERT INTO ordered_service (service_id, order_id, datetime)
     SELECT s.id, o.id, o.datetime FROM created AS o CROSS JOIN LATERAL unnest(o.service_ids) AS s (id);
@@ -553,7 +560,7 @@ CREATE FUNCTION record_order_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO order_change (
         type, order_id, order_version, calendar_id, previous_calendar_id, recorded_at,
-        order_state, previous_state, actor, reason
+        order_state, previous_state, actor, reason, traceparent
     ) VALUES (
         CASE
             WHEN TG_OP = 'DELETE' THEN 'order.deleted'
@@ -569,7 +576,8 @@ BEGIN
         NEW.rendered,
         OLD.rendered,
         change_actor(),
-        change_reason()
+        change_reason(),
+        change_traceparent()
     );
     RETURN NULL;
 END

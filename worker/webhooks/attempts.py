@@ -34,6 +34,7 @@ from shared.webhooks import IS_DUE
 from worker.metrics import ATTEMPTS
 from worker.webhooks.client import Message, Outcome, WebhookClient
 from worker.webhooks.outcomes import Attempt, record_attempt
+from worker.webhooks.traces import attempt_in_trace
 
 log = structlog.get_logger("worker")
 
@@ -96,14 +97,14 @@ WITH held AS (
 )
 SELECT
     begun.id AS attempt_id, d.url, d.id AS delivery_id, d.round, d.position, d.event_id, d.type, d.payload,
-    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason,
+    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason, c.traceparent,
     ARRAY(
         SELECT secret FROM webhook_secret AS s
         WHERE s.webhook_id = d.webhook_id AND (s.valid_until IS NULL OR s.valid_until > now())
         ORDER BY s.id DESC
     ) AS secrets
 FROM d CROSS JOIN begun
-LEFT JOIN LATERAL (SELECT {CHANGE} FROM order_change WHERE position = d.position) AS c ON true
+LEFT JOIN LATERAL (SELECT {CHANGE}, traceparent FROM order_change WHERE position = d.position) AS c ON true
 """
 
 
@@ -136,6 +137,7 @@ class _BegunAttempt(msgspec.Struct, frozen=True):
     previous: str | None
     actor: str | None
     reason: str | None
+    traceparent: str | None
     secrets: list[str]
 
     def notification(self) -> str:
@@ -229,7 +231,7 @@ async def _attempt_deliveries(lease: Lease, client: WebhookClient, deadline: flo
         attempt = await _begin_next_attempt(lease)
         if attempt is None:
             break
-        outcome = await client.attempt(attempt.message)
+        outcome = await attempt_in_trace(client, attempt)
         ATTEMPTS.observe(outcome.latency_ms / 1000, outcome.kind)
         await _record_while_leased(attempt, outcome)
         attempted += 1
@@ -263,5 +265,5 @@ async def _begin_next_attempt(lease: Lease) -> Attempt | None:
     )
     if begun is None:
         return None
-    message = Message(begun.url, str(begun.event_id), begun.notification(), begun.secrets)
+    message = Message(begun.url, str(begun.event_id), begun.notification(), begun.secrets, begun.traceparent)
     return Attempt(begun.attempt_id, lease.webhook_id, begun.delivery_id, begun.round, message)
