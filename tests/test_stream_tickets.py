@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
 import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -11,13 +15,15 @@ import pytest
 
 from api.relay.retention import delete_expired_tickets
 from tests.builders import later, order_body
+from tests.drivers import wait_until
 from tests.identity_provider import IdentityProvider
 from tests.key_steps import make_key
-from tests.processes import NO_REDIS, ServiceProcess
+from tests.processes import NO_REDIS, ROOT, ServiceProcess
 from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
 
     from tests.drivers import Api, Database
 
@@ -181,6 +187,69 @@ def test_tickets_work_where_no_keys_are_asked_for_until_there_are_keys(
         make_key(database, "first", "orders:read")
         time.sleep(1)
         assert "unknown" in refused(api, f"{STREAM}?ticket={ticket}", 401)
+
+
+GUIDE = (ROOT / "docs" / "subscribing.md").read_text()
+NODE = shutil.which("node")
+A_PAGE = """
+const kept = new Map();
+const localStorage = {
+  getItem: (name) => kept.get(name) ?? null,
+  setItem: (name, value) => (kept.set(name, value), console.log(name, value)),
+};
+const getToken = async () => process.env.KEY;
+const show = (change) => console.log(change.type, Number(change.sequence));
+"""
+"""What the guide's example has around it in a page."""
+
+
+def _has_event_source() -> bool:
+    code = "new EventSource('http://127.0.0.1:1/').close()"
+    command = [NODE or "node", "--experimental-eventsource", "-e", code]
+    return NODE is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not _has_event_source(), reason="there is no Node.js with EventSource here")
+def test_the_page_of_the_guide_misses_nothing_when_the_api_restarts(
+    postgres_url: str, database: Database, tmp_path: Path
+) -> None:
+    """It connects again with another ticket, after the last change that it handled."""
+    database.add_services()
+    (example,) = re.findall(r"```js\n(.*?)```", GUIDE, re.DOTALL)
+    more = {"OMS_API_KEYS": f"page:write:{sha256(b'key of the page').hexdigest()}"}
+    key = bearer("key of the page")
+    script, output = tmp_path / "page.mjs", tmp_path / "output"
+    with serving(database=postgres_url, redis=NO_REDIS, **more) as (api, process), output.open("wb") as shown:
+        script.write_text(A_PAGE + example.replace("https://orders.example.com", api.url))
+        page = subprocess.Popen(
+            [str(NODE), "--experimental-eventsource", str(script)],
+            stdout=shown,
+            env={**os.environ, "KEY": "key of the page"},
+        )
+
+        def place(day: int) -> None:
+            placed = api.client.post("/orders", json=order_body(at=later(days=day)), headers=key)
+            assert placed.status_code == 201, placed.text
+            database.rows("SELECT assign_positions(100)")
+
+        def has_shown(count: int) -> bool:
+            orders = [line for line in output.read_text().splitlines() if line.startswith("order.")]
+            return orders == [f"order.created {number}" for number in range(1, count + 1)]
+
+        try:
+            wait_until(lambda: "position 0" in output.read_text(), "the stream is open")
+            place(1)
+            wait_until(lambda: has_shown(1), "the page shows the first change")
+            process.stop()
+            process.start()
+            api.wait_until_ready()
+            place(2)
+            wait_until(lambda: has_shown(2), "the page shows the change that it could not see")
+            place(3)
+            wait_until(lambda: has_shown(3), "and the next")
+        finally:
+            page.kill()
+            page.wait(5)
 
 
 def test_no_ticket_is_ever_logged(served: tuple[Api, ServiceProcess], guarded: Api) -> None:
