@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
 
 from api.first_key import DIGEST_FILE, KEY_FILE, make_first_key
-from shared.heartbeat import LONGEST_SILENCE_SECONDS
 from shared.settings import Settings, SettingsError, settings
-from stack.child_processes import start_process, stop_processes
-from stack.embedded_valkey import free_port
-from tests.drivers import wait_until
 from tests.processes import ROOT, environment
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -36,6 +25,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COPIED = re.findall(r"^COPY (\S+) \S+$", DOCKERFILE, re.MULTILINE)
+MONITORING = ("prometheus", "grafana")
 ONE_OFF = ("migrate", "keys")
 """Services that end when they have done their work."""
 TLS_REQUEST = (80_877_103).to_bytes(4, "big")
@@ -48,6 +38,11 @@ def _as_compose_does(environment: dict[str, Any], **outside: str) -> dict[str, s
         name: re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: outside.get(match[1]) or match[2], str(value))
         for name, value in environment.items()
     }
+
+
+def settings_of_service(name: str) -> dict[str, str]:
+    """Return a container's settings of the service with this name, with no variable set."""
+    return _settings(OURS[name])
 
 
 def _settings(service: dict[str, Any]) -> dict[str, str]:
@@ -84,7 +79,7 @@ def test_compose_passes_settings_from_the_environment_with_the_services_defaults
                 assert outside[1] == name
                 taken[name.removeprefix("OMS_").lower()] = outside[2]
         decided_here = {"database_url", "redis_url", "redis_password", "host", "port", "heartbeat_file"}
-        decided_here |= {"api_keys_file"}
+        decided_here |= {"api_keys_file", "metrics_host"}
         assert taken == {
             name: str(field.default)
             for name, field in Settings.model_fields.items()
@@ -177,8 +172,6 @@ def test_every_depends_on_condition_can_be_met() -> None:
             else:
                 assert wanted["condition"] == "service_completed_successfully"
                 assert SERVICES[name]["restart"] == "on-failure"
-        for volume in service.get("volumes", []):
-            assert volume.split(":")[0] in COMPOSE["volumes"]
 
 
 def test_compose_publishes_ports_on_loopback_only_and_runs_nothing_as_root() -> None:
@@ -204,18 +197,48 @@ def test_every_container_is_confined(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert 0 < service["pids_limit"] <= 512
     assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert 0 < service["cpus"] <= 2
+    assert service["restart"] == ("on-failure" if name in ONE_OFF else "unless-stopped")
     assert "/tmp" in service["tmpfs"]  # noqa: S108 (in the container)
-    # Nothing of the host is mounted, only named volumes.
-    assert all(volume.split(":")[0] in COMPOSE["volumes"] for volume in service.get("volumes", []))
+    # Nothing of the host is mounted, only named volumes; for monitoring also files to read.
+    mounted = [
+        volume for volume in service.get("volumes", []) if volume.split(":")[0] not in COMPOSE["volumes"]
+    ]
+    assert not mounted or name in MONITORING
+    assert all(volume.endswith(":ro") for volume in mounted)
 
 
 def test_images_are_pinned_by_digest() -> None:
-    """A tag alone may be another image tomorrow."""
-    used = [service["image"] for service in SERVICES.values() if "build" not in service]
-    used += re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    """A tag alone may be another image tomorrow. Those that only look on have their whole version."""
+    others = {name: service["image"] for name, service in SERVICES.items() if "build" not in service}
+    watching = [others.pop(name) for name in MONITORING]
+    used = [*others.values(), *re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)]
     assert len(used) == 3
     for image in used:
         assert re.fullmatch(r"[a-z]+:[0-9a-z.-]+@sha256:[0-9a-f]{64}", image)
+    for image in watching:
+        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", image)
+
+
+def test_monitoring_is_a_profile_that_reads_what_the_services_show() -> None:
+    """Nothing depends on it, and its files name services, ports and folders of this Compose file."""
+    for name, service in SERVICES.items():
+        assert service.get("profiles") == (["monitoring"] if name in MONITORING else None)
+        assert name in MONITORING or not set(service.get("depends_on", {})) & set(MONITORING)
+        for volume in service.get("volumes", []) if name in MONITORING else []:
+            place, target, *_ = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", volume).split(":")
+            assert place in COMPOSE["volumes"] or place == "/dev/null" or (ROOT / place).is_dir()
+            assert place != "./docs/operations" or target == "/etc/operations"
+    folder = ROOT / "docs" / "operations" / "monitoring"
+    prometheus = yaml.safe_load((folder / "prometheus.yml").read_text())
+    targets = [job["static_configs"][0]["targets"] for job in prometheus["scrape_configs"]]
+    assert targets == [["api:8000"], ["relay:9100"], ["worker:9100"]]
+    used = " ".join(SERVICES["prometheus"]["command"])
+    assert "/etc/operations/monitoring/prometheus.yml" in used
+    source = yaml.safe_load((folder / "grafana" / "datasources" / "prometheus.yaml").read_text())
+    assert httpx.URL(source["datasources"][0]["url"]).host in SERVICES
+    provider = yaml.safe_load((folder / "grafana" / "dashboards" / "operations.yaml").read_text())
+    assert provider["providers"][0]["options"]["path"] == "/etc/operations"
 
 
 def test_redis_asks_for_the_password_that_the_services_have() -> None:
@@ -279,80 +302,3 @@ def test_every_file_that_the_image_copies_exists_and_is_not_ignored() -> None:
     for source in COPIED:
         assert (ROOT / source).exists()
         assert f"!{source}" in ignored
-
-
-@contextmanager
-def _started(command: list[str], folder: Path, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    python = [sys.executable, *command[1:]]
-    with (folder / f"{command[-1]}.log").open("wb") as log:
-        process = start_process(python, output=log, env=settings, cwd=folder)
-    try:
-        yield process
-    finally:
-        stop_processes(process, grace=5.0)
-
-
-def assert_a_hang_is_noticed(
-    process: subprocess.Popen[bytes], beats: Path, healthy: Callable[[], bool]
-) -> None:
-    """Check that a process is healthy while its loop runs, and not after too long a silence."""
-    process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "the process hangs")
-    assert healthy()
-    long_ago = time.time() - LONGEST_SILENCE_SECONDS - 1  # instead of waiting as long
-    os.utime(beats, (long_ago, long_ago))
-    assert not healthy()
-    process.send_signal(signal.SIGCONT)
-    wait_until(healthy, "the process continues")
-
-
-def test_every_service_starts_from_the_files_of_the_image(
-    tmp_path: Path, new_database_url: str, redis_url: str
-) -> None:
-    """Each command runs in a folder with only the image's files until it is healthy, and then ends."""
-    for source in COPIED:
-        if source.endswith("/"):
-            shutil.copytree(ROOT / source, tmp_path / source, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        else:
-            shutil.copy(ROOT / source, tmp_path / source)
-    assert not list(tmp_path.rglob("node_modules"))  # 83 MB of linters
-    port = free_port()
-
-    def settings_of(name: str) -> dict[str, str]:
-        # As Compose sets them, except the addresses: the servers are the tests' own, on this machine only.
-        own = _settings(OURS[name]) | {"OMS_PORT": str(port), "OMS_HOST": "127.0.0.1"}
-        own["OMS_HEARTBEAT_FILE"] = str(tmp_path / f"heartbeat of {name}")
-        del own["OMS_DATABASE_URL"], own["OMS_REDIS_URL"], own["OMS_REDIS_PASSWORD"]
-        own.pop("OMS_API_KEYS_FILE", None)
-        return environment(new_database_url, redis_url, **own)
-
-    with _started(OURS["migrate"]["command"], tmp_path, settings_of("migrate")) as migrate:
-        assert migrate.wait(timeout=30) == 0
-    with (
-        _started(OURS["api"]["command"], tmp_path, settings_of("api")) as api,
-        _started(OURS["relay"]["command"], tmp_path, settings_of("relay")) as relay,
-        _started(OURS["worker"]["command"], tmp_path, settings_of("worker")) as worker,
-    ):
-
-        def healthy(name: str) -> bool:
-            kind, python, *check = OURS[name]["healthcheck"]["test"]
-            assert (kind, python) == ("CMD", "python")
-            command = [sys.executable, *(word.replace(":8000/", f":{port}/") for word in check)]
-            run = subprocess.run(
-                command, check=False, capture_output=True, cwd=tmp_path, env=settings_of(name)
-            )
-            return run.returncode == 0
-
-        for name in ("api", "relay", "worker"):
-            # A check is a process, and would compete with the service for CPU while it starts.
-            wait_until(partial(healthy, name), f"the health check of {name} passes", pause=0.3)
-        for name, process in (("relay", relay), ("worker", worker)):
-            assert_a_hang_is_noticed(process, tmp_path / f"heartbeat of {name}", partial(healthy, name))
-        for process in (api, relay, worker):
-            assert process.poll() is None
-            process.send_signal(signal.SIGTERM)
-        for process in (api, relay, worker):
-            assert process.wait(timeout=10) in {0, -signal.SIGTERM}
-        for name in ("relay", "worker"):
-            os.utime(tmp_path / f"heartbeat of {name}", (0, 0))
-            assert not healthy(name)

@@ -970,3 +970,16 @@ CREATE TABLE stream_ticket (
     CONSTRAINT stream_ticket_key CHECK ((key_id IS NULL) = (key_hash IS NULL))
 );
 CREATE INDEX stream_ticket_by_expiry ON stream_ticket (expires_at);
+
+
+-- =============================================================================================================
+-- Releases
+-- =============================================================================================================
+
+-- Releases that have this migration work on the schema, however many later migrations they do not know: each of those
+-- only adds. A migration that takes something away replaces the function, and names the migration of the release that
+-- stopped using it (CONTRIBUTING.md, "Changing the schema").
+--
+-- Read by: shared/database/migrate.py.
+CREATE FUNCTION oldest_compatible_migration() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '2026-11-29T13:20:00:000000';
