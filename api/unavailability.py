@@ -58,6 +58,10 @@ _outcome_unknown = _unavailable(
     "The connection to the database broke while the request was being stored: either all of it was stored or "
     "nothing. Repeat it, a POST with the same Idempotency-Key.",
 )
+_provider_keys_unavailable = _unavailable(
+    "provider_keys_unavailable",
+    "The keys of the identity provider can't be read, so access tokens can't be verified. API keys can.",
+)
 
 
 def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
@@ -100,6 +104,7 @@ UNAVAILABILITY: dict[type[Exception], Callable[[Any], ProblemError]] = {
     NotReadyError: _not_ready,
     StoppingError: _stopping,
     ContentionError: _database_unavailable,
+    http.ProviderKeysUnavailableError: _provider_keys_unavailable,
     http.TooManyStreamsError: _too_many_streams,
     http.TooManyBodiesError: _too_many_bodies,
 }

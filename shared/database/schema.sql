@@ -955,6 +955,32 @@ CREATE TABLE api_key_old_secret (
 
 
 -- =============================================================================================================
+-- Tickets for the live stream
+-- =============================================================================================================
+
+-- What a browser sends in the URL of the stream, as it can't send a header there. Who made it: with a key of this
+-- database (key_id, key_hash), with a token of the identity provider (token_ends_at), or else with a key of the
+-- settings or, where none are asked for, without one.
+--
+-- State: valid until expires_at, then deleted by the relay. Whether the creator may still follow the changes is
+-- checked whenever a ticket is used, and while the stream lasts.
+--
+-- Written by: api/http/stream_tickets.py; api/relay/retention.py (deletes).
+CREATE TABLE stream_ticket (
+    hash bytea PRIMARY KEY,  -- SHA-256 of the ticket. It is random, so there is nothing to guess: no salt
+    caller text NOT NULL,
+    key_id text,  -- no foreign key: a revoked key is found when the ticket is used
+    key_hash bytea,  -- of the one of the key's secrets that was used: rotating it ends streams as revoking it does
+    token_ends_at timestamptz,
+    expires_at timestamptz NOT NULL,
+
+    CONSTRAINT stream_ticket_hash CHECK (length(hash) = 32),
+    CONSTRAINT stream_ticket_key CHECK ((key_id IS NULL) = (key_hash IS NULL))
+);
+CREATE INDEX stream_ticket_by_expiry ON stream_ticket (expires_at);
+
+
+-- =============================================================================================================
 -- Releases
 -- =============================================================================================================
 

@@ -1,4 +1,4 @@
-"""Sign and POST: the only outbound HTTP.
+"""Sign and POST: the only outbound HTTP to addresses that callers choose.
 
 Connections go to addresses that were checked, and what is read is limited, see
 ``worker/webhooks/connections.py``. Proxies in the environment are ignored, no redirect is followed, and no
