@@ -26,6 +26,7 @@ from shared.logs import configure_logs
 from shared.metrics.shared_counts import shared_counts
 from shared.settings import SettingsError, check_listening, settings
 from shared.stored_secrets import check_secret_keys
+from shared.tracing.spans import check_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +78,7 @@ def main() -> None:
     """
     check_listening()
     configure_logs()
+    check_tracing()
     raise_open_files()
     # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone,
     # and an answer that can't be decrypted is a 503.

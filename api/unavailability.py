@@ -65,6 +65,10 @@ _answer_unreadable = _unavailable(
     "carried out again. Its operator has to set OMS_SECRET_KEY as for the other processes.",
     RETRY_LATER,
 )
+_provider_keys_unavailable = _unavailable(
+    "provider_keys_unavailable",
+    "The keys of the identity provider can't be read, so access tokens can't be verified. API keys can.",
+)
 
 
 def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
@@ -108,6 +112,7 @@ UNAVAILABILITY: dict[type[Exception], Callable[[Any], ProblemError]] = {
     NotReadyError: _not_ready,
     StoppingError: _stopping,
     ContentionError: _database_unavailable,
+    http.ProviderKeysUnavailableError: _provider_keys_unavailable,
     http.TooManyStreamsError: _too_many_streams,
     http.TooManyBodiesError: _too_many_bodies,
 }

@@ -23,6 +23,7 @@ from shared.metrics.shared_counts import shared_counts
 from shared.settings import settings
 from shared.stored_secrets import check_secret_keys
 from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
+from shared.tracing.spans import import_tracing
 
 # After shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
 from celery import bootsteps  # isort: skip
@@ -121,6 +122,7 @@ def main() -> int:
 
     """
     configure_logs()
+    import_tracing()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_at_once)
     _share_memory_without_a_folder()

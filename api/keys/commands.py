@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from api.http.access import ANYONE, Caller
+from api.http.callers import ANYONE, Caller
 from api.http.idempotency_keys import Answer, IdempotencyKey
 from api.http.json_text import encode_text
 from api.http.key_texts import KeyText, make_key_text

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from api.http.attribution import Attribution, set_attribution
+from api.http.attribution import ATTRIBUTION_VALUES, Attribution, set_attribution
 from api.http.idempotency_keys import (
     Answer,
     IdempotencyKey,
@@ -82,7 +82,7 @@ def _insert_statement(first: str = "") -> str:
 
 INSERT = _insert_statement()
 
-_KEY = _ATTRIBUTION + 2
+_KEY = _ATTRIBUTION + ATTRIBUTION_VALUES
 """The first parameter after those of ``INSERT``."""
 
 INSERT_WITH_KEY = f"""

@@ -507,6 +507,8 @@ CREATE TABLE order_change (
     actor text,  -- who made it: an API key's name, 'anyone' without keys, 'import', or 'operator' for SQL by hand;
                  -- null: recorded by a release that did not know it
     reason text,  -- why, if they said it
+    traceparent text,  -- the trace of the request that made it, and the request's span in it (W3C Trace Context);
+                       -- null: none was recorded
 
     CONSTRAINT order_change_states CHECK (
         (type = 'order.created' AND order_state IS NOT NULL AND previous_state IS NULL)
@@ -522,8 +524,8 @@ CREATE UNIQUE INDEX order_change_of_order ON order_change (order_id, order_versi
 -- GUARANTEE 2: an order and its change are stored together or not at all. The triggers write the change in the
 -- statement that writes the order, even one that is typed by hand.
 --
--- The actor and the reason come from the settings oms.actor and oms.reason, which the statement that writes the order
--- sets for its transaction. All connections of the service have the application_name oms.
+-- The actor, the reason and the trace come from the settings oms.actor, oms.reason and oms.traceparent, which the
+-- statement that writes the order sets for its transaction. All connections of the service have the application_name oms.
 CREATE FUNCTION change_actor() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(
     nullif(current_setting('oms.actor', true), ''),
@@ -531,15 +533,20 @@ RETURN coalesce(
 );
 CREATE FUNCTION change_reason() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
 RETURN nullif(current_setting('oms.reason', true), '');
+CREATE FUNCTION change_traceparent() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+RETURN substring(
+    nullif(current_setting('oms.traceparent', true), '') FROM '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'
+);
 
 -- For creations, one trigger for all rows of a statement: an import stores a thousand orders in each.
 CREATE FUNCTION record_order_creation() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO order_change (
-        type, order_id, order_version, calendar_id, recorded_at, order_state, actor, reason
+        type, order_id, order_version, calendar_id, recorded_at, order_state, actor, reason, traceparent
     )
     SELECT
-        'order.created', id, version, calendar_id, now(), rendered, change_actor(), change_reason()
+        'order.created', id, version, calendar_id, now(), rendered, change_actor(), change_reason(),
+        change_traceparent()
     FROM created;
     INSERT INTO ordered_service (service_id, order_id, datetime)
     SELECT s.id, o.id, o.datetime FROM created AS o CROSS JOIN LATERAL unnest(o.service_ids) AS s (id);
@@ -553,7 +560,7 @@ CREATE FUNCTION record_order_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO order_change (
         type, order_id, order_version, calendar_id, previous_calendar_id, recorded_at,
-        order_state, previous_state, actor, reason
+        order_state, previous_state, actor, reason, traceparent
     ) VALUES (
         CASE
             WHEN TG_OP = 'DELETE' THEN 'order.deleted'
@@ -569,7 +576,8 @@ BEGIN
         NEW.rendered,
         OLD.rendered,
         change_actor(),
-        change_reason()
+        change_reason(),
+        change_traceparent()
     );
     RETURN NULL;
 END
@@ -945,6 +953,32 @@ CREATE TABLE api_key_old_secret (
     valid_until timestamptz NOT NULL,
     PRIMARY KEY (key_id, secret_hash)
 );
+
+
+-- =============================================================================================================
+-- Tickets for the live stream
+-- =============================================================================================================
+
+-- What a browser sends in the URL of the stream, as it can't send a header there. Who made it: with a key of this
+-- database (key_id, key_hash), with a token of the identity provider (token_ends_at), or else with a key of the
+-- settings or, where none are asked for, without one.
+--
+-- State: valid until expires_at, then deleted by the relay. Whether the creator may still follow the changes is
+-- checked whenever a ticket is used, and while the stream lasts.
+--
+-- Written by: api/http/stream_tickets.py; api/relay/retention.py (deletes).
+CREATE TABLE stream_ticket (
+    hash bytea PRIMARY KEY,  -- SHA-256 of the ticket. It is random, so there is nothing to guess: no salt
+    caller text NOT NULL,
+    key_id text,  -- no foreign key: a revoked key is found when the ticket is used
+    key_hash bytea,  -- of the one of the key's secrets that was used: rotating it ends streams as revoking it does
+    token_ends_at timestamptz,
+    expires_at timestamptz NOT NULL,
+
+    CONSTRAINT stream_ticket_hash CHECK (length(hash) = 32),
+    CONSTRAINT stream_ticket_key CHECK ((key_id IS NULL) = (key_hash IS NULL))
+);
+CREATE INDEX stream_ticket_by_expiry ON stream_ticket (expires_at);
 
 
 -- =============================================================================================================

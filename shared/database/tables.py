@@ -110,6 +110,7 @@ class OrderChange(Table, tablename="order_change"):
     previous_state = JSON(null=True, default=None, help_text="the order before the change")
     actor = Text(null=True, default=None, help_text="who made it; null: recorded before this column was")
     reason = Text(null=True, default=None, help_text="why, if they said it")
+    traceparent = Text(null=True, default=None, help_text="the request's, W3C Trace Context; null: no trace")
 
 
 class ChangeLog(Table, tablename="change_log"):

@@ -35,6 +35,7 @@ from shared.webhooks import IS_DUE, secret_row
 from worker.metrics import ATTEMPTS
 from worker.webhooks.client import Message, Outcome, WebhookClient
 from worker.webhooks.outcomes import Attempt, record_attempt
+from worker.webhooks.traces import attempt_in_trace
 
 log = structlog.get_logger("worker")
 
@@ -97,7 +98,7 @@ WITH held AS (
 )
 SELECT
     begun.id AS attempt_id, d.url, d.id AS delivery_id, d.round, d.position, d.event_id, d.type, d.payload,
-    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason,
+    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason, c.traceparent,
     valid.secret_ids, valid.secrets
 FROM d CROSS JOIN begun
 CROSS JOIN LATERAL (
@@ -107,7 +108,7 @@ CROSS JOIN LATERAL (
     FROM webhook_secret AS s
     WHERE s.webhook_id = d.webhook_id AND (s.valid_until IS NULL OR s.valid_until > now())
 ) AS valid
-LEFT JOIN LATERAL (SELECT {CHANGE} FROM order_change WHERE position = d.position) AS c ON true
+LEFT JOIN LATERAL (SELECT {CHANGE}, traceparent FROM order_change WHERE position = d.position) AS c ON true
 """
 
 
@@ -140,6 +141,7 @@ class _BegunAttempt(msgspec.Struct, frozen=True):
     previous: str | None
     actor: str | None
     reason: str | None
+    traceparent: str | None
     secret_ids: list[int]
     secrets: list[str]
     """As they are stored."""
@@ -241,7 +243,7 @@ async def _attempt_deliveries(lease: Lease, client: WebhookClient, deadline: flo
             # The lease is kept until it ends: the webhook's other deliveries have the same obstacle.
             log.error("webhook_not_served", webhook=lease.webhook_id, reason=attempt.obstacle)
             return attempted + 1
-        outcome = await client.attempt(attempt.message)
+        outcome = await attempt_in_trace(client, attempt)
         ATTEMPTS.observe(outcome.latency_ms / 1000, outcome.kind)
         await _record_while_leased(attempt, outcome)
         attempted += 1
@@ -284,5 +286,5 @@ async def _begin_next_attempt(lease: Lease) -> Attempt | None:
     except UnreadableSecretError as error:
         # Without one of the signatures, a receiver that knows only this secret would refuse what is genuine.
         obstacle = f"a secret of the webhook can't be read: {error}"
-    message = Message(begun.url, str(begun.event_id), begun.notification(), secrets)
+    message = Message(begun.url, str(begun.event_id), begun.notification(), secrets, begun.traceparent)
     return Attempt(begun.attempt_id, lease.webhook_id, begun.delivery_id, begun.round, message, obstacle)
