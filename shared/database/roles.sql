@@ -7,8 +7,8 @@
 --
 --     CREATE ROLE shop_api LOGIN PASSWORD '…' IN ROLE oms_api;
 --
--- None of them can alter a table, truncate one, or change a change once it has a position. tests/test_roles.py runs the
--- processes and commands as these roles.
+-- None of them can alter or truncate a table, or alter what a change says. tests/test_roles.py runs the processes and
+-- commands as these roles.
 
 DO $$
 DECLARE
