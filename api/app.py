@@ -25,7 +25,6 @@ from api.http.options import options_routes
 from api.http.parameters import check_query
 from api.http.request_bodies import receive_bodies
 from api.http.request_log import request_log
-from api.http.request_metrics import drop_gauges_of_ended_processes
 from api.http.request_sizes import check_sizes
 from api.keys import routes as keys
 from api.operations import contracts, documentation, health, metrics
@@ -144,7 +143,6 @@ def create_litestar() -> Litestar:
 def create_app() -> ASGIApp:
     """Assemble the application. granian calls this in each of its processes."""
     configure_logs()
-    drop_gauges_of_ended_processes()
     application = create_litestar()
     checks = (check_sizes, check_transfer_coding, check_host, check_authorization, check_origin)
     checked = refuse_early(application, answer, *checks)

@@ -19,11 +19,11 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
 from api.http.open_connections import most_connections, raise_open_files
-from api.http.shared_counts import shared_counts
 from shared.api_access import resolve
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
+from shared.metrics.shared_counts import shared_counts
 from shared.settings import SettingsError, check_listening, settings
 
 if TYPE_CHECKING:

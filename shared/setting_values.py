@@ -57,3 +57,6 @@ Duration = Annotated[
     timedelta, BeforeValidator(_read_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))
 ]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+SHARE = "share"
+"""Marks a number that is no duration."""
+Share = Annotated[float, Field(ge=0, le=1), SHARE]

@@ -28,6 +28,7 @@ from shared.setting_values import (
     Ports,
     RedisUrl,
     Seconds,
+    Share,
     YesOrNo,
     ZoneName,
 )
@@ -98,6 +99,22 @@ class Settings(BaseSettings):
 
     log_format: Literal["text", "json"] = "text"
     """``text`` is for people, ``json`` for machines: one object per line, of commands too."""
+
+    log_sample: Share = 1
+    """The share of successful reads (GET, HEAD and OPTIONS, answered 2xx or 304) whose requests are logged.
+
+    Drawn by chance. Writes and errors always are.
+    """
+
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """The port on which the relay or the worker serves its own metrics (``/metrics``); 0 means none.
+
+    Where both run on one host, give each a port of its own; ``make run`` gives the worker the next one. The
+    API serves its metrics on ``OMS_PORT``.
+    """
+
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address that ``OMS_METRICS_PORT`` is opened on. Whoever can reach it may read the metrics."""
 
     heartbeat_file: str = ""
     """A file that the relay or the worker touches each time its main loop runs; empty means none.

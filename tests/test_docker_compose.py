@@ -79,7 +79,7 @@ def test_compose_passes_settings_from_the_environment_with_the_services_defaults
                 assert outside[1] == name
                 taken[name.removeprefix("OMS_").lower()] = outside[2]
         decided_here = {"database_url", "redis_url", "redis_password", "host", "port", "heartbeat_file"}
-        decided_here |= {"api_keys_file"}
+        decided_here |= {"api_keys_file", "metrics_host"}
         assert taken == {
             name: str(field.default)
             for name, field in Settings.model_fields.items()

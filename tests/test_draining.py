@@ -267,7 +267,7 @@ def test_a_signal_while_the_event_loop_changes_from_starting_to_serving_is_not_l
         env={**os.environ, "OMS_DRAIN": "0"},
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=30,  # it hangs if the signal is lost
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

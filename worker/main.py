@@ -18,6 +18,8 @@ from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
+from shared.metrics.endpoint import serve_metrics
+from shared.metrics.shared_counts import shared_counts
 from shared.settings import settings
 from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
 
@@ -135,12 +137,21 @@ def main() -> int:
     queue_reader.quieten_celery()
     log.info("started")
     try:
-        worker = _create_worker()
-        worker.start()
+        with shared_counts(_concurrency() + 1 if settings().metrics_port else 1):
+            serve_metrics()
+            worker = _create_worker()
+            worker.start()
     finally:
         log.info("stopped")
     # Celery's own exit code is no help: it is 1 after a signal too, and none if no file could be opened.
     return 0 if worker.is_told_to_stop else 1
+
+
+def _concurrency() -> int:
+    # Two more for the tasks that attempt deliveries, one that leases webhooks and one that finishes: they
+    # wait for subscribers' endpoints, which must not delay consumers. And one for the daily proof of the
+    # fee summaries, which may take minutes.
+    return settings().worker_processes + 3
 
 
 def _create_worker() -> Worker:
@@ -148,10 +159,7 @@ def _create_worker() -> Worker:
         app=app,
         quiet=True,
         pool_cls=queue_reader.Pool,
-        # Two more for the tasks that attempt deliveries, one that leases webhooks and one that finishes: they
-        # wait for subscribers' endpoints, which must not delay consumers. And one for the daily proof of the
-        # fee summaries, which may take minutes.
-        concurrency=settings().worker_processes + 3,
+        concurrency=_concurrency(),
         queues=[CONSUMER_QUEUE, ATTEMPTS_QUEUE],
         loglevel=settings().log_level,
         without_gossip=True,

@@ -68,8 +68,8 @@ def read_attribution(request: AnyRequest, reason: str | None = None) -> Attribut
         except ValueError as error:
             raise malformed(Fault(str(error), header="Change-Reason")) from None
     attribution = Attribution(caller_of(request).name, reason)
-    said = {"actor": attribution.actor, **({"reason": reason} if reason else {})}
-    request.scope["log_fields"] = said  # type: ignore[typeddict-unknown-key]  # a key of our own
+    if reason:
+        request.scope["log_fields"] = {"reason": reason}  # type: ignore[typeddict-unknown-key]  # a key of our own
     return attribution
 
 

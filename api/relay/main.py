@@ -14,17 +14,19 @@ from dataclasses import replace
 import asyncpg
 import structlog
 
+from api.relay.metrics import DATABASE_FAILURES, LEADING, ROUNDS, assign_and_count
 from api.relay.publisher import Publisher
 from api.relay.redis_stream import RedisStream
 from api.relay.retention import delete_expired_once
 from api.relay.scheduler import Scheduler
 from api.relay.sender import Sender
-from shared.change_log import assign_positions, read_progress
+from shared.change_log import read_progress
 from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
 from shared.database.locks import RELAY_LOCK
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
+from shared.metrics.endpoint import serve_metrics
 from shared.settings import settings
 
 log = structlog.get_logger("relay")
@@ -70,7 +72,7 @@ class Relay:
         """
         progress = await read_progress()
         self._has_webhooks = progress.has_webhooks
-        assigned = await assign_positions() if progress.is_waiting else 0
+        assigned = await assign_and_count() if progress.is_waiting else 0
         # Positions have no gap, so the log now ends there, or later.
         progress = replace(progress, last_position=progress.last_position + assigned)
         if progress.last_position != self._last_position:
@@ -107,6 +109,7 @@ async def relay_until(stop: asyncio.Event) -> None:
             await _relay_while_leading(stop)
         except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             log.warning("database_unavailable", reason=str(error) or type(error).__name__)
+            DATABASE_FAILURES.add()
         await _pause(stop, 1)
 
 
@@ -122,6 +125,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):
                 return
         log.info("leading")
+        LEADING.set(1)
         relay = Relay()
         led_at = deleted_at = attempts_at = 0.0
         pause = FIRST_PAUSE_SECONDS
@@ -136,7 +140,9 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             if time.monotonic() - deleted_at > RETENTION_SECONDS and await delete_expired_once():
                 deleted_at = time.monotonic()
                 await relay.request_proof_once()
+            began = time.perf_counter()
             relayed = await relay.relay_once()
+            ROUNDS.observe(time.perf_counter() - began)
             if time.monotonic() - attempts_at > ATTEMPTS_SECONDS:
                 await relay.request_attempts_once()
                 attempts_at = time.monotonic()
@@ -144,6 +150,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             pause = min(pause, settings().relay_interval)
             await _pause(stop, pause)
     finally:
+        LEADING.set(0)
         if publishing is not None:
             # Both: if cleaning up fails, that error replaces the cancellation, and the task would continue.
             ended.set()
@@ -164,6 +171,7 @@ async def _main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     configure_logs()
+    serve_metrics()
     log.info("started")
     # One connection for the loop and one for the Redis stream's task.
     await DB.start(size=2)

@@ -18,6 +18,7 @@ from uuid import UUID
 import structlog
 from redis.exceptions import RedisError, ResponseError, WatchError
 
+from api.relay.metrics import FAILURES, STREAM_ENTRIES
 from shared.change_log import changes_after, is_change_at, log_bounds
 from shared.database.engine import DatabaseUnavailableError
 from shared.redis_clients import async_client, close_client
@@ -104,12 +105,14 @@ class RedisStream:
                     if not self._is_unavailable:
                         log.warning("redis_unavailable", reason=str(error) or type(error).__name__)
                     self._is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
+                    FAILURES.add("stream", "unavailable")
                 except Exception as error:
                     # Nothing waits for this task: if it ended, only the stream's readers would notice. What
                     # is no Redis may answer so that the client is confused.
                     if not self._is_unavailable:
                         log.exception("publishing_failed", exc_info=error)
                     self._is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
+                    FAILURES.add("stream", "unavailable")
                 else:
                     if self._is_unavailable:
                         log.info("redis_available_again")
@@ -161,6 +164,7 @@ class RedisStream:
                 if "equal or smaller" not in str(error):
                     raise
                 return None  # another relay got there first: the entry exists
+        STREAM_ENTRIES.add(amount=len(changes))
         return len(changes)
 
 

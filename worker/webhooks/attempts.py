@@ -31,6 +31,7 @@ from shared.database.locks import ATTEMPTS_LOCK, only_one
 from shared.database.statements import execute, fetch_all, fetch_optional, read_row
 from shared.settings import settings
 from shared.webhooks import IS_DUE
+from worker.metrics import ATTEMPTS
 from worker.webhooks.client import Message, Outcome, WebhookClient
 from worker.webhooks.outcomes import Attempt, record_attempt
 
@@ -229,6 +230,7 @@ async def _attempt_deliveries(lease: Lease, client: WebhookClient, deadline: flo
         if attempt is None:
             break
         outcome = await client.attempt(attempt.message)
+        ATTEMPTS.observe(outcome.latency_ms / 1000, outcome.kind)
         await _record_while_leased(attempt, outcome)
         attempted += 1
     await execute(_RELEASE_WEBHOOK, lease.webhook_id, lease.token)

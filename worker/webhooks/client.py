@@ -79,6 +79,13 @@ class Outcome:
         """Whether the endpoint acknowledged the notification."""
         return self.error is None
 
+    @property
+    def kind(self) -> str:
+        """Whether it was ``delivered``, ``failed`` (with another answer) or ``unanswered``."""
+        if self.delivered:
+            return "delivered"
+        return "unanswered" if self.status is None else "failed"
+
 
 def signed_headers(message: Message, at: datetime) -> dict[str, str]:
     """Return the headers of Standard Webhooks, with a signature for each valid secret."""
