@@ -76,6 +76,8 @@ class Outcome:
     """Why it does not count as delivered; None: it does."""
     retry_after: float | None = None
     """Seconds that the endpoint asked for."""
+    was_possible: bool = True
+    """False: nothing could be sent because of this service, which says nothing of the endpoint."""
 
     @property
     def delivered(self) -> bool:
