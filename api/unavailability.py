@@ -59,15 +59,15 @@ _outcome_unknown = _unavailable(
     "The connection to the database broke while the request was being stored: either all of it was stored or "
     "nothing. Repeat it, a POST with the same Idempotency-Key.",
 )
+_provider_keys_unavailable = _unavailable(
+    "provider_keys_unavailable",
+    "The keys of the identity provider can't be read, so access tokens can't be verified. API keys can.",
+)
 _answer_unreadable = _unavailable(
     "answer_unreadable",
     "The answer to this Idempotency-Key is encrypted, and this process can't read it; the request was not "
     "carried out again. Its operator has to set OMS_SECRET_KEY as for the other processes.",
     RETRY_LATER,
-)
-_provider_keys_unavailable = _unavailable(
-    "provider_keys_unavailable",
-    "The keys of the identity provider can't be read, so access tokens can't be verified. API keys can.",
 )
 
 

@@ -354,8 +354,8 @@ class Settings(BaseSettings):
         except ValueError as error:
             raise ValueError(f"OMS_REDIS_URL: {error}") from None
         _ = self.all_api_keys
-        _ = self.secret_keys
         self._check_access()
+        _ = self.secret_keys
         return self
 
     def _check_access(self) -> None:
