@@ -12,11 +12,12 @@ from litestar.config.app import AppConfig
 
 from api.calendars import routes as calendars
 from api.changes import routes as changes
-from api.changes import stream
+from api.changes import stream, ticket_routes
 from api.changes.tail import TAIL
 from api.fee_summaries import routes as fee_summaries
 from api.http.access import check_access, check_authorization
 from api.http.ambiguous_requests import check_path, check_transfer_coding
+from api.http.cors import allow_origins
 from api.http.draining import DRAIN
 from api.http.early_refusals import refuse_early
 from api.http.hosts import check_host, check_origin
@@ -61,6 +62,7 @@ ROUTES = [
     *keys.ROUTES,
     *changes.ROUTES,
     *stream.ROUTES,
+    *ticket_routes.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
     *contracts.ROUTES,
@@ -161,4 +163,4 @@ def create_app() -> ASGIApp:
     checks = (check_sizes, check_transfer_coding, check_host, check_authorization, check_origin)
     checked = refuse_early(application, answer, *checks)
     limited = receive_bodies(checked, most_unfinished=most_connections() // 8)
-    return track_requests(trace_requests(request_log(limited)))
+    return track_requests(trace_requests(request_log(allow_origins(limited))))

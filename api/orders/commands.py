@@ -44,6 +44,7 @@ from api.orders.references import lock_references, refuse_if_reference_is_taken
 from api.orders.transactions import in_transaction
 from shared.database.statements import fetch_optional, fetch_values
 from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout
+from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -119,7 +120,9 @@ async def create_order(new: NewOrder, attribution: Attribution, key: Idempotency
         ContentionError: other transactions kept interfering.
 
     """
-    order = None if new.id is not None else await _create_at_once(new, attribution, key)
+    # An answer that is to be encrypted comes here first, so it needs a second statement.
+    is_one_statement = new.id is None and not (key and settings().secret_keys.encrypts)
+    order = await _create_at_once(new, attribution, key) if is_one_statement else None
     if order is not None:
         return Answer(order.json, order.format)
     return await _create_in_transaction(new, attribution, key)

@@ -1,4 +1,4 @@
-"""Sign and POST: the only outbound HTTP.
+"""Sign and POST: the only outbound HTTP to addresses that callers choose.
 
 Connections go to addresses that were checked, and what is read is limited, see
 ``worker/webhooks/connections.py``. Proxies in the environment are ignored, no redirect is followed, and no
@@ -76,6 +76,8 @@ class Outcome:
     """Why it does not count as delivered; None: it does."""
     retry_after: float | None = None
     """Seconds that the endpoint asked for."""
+    was_possible: bool = True
+    """False: nothing could be sent because of this service, which says nothing of the endpoint."""
 
     @property
     def delivered(self) -> bool:
