@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from api.http.parameters import check_query
 from api.http.request_bodies import receive_bodies
 from api.http.request_log import request_log
 from api.http.request_sizes import check_sizes
+from api.http.request_traces import trace_requests
 from api.keys import routes as keys
 from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
@@ -38,6 +40,8 @@ from api.webhooks import routes as webhooks
 from shared.database.engine import DB
 from shared.logs import configure_logs
 from shared.settings import settings
+from shared.tracing.hidden import without_opentelemetry
+from shared.tracing.spans import begin_tracing, end_tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -73,6 +77,14 @@ async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
         yield
     finally:
         await DB.stop()
+
+
+@asynccontextmanager
+async def _traces(_app: Litestar) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(end_tracing)
 
 
 @asynccontextmanager
@@ -128,25 +140,27 @@ async def check_request(request: AnyRequest) -> None:
 
 def create_litestar() -> Litestar:
     """Assemble routes, checks and error handling; the command `litestar --app` takes this one."""
-    return Litestar.from_config(
-        AppConfig(
-            # OPTIONS first: Litestar adds its own OPTIONS route to a path that has none yet.
-            route_handlers=[*options_routes(ROUTES), *ROUTES],
-            before_request=check_request,
-            exception_handlers={Exception: answer},
-            lifespan=[_database_pool, _connections, _streams, _rare_garbage_collections],
-            request_max_body_size=LARGEST_BODY_BYTES,
-            # The contract is written by hand, and the routes are tested against it.
-            openapi_config=None,
+    with without_opentelemetry():
+        return Litestar.from_config(
+            AppConfig(
+                # OPTIONS first: Litestar adds its own OPTIONS route to a path that has none yet.
+                route_handlers=[*options_routes(ROUTES), *ROUTES],
+                before_request=check_request,
+                exception_handlers={Exception: answer},
+                lifespan=[_traces, _database_pool, _connections, _streams, _rare_garbage_collections],
+                request_max_body_size=LARGEST_BODY_BYTES,
+                # The contract is written by hand, and the routes are tested against it.
+                openapi_config=None,
+            )
         )
-    )
 
 
 def create_app() -> ASGIApp:
     """Assemble the application. granian calls this in each of its processes."""
     configure_logs()
+    begin_tracing("api")
     application = create_litestar()
     checks = (check_sizes, check_transfer_coding, check_host, check_authorization, check_origin)
     checked = refuse_early(application, answer, *checks)
     limited = receive_bodies(checked, most_unfinished=most_connections() // 8)
-    return track_requests(request_log(allow_origins(limited)))
+    return track_requests(trace_requests(request_log(allow_origins(limited))))

@@ -25,6 +25,8 @@ from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
 from shared.metrics.shared_counts import shared_counts
 from shared.settings import SettingsError, check_listening, settings
+from shared.stored_secrets import check_secret_keys
+from shared.tracing.spans import check_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,14 +73,18 @@ def main() -> None:
     Raises:
         SettingsError: other machines could reach it, and it would let everyone in.
         OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
+        MissingSecretKeyError: something is encrypted under a key that OMS_SECRET_KEY lacks.
 
     """
     check_listening()
     configure_logs()
+    check_tracing()
     raise_open_files()
-    # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
+    # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone,
+    # and an answer that can't be decrypted is a 503.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+        asyncio.run(check_secret_keys(of_answers=True))
     with shared_counts(settings().api_processes):
         _serve()
 

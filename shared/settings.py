@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.api_access import ApiKey, is_loopback, read_api_keys_file
 from shared.command_output import StartRefusedError
 from shared.redis_address import RedisAddress, read_redis_url
+from shared.secret_keys import SecretKeys, read_secret_keys_file
 from shared.server_urls import check_file
 from shared.setting_values import (
     ApiKeys,
@@ -30,6 +31,7 @@ from shared.setting_values import (
     Ports,
     RedisUrl,
     Seconds,
+    SecretKeySetting,
     Share,
     YesOrNo,
     ZoneName,
@@ -226,6 +228,16 @@ class Settings(BaseSettings):
     there are keys, it changes nothing.
     """
 
+    secret_key: SecretKeySetting = Field("", validate_default=True)
+    """Encrypts webhook secrets, and answers kept for an ``Idempotency-Key``, in the database; empty: nothing.
+
+    Keys of 32 random bytes in base64 or hexadecimal, separated by commas: the first one encrypts, all of them
+    decrypt. API and worker need the same ones; see below before you set it.
+    """
+
+    secret_key_file: str = ""
+    """A file with these keys instead, which may be one per line; empty means none."""
+
     allowed_hosts: Hosts = Field("", validate_default=True)
     """The names under which callers may address the API (``Host``), separated by commas: ``*.example.com``.
 
@@ -313,6 +325,18 @@ class Settings(BaseSettings):
         return keys
 
     @cached_property
+    def secret_keys(self) -> SecretKeys:
+        """The keys of ``OMS_SECRET_KEY`` or ``OMS_SECRET_KEY_FILE``."""
+        if not self.secret_key_file:
+            return self.secret_key
+        if self.secret_key.keys:
+            raise ValueError("OMS_SECRET_KEY_FILE: OMS_SECRET_KEY is set too; set one of them")
+        try:
+            return read_secret_keys_file(self.secret_key_file)
+        except ValueError as error:
+            raise ValueError(f"OMS_SECRET_KEY_FILE: {error}") from None
+
+    @cached_property
     def asks_for_keys(self) -> bool:
         """Whether keys are asked for whatever is in the database. They also are once there is a key in it."""
         return bool(self.all_api_keys or self.jwks) or self.access == "keys"
@@ -331,6 +355,7 @@ class Settings(BaseSettings):
             raise ValueError(f"OMS_REDIS_URL: {error}") from None
         _ = self.all_api_keys
         self._check_access()
+        _ = self.secret_keys
         return self
 
     def _check_access(self) -> None:

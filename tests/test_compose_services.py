@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from api.http.scopes import SCOPES
 from shared.heartbeat import LONGEST_SILENCE_SECONDS
 from stack.embedded_postgres import DATABASE, EmbeddedPostgres
 from stack.embedded_valkey import free_port
 from tests.containers import IS_ROOT, USER, Image, reason_without_namespaces
-from tests.drivers import wait_until
+from tests.drivers import http_client, wait_until
 from tests.processes import ROOT, environment
 from tests.test_docker_compose import COPIED, LEFT_OUT, OURS, settings_of_service
 
@@ -82,6 +84,16 @@ def assert_a_hang_is_noticed(
     wait_until(healthy, "the process continues")
 
 
+def assert_only_the_key_opens(port: int, key: str) -> None:
+    """Check that the API asks for keys, and that this one may do everything."""
+    with http_client(f"http://127.0.0.1:{port}") as client:
+        assert client.get("/orders").status_code == 401
+        client.headers["Authorization"] = f"Bearer {key}"
+        assert client.get("/orders").status_code == 200
+        (stored,) = client.get("/keys").json()["items"]
+        assert (stored["name"], set(stored["scopes"]), stored["expires_at"]) == ("first", set(SCOPES), None)
+
+
 @pytest.mark.timeout(180)
 def test_every_service_runs_on_a_read_only_root_as_another_user(
     image: Image, database_url: str, own_valkey: EmbeddedValkey
@@ -98,9 +110,13 @@ def test_every_service_runs_on_a_read_only_root_as_another_user(
     def started(name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
         return image.started(OURS[name]["command"], settings_of(name), OURS[name].get("volumes", ()))
 
-    for name in ("migrate", "keys"):
+    def output(name: str) -> str:
         with started(name) as process:
             assert process.wait(timeout=60) == 0, image.log(OURS[name]["command"])
+        return image.log(OURS[name]["command"])
+
+    output("migrate")
+    (key,) = re.findall(r"oms_\w+", output("keys"))
     with started("api") as api, started("relay") as relay, started("worker") as worker:
         processes = {"api": api, "relay": relay, "worker": worker}
 
@@ -113,6 +129,8 @@ def test_every_service_runs_on_a_read_only_root_as_another_user(
         for name in processes:
             # A check is a process, and would compete with the service for CPU while it starts.
             wait_until(partial(healthy, name), f"the health check of {name} passes", 40, pause=0.3)
+        assert_only_the_key_opens(port, key)
+        assert output("keys").count("oms_") == 0, "it is printed once"
         tried = image.execute(api, ["python", "-c", TRY_TO_WRITE], settings_of("api"))
         *refused, privileges = tried.stdout.splitlines()
         assert len(refused) == 5, tried

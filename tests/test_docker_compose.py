@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import httpx
 import pytest
 import yaml
 
-from api.first_key import DIGEST_FILE, KEY_FILE, make_first_key
-from shared.settings import Settings, SettingsError, settings
-from tests.processes import ROOT, environment
+from shared.settings import Settings
+from tests.drivers import Database
+from tests.processes import ROOT, call_command, environment, run_command
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -71,19 +70,22 @@ def test_every_command_of_the_compose_file_names_a_module_of_the_image(name: str
 
 def test_compose_passes_settings_from_the_environment_with_the_services_defaults() -> None:
     """A variable goes to the setting of its name; without it the default is the same as without Compose."""
-    for service in OURS.values():
+    for name, service in OURS.items():
         taken = {}
-        for name, value in service["environment"].items():
+        for variable, value in service["environment"].items():
             outside = re.fullmatch(r"\$\{(OMS_\w+):-(.*)\}", str(value))
             if outside:
-                assert outside[1] == name
-                taken[name.removeprefix("OMS_").lower()] = outside[2]
+                assert outside[1] == variable
+                taken[variable.removeprefix("OMS_").lower()] = outside[2]
         decided_here = {"database_url", "redis_url", "redis_password", "host", "port", "heartbeat_file"}
-        decided_here |= {"api_keys_file", "metrics_host"}
+        assert taken.pop("access") == "keys", "for the key that is made"
+        decided_here |= {"access", "metrics_host"}
+        if name not in ("api", "worker"):
+            decided_here |= {"secret_key", "secret_key_file"}  # they have nothing to decrypt
         assert taken == {
-            name: str(field.default)
-            for name, field in Settings.model_fields.items()
-            if name not in decided_here
+            setting: str(field.default)
+            for setting, field in Settings.model_fields.items()
+            if setting not in decided_here
         }
 
 
@@ -98,7 +100,6 @@ def test_every_setting_in_the_compose_file_is_known_to_the_service(name: str) ->
     """The settings' own validation accepts what Compose sets, names and values."""
     values = {key.removeprefix("OMS_").lower(): value for key, value in _settings(OURS[name]).items()}
     assert set(values) <= set(Settings.model_fields)
-    values.pop("api_keys_file", None)  # it is in the container
     Settings.model_validate_strings(values)
 
 
@@ -254,41 +255,6 @@ def test_redis_asks_for_the_password_that_the_services_have() -> None:
     assert _as_compose_does({"asked": asked})["asked"]
 
 
-def test_the_api_asks_for_a_key_that_was_generated_before_it_started(
-    tmp_path: Path, setting: Callable[..., None]
-) -> None:
-    """Its container has the digest only; the next start keeps the key."""
-    volumes = {name: dict(v.split(":")[:2] for v in OURS[name]["volumes"]) for name in ("keys", "api")}
-    assert volumes["api"] == {"api-keys": str(DIGEST_FILE.parent)}
-    assert volumes["keys"] == volumes["api"] | {"api-key": str(KEY_FILE.parent)}
-    assert all(volume.endswith(":ro") for volume in OURS["api"]["volumes"])
-    assert OURS["api"]["environment"]["OMS_API_KEYS_FILE"] == str(DIGEST_FILE)
-    folders = re.findall(r"^RUN install .*--owner=(\d+) .*?((?: /\S+)+)$", DOCKERFILE, re.MULTILINE)
-    assert folders == [("10001", f" {KEY_FILE.parent} {DIGEST_FILE.parent}")]
-
-    key, digest = tmp_path / "key", tmp_path / "keys"
-    assert make_first_key(key, digest)
-    first = key.read_text()
-    assert len(first.strip()) >= 43  # 256 bits
-    assert key.stat().st_mode & 0o077 == 0
-    assert make_first_key(key, digest)
-    assert key.read_text() == first
-    setting(api_keys_file=digest)
-    (generated,) = settings().all_api_keys
-    assert (generated.role, generated.sha256) == ("write", sha256(first.strip().encode()).hexdigest())
-    setting(api_keys_file="", api_keys=f"mine:read:{'1' * 64}")
-    assert not make_first_key(key, digest)
-    setting(api_keys_file=digest)
-    assert [key.name for key in settings().all_api_keys] == ["mine"]
-    setting(api_keys="", access="open", api_keys_file="")
-    assert not make_first_key(key, digest)
-    setting(api_keys_file=digest)
-    assert settings().all_api_keys == ()
-    setting(access="protected")
-    with pytest.raises(SettingsError, match="OMS_API_KEYS_FILE"):
-        settings()
-
-
 def test_redis_is_configured_to_keep_every_message() -> None:
     """It appends to a file and evicts nothing."""
     command = " ".join(SERVICES["redis"]["command"])
@@ -302,3 +268,25 @@ def test_every_file_that_the_image_copies_exists_and_is_not_ignored() -> None:
     for source in COPIED:
         assert (ROOT / source).exists()
         assert f"!{source}" in ignored
+
+
+def test_no_key_is_made_where_callers_have_one_or_need_none(
+    database: Database, setting: Callable[..., None]
+) -> None:
+    """They have a key of the settings, an open API, or a key in the database, even if it was revoked."""
+
+    def first_key() -> list[str]:
+        done = call_command("api.keys.first_key", database=database.url)
+        assert done.returncode == 0
+        return re.findall(r"oms_\w+", done.stdout)
+
+    for settings in ({"api_keys": f"mine:read:{'1' * 64}"}, {"api_keys": "", "access": "open"}):
+        setting(**settings)
+        assert not first_key()
+    setting(access="keys")
+    with ThreadPoolExecutor(3) as threads:
+        at_once = [threads.submit(run_command, "api.keys.first_key", database=database.url) for _ in range(3)]
+    assert len(re.findall(r"oms_\w+", "".join(done.result().stdout for done in at_once))) == 1
+    assert database.value("SELECT count(*) FROM api_key") == 1
+    database.rows("UPDATE api_key SET revoked_at = now()")
+    assert not first_key()

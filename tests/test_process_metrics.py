@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,9 +22,11 @@ from stack.embedded_valkey import free_port
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.observed_system import ObservedSystem, observed_system
-from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment, run_command
+from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment, migrate, run_command
 from tests.scrapes import Metrics, kinds_and_labels, scrape
 from tests.test_metrics import documented
+from tests.webhook_receiver import Receiver
+from tests.webhook_steps import missed, subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,6 +163,32 @@ def test_a_relay_that_waits_for_the_database_answers_at_once(system: ObservedSys
             assert time.monotonic() - began < 1
     finally:
         system.database.rows("ROLLBACK")
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_folder_of_counts_that_is_removed_stops_neither_worker_nor_endpoint(
+    new_database_url: str, tmp_path: Path, *, is_writable: bool
+) -> None:
+    """Nor does a child that can't make its files, where another file has the folder's name."""
+    migrate(new_database_url)
+    with observed_system(new_database_url, tmp_path) as system, Receiver() as receiver:
+        wait_until(lambda: _is_served(system.worker_port), "it is served", 20)
+        webhook = subscribe(system.api, receiver.url)
+        (folder,) = Path("/dev/shm").glob(f"oms-metrics-{system.worker.pid}-*")  # noqa: S108 - a test's own
+        shutil.rmtree(folder)
+        if not is_writable:
+            folder.touch()
+        for child in psutil.Process(system.worker.pid).children(recursive=True):
+            child.kill()
+        system.api.placed_order()
+        system.wait_until_summed()
+        wait_until(lambda: receiver.positions == [1], "the webhook is sent to")
+        wait_until(lambda: missed(system.api, webhook) == {}, "that is recorded")
+        if is_writable:
+            applied = "worker_changes_applied_total"
+            wait_until(lambda: scrape(system.worker_port).total(applied) == 2, "it counts anew")
+        else:
+            folder.unlink()
 
 
 @pytest.mark.parametrize("process", ["relay", "worker"])

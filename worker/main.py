@@ -21,7 +21,9 @@ from shared.logs import configure_logs
 from shared.metrics.endpoint import serve_metrics
 from shared.metrics.shared_counts import shared_counts
 from shared.settings import settings
+from shared.stored_secrets import check_secret_keys
 from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
+from shared.tracing.spans import import_tracing
 
 # After shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
 from celery import bootsteps  # isort: skip
@@ -116,15 +118,19 @@ def main() -> int:
 
     Raises:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+        MissingSecretKeyError: a webhook's secret is encrypted under a key that OMS_SECRET_KEY lacks.
 
     """
     configure_logs()
+    import_tracing()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_at_once)
     _share_memory_without_a_folder()
-    # If PostgreSQL is unavailable this can't be checked; the worker then counts in the stored zone.
+    # If PostgreSQL is unavailable this can't be checked; the worker then counts in the stored zone, and sends
+    # nothing whose secret it can't decrypt.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+        asyncio.run(check_secret_keys(of_answers=False))
     # Run as root, Celery warns about pickle. That does not apply here: accept_content is JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     celery_worker.safe_say = _print_nothing  # type: ignore[attr-defined]  # imported there, not exported

@@ -20,8 +20,8 @@ from celery.worker.consumer import consumer as celery_consumer
 from celery.worker.state import maybe_shutdown
 from kombu.exceptions import OperationalError
 from kombu.utils.encoding import bytes_to_str
-from redis import RedisError
 
+from shared.redis_library import RedisError
 from shared.task_queue import app
 from worker.messages import UnreadableMessageError, read_message
 from worker.metrics import DROPPED_MESSAGES, QUEUE_FAILURES

@@ -19,6 +19,7 @@ from shared.task_queue import (
     PROVE_FEE_SUMMARIES,
     app,
 )
+from shared.tracing.spans import begin_tracing, end_tracing
 from worker.batches import apply_up_to
 from worker.child_loop import ChildLoop
 from worker.fee_summaries import consumer as fee_summaries
@@ -41,11 +42,13 @@ _loop = ChildLoop()
 @worker_process_init.connect
 def _begin_child(**_: object) -> None:
     configure_logs()
+    begin_tracing("worker")
 
 
 @worker_process_shutdown.connect
 def _end_child(**_: object) -> None:
     _loop.close()
+    end_tracing()
 
 
 @app.task(name=APPLY_TO_FEE_SUMMARIES)

@@ -24,7 +24,7 @@ OTHER_METHOD = "other"
 NO_ANSWER = "none"
 """The label of requests whose connection was closed before an answer began."""
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PARAMETER_TYPE = re.compile(r":\w+\}")
 
 _LABELS = ("method", "route", "status")
@@ -50,7 +50,7 @@ def count_request(scope: Scope, status: int, seconds: float) -> None:
 
     """
     method = str(scope["method"])  # type: ignore[typeddict-item]  # only HTTP requests are counted
-    if method not in _METHODS:
+    if method not in METHODS:
         method = OTHER_METHOD
     requests, durations = _series(method, scope.get("path_template"), status)
     requests.inc()

@@ -20,6 +20,7 @@ from api.relay.redis_stream import RedisStream
 from api.relay.retention import delete_expired_once
 from api.relay.scheduler import Scheduler
 from api.relay.sender import Sender
+from api.relay.traces import RoundTraces
 from shared.change_log import read_progress
 from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
 from shared.database.locks import RELAY_LOCK
@@ -28,6 +29,7 @@ from shared.heartbeat import beat
 from shared.logs import configure_logs
 from shared.metrics.endpoint import serve_metrics
 from shared.settings import settings
+from shared.tracing.spans import begin_tracing, check_tracing, end_tracing
 
 log = structlog.get_logger("relay")
 
@@ -58,6 +60,7 @@ class Relay:
         self._sender = Sender()
         self._publisher = Publisher(self._sender)
         self._scheduler = Scheduler(self._sender)
+        self._traces = RoundTraces()
         self._has_webhooks = True
         self._last_position = -1
         self.assigned = asyncio.Event()
@@ -70,7 +73,9 @@ class Relay:
             DatabaseUnavailableError: PostgreSQL is unavailable. Without Redis, the next round tries again.
 
         """
+        began = time.time_ns()
         progress = await read_progress()
+        before = progress.last_position
         self._has_webhooks = progress.has_webhooks
         assigned = await assign_and_count() if progress.is_waiting else 0
         # Positions have no gap, so the log now ends there, or later.
@@ -79,7 +84,9 @@ class Relay:
             self._last_position = progress.last_position
             self.assigned.set()
         self._sender.begin_round()
-        return assigned + await self._publisher.publish_once(progress)
+        published = await self._publisher.publish_once(progress)
+        await self._traces.record_once(began, before, progress.last_position)
+        return assigned + published
 
     async def request_attempts_once(self) -> bool:
         """Request attempts if deliveries to webhooks are due; return whether the request was sent."""
@@ -171,11 +178,16 @@ async def _main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     configure_logs()
+    check_tracing()
+    begin_tracing("relay")
     serve_metrics()
     log.info("started")
     # One connection for the loop and one for the Redis stream's task.
     await DB.start(size=2)
-    await relay_until(stop)
+    try:
+        await relay_until(stop)
+    finally:
+        await asyncio.to_thread(end_tracing)
     await DB.stop()
     log.info("stopped")
 

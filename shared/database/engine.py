@@ -30,6 +30,7 @@ from shared.database.sessions import (
 )
 from shared.database.waiting_line import Slots, TooLongError
 from shared.settings import settings
+from shared.tracing.spans import statement_span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -251,7 +252,7 @@ class Engine(PostgresEngine):
             return await self.retry_while_locked(partial(self.run_alone, run, sql, *args))
         # No retry here: the whole transaction has to start over.
         try:
-            with WaitingForDatabase():
+            with statement_span(sql), WaitingForDatabase():
                 return await run(transaction.connection, sql, *args)
         except DRIVER_ERRORS as error:
             raise translated(error)  # noqa: B904 (it has its cause)
@@ -268,7 +269,7 @@ class Engine(PostgresEngine):
         with WaitingForDatabase():
             connection = await self.acquire()
         try:
-            with WaitingForDatabase():
+            with statement_span(sql), WaitingForDatabase():
                 return await run(connection, sql, *args)
         except BaseException as error:
             if ends_session(error):

@@ -25,6 +25,7 @@ from shared.database.engine import (
 )
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session, is_unavailability, sqlstate_of
 from shared.database.statements import fetch_optional, read_rows
+from shared.tracing.spans import statement_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -118,7 +119,8 @@ class Transaction(PostgresTransaction):
 
     async def _commit(self) -> None:
         try:
-            await self.commit()
+            with statement_span("COMMIT"):
+                await self.commit()
         except Exception as error:
             if ends_session(error):
                 self.connection.terminate()

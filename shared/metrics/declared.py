@@ -6,9 +6,14 @@ only then, when the folder that processes may share is known.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import structlog
+
+log = structlog.get_logger("metrics")
 
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Seconds."""
@@ -37,6 +42,15 @@ class _Declared:
     def _make(self) -> Any:
         raise NotImplementedError
 
+    @contextmanager
+    def _unless_disk_fails(self) -> Iterator[None]:
+        """Stop counting if the files of the counts can't be written: what is counted must go on."""
+        try:
+            yield
+        except OSError as error:
+            self._made = None
+            log.warning("not_counted", metric=self.name, reason=error.strerror or str(error))
+
     def _series(self, values: tuple[str, ...]) -> Any:
         return self._made.labels(*values) if values else self._made
 
@@ -47,7 +61,8 @@ class Count(_Declared):
     def add(self, *values: str, amount: float = 1) -> None:
         """Count once, or ``amount`` times, under these values of the labels."""
         if self._made is not None:
-            self._series(values).inc(amount)
+            with self._unless_disk_fails():
+                self._series(values).inc(amount)
 
     def _make(self) -> Any:
         from prometheus_client import Counter
@@ -61,7 +76,8 @@ class Durations(_Declared):
     def observe(self, seconds: float, *values: str) -> None:
         """Count a duration under these values of the labels."""
         if self._made is not None:
-            self._series(values).observe(seconds)
+            with self._unless_disk_fails():
+                self._series(values).observe(seconds)
 
     def _make(self) -> Any:
         from prometheus_client import Histogram

@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from shared.metrics.shared_counts import FOLDER_VARIABLE, process_slot
+from shared.metrics.shared_counts import FOLDER_VARIABLE, counts_folder, process_slot
 
 disable_created_metrics()  # a second series for each, which nobody reads
 
@@ -32,7 +32,7 @@ def render_process_metrics() -> bytes:
     if FOLDER_VARIABLE not in os.environ:
         return generate_latest(PROCESS_METRICS)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
+    MultiProcessCollector(registry, str(counts_folder()))
     return generate_latest(registry)
 
 

@@ -23,7 +23,7 @@ _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the folders in it have random name
 _PREFIX = "oms-metrics-"
 
 
-_slot = (0, 0)
+_slot = (0, -1)
 """The id of the process that took a slot, and the slot. A forked child has another id, and takes its own."""
 
 
@@ -44,6 +44,17 @@ def shared_counts(processes: int) -> Iterator[None]:
         yield
 
 
+def counts_folder() -> Path:
+    """Return the folder, made again if somebody removed it.
+
+    systemd does so with all that a user who logs out has in ``/dev/shm`` (``RemoveIPC``). What was counted
+    before is then lost, but everything works on.
+    """
+    folder = Path(os.environ[FOLDER_VARIABLE])
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def process_slot() -> int:
     """Return the number of this process among those that count in the folder: the lowest that was free.
 
@@ -53,12 +64,15 @@ def process_slot() -> int:
     global _slot  # noqa: PLW0603 - one for each process
     process_id = os.getpid()
     if _slot[0] != process_id:
-        _slot = (process_id, _take_slot(Path(os.environ[FOLDER_VARIABLE])))
+        _slot = (process_id, _take_slot(counts_folder(), inherited=_slot[1]))
     return _slot[1]
 
 
-def _take_slot(folder: Path) -> int:
+def _take_slot(folder: Path, inherited: int) -> int:
     for slot in itertools.count():
+        if slot == inherited:
+            # It looks free if the folder was made again. prometheus_client would not notice the fork.
+            continue
         lock = os.open(folder / f"{slot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

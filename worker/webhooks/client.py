@@ -23,6 +23,7 @@ import httpcore
 import structlog
 from standardwebhooks import Webhook
 
+from shared.tracing.spans import propagation_headers
 from shared.webhook_addresses import Address, AddressPolicy, RefusedAddressError
 from worker.webhooks.connections import PinnedBackend, Resolve
 from worker.webhooks.schedule import read_retry_after
@@ -59,6 +60,8 @@ class Message:
     body: str
     secrets: Sequence[str]
     """``whsec_…``: each of them signs."""
+    traceparent: str | None = None
+    """Of the request that made the change; None: no trace."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Outcome:
     """Why it does not count as delivered; None: it does."""
     retry_after: float | None = None
     """Seconds that the endpoint asked for."""
+    was_possible: bool = True
+    """False: nothing could be sent because of this service, which says nothing of the endpoint."""
 
     @property
     def delivered(self) -> bool:
@@ -217,6 +222,7 @@ class WebhookClient:
                     "Content-Type": CONTENT_TYPE,
                     "Content-Length": str(len(message.body.encode())),
                     **signed_headers(message, at),
+                    **propagation_headers(),
                 }.items()
             ],
             content=message.body.encode(),

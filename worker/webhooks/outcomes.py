@@ -22,7 +22,12 @@ from shared.database.statements import execute, fetch_one, fetch_optional
 from shared.database.transaction import transaction
 from shared.webhooks import DISABLE_DELIVERIES, notification
 from worker.metrics import DELIVERIES, DISABLED_WEBHOOKS
-from worker.webhooks.schedule import failing_since_when, must_be_disabled, pause_before_next
+from worker.webhooks.schedule import (
+    PAUSE_WHILE_IMPOSSIBLE_SECONDS,
+    failing_since_when,
+    must_be_disabled,
+    pause_before_next,
+)
 
 if TYPE_CHECKING:
     from worker.webhooks.client import Message, Outcome
@@ -83,6 +88,8 @@ class Attempt:
     delivery_id: int
     round: int
     message: Message
+    obstacle: str | None = None
+    """Why it can't be made, because of this service itself."""
 
 
 class _Webhook(msgspec.Struct, frozen=True):
@@ -145,18 +152,21 @@ async def _record(attempt: Attempt, outcome: Outcome) -> tuple[str | None, Disab
         if delivery.round == attempt.round:
             # Otherwise a replay began a new round while this attempt was under way.
             state = await _update_delivery(attempt, outcome, webhook, delivery)
-        if webhook.is_active:
+        if webhook.is_active and outcome.was_possible:
             disabled = await _update_webhook_health(webhook, delivery, outcome)
     return state, disabled
 
 
 async def _update_delivery(attempt: Attempt, outcome: Outcome, webhook: _Webhook, delivery: _Delivery) -> str:
-    attempts = delivery.attempts + 1
+    attempts = delivery.attempts + outcome.was_possible
     pause = None
     if outcome.delivered:
         state = "delivered"
     elif not webhook.is_active:
         state = "disabled"
+    elif not outcome.was_possible and delivery.type != TEST:
+        # Its retry schedule does not go on meanwhile, so nothing is given up, however long this lasts.
+        state, pause = "retrying", PAUSE_WHILE_IMPOSSIBLE_SECONDS
     else:
         # A test is attempted once: the caller that requested it is waiting for the result.
         if delivery.type != TEST:
