@@ -1,0 +1,41 @@
+"""What commands show: JSON for machines, tables for people, and colours on a terminal only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Colour = Literal["red", "green", "yellow"]
+_CODES: dict[Colour, int] = {"red": 31, "green": 32, "yellow": 33}
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on one line; decimals stay numbers."""
+    import msgspec
+
+    print(msgspec.json.Encoder(decimal_format="number").encode(value).decode(), flush=True)
+
+
+def paint(text: str, colour: Colour, stream: TextIO | None = None) -> str:
+    """Colour a text if the stream is a terminal, unless ``NO_COLOR`` is set (https://no-color.org)."""
+    is_coloured = (
+        (stream or sys.stdout).isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
+    return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if is_coloured else text
+
+
+def print_table(rows: Iterable[Sequence[object]]) -> None:
+    """Print rows with their columns below each other; nothing if there are none."""
+    from shared.command_output import print_line
+
+    texts = [[str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        print_line("  ".join(cells).rstrip())
