@@ -2,6 +2,12 @@
 
 import sys
 
-from oms.main import main
+INTERRUPTED = 128 + 2
 
-sys.exit(main())
+try:
+    from oms.main import main
+
+    status = main()
+except KeyboardInterrupt:  # also while it is still loading
+    status = INTERRUPTED
+sys.exit(status)

@@ -1,4 +1,4 @@
-"""``python -m stack.run`` as a process, for tests: its output, its child processes, and its end."""
+"""``oms run`` as a process, for tests: its output, its child processes, and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m stack.run``, which `make run` runs: one real stack for all tests, and one more start."""
+"""``oms run``, which `make run` runs: one real stack for all tests, and one more start."""
 
 from __future__ import annotations
 

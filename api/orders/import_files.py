@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,26 +98,14 @@ def import_files(
         NotEmptyError: ``only_if_empty``, and the database holds data or did; nothing is stored.
 
     """
-    with _without_garbage_collection():
-        return asyncio.run(_import(path, services_path, faults, reason=reason, only_if_empty=only_if_empty))
-
-
-async def _import(
-    path: Path,
-    services_path: Path | None,
-    faults: FaultReport,
-    *,
-    reason: str | None,
-    only_if_empty: bool,
-) -> Imported:
     progress = ProgressLine("import")
-    file = read_file(path, "orders")
-    services_file = read_file(services_path, "services") if services_path else None
-    orders = _check_orders(file, faults, progress)
-    services, faulty_services = _check_services(services_file, faults) if services_file else ([], set())
-    await DB.start(size=1)
-    try:
-        return await import_orders(
+    with _without_garbage_collection():
+        # Read and checked before an event loop runs, in which Ctrl-C would wait for the next await.
+        file = read_file(path, "orders")
+        services_file = read_file(services_path, "services") if services_path else None
+        orders = _check_orders(file, faults, progress)
+        services, faulty_services = _check_services(services_file, faults) if services_file else ([], set())
+        storing = import_orders(
             file.name,
             file.sha256,
             orders,
@@ -128,11 +116,19 @@ async def _import(
             reason=reason,
             only_if_empty=only_if_empty,
         )
-    except (ContentionError, DatabaseUnavailableError) as error:
-        if not faults:
-            raise
-        faults.note(f"not compared with what is stored: {error}")
-        raise ImportRefusedError from error
+        try:
+            return asyncio.run(_with_database(storing))
+        except (ContentionError, DatabaseUnavailableError) as error:
+            if not faults:
+                raise
+            faults.note(f"not compared with what is stored: {error}")
+            raise ImportRefusedError from error
+
+
+async def _with_database(storing: Coroutine[Any, Any, Imported]) -> Imported:
+    await DB.start(size=1)
+    try:
+        return await storing
     finally:
         await DB.stop()
 
