@@ -15,15 +15,14 @@ import pytest
 import typer
 
 from oms.main import app
+from shared.settings import OF_COMMANDS
 from tests.command_steps import command_environment, oms
-from tests.drivers import wait_until
-from tests.processes import ROOT, run_on_terminal
+from tests.drivers import Database, wait_until
+from tests.processes import ROOT, run_command, run_on_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from tests.drivers import Database
 
 DOCUMENT = (ROOT / "docs" / "commands.md").read_text()
 
@@ -148,6 +147,32 @@ def test_interrupted_with_ctrl_c_a_command_is_quiet_and_its_status_is_130(
     assert (process.returncode, output) == (130, b"")
 
 
+def test_interrupted_while_the_database_works_a_command_cancels_it(
+    database: Database, postgres_url: str
+) -> None:
+    """Here a proof waits for a lock: within a moment neither the command nor its session is left."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass"
+
+    with Database(postgres_url) as holder:
+        holder.run_script("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "oms", "verify", "summaries"],
+            cwd=ROOT,
+            env=command_environment(OMS_DATABASE_URL=postgres_url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_until(lambda: database.value(waiting) == 1, "it waits", 20)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=20)
+            wait_until(lambda: database.value(waiting) == 0, "it is cancelled", 5)
+        finally:
+            process.kill()
+            holder.run_script("ROLLBACK")
+    assert (process.returncode, output) == (130, b"")
+
+
 def test_colours_are_shown_on_a_terminal_only_and_never_with_no_color(postgres_url: str) -> None:
     """``doctor`` has some."""
     plain = oms("doctor", OMS_DATABASE_URL=postgres_url)
@@ -171,6 +196,14 @@ def test_a_command_without_a_terminal_shows_no_progress(postgres_url: str, datab
     """Also one that is fast enough shows none on a terminal."""
     del database
     assert run_on_terminal("verify", database=postgres_url).stderr == ""
+
+
+def test_the_variables_of_the_command_line_keep_no_process_from_starting(postgres_url: str) -> None:
+    """Although an unknown OMS_ variable does; the reference of variables names them."""
+    mine = dict.fromkeys(OF_COMMANDS, "x")
+    assert run_command("shared.settings", database=postgres_url, **mine).returncode == 0
+    reference = (ROOT / "docs" / "configuration.md").read_text()
+    assert all(f"`{name}`" in reference for name in OF_COMMANDS)
 
 
 def test_completion_offers_commands_and_options() -> None:

@@ -142,7 +142,7 @@ def test_a_command_run_beside_the_stack_uses_the_servers_of_the_stack(running: R
     """What `make import` does: the sample file was imported already, so there is nothing to do."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "oms", "import"),
+            *(sys.executable, "-m", "oms", "import"),
             *("sample-data/orders.json", "--services", "sample-data/services.json"),
         ],
         cwd=ROOT,
@@ -162,7 +162,7 @@ def test_a_command_on_another_database_needs_neither_a_stack_nor_redis(
     for setting, status, output in ((own, 0, "imported 3 orders"), ({}, 2, "no system is running in")):
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "oms", "import"),
+                *(sys.executable, "-m", "oms", "import"),
                 *("sample-data/orders.json", "--services", "sample-data/services.json"),
             ],
             cwd=ROOT,
