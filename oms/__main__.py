@@ -2,7 +2,7 @@
 
 import sys
 
-INTERRUPTED = 128 + 2
+from oms.errors import INTERRUPTED
 
 try:
     from oms.main import main

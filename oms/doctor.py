@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from oms.errors import CommandError
 from oms.options import AsJson, StateDir
-from oms.output import Colour, paint, print_json
+from oms.output import Colour, print_json, print_parts
 from oms.running_system import use_running_system
 
 if TYPE_CHECKING:
@@ -77,18 +77,15 @@ async def _examine_servers(settings: Settings) -> tuple[list[Finding], dict[str,
 
 
 def _show(finding: Finding) -> None:
-    from shared.control_characters import escape_control_characters
-
-    level = paint(finding.level.ljust(_WIDTH), _COLOURS[finding.level])
-    print(f"{level}  {escape_control_characters(f'{finding.area}: {finding.text}')}")
+    level = finding.level.ljust(_WIDTH)
+    print_parts((level, _COLOURS[finding.level]), f"  {finding.area}: {finding.text}")
     if finding.advice:
-        print(f"{' ' * _WIDTH}  {escape_control_characters(finding.advice)}")
+        print_parts(f"{' ' * _WIDTH}  {finding.advice}")
 
 
 def _show_sum(findings: list[Finding]) -> None:
     counts = {level: sum(finding.level == level for finding in findings) for level in _COLOURS}
+    sentence: tuple[str, Colour] = ("nothing is wrong", "green")
     if counts["wrong"]:
-        text = paint(f"wrong: {counts['wrong']}", "red")
-    else:
-        text = paint("nothing is wrong", "green")
-    print(f"{text}; warnings: {counts['warning']}; ok: {counts['ok']}")
+        sentence = (f"wrong: {counts['wrong']}", "red")
+    print_parts(sentence, f"; warnings: {counts['warning']}; ok: {counts['ok']}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+INTERRUPTED = 128 + 2
+"""The exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
+
 
 class CommandError(Exception):
     """The command can't be carried out; the text says why and what to do."""

@@ -156,6 +156,9 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    path = path.resolve()  # a link stays, and what it leads to is replaced
+    if path.exists() and not path.is_file():
+        raise CommandError(f"{path} is not a file; - writes to standard output", 2)
     try:
         # Beside it, as a rename is atomic within a file system only.
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as output:

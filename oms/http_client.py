@@ -26,6 +26,9 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 """Longer than the API holds a request back (30 s) and than a statement may run."""
 
+LONGEST_ANSWER = 65_536
+"""Bytes of a receiver's answer that are read."""
+
 FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, UnicodeError)
 """What a connection may raise, a host that is no name too (UnicodeError). None says what the server has done.
 
@@ -237,11 +240,18 @@ def post(
     began = time.monotonic()
     status, reason = None, ""
     try:
-        response = pool.request(
+        with pool.stream(
             "POST", target.url, headers=_pairs(headers), content=body, extensions=_timeouts(seconds)
-        )
-        status = response.status
-        reason = f"answered {status}"
+        ) as response:
+            status = response.status
+            reason = f"answered {status}"
+            # Read, so that the connection can be used again, but no more than an answer has.
+            read = 0
+            for chunk in response.iter_stream():
+                read += len(chunk)
+                if read > LONGEST_ANSWER or time.monotonic() - began > seconds:
+                    break
     except FAILURES as error:
-        reason = str(error) or type(error).__name__
+        if status is None:  # otherwise it decides, even if the rest never came
+            reason = str(error) or type(error).__name__
     return Posted(status, reason, round((time.monotonic() - began) * 1_000))

@@ -12,7 +12,7 @@ import typer
 from oms.api_calls import open_api
 from oms.errors import CommandError
 from oms.options import AsJson, Key, KeyFile, Server, StateDir
-from oms.output import paint, print_json
+from oms.output import print_json, print_parts
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,12 +34,10 @@ def listen(
             "begins with the latest.",
         ),
     ] = None,
-    types: Annotated[
-        list[str] | None, typer.Option("--type", help="Only this type, such as order.created; repeatable.")
+    change_type: Annotated[
+        str | None, typer.Option("--type", help="Only changes of this type, such as order.created.")
     ] = None,
-    calendars: Annotated[
-        list[str] | None, typer.Option("--calendar", help="Only this calendar; repeatable.")
-    ] = None,
+    calendar: Annotated[str | None, typer.Option("--calendar", help="Only changes on this calendar.")] = None,
     secret: Annotated[
         str | None,
         typer.Option("--secret", help="The secret to sign with (whsec_…); by default one is made and kept."),
@@ -69,7 +67,7 @@ def listen(
     from oms.listen_state import StateFile, default_file
 
     receiver = Target.read(forward_to, "--forward-to")
-    filters = [("type", name) for name in types or ()] + [("calendar", name) for name in calendars or ()]
+    filters = [(name, value) for name, value in (("type", change_type), ("calendar", calendar)) if value]
     signal.signal(signal.SIGTERM, _interrupt)
     with (
         open_api(server, key, key_file, state_dir) as api,
@@ -89,8 +87,10 @@ def listen(
             print_json(listening)
         else:
             shown = "the secret given" if secret else listening.secret
-            print(f"following {listening.server} after position {listening.position}, signing with {shown}")
-            print(f"posting to {listening.forward_to}; Ctrl-C stops", flush=True)
+            print_parts(
+                f"following {listening.server} after position {listening.position}, signing with {shown}"
+            )
+            print_parts(f"posting to {listening.forward_to}; Ctrl-C stops")
         try:
             while True:
                 forwarder.forward_once()
@@ -151,10 +151,10 @@ def _checked(secret: str) -> str:
 
 
 def _report(change: Forwarded) -> None:
-    status = paint(str(change.status), "green")
-    print(
-        f"{change.position}  {change.type}  order {change.order}  {status}  {change.milliseconds} ms",
-        flush=True,
+    print_parts(
+        f"{change.position}  {change.type}  order {change.order}  ",
+        (str(change.status), "green"),
+        f"  {change.milliseconds} ms",
     )
 
 

@@ -13,12 +13,12 @@ import sys
 import typer
 
 from oms import doctor, export, imports, keys, listen, rebuild, replay, run, trigger, verify, webhooks
-from oms.errors import CommandError
+from oms.errors import INTERRUPTED, CommandError
 from oms.output import print_json
 from shared.command_output import StartRefusedError, print_line
 
-INTERRUPTED = 128 + 2
 CLOSED_PIPE = 128 + 13
+"""As after SIGPIPE, which Python ignores."""
 
 app = typer.Typer(
     name="oms",
@@ -77,7 +77,7 @@ def _refuse_usage(error: typer.TyperException, *, as_json: bool) -> int:
         print_json({"error": error.format_message()})
     else:
         show = getattr(error, "show", None)
-        if show is None:
+        if show is None or os.environ.get("OMS_LOG_FORMAT") == "json":
             print_line(error.format_message(), level="error")
         else:
             show()  # with the command's usage

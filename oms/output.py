@@ -20,14 +20,26 @@ def print_json(value: Any) -> None:
     print(msgspec.json.Encoder(decimal_format="number").encode(value).decode(), flush=True)
 
 
-def paint(text: str, colour: Colour, stream: TextIO | None = None) -> str:
-    """Colour a text if the stream is a terminal, unless ``NO_COLOR`` is set (https://no-color.org)."""
-    is_coloured = (
-        (stream or sys.stdout).isatty()
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM") != "dumb"
+def _is_coloured(stream: TextIO) -> bool:
+    # https://no-color.org
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def print_parts(*parts: str | tuple[str, Colour]) -> None:
+    """Print a line of parts, some with a colour: on a terminal only, unless ``NO_COLOR`` is set."""
+    from shared.command_output import print_line
+    from shared.control_characters import escape_control_characters
+
+    texts = [part if isinstance(part, str) else part[0] for part in parts]
+    if not _is_coloured(sys.stdout):
+        print_line("".join(texts))
+        return
+    colours = [None if isinstance(part, str) else part[1] for part in parts]
+    shown = (
+        escape_control_characters(text) if colour is None else f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
+        for text, colour in zip(texts, colours, strict=True)
     )
-    return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if is_coloured else text
+    print("".join(shown), flush=True)
 
 
 def print_table(rows: Iterable[Sequence[object]]) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from oms.api_calls import is_this_machine, open_api
 from oms.options import AsJson, Key, KeyFile, Server, StateDir, Yes
-from oms.output import print_json
+from oms.output import print_json, print_parts
 
 if TYPE_CHECKING:
     from oms.http_client import Api
@@ -57,12 +57,14 @@ def trigger(
     On a server that is not this machine it only says what it would do, unless --yes is given: changes stay in
     the feed, and subscribers get them. Needs the scopes orders:read and orders:write.
     """
+    from shared.command_output import print_line
+
     planned = _plan(events or list(Event), keep=keep)
     with open_api(server, key, key_file, state_dir) as api:
         if not is_this_machine(api.target.host) and not yes:
             _show([{"type": event, "made": False} for event in planned], as_json=as_json)
             if not as_json:
-                print(
+                print_line(
                     f"nothing was changed: {api.target.url} is not this machine, and all of its "
                     "subscribers would see the example; --yes makes these changes",
                     file=sys.stderr,
@@ -137,6 +139,6 @@ def _show(changes: list[dict[str, Any]], *, as_json: bool) -> None:
         return
     for change in changes:
         if change["made"]:
-            print(f"{change['type']}  order {change['order']}  version {change['orderversion']}", flush=True)
+            print_parts(f"{change['type']}  order {change['order']}  version {change['orderversion']}")
         else:
-            print(f"{change['type']}  (not made)")
+            print_parts(f"{change['type']}  (not made)")

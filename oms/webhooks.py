@@ -11,7 +11,7 @@ import typer
 from oms.api_calls import open_api
 from oms.errors import CommandError
 from oms.options import AsJson, Key, KeyFile, Server, StateDir
-from oms.output import paint, print_json, print_table
+from oms.output import print_json, print_parts, print_table
 
 if TYPE_CHECKING:
     from oms.http_client import Api
@@ -275,9 +275,9 @@ def _print_deliveries(deliveries: list[dict[str, Any]]) -> None:
     for delivery in deliveries:
         is_good = delivery["status"] == "delivered"
         what = f"change {delivery['position']}" if delivery["position"] else "test"
-        print(
-            f"delivery {delivery['id']}: {delivery['type']}, {what}, "
-            f"{paint(delivery['status'], 'green' if is_good else 'yellow')}"
+        print_parts(
+            f"delivery {delivery['id']}: {delivery['type']}, {what}, ",
+            (delivery["status"], "green" if is_good else "yellow"),
         )
         for attempt in delivery["attempts"]:
             _print_line(f"  {_attempt_text(attempt)}")

@@ -111,6 +111,9 @@ def test_what_a_person_does_wrong_is_said_in_a_sentence(
     document = oms(*arguments, "--json", **folder)
     assert (document.returncode, document.stderr) == (status, "")
     assert sentence in json.loads(document.stdout)["error"]
+    logged = oms(*arguments, **folder, OMS_LOG_FORMAT="json")
+    (line,) = logged.stderr.splitlines()
+    assert sentence in json.loads(line)["event"]
 
 
 def test_interrupted_with_ctrl_c_a_command_is_quiet_and_its_status_is_130(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -58,6 +59,21 @@ def test_what_the_api_refuses_is_said_and_an_old_file_stays(api: Api, tmp_path: 
     assert done.returncode == 1
     assert "the API answered 400" in done.stderr
     assert file.read_text() == "of yesterday"
+
+
+def test_an_export_replaces_files_only(api: Api, tmp_path: Path) -> None:
+    """A folder or a device is refused; a link stays, and what it leads to is replaced."""
+    server = {"OMS_SERVER": str(api.client.base_url)}
+    link = tmp_path / "orders.csv"
+    link.symlink_to(tmp_path / "real.csv")
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("pipe", "pipe.csv"):
+        done = oms("export", str(tmp_path / name), "--format", "csv", **server)
+        assert (done.returncode, "is not a file; - writes to standard output" in done.stderr) == (2, True)
+    assert oms("export", str(link), **server).returncode == 0
+    assert link.is_symlink()
+    assert (tmp_path / "real.csv").read_text().startswith('"id"')
 
 
 @pytest.mark.parametrize("sent", [b'7\r\n"id"\r\n1\r\n', b""])

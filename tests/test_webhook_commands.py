@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.command_steps import oms, oms_json
+from tests.command_steps import command_environment, oms, oms_json
 from tests.drivers import wait_until
+from tests.processes import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +65,37 @@ def test_a_webhook_is_made_tested_looked_at_replayed_and_deleted(
     assert oms("webhook", "delete", name, **server).stdout == f"deleted webhook {name}\n"
     gone = oms("webhook", "show", name, **server)
     assert (gone.returncode, gone.stderr) == (1, f"the API answered 404: There is no webhook {name}.\n")
+
+
+def test_a_listener_with_a_filter_gets_what_matches_and_moves_past_the_rest(
+    server: dict[str, str], receiver: Receiver, tmp_path: Path
+) -> None:
+    """Each as one JSON document, after one that says where it began and what it signs with."""
+    state = tmp_path / "listen.json"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "oms", "listen", "--forward-to", receiver.url, "--json"),
+            *("--type", "order.cancelled", "--state-file", str(state)),
+        ],
+        cwd=ROOT,
+        env=command_environment(**server),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        beginning = json.loads(process.stdout.readline())
+        oms_json("trigger", **server)
+        reported = json.loads(process.stdout.readline())
+        wait_until(lambda: json.loads(state.read_text())["position"] == 5, "it is past the last change")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+    (request,) = receiver.received
+    assert beginning["position"] == 0
+    assert request.is_signed_with(beginning["secret"])
+    assert (reported["position"], reported["type"], reported["status"]) == (3, "order.cancelled", 204)
 
 
 def test_a_failed_test_of_a_webhook_shows_what_its_endpoint_answered(server: dict[str, str]) -> None:

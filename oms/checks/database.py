@@ -72,6 +72,8 @@ async def check_database(settings: Settings) -> tuple[list[Finding], float | Non
     """Look at the database; also return by how many seconds its clock is ahead, if it can be reached."""
     storability = await check_storability()
     findings = [_judge_storability(storability)]
+    if storability.database in {"unavailable", "refused", "standby"}:
+        return findings, None  # each further statement would wait for it again
     try:
         began = time.time()
         server = await fetch_one(Server, _SERVER)
