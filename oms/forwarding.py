@@ -1,7 +1,7 @@
 """What ``oms listen`` does: read the feed, and post each change, signed, until the receiver acknowledges it.
 
 One change at a time, in the order of positions, and the position is stored after each acknowledgement. So a
-receiver gets every change in order, and the last one again if this process is killed between the two.
+receiver gets every change in order, and the last one again only if this process is killed between the two.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from worker.webhooks.client import CONTENT_TYPE, Message, signed_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from oms.interruption import Interruption
 
 WAIT_SECONDS = 20
 """How long the API holds back a page that is empty; at most 30."""
@@ -87,6 +89,7 @@ class Forwarder:
         listening: Listening,
         filters: Sequence[tuple[str, str]],
         *,
+        interruption: Interruption,
         report: Callable[[Forwarded], None],
         note: Callable[[str], None],
     ) -> None:
@@ -98,6 +101,7 @@ class Forwarder:
             file: where the position is stored.
             listening: what it holds.
             filters: ``type`` and ``calendar`` parameters of the feed.
+            interruption: held back while a change is posted and its position stored.
             report: called with each change that was acknowledged.
             note: called with a sentence when something begins to fail, and when it works again.
 
@@ -108,6 +112,7 @@ class Forwarder:
         self._file = file
         self.listening = listening
         self._filters = filters
+        self._interruption = interruption
         self._report = report
         self._note = note
 
@@ -169,33 +174,34 @@ class Forwarder:
     def _forward(self, item: msgspec.Raw) -> None:
         body = bytes(item)
         change = msgspec.json.decode(body, type=_Change)
-        posted = self._post_until_acknowledged(change, body)
         position = int(change.sequence)
-        self._store(position)
+        pauses = Pauses()
+        while True:
+            # What was acknowledged is also stored, so a clean end repeats nothing.
+            with self._interruption.held():
+                posted = self._post(change, body)
+                if posted.acknowledged:
+                    self._store(position)
+            if posted.acknowledged:
+                break
+            if not pauses.has_failed:
+                self._note(f"change {position} was not acknowledged ({posted.reason}); trying again")
+            pauses.sleep()
+        if pauses.has_failed:
+            self._note("the receiver acknowledges again")
         self._report(
             Forwarded(position, change.type, change.subject, posted.status or 0, posted.milliseconds)
         )
 
-    def _post_until_acknowledged(self, change: _Change, body: bytes) -> Posted:
-        pauses = Pauses()
-        while True:
-            message = Message(self._receiver.url, change.id, body.decode(), [self.listening.secret])
-            # Signed anew each time: receivers refuse old timestamps.
-            headers = {
-                "User-Agent": "oms-listen/1",
-                "Content-Type": CONTENT_TYPE,
-                **signed_headers(message, datetime.now(UTC)),
-            }
-            posted = post(self._pool, self._receiver, body, headers, POST_SECONDS)
-            if posted.acknowledged:
-                if pauses.has_failed:
-                    self._note("the receiver acknowledges again")
-                return posted
-            if not pauses.has_failed:
-                self._note(
-                    f"change {int(change.sequence)} was not acknowledged ({posted.reason}); trying again"
-                )
-            pauses.sleep()
+    def _post(self, change: _Change, body: bytes) -> Posted:
+        message = Message(self._receiver.url, change.id, body.decode(), [self.listening.secret])
+        # Signed anew each time: receivers refuse old timestamps.
+        headers = {
+            "User-Agent": "oms-listen/1",
+            "Content-Type": CONTENT_TYPE,
+            **signed_headers(message, datetime.now(UTC)),
+        }
+        return post(self._pool, self._receiver, body, headers, POST_SECONDS)
 
     def _store(self, position: int) -> None:
         if position != self.listening.position:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +14,6 @@ from oms.options import AsJson, Key, KeyFile, Server, StateDir
 from oms.output import print_json, print_parts
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from oms.forwarding import Forwarded
     from oms.http_client import Api
     from oms.listen_state import Listening, StateFile
@@ -64,11 +61,12 @@ def listen(
     """
     from oms.forwarding import Forwarder
     from oms.http_client import Target
+    from oms.interruption import Interruption
     from oms.listen_state import StateFile, default_file
 
     receiver = Target.read(forward_to, "--forward-to")
     filters = [(name, value) for name, value in (("type", change_type), ("calendar", calendar)) if value]
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruption = Interruption()
     with (
         open_api(server, key, key_file, state_dir) as api,
         StateFile(state_file or default_file(api.target.url, receiver.url)) as file,
@@ -80,6 +78,7 @@ def listen(
             file,
             listening,
             filters,
+            interruption=interruption,
             report=_report_json if as_json else _report,
             note=_note,
         )
@@ -166,9 +165,3 @@ def _note(text: str) -> None:
     from shared.command_output import print_line
 
     print_line(text, file=sys.stderr)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End as Ctrl-C does."""
-    del number, frame
-    raise KeyboardInterrupt

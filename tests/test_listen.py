@@ -152,7 +152,7 @@ def test_no_restart_leaves_a_gap_or_changes_the_order(
     assert list(dict.fromkeys(arrived)) == list(range(1, CHANGES + 1))
     # Only the last one before the command was killed, or before an answer was lost, comes again, and at once.
     assert arrived == sorted(arrived)
-    assert len(arrived) <= CHANGES + 8
+    assert len(arrived) <= CHANGES + 4  # it was killed twice, and the receiver stopped twice
     assert json.loads(listener.state_file.read_text())["position"] == CHANGES
     assert f"stopped at position {CHANGES}" in listener.log.read_text()
     assert "Traceback" not in listener.log.read_text()
