@@ -17,9 +17,6 @@ COPY contract/ contract/
 COPY docs/ docs/
 COPY sample-data/ sample-data/
 
-# For the generated API key and its digest; a new volume gets the owner of the folder that it is mounted on.
-RUN install --directory --mode=700 --owner=10001 --group=10001 /var/lib/api-key /var/lib/api-keys
-
 # A numeric user, so that a platform can check that it is not root.
 USER 10001:10001
 EXPOSE 8000

@@ -12,7 +12,7 @@ CODE   := $(wildcard api bench contract oms shared stack tests worker)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run import key verify rebuild test matrix faults fuzz bench bench-check bench-scale har contract contract-static check format format-check lint types imports docs lock clean
+.PHONY: help run import key verify rebuild test matrix faults fuzz bench bench-check bench-scale har contract contract-static check format format-check lint types imports audit docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -119,6 +119,10 @@ types: $(VENV)/dev.stamp  ## check types
 
 imports: $(VENV)/dev.stamp  ## check the import rules
 	$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache --no-logo
+
+# Not part of `check`: what is known of the packages changes without a change here, and has to be asked for.
+audit: $(VENV)/dev.stamp  ## look for known vulnerabilities of the locks, insecure code and secrets [ADVISORIES=all.zip of OSV]
+	@$(PY) -m tests.audit $(if $(ADVISORIES),--advisories "$(ADVISORIES)")
 
 # --- dependencies ------------------------------------------------------------------------------------
 

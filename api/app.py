@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -11,11 +12,12 @@ from litestar.config.app import AppConfig
 
 from api.calendars import routes as calendars
 from api.changes import routes as changes
-from api.changes import stream
+from api.changes import stream, ticket_routes
 from api.changes.tail import TAIL
 from api.fee_summaries import routes as fee_summaries
 from api.http.access import check_access, check_authorization
 from api.http.ambiguous_requests import check_path, check_transfer_coding
+from api.http.cors import allow_origins
 from api.http.draining import DRAIN
 from api.http.early_refusals import refuse_early
 from api.http.hosts import check_host, check_origin
@@ -25,8 +27,8 @@ from api.http.options import options_routes
 from api.http.parameters import check_query
 from api.http.request_bodies import receive_bodies
 from api.http.request_log import request_log
-from api.http.request_metrics import drop_gauges_of_ended_processes
 from api.http.request_sizes import check_sizes
+from api.http.request_traces import trace_requests
 from api.keys import routes as keys
 from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
@@ -38,6 +40,8 @@ from api.webhooks import routes as webhooks
 from shared.database.engine import DB
 from shared.logs import configure_logs
 from shared.settings import settings
+from shared.tracing.hidden import without_opentelemetry
+from shared.tracing.spans import begin_tracing, end_tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,6 +62,7 @@ ROUTES = [
     *keys.ROUTES,
     *changes.ROUTES,
     *stream.ROUTES,
+    *ticket_routes.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
     *contracts.ROUTES,
@@ -72,6 +77,14 @@ async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
         yield
     finally:
         await DB.stop()
+
+
+@asynccontextmanager
+async def _traces(_app: Litestar) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(end_tracing)
 
 
 @asynccontextmanager
@@ -127,26 +140,27 @@ async def check_request(request: AnyRequest) -> None:
 
 def create_litestar() -> Litestar:
     """Assemble routes, checks and error handling; the command `litestar --app` takes this one."""
-    return Litestar.from_config(
-        AppConfig(
-            # OPTIONS first: Litestar adds its own OPTIONS route to a path that has none yet.
-            route_handlers=[*options_routes(ROUTES), *ROUTES],
-            before_request=check_request,
-            exception_handlers={Exception: answer},
-            lifespan=[_database_pool, _connections, _streams, _rare_garbage_collections],
-            request_max_body_size=LARGEST_BODY_BYTES,
-            # The contract is written by hand, and the routes are tested against it.
-            openapi_config=None,
+    with without_opentelemetry():
+        return Litestar.from_config(
+            AppConfig(
+                # OPTIONS first: Litestar adds its own OPTIONS route to a path that has none yet.
+                route_handlers=[*options_routes(ROUTES), *ROUTES],
+                before_request=check_request,
+                exception_handlers={Exception: answer},
+                lifespan=[_traces, _database_pool, _connections, _streams, _rare_garbage_collections],
+                request_max_body_size=LARGEST_BODY_BYTES,
+                # The contract is written by hand, and the routes are tested against it.
+                openapi_config=None,
+            )
         )
-    )
 
 
 def create_app() -> ASGIApp:
     """Assemble the application. granian calls this in each of its processes."""
     configure_logs()
-    drop_gauges_of_ended_processes()
+    begin_tracing("api")
     application = create_litestar()
     checks = (check_sizes, check_transfer_coding, check_host, check_authorization, check_origin)
     checked = refuse_early(application, answer, *checks)
     limited = receive_bodies(checked, most_unfinished=most_connections() // 8)
-    return track_requests(request_log(limited))
+    return track_requests(trace_requests(request_log(allow_origins(limited))))

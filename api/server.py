@@ -19,12 +19,14 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
 from api.http.open_connections import most_connections, raise_open_files
-from api.http.shared_counts import shared_counts
 from shared.api_access import resolve
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
+from shared.metrics.shared_counts import shared_counts
 from shared.settings import SettingsError, check_listening, settings
+from shared.stored_secrets import check_secret_keys
+from shared.tracing.spans import check_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +37,8 @@ LARGEST_HEADER_BUFFER_BYTES = 65_536
 
 LONGEST_STOP_SECONDS = 28
 """From SIGTERM to the end of the last request; then it is killed. Supervisors usually wait for 30 s."""
+
+SECONDS_TO_NEXT_INTERRUPT = 1.0
 
 
 class _Farewell(logging.Filter):
@@ -69,14 +73,18 @@ def main() -> None:
     Raises:
         SettingsError: other machines could reach it, and it would let everyone in.
         OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
+        MissingSecretKeyError: something is encrypted under a key that OMS_SECRET_KEY lacks.
 
     """
     check_listening()
     configure_logs()
+    check_tracing()
     raise_open_files()
-    # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone.
+    # If PostgreSQL is unavailable this can't be checked; fee summaries then count days in the stored zone,
+    # and an answer that can't be decrypted is a 503.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+        asyncio.run(check_secret_keys(of_answers=True))
     with shared_counts(settings().api_processes):
         _serve()
 
@@ -143,22 +151,32 @@ def draining_on_signals(drain: Callable[[], None], end: Callable[[], None]) -> I
             return
         has_begun = True
         drain()
-        # granian's handler of SIGINT is the same as the one of SIGTERM, which ours replaced.
-        loop.call_later(settings().drain, os.kill, os.getpid(), signal.SIGINT)
+        loop.call_later(settings().drain, interrupt)
 
-    def handle(_number: int, _frame: object) -> None:
-        loop.call_soon_threadsafe(end)
+    def interrupt() -> None:
+        # granian's handler of SIGINT is the same as the one of SIGTERM, which ours replaced. Again until it
+        # has taken effect, for the reason below.
+        os.kill(os.getpid(), signal.SIGINT)
+        loop.call_later(SECONDS_TO_NEXT_INTERRUPT, interrupt)
 
-    loop.add_signal_handler(signal.SIGTERM, begin)
-    # The event loop calls the server's handler, woken through a file descriptor whatever Python's own handler
-    # does (asyncio's does nothing, uvloop's is only for when that descriptor is full). So replacing Python's
-    # handler does not disable the server's.
-    before = signal.signal(signal.SIGINT, handle)
-    signal.siginterrupt(signal.SIGINT, False)
+    # The event loop calls the server's handlers, woken through a file descriptor whatever Python's own
+    # handlers do (asyncio's do nothing, uvloop's are only for when that descriptor is full). So replacing
+    # Python's does not disable the server's: that of SIGTERM has to be replaced in the event loop too.
+    #
+    # Python's handlers are called whenever a signal arrives; those of the event loop are not while it does
+    # not run: between the start of the application and serving, uvloop has no descriptor, and forgets.
+    loop.add_signal_handler(signal.SIGTERM, lambda: None)
+    before = {
+        number: signal.signal(number, lambda *_, call=call: loop.call_soon_threadsafe(call))
+        for number, call in ((signal.SIGTERM, begin), (signal.SIGINT, end))
+    }
+    for number in before:
+        signal.siginterrupt(number, False)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from shared.database.engine import (
     OutcomeUnknownError,
     OverloadedError,
 )
+from shared.secret_keys import UnreadableSecretError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,16 @@ _outcome_unknown = _unavailable(
     "The connection to the database broke while the request was being stored: either all of it was stored or "
     "nothing. Repeat it, a POST with the same Idempotency-Key.",
 )
+_provider_keys_unavailable = _unavailable(
+    "provider_keys_unavailable",
+    "The keys of the identity provider can't be read, so access tokens can't be verified. API keys can.",
+)
+_answer_unreadable = _unavailable(
+    "answer_unreadable",
+    "The answer to this Idempotency-Key is encrypted, and this process can't read it; the request was not "
+    "carried out again. Its operator has to set OMS_SECRET_KEY as for the other processes.",
+    RETRY_LATER,
+)
 
 
 def _too_many_streams(error: http.TooManyStreamsError) -> ProblemError:
@@ -97,9 +108,11 @@ UNAVAILABILITY: dict[type[Exception], Callable[[Any], ProblemError]] = {
     OutcomeUnknownError: _outcome_unknown,
     DatabaseReadOnlyError: _database_read_only,
     LockTimeoutError: _lock_timeout,
+    UnreadableSecretError: _answer_unreadable,
     NotReadyError: _not_ready,
     StoppingError: _stopping,
     ContentionError: _database_unavailable,
+    http.ProviderKeysUnavailableError: _provider_keys_unavailable,
     http.TooManyStreamsError: _too_many_streams,
     http.TooManyBodiesError: _too_many_bodies,
 }

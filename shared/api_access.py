@@ -1,4 +1,4 @@
-"""Reads the settings that say who may call the API, and under which host names."""
+"""Reads the settings that say who may call the API, from which web pages and under which host names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,61 @@ def read_hosts(text: str) -> tuple[str, ...]:
                 "*.example.com, 10.0.0.5"
             )
     return tuple(host.strip("[]") for host in hosts)
+
+
+_ORIGIN = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:(?P<port>[0-9]{1,5}))?"
+)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def read_origins(text: str) -> tuple[str, ...]:
+    """Read origins of web pages, separated by commas, as browsers write them; or ``*``.
+
+    Raises:
+        ValueError: an entry is malformed, or ``*`` is not the only one.
+
+    """
+    entries = [entry.strip().lower() for entry in text.split(",")] if text.strip() else []
+    if entries == ["*"]:
+        return ("*",)
+    origins = []
+    for entry in entries:
+        match = _ORIGIN.fullmatch(entry)
+        if match is None:
+            raise ValueError(
+                "must be origins, separated by commas, each a scheme, a host and perhaps a port, without a "
+                "path or a wildcard: https://app.example.com, http://localhost:5173; or * alone"
+            )
+        port = match["port"] and int(match["port"])
+        is_default = port in (None, DEFAULT_PORTS[match["scheme"]])  # browsers leave it out
+        shown_port = "" if is_default else f":{port}"
+        origins.append(f"{match['scheme']}://{match['host']}{shown_port}")
+    return tuple(origins)
+
+
+def check_key_set_place(place: str) -> str:
+    """Check the place of a JWK set: an address, or the path of a file; empty means none.
+
+    Raises:
+        ValueError: it is an address that can't be used.
+
+    """
+    scheme, separator, _ = place.partition("://")
+    if not separator:
+        return place
+    parts = urlsplit(place)
+    try:
+        is_usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if scheme not in DEFAULT_PORTS or not is_usable or not place.isascii() or place.split() != [place]:
+        raise ValueError("must be an https: or http: address, or the path of a file")
+    if "@" in parts.netloc:
+        raise ValueError("must not have a user name or a password: a key set is public")
+    if parts.fragment:
+        raise ValueError("must not have a fragment (#)")
+    return place
 
 
 def read_address(text: str) -> IPv4Address | IPv6Address | None:

@@ -45,6 +45,11 @@ SELECT
 FROM consumer_cursor
 """
 
+_TRACES = """
+SELECT position, traceparent FROM order_change
+WHERE position > $1 AND position <= $2 AND traceparent IS NOT NULL ORDER BY position
+"""
+
 
 async def assign_positions(most: int = 5_000) -> int:
     """Assign the next positions to committed changes that have none; return how many.
@@ -82,6 +87,18 @@ async def changes_after(position: int, limit: int) -> list[Change]:
         position,
         limit,
     )
+
+
+class ChangeTrace(NamedTuple):
+    """A change, and the span of the request that made it."""
+
+    position: int
+    traceparent: str
+
+
+async def traces_after(position: int, last: int) -> list[ChangeTrace]:
+    """Read the traces of changes after a position, up to another; changes that have none are left out."""
+    return await fetch_all(ChangeTrace, _TRACES, position, last)
 
 
 async def is_change_at(position: int, event_id: str) -> bool:

@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import redis
-import redis.asyncio
-import redis.asyncio.sentinel
-import redis.connection
-import redis.sentinel
-
+from shared.redis_library import redis
 from shared.settings import settings
 
 

@@ -10,9 +10,10 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from shared.api_access import ApiKey, read_api_keys, read_hosts
+from shared.api_access import ApiKey, check_key_set_place, read_api_keys, read_hosts, read_origins
 from shared.database.url import check_database_url
 from shared.redis_address import read_redis_url
+from shared.secret_keys import SecretKeys, read_secret_keys
 from shared.webhook_addresses import Network, read_networks, read_ports
 
 
@@ -50,10 +51,16 @@ RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Field(repr=False)]
 ZoneName = Annotated[str, AfterValidator(_check_zone_name)]
 YesOrNo = Annotated[bool, BeforeValidator(_read_yes_or_no)]
 ApiKeys = Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(read_api_keys)]
+SecretKeySetting = Annotated[SecretKeys, NoDecode, BeforeValidator(read_secret_keys), Field(repr=False)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_hosts)]
+KeySetPlace = Annotated[str, AfterValidator(check_key_set_place)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_origins)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(read_networks)]
 Ports = Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(read_ports)]
 Duration = Annotated[
     timedelta, BeforeValidator(_read_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))
 ]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+SHARE = "share"
+"""Marks a number that is no duration."""
+Share = Annotated[float, Field(ge=0, le=1), SHARE]

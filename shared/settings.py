@@ -18,16 +18,21 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.api_access import ApiKey, is_loopback, read_api_keys_file
 from shared.command_output import StartRefusedError
 from shared.redis_address import RedisAddress, read_redis_url
+from shared.secret_keys import SecretKeys, read_secret_keys_file
 from shared.server_urls import check_file
 from shared.setting_values import (
     ApiKeys,
     DatabaseUrl,
     Duration,
     Hosts,
+    KeySetPlace,
     Networks,
+    Origins,
     Ports,
     RedisUrl,
     Seconds,
+    SecretKeySetting,
+    Share,
     YesOrNo,
     ZoneName,
 )
@@ -101,6 +106,22 @@ class Settings(BaseSettings):
 
     log_format: Literal["text", "json"] = "text"
     """``text`` is for people, ``json`` for machines: one object per line, of commands too."""
+
+    log_sample: Share = 1
+    """The share of successful reads (GET, HEAD and OPTIONS, answered 2xx or 304) whose requests are logged.
+
+    Drawn by chance. Writes and errors always are.
+    """
+
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """The port on which the relay or the worker serves its own metrics (``/metrics``); 0 means none.
+
+    Where both run on one host, give each a port of its own; ``make run`` gives the worker the next one. The
+    API serves its metrics on ``OMS_PORT``.
+    """
+
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address that ``OMS_METRICS_PORT`` is opened on. Whoever can reach it may read the metrics."""
 
     heartbeat_file: str = ""
     """A file that the relay or the worker touches each time its main loop runs; empty means none.
@@ -210,12 +231,41 @@ class Settings(BaseSettings):
     there are keys, it changes nothing.
     """
 
+    secret_key: SecretKeySetting = Field("", validate_default=True)
+    """Encrypts webhook secrets, and answers kept for an ``Idempotency-Key``, in the database; empty: nothing.
+
+    Keys of 32 random bytes in base64 or hexadecimal, separated by commas: the first one encrypts, all of them
+    decrypt. API and worker need the same ones; see below before you set it.
+    """
+
+    secret_key_file: str = ""
+    """A file with these keys instead, which may be one per line; empty means none."""
+
     allowed_hosts: Hosts = Field("", validate_default=True)
     """The names under which callers may address the API (``Host``), separated by commas: ``*.example.com``.
 
-    Empty means any name where ``OMS_API_KEYS`` has keys or ``OMS_ACCESS`` is ``keys``. Otherwise it means
-    loopback names and ``OMS_HOST``, so that no web page can reach the API through a name of its own. Health
-    checks are answered under any name.
+    Empty means any name where ``OMS_API_KEYS`` has keys, ``OMS_ACCESS`` is ``keys`` or ``OMS_JWKS`` is set.
+    Otherwise it means loopback names and ``OMS_HOST``, so that no web page can reach the API through a name
+    of its own. Health checks are answered under any name.
+    """
+
+    jwks: KeySetPlace = ""
+    """The public keys of an identity provider (JWK set), whose access tokens are accepted beside API keys.
+
+    An ``https:`` or ``http:`` address, or the path of a file; empty means none. Where it is set, keys or
+    tokens are asked for.
+    """
+
+    jwt_issuer: str = ""
+    """The ``iss`` that access tokens must have; required with ``OMS_JWKS``."""
+
+    jwt_audience: str = ""
+    """What the ``aud`` of access tokens must name: this service. Required with ``OMS_JWKS``."""
+
+    cors_origins: Origins = Field("", validate_default=True)
+    """The origins whose web pages may use the API, separated by commas: ``https://app.example.com``.
+
+    Empty means none. ``*`` means all, and is refused unless the settings ask for keys.
     """
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
@@ -278,9 +328,21 @@ class Settings(BaseSettings):
         return keys
 
     @cached_property
+    def secret_keys(self) -> SecretKeys:
+        """The keys of ``OMS_SECRET_KEY`` or ``OMS_SECRET_KEY_FILE``."""
+        if not self.secret_key_file:
+            return self.secret_key
+        if self.secret_key.keys:
+            raise ValueError("OMS_SECRET_KEY_FILE: OMS_SECRET_KEY is set too; set one of them")
+        try:
+            return read_secret_keys_file(self.secret_key_file)
+        except ValueError as error:
+            raise ValueError(f"OMS_SECRET_KEY_FILE: {error}") from None
+
+    @cached_property
     def asks_for_keys(self) -> bool:
         """Whether keys are asked for whatever is in the database. They also are once there is a key in it."""
-        return bool(self.all_api_keys) or self.access == "keys"
+        return bool(self.all_api_keys or self.jwks) or self.access == "keys"
 
     @model_validator(mode="before")
     @classmethod
@@ -295,7 +357,27 @@ class Settings(BaseSettings):
         except ValueError as error:
             raise ValueError(f"OMS_REDIS_URL: {error}") from None
         _ = self.all_api_keys
+        self._check_access()
+        _ = self.secret_keys
         return self
+
+    def _check_access(self) -> None:
+        required = {"OMS_JWT_ISSUER": self.jwt_issuer, "OMS_JWT_AUDIENCE": self.jwt_audience}
+        missing = [name for name, value in required.items() if not value.strip()]
+        if self.jwks and missing:
+            raise ValueError(
+                f"OMS_JWKS: needs {' and '.join(missing)} too; otherwise tokens that the identity provider "
+                "made for others would be accepted"
+            )
+        if not self.jwks and len(missing) < len(required):
+            raise ValueError("OMS_JWT_ISSUER and OMS_JWT_AUDIENCE: have no meaning without OMS_JWKS")
+        if self.jwks and "://" not in self.jwks:
+            check_file(self.jwks, "OMS_JWKS")
+        if self.cors_origins == ("*",) and not self.asks_for_keys:
+            raise ValueError(
+                "OMS_CORS_ORIGINS: without keys, * would let every web page do everything; name the origins, "
+                "or set OMS_API_KEYS, OMS_ACCESS=keys or OMS_JWKS"
+            )
 
     @property
     def webhook_addresses(self) -> AddressPolicy:
@@ -353,7 +435,8 @@ def check_listening() -> None:
     if not given.asks_for_keys and given.access != "open" and not is_loopback(given.host):
         fault = (
             "OMS_HOST: other machines may reach this address, and without keys all who do may do everything; "
-            "set OMS_API_KEYS, OMS_ACCESS=keys for keys in the database, or OMS_ACCESS=open if that is meant"
+            "set OMS_API_KEYS, OMS_ACCESS=keys for keys in the database, OMS_JWKS for tokens of an identity "
+            "provider, or OMS_ACCESS=open if that is meant"
         )
         raise _settings_error([fault])
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
+from shared.setting_values import SHARE
 from shared.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def accepted(field: FieldInfo) -> str:
         return "a whole number and a unit, `d`, `h`, `m` or `s`"
     if field.annotation not in (int, float):
         return ""
-    unit = " seconds" if field.annotation is float else ""
+    unit = " seconds" if field.annotation is float and SHARE not in field.metadata else ""
     least, above, most = (
         next((getattr(one, kind) for one in field.metadata if hasattr(one, kind)), None)
         for kind in ("ge", "gt", "le")

@@ -14,11 +14,13 @@ from typing import Any
 # parent gives running tasks until the end of the soft shutdown. Celery reads it when it is imported.
 os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
+# Before Kombu, which imports redis-py.
+from shared.redis_library import RedisError, redis  # isort: skip
+
 from celery import Celery
 from kombu import Producer
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as redis_transport
-from redis import ConnectionPool, RedisError
 
 from shared import queues
 from shared.redis_clients import connection_class, connection_pool
@@ -60,7 +62,7 @@ class _Channel(redis_transport.Channel):
     def _queue_bind(self, *_: object) -> None:
         """Store no binding in Redis: every message is sent to a queue by its name."""
 
-    def _get_pool(self, asynchronous: bool = False) -> ConnectionPool:  # noqa: FBT001, FBT002 (as Kombu calls it)
+    def _get_pool(self, asynchronous: bool = False) -> redis.ConnectionPool:  # noqa: FBT001, FBT002 (as Kombu calls it)
         options = self._connparams(asynchronous=asynchronous)  # type: ignore[attr-defined]  # not in its stubs
         for decided_elsewhere in ("host", "port", "username", "password", "db"):
             del options[decided_elsewhere]

@@ -24,6 +24,11 @@ WHERE webhook_id = $1 AND next_attempt_at IS NOT NULL
 """
 
 
+def secret_row(webhook_id: int, secret_id: int) -> tuple[str, ...]:
+    """Return what an encrypted secret is bound to: its row and its webhook."""
+    return ("webhook_secret", str(webhook_id), str(secret_id))
+
+
 def notification(event_id: UUID, time: str, kind: str, webhook_id: int, data: Mapping[str, Any]) -> str:
     """Encode a notification about a webhook, a CloudEvents 1.0 event in JSON.
 

@@ -157,6 +157,10 @@ class Stack:
         heartbeat = self._heartbeat(name)
         heartbeat.unlink(missing_ok=True)
         environment = self._environment | {"OMS_HEARTBEAT_FILE": str(heartbeat)}
+        metrics_port = environment.get("OMS_METRICS_PORT", "")
+        if name == "worker" and metrics_port.isdecimal() and int(metrics_port):
+            # The relay has the port itself.
+            environment["OMS_METRICS_PORT"] = str(int(metrics_port) + 1)
         self._restarts[name].record_start()
         self._processes[name] = self._start(name, [sys.executable, "-m", PROCESSES[name]], environment)
 

@@ -45,6 +45,7 @@ _LONGEST_FIRST = (
     *(
         "fuzz",
         "faults",
+        "upgrade_side_by_side",
         "stack_run",
         "random_histories",
         "migrations",

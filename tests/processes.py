@@ -36,12 +36,17 @@ def environment(database: str, redis: str, **more: str) -> dict[str, str]:
 
 
 def start(
-    module: str, *arguments: str, env: dict[str, str], output: IO[bytes], errors: IO[bytes] | None = None
+    module: str,
+    *arguments: str,
+    env: dict[str, str],
+    output: IO[bytes],
+    errors: IO[bytes] | None = None,
+    code: Path = ROOT,
 ) -> subprocess.Popen[bytes]:
     """Start ``python -m`` with one of our modules, in its own session; errors go to ``output`` by default."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
+        cwd=code,
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -117,17 +122,23 @@ def migrate(database: str) -> None:
 class ServiceProcess:
     """One of the service's processes, in a group of its own so that its children end with it."""
 
+    code = ROOT
+
     def __init__(self, module: str, *, database: str, redis: str, port: int = 0, **settings: str) -> None:
         self.module = module
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
         if port:
             settings["OMS_PORT"] = str(port)
-        self._environment = environment(database, redis, **settings)
+        self._environment = self.environment(database, redis, **settings)
         self._process: subprocess.Popen[bytes] | None = None
+
+    def environment(self, database: str, redis: str, **settings: str) -> dict[str, str]:
+        """Return its environment."""
+        return environment(database, redis, **settings)
 
     def start(self) -> None:
         """Start it; it may need a moment until it is ready."""
-        self._process = start(self.module, env=self._environment, output=self._log)
+        self._process = start(self.module, env=self._environment, output=self._log, code=self.code)
 
     @property
     def pid(self) -> int:

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from api.http.shared_counts import FOLDER_VARIABLE, shared_counts
+from shared.metrics.shared_counts import FOLDER_VARIABLE, shared_counts
 from tests.builders import later
 from tests.drivers import Api, wait_until
 from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment
@@ -77,17 +77,25 @@ def port_of(api: Api) -> int:
     return int(api.url.rpartition(":")[2])
 
 
+def _replace_a_process(server: ServiceProcess) -> None:
+    """Kill one of its processes, and wait for another one."""
+    killed = min(worker_ids(server))
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: len(worker_ids(server) - {killed}) == 2, "another process listens")
+
+
 def test_requests_are_counted_in_whichever_process_they_reach(api: Api, server: ServiceProcess) -> None:
     """The answer of any process shows the counts of all, and does so again after one was replaced."""
     list_often(api)
     assert {read(api).of(REQUESTS, **GET) for _ in range(20)} == {200}
     assert read(api).of(f"{DURATIONS}_count", **GET) == 200
-    before = worker_ids(server)
-    os.kill(min(before), signal.SIGKILL)
-    wait_until(lambda: len(worker_ids(server) - {min(before)}) == 2, "another process listens")
-    with Api(port_of(api)) as new_connections:
-        list_often(new_connections, 50)
-        assert read(new_connections).of(REQUESTS, **GET) == 250
+    for round_ in range(1, 4):
+        _replace_a_process(server)
+        with Api(port_of(api)) as new_connections:
+            list_often(new_connections, 50)
+            assert {read(new_connections).of(REQUESTS, **GET) for _ in range(9)} == {200 + 50 * round_}
+    (folder,) = Path("/dev/shm").glob(f"oms-metrics-{server.pid}-*")  # noqa: S108 - only read
+    assert len(list(folder.glob("counter_*.db"))) <= 3, "a new process counts on in the files of an ended one"
 
 
 def test_a_stream_is_counted_once_and_not_after_its_process_was_killed(

@@ -173,7 +173,9 @@ def test_webhook_requests_match_both_contracts_headers_included(api: Api, run: R
     own = CONTRACT.target("#/components/schemas/WebhookHeaders").members("properties")
     for one in received:
         payload = read_json(one.body.decode())
-        headers = {name: read_text(schema, one.headers[name]) for name, schema in own.items()}
+        # Those that are required are missed below.
+        present = own.keys() & one.headers.keys()
+        headers = {name: read_text(own[name], one.headers[name]) for name in present}
         assert faults(of_type[payload["type"]], payload, headers) == [], payload
         assert faults_over_http(one.headers, payload) == [], payload
 
@@ -188,7 +190,8 @@ def faults_over_http(headers: Mapping[str, str], payload: Any) -> list[str]:
     for (_, header), parameter in parameters(HTTP, path, operation, "webhooks").items():
         schema = parameter.child("schema")
         assert schema is not None
-        reasons += HTTP_SCHEMAS.faults(schema, read_text(schema, headers[header]))
+        if parameter.get("required") or header in headers:
+            reasons += HTTP_SCHEMAS.faults(schema, read_text(schema, headers[header]))
     body = operation.child("requestBody")
     assert body is not None
     (content_type,) = body.members("content")

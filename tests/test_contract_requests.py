@@ -132,11 +132,13 @@ def test_every_parameter_has_an_example() -> None:
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=[request.name for request in REQUESTS])
 def test_every_example_request_succeeds_on_the_sample_data(api: Api, request_: Request) -> None:
-    """As the first request that a reader tries; those about a webhook need one first."""
+    """As the first request that a reader tries; those about a webhook or a key need one first."""
     import_sample()
     status = send(api, request_)
-    if NEEDS_A_WEBHOOK.search(request_.path) or request_.path.startswith("/webhooks/"):
+    if NEEDS_A_WEBHOOK.search(request_.path) or request_.path.startswith(("/webhooks/", "/keys/")):
         assert status == 404
+    elif request_.operation == "createKey":
+        assert status == 403  # the first key is the operator's
     elif request_.name.startswith("createWebhook"):
         assert status in (201, 422)  # 422: where the example's host name does not resolve
     elif request_.operation == "deleteCalendar":
@@ -154,7 +156,7 @@ def test_every_list_takes_start_as_the_cursor_of_its_first_page(api: Api) -> Non
         for path, _, operation in operations(CONTRACT)
         if ("query", "cursor") in parameters(CONTRACT, path, operation) and "{webhook_id}" not in path
     ]
-    assert len(lists) == 8
+    assert len(lists) == 9
     for path in lists:
         asked = {"limit": "1"}
         if path.startswith("/fee-summaries"):
@@ -198,6 +200,7 @@ def test_what_the_viewer_fills_in_is_never_refused_whatever_was_tried_before(
     answers = {operation: answer_to(api, first[operation]) for operation in tried}
     if answers["createWebhook"].status_code == 422:  # where the example's host name does not resolve
         del answers["createWebhook"]
+    del answers["createKey"]  # the first key is the operator's
     if answers["deleteCalendar"].status_code == 409:  # it has orders, unless they were deleted before
         del answers["deleteCalendar"]
     refused = {operation: problems_of(answer) for operation, answer in answers.items() if answer.is_error}

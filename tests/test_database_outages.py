@@ -50,10 +50,10 @@ class Server:
         """End all sessions of the services."""
         self.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'oms'")
 
-    def in_shop(self, statement: str) -> None:
-        """Run a statement as the superuser, in the services' database."""
+    def in_shop(self, statements: str) -> None:
+        """Run statements as the superuser, in the services' database."""
         with Database(self.postgres.url_of("shop")) as shop:
-            shop.rows(statement)
+            shop.run_script(statements)
 
 
 @pytest.fixture(scope="module")
@@ -282,34 +282,59 @@ def test_readiness_says_why_orders_cannot_be_stored(
     assert_healed(deployment)
 
 
-OTHER_VERSIONS = {
+NEXT_VERSION = "INSERT INTO migration (name, app_name) VALUES ('of the next version', 'shared')"
+OLDEST = """
+CREATE OR REPLACE FUNCTION oldest_compatible_migration() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{}'
+"""
+UNUSABLE_SCHEMAS = {
     "pending": (
         "UPDATE migration SET app_name = 'another' WHERE name = (SELECT max(name) FROM migration)",
-        "UPDATE migration SET app_name = 'shared'",
         "1 of the migrations are pending; run shared.database.migrate",
     ),
     "newer": (
-        "INSERT INTO migration (name, app_name) VALUES ('of the next version', 'shared')",
-        "DELETE FROM migration WHERE name = 'of the next version'",
-        "the database has migrations of a newer version of this service",
+        f"{NEXT_VERSION}; {OLDEST.format('of the next version')}",
+        "a newer version of this service has removed from the schema what this one needs; stop this instance",
     ),
 }
+AS_MIGRATED = f"""
+UPDATE migration SET app_name = 'shared';
+DELETE FROM migration WHERE name = 'of the next version';
+{OLDEST.format("2026-11-29T13:20:00:000000")}
+"""
 
 
-@pytest.mark.parametrize("migrations", OTHER_VERSIONS)
-def test_an_api_is_not_ready_on_a_schema_of_another_version(
+@pytest.mark.parametrize("migrations", UNUSABLE_SCHEMAS)
+def test_an_api_is_not_ready_on_a_schema_that_it_cannot_work_on(
     server: Server, deployment: Deployment, migrations: str
 ) -> None:
-    """An older one and a newer one."""
-    begin, end, reason = OTHER_VERSIONS[migrations]
+    """One that lacks something, or from which a newer version has removed something."""
+    begin, reason = UNUSABLE_SCHEMAS[migrations]
     server.in_shop(begin)
     try:
         answer = deployment.api.client.get("/health/ready")
+        migrated = run_command("shared.database.migrate", database=server.url)
     finally:
-        server.in_shop(end)
+        server.in_shop(AS_MIGRATED)
     assert (answer.status_code, answer.json()["checks"]["migrations"]) == (503, migrations)
     assert answer.json()["detail"] == f"Orders can't be stored: {reason}."
+    if migrations == "newer":
+        assert (migrated.returncode, migrated.stderr) == (1, f"migrate: {reason.partition(';')[0]}\n")
     assert deployment.api.client.get("/health/ready").status_code == 200
+
+
+def test_an_api_is_ready_on_the_schema_of_the_next_version(server: Server, deployment: Deployment) -> None:
+    """Its migrations only add, so this version serves on while the next one takes over."""
+    server.in_shop(NEXT_VERSION)
+    try:
+        answer = deployment.api.client.get("/health/ready")
+        migrated = run_command("shared.database.migrate", database=server.url)
+    finally:
+        server.in_shop(AS_MIGRATED)
+    assert (answer.status_code, answer.json()["status"]) == (200, "ready")
+    assert answer.json()["checks"]["migrations"] == "newer"
+    assert (migrated.returncode, migrated.stdout) == (0, "migrations applied: 0\n")
+    assert deployment.api.client.get("/health/ready").json()["checks"]["migrations"] == "ok"
 
 
 def test_a_role_with_exactly_the_privileges_that_readiness_asks_for_can_write_orders(

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
 
-from api.first_key import DIGEST_FILE, KEY_FILE, make_first_key
-from shared.heartbeat import LONGEST_SILENCE_SECONDS
-from shared.settings import Settings, SettingsError, settings
-from stack.child_processes import start_process, stop_processes
-from stack.embedded_valkey import free_port
-from tests.drivers import wait_until
-from tests.processes import ROOT, environment
+from shared.settings import Settings
+from tests.drivers import Database
+from tests.processes import ROOT, call_command, environment, run_command
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COPIED = re.findall(r"^COPY (\S+) \S+$", DOCKERFILE, re.MULTILINE)
+MONITORING = ("prometheus", "grafana")
 ONE_OFF = ("migrate", "keys")
 """Services that end when they have done their work."""
 TLS_REQUEST = (80_877_103).to_bytes(4, "big")
@@ -48,6 +37,11 @@ def _as_compose_does(environment: dict[str, Any], **outside: str) -> dict[str, s
         name: re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: outside.get(match[1]) or match[2], str(value))
         for name, value in environment.items()
     }
+
+
+def settings_of_service(name: str) -> dict[str, str]:
+    """Return a container's settings of the service with this name, with no variable set."""
+    return _settings(OURS[name])
 
 
 def _settings(service: dict[str, Any]) -> dict[str, str]:
@@ -76,19 +70,22 @@ def test_every_command_of_the_compose_file_names_a_module_of_the_image(name: str
 
 def test_compose_passes_settings_from_the_environment_with_the_services_defaults() -> None:
     """A variable goes to the setting of its name; without it the default is the same as without Compose."""
-    for service in OURS.values():
+    for name, service in OURS.items():
         taken = {}
-        for name, value in service["environment"].items():
+        for variable, value in service["environment"].items():
             outside = re.fullmatch(r"\$\{(OMS_\w+):-(.*)\}", str(value))
             if outside:
-                assert outside[1] == name
-                taken[name.removeprefix("OMS_").lower()] = outside[2]
+                assert outside[1] == variable
+                taken[variable.removeprefix("OMS_").lower()] = outside[2]
         decided_here = {"database_url", "redis_url", "redis_password", "host", "port", "heartbeat_file"}
-        decided_here |= {"api_keys_file"}
+        assert taken.pop("access") == "keys", "for the key that is made"
+        decided_here |= {"access", "metrics_host"}
+        if name not in ("api", "worker"):
+            decided_here |= {"secret_key", "secret_key_file"}  # they have nothing to decrypt
         assert taken == {
-            name: str(field.default)
-            for name, field in Settings.model_fields.items()
-            if name not in decided_here
+            setting: str(field.default)
+            for setting, field in Settings.model_fields.items()
+            if setting not in decided_here
         }
 
 
@@ -103,7 +100,6 @@ def test_every_setting_in_the_compose_file_is_known_to_the_service(name: str) ->
     """The settings' own validation accepts what Compose sets, names and values."""
     values = {key.removeprefix("OMS_").lower(): value for key, value in _settings(OURS[name]).items()}
     assert set(values) <= set(Settings.model_fields)
-    values.pop("api_keys_file", None)  # it is in the container
     Settings.model_validate_strings(values)
 
 
@@ -177,8 +173,6 @@ def test_every_depends_on_condition_can_be_met() -> None:
             else:
                 assert wanted["condition"] == "service_completed_successfully"
                 assert SERVICES[name]["restart"] == "on-failure"
-        for volume in service.get("volumes", []):
-            assert volume.split(":")[0] in COMPOSE["volumes"]
 
 
 def test_compose_publishes_ports_on_loopback_only_and_runs_nothing_as_root() -> None:
@@ -204,18 +198,48 @@ def test_every_container_is_confined(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert 0 < service["pids_limit"] <= 512
     assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert 0 < service["cpus"] <= 2
+    assert service["restart"] == ("on-failure" if name in ONE_OFF else "unless-stopped")
     assert "/tmp" in service["tmpfs"]  # noqa: S108 (in the container)
-    # Nothing of the host is mounted, only named volumes.
-    assert all(volume.split(":")[0] in COMPOSE["volumes"] for volume in service.get("volumes", []))
+    # Nothing of the host is mounted, only named volumes; for monitoring also files to read.
+    mounted = [
+        volume for volume in service.get("volumes", []) if volume.split(":")[0] not in COMPOSE["volumes"]
+    ]
+    assert not mounted or name in MONITORING
+    assert all(volume.endswith(":ro") for volume in mounted)
 
 
 def test_images_are_pinned_by_digest() -> None:
-    """A tag alone may be another image tomorrow."""
-    used = [service["image"] for service in SERVICES.values() if "build" not in service]
-    used += re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    """A tag alone may be another image tomorrow. Those that only look on have their whole version."""
+    others = {name: service["image"] for name, service in SERVICES.items() if "build" not in service}
+    watching = [others.pop(name) for name in MONITORING]
+    used = [*others.values(), *re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)]
     assert len(used) == 3
     for image in used:
         assert re.fullmatch(r"[a-z]+:[0-9a-z.-]+@sha256:[0-9a-f]{64}", image)
+    for image in watching:
+        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", image)
+
+
+def test_monitoring_is_a_profile_that_reads_what_the_services_show() -> None:
+    """Nothing depends on it, and its files name services, ports and folders of this Compose file."""
+    for name, service in SERVICES.items():
+        assert service.get("profiles") == (["monitoring"] if name in MONITORING else None)
+        assert name in MONITORING or not set(service.get("depends_on", {})) & set(MONITORING)
+        for volume in service.get("volumes", []) if name in MONITORING else []:
+            place, target, *_ = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", volume).split(":")
+            assert place in COMPOSE["volumes"] or place == "/dev/null" or (ROOT / place).is_dir()
+            assert place != "./docs/operations" or target == "/etc/operations"
+    folder = ROOT / "docs" / "operations" / "monitoring"
+    prometheus = yaml.safe_load((folder / "prometheus.yml").read_text())
+    targets = [job["static_configs"][0]["targets"] for job in prometheus["scrape_configs"]]
+    assert targets == [["api:8000"], ["relay:9100"], ["worker:9100"]]
+    used = " ".join(SERVICES["prometheus"]["command"])
+    assert "/etc/operations/monitoring/prometheus.yml" in used
+    source = yaml.safe_load((folder / "grafana" / "datasources" / "prometheus.yaml").read_text())
+    assert httpx.URL(source["datasources"][0]["url"]).host in SERVICES
+    provider = yaml.safe_load((folder / "grafana" / "dashboards" / "operations.yaml").read_text())
+    assert provider["providers"][0]["options"]["path"] == "/etc/operations"
 
 
 def test_redis_asks_for_the_password_that_the_services_have() -> None:
@@ -229,41 +253,6 @@ def test_redis_asks_for_the_password_that_the_services_have() -> None:
     checked = _as_compose_does({**redis["environment"], "asked": asked}, REDIS_PASSWORD=password)
     assert checked == {"REDISCLI_AUTH": password, "asked": password}
     assert _as_compose_does({"asked": asked})["asked"]
-
-
-def test_the_api_asks_for_a_key_that_was_generated_before_it_started(
-    tmp_path: Path, setting: Callable[..., None]
-) -> None:
-    """Its container has the digest only; the next start keeps the key."""
-    volumes = {name: dict(v.split(":")[:2] for v in OURS[name]["volumes"]) for name in ("keys", "api")}
-    assert volumes["api"] == {"api-keys": str(DIGEST_FILE.parent)}
-    assert volumes["keys"] == volumes["api"] | {"api-key": str(KEY_FILE.parent)}
-    assert all(volume.endswith(":ro") for volume in OURS["api"]["volumes"])
-    assert OURS["api"]["environment"]["OMS_API_KEYS_FILE"] == str(DIGEST_FILE)
-    folders = re.findall(r"^RUN install .*--owner=(\d+) .*?((?: /\S+)+)$", DOCKERFILE, re.MULTILINE)
-    assert folders == [("10001", f" {KEY_FILE.parent} {DIGEST_FILE.parent}")]
-
-    key, digest = tmp_path / "key", tmp_path / "keys"
-    assert make_first_key(key, digest)
-    first = key.read_text()
-    assert len(first.strip()) >= 43  # 256 bits
-    assert key.stat().st_mode & 0o077 == 0
-    assert make_first_key(key, digest)
-    assert key.read_text() == first
-    setting(api_keys_file=digest)
-    (generated,) = settings().all_api_keys
-    assert (generated.role, generated.sha256) == ("write", sha256(first.strip().encode()).hexdigest())
-    setting(api_keys_file="", api_keys=f"mine:read:{'1' * 64}")
-    assert not make_first_key(key, digest)
-    setting(api_keys_file=digest)
-    assert [key.name for key in settings().all_api_keys] == ["mine"]
-    setting(api_keys="", access="open", api_keys_file="")
-    assert not make_first_key(key, digest)
-    setting(api_keys_file=digest)
-    assert settings().all_api_keys == ()
-    setting(access="protected")
-    with pytest.raises(SettingsError, match="OMS_API_KEYS_FILE"):
-        settings()
 
 
 def test_redis_is_configured_to_keep_every_message() -> None:
@@ -281,78 +270,23 @@ def test_every_file_that_the_image_copies_exists_and_is_not_ignored() -> None:
         assert f"!{source}" in ignored
 
 
-@contextmanager
-def _started(command: list[str], folder: Path, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    python = [sys.executable, *command[1:]]
-    with (folder / f"{command[-1]}.log").open("wb") as log:
-        process = start_process(python, output=log, env=settings, cwd=folder)
-    try:
-        yield process
-    finally:
-        stop_processes(process, grace=5.0)
-
-
-def assert_a_hang_is_noticed(
-    process: subprocess.Popen[bytes], beats: Path, healthy: Callable[[], bool]
+def test_no_key_is_made_where_callers_have_one_or_need_none(
+    database: Database, setting: Callable[..., None]
 ) -> None:
-    """Check that a process is healthy while its loop runs, and not after too long a silence."""
-    process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "the process hangs")
-    assert healthy()
-    long_ago = time.time() - LONGEST_SILENCE_SECONDS - 1  # instead of waiting as long
-    os.utime(beats, (long_ago, long_ago))
-    assert not healthy()
-    process.send_signal(signal.SIGCONT)
-    wait_until(healthy, "the process continues")
+    """They have a key of the settings, an open API, or a key in the database, even if it was revoked."""
 
+    def first_key() -> list[str]:
+        done = call_command("api.keys.first_key", database=database.url)
+        assert done.returncode == 0
+        return re.findall(r"oms_\w+", done.stdout)
 
-def test_every_service_starts_from_the_files_of_the_image(
-    tmp_path: Path, new_database_url: str, redis_url: str
-) -> None:
-    """Each command runs in a folder with only the image's files until it is healthy, and then ends."""
-    for source in COPIED:
-        if source.endswith("/"):
-            shutil.copytree(ROOT / source, tmp_path / source, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        else:
-            shutil.copy(ROOT / source, tmp_path / source)
-    assert not list(tmp_path.rglob("node_modules"))  # 83 MB of linters
-    port = free_port()
-
-    def settings_of(name: str) -> dict[str, str]:
-        # As Compose sets them, except the addresses: the servers are the tests' own, on this machine only.
-        own = _settings(OURS[name]) | {"OMS_PORT": str(port), "OMS_HOST": "127.0.0.1"}
-        own["OMS_HEARTBEAT_FILE"] = str(tmp_path / f"heartbeat of {name}")
-        del own["OMS_DATABASE_URL"], own["OMS_REDIS_URL"], own["OMS_REDIS_PASSWORD"]
-        own.pop("OMS_API_KEYS_FILE", None)
-        return environment(new_database_url, redis_url, **own)
-
-    with _started(OURS["migrate"]["command"], tmp_path, settings_of("migrate")) as migrate:
-        assert migrate.wait(timeout=30) == 0
-    with (
-        _started(OURS["api"]["command"], tmp_path, settings_of("api")) as api,
-        _started(OURS["relay"]["command"], tmp_path, settings_of("relay")) as relay,
-        _started(OURS["worker"]["command"], tmp_path, settings_of("worker")) as worker,
-    ):
-
-        def healthy(name: str) -> bool:
-            kind, python, *check = OURS[name]["healthcheck"]["test"]
-            assert (kind, python) == ("CMD", "python")
-            command = [sys.executable, *(word.replace(":8000/", f":{port}/") for word in check)]
-            run = subprocess.run(
-                command, check=False, capture_output=True, cwd=tmp_path, env=settings_of(name)
-            )
-            return run.returncode == 0
-
-        for name in ("api", "relay", "worker"):
-            # A check is a process, and would compete with the service for CPU while it starts.
-            wait_until(partial(healthy, name), f"the health check of {name} passes", pause=0.3)
-        for name, process in (("relay", relay), ("worker", worker)):
-            assert_a_hang_is_noticed(process, tmp_path / f"heartbeat of {name}", partial(healthy, name))
-        for process in (api, relay, worker):
-            assert process.poll() is None
-            process.send_signal(signal.SIGTERM)
-        for process in (api, relay, worker):
-            assert process.wait(timeout=10) in {0, -signal.SIGTERM}
-        for name in ("relay", "worker"):
-            os.utime(tmp_path / f"heartbeat of {name}", (0, 0))
-            assert not healthy(name)
+    for settings in ({"api_keys": f"mine:read:{'1' * 64}"}, {"api_keys": "", "access": "open"}):
+        setting(**settings)
+        assert not first_key()
+    setting(access="keys")
+    with ThreadPoolExecutor(3) as threads:
+        at_once = [threads.submit(run_command, "api.keys.first_key", database=database.url) for _ in range(3)]
+    assert len(re.findall(r"oms_\w+", "".join(done.result().stdout for done in at_once))) == 1
+    assert database.value("SELECT count(*) FROM api_key") == 1
+    database.rows("UPDATE api_key SET revoked_at = now()")
+    assert not first_key()

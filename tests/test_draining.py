@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -18,7 +20,7 @@ from api.server import LONGEST_STOP_SECONDS
 from shared.settings import settings
 from tests.builders import later, order_body
 from tests.drivers import Api, wait_until
-from tests.processes import NO_REDIS, ServiceProcess
+from tests.processes import NO_REDIS, ROOT, ServiceProcess
 from tests.serving import serving
 from tests.steps import assign_all
 from tests.subscribers import EventStream, Feed
@@ -223,3 +225,50 @@ def test_an_api_ends_within_thirty_seconds_whatever_hangs(postgres_url: str, dat
             seconds = ends_within(server, 30)
         print(f"ended after {seconds:.1f} s")
         assert LONGEST_STOP_SECONDS - 1 < seconds < 30
+
+
+_LIKE_GRANIAN = """
+import asyncio, os, signal, sys
+import uvloop
+from api.server import draining_on_signals
+
+turns = int(sys.argv[1])
+loop = uvloop.new_event_loop()
+asked_to_stop = asyncio.Event()
+for number in (signal.SIGINT, signal.SIGTERM):
+    loop.add_signal_handler(number, asked_to_stop.set)
+application = draining_on_signals(lambda: print("drains"), lambda: print("ends"))
+
+async def start():
+    application.__enter__()
+    if turns >= 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+loop.run_until_complete(start())
+if turns < 0:
+    os.kill(os.getpid(), signal.SIGTERM)
+loop.run_until_complete(asked_to_stop.wait())
+"""
+
+
+@pytest.mark.parametrize("turns", [-1, 0, 1, 2, 3, 4])
+def test_a_signal_while_the_event_loop_changes_from_starting_to_serving_is_not_lost(turns: int) -> None:
+    """The loop of granian runs twice, and uvloop forgets signals that arrive between or at the end of a run.
+
+    Args:
+        turns: of the loop from SIGTERM to the end of its first run; -1: SIGTERM comes between the runs.
+
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _LIKE_GRANIAN, str(turns)],
+        cwd=ROOT,
+        env={**os.environ, "OMS_DRAIN": "0"},
+        capture_output=True,
+        text=True,
+        timeout=30,  # it hangs if the signal is lost
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:2] == ["drains", "ends"]

@@ -26,7 +26,7 @@ from schemathesis.generation.meta import (
     build_phase_data,
 )
 
-from api.http.access import ANYONE
+from api.http.callers import ANYONE
 from api.http.idempotency import read_idempotency_key
 from api.http.json_text import read_json
 from api.orders.bodies import NewOrder

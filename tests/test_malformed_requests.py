@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -52,8 +53,11 @@ async def _drop_database(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def without_database(own_database_url: str, redis_url: str) -> Iterator[Api]:
-    """An API whose database was dropped."""
-    with serving(database=own_database_url, redis=redis_url) as (api, process):
+    """An API whose database was dropped; its caller has a key of the settings, which needs no database."""
+    key = "a key of the settings"
+    setting = f"tests:write:{sha256(key.encode()).hexdigest()}"
+    with serving(database=own_database_url, redis=redis_url, OMS_API_KEYS=setting) as (api, process):
+        api.client.headers["Authorization"] = f"Bearer {key}"
         asyncio.run(_drop_database(own_database_url))
         yield api
         # Nothing was logged as an unexpected error. The request that needs the database comes last.
@@ -153,7 +157,8 @@ def create(*headers: bytes, body: bytes = b"") -> bytes:
 )
 def test_invalid_chunked_encoding_is_answered_400(without_database: Api, chunks: bytes) -> None:
     """Not 500 with a stack trace in the log."""
-    headers = (b"Host: x", b"Content-Type: application/json", b"Transfer-Encoding: chunked")
+    key = f"Authorization: {without_database.client.headers['Authorization']}".encode()
+    headers = (b"Host: x", key, b"Content-Type: application/json", b"Transfer-Encoding: chunked")
     answer = raw(without_database, create(*headers, body=chunks))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"/problems/malformed-request" in answer

@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,16 @@ from stack.run import PROCESSES, Stack
 from stack.state_folder import StateFolder
 from tests.drivers import http_client, wait_until
 from tests.processes import ROOT, ServiceProcess, call_command
+from tests.scrapes import scrape
 from tests.supervisor import READY, STOP_TIMEOUT_SECONDS, Run, stack_environment
+
+
+def _port_before_a_free_one() -> int:
+    """Return a free port whose next one is free too."""
+    while True:
+        port = free_port()
+        with suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
+            return port
 
 
 def _refused(state: Path, port: int) -> str:
@@ -60,7 +71,7 @@ def state() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def running(state: Path) -> Iterator[Run]:
     """A stack that was started on an empty folder, and is ready."""
-    run = Run(state, free_port())
+    run = Run(state, free_port(), OMS_METRICS_PORT=str(_port_before_a_free_one()))
     try:
         run.wait_until_ready()
         yield run
@@ -111,6 +122,16 @@ def test_the_ready_line_suggests_a_public_path_where_orders_need_a_key(
     with ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, **keys):
         Stack(plan, folder)._wait_until_ready()
     assert f"curl -s http://127.0.0.1:{port}/health/ready\n" in capsys.readouterr().out
+
+
+def test_relay_and_worker_serve_metrics_on_neighbouring_ports(running: Run) -> None:
+    """Both read one variable, and the worker gets the port after the relay's."""
+    text = "\n".join(running.lines)
+    (relay,) = re.findall(r"^relay .*serving_metrics.*port=(\d+)", text, re.MULTILINE)
+    (worker,) = re.findall(r"^worker .*serving_metrics.*port=(\d+)", text, re.MULTILINE)
+    assert int(worker) == int(relay) + 1
+    assert scrape(int(relay)).of("relay_leading") == 1
+    assert "worker_queue_failures_total" in scrape(int(worker)).names()
 
 
 def test_log_lines_carry_the_name_of_their_process(running: Run) -> None:

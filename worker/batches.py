@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from shared.change_log import lock_cursor_and_read_log, move_cursor
 from shared.database.transaction import transaction
 from shared.settings import settings
+from worker.traces import BatchTrace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,13 +33,14 @@ async def apply_once(consumer: str, last: int, apply: Callable[[int, int], Await
             are to be applied. The cursor has already moved, which other transactions see after the commit.
 
     """
-    async with transaction():
+    async with BatchTrace(consumer) as trace, transaction():
         position, last_position = await lock_cursor_and_read_log(consumer)
         # Positions are assigned to committed changes and become visible together with the last one, so all
         # changes up to that one are in the snapshots of the statements that follow.
         last = min(last, last_position, position + settings().relay_batch)
         if last <= position:
             return 0
+        await trace.begin(position, last)
         await move_cursor(consumer, last)
         await apply(position, last)
         return last - position

@@ -18,8 +18,12 @@ from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
+from shared.metrics.endpoint import serve_metrics
+from shared.metrics.shared_counts import shared_counts
 from shared.settings import settings
+from shared.stored_secrets import check_secret_keys
 from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
+from shared.tracing.spans import import_tracing
 
 # After shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
 from celery import bootsteps  # isort: skip
@@ -114,15 +118,19 @@ def main() -> int:
 
     Raises:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+        MissingSecretKeyError: a webhook's secret is encrypted under a key that OMS_SECRET_KEY lacks.
 
     """
     configure_logs()
+    import_tracing()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_at_once)
     _share_memory_without_a_folder()
-    # If PostgreSQL is unavailable this can't be checked; the worker then counts in the stored zone.
+    # If PostgreSQL is unavailable this can't be checked; the worker then counts in the stored zone, and sends
+    # nothing whose secret it can't decrypt.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+        asyncio.run(check_secret_keys(of_answers=False))
     # Run as root, Celery warns about pickle. That does not apply here: accept_content is JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     celery_worker.safe_say = _print_nothing  # type: ignore[attr-defined]  # imported there, not exported
@@ -135,12 +143,21 @@ def main() -> int:
     queue_reader.quieten_celery()
     log.info("started")
     try:
-        worker = _create_worker()
-        worker.start()
+        with shared_counts(_concurrency() + 1 if settings().metrics_port else 1):
+            serve_metrics()
+            worker = _create_worker()
+            worker.start()
     finally:
         log.info("stopped")
     # Celery's own exit code is no help: it is 1 after a signal too, and none if no file could be opened.
     return 0 if worker.is_told_to_stop else 1
+
+
+def _concurrency() -> int:
+    # Two more for the tasks that attempt deliveries, one that leases webhooks and one that finishes: they
+    # wait for subscribers' endpoints, which must not delay consumers. And one for the daily proof of the
+    # fee summaries, which may take minutes.
+    return settings().worker_processes + 3
 
 
 def _create_worker() -> Worker:
@@ -148,10 +165,7 @@ def _create_worker() -> Worker:
         app=app,
         quiet=True,
         pool_cls=queue_reader.Pool,
-        # Two more for the tasks that attempt deliveries, one that leases webhooks and one that finishes: they
-        # wait for subscribers' endpoints, which must not delay consumers. And one for the daily proof of the
-        # fee summaries, which may take minutes.
-        concurrency=settings().worker_processes + 3,
+        concurrency=_concurrency(),
         queues=[CONSUMER_QUEUE, ATTEMPTS_QUEUE],
         loglevel=settings().log_level,
         without_gossip=True,

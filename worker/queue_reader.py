@@ -20,10 +20,11 @@ from celery.worker.consumer import consumer as celery_consumer
 from celery.worker.state import maybe_shutdown
 from kombu.exceptions import OperationalError
 from kombu.utils.encoding import bytes_to_str
-from redis import RedisError
 
+from shared.redis_library import RedisError
 from shared.task_queue import app
 from worker.messages import UnreadableMessageError, read_message
+from worker.metrics import DROPPED_MESSAGES, QUEUE_FAILURES
 
 log = structlog.get_logger("worker")
 
@@ -40,6 +41,7 @@ class _Availability:
 
     def next_pause(self, error: BaseException) -> float:
         """Record that the queue can't be read; return the seconds to wait before the next try."""
+        QUEUE_FAILURES.add()
         if not self._pause:
             # What is no Redis may answer so that its client raises anything: then the log shows where.
             is_expected = isinstance(error, (RedisError, OSError, OperationalError))
@@ -78,6 +80,7 @@ class _Reading:
         try:
             message = read_message(text, queue)
         except UnreadableMessageError as error:
+            DROPPED_MESSAGES.add()
             log.warning("message_dropped", queue=queue, reason=str(error), bytes=len(text))
         else:
             self.connection._deliver(message, queue)  # noqa: SLF001 - as in the method that this replaces

@@ -24,6 +24,7 @@ from api.http.parameters import Query, query_of
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest, header_values, method_of
 from api.http.scopes import CHANGES_READ
+from api.http.stream_tickets import read_ticket
 from shared.change_log import changes_after, log_bounds
 from shared.database.engine import DatabaseUnavailableError
 from shared.settings import settings
@@ -52,7 +53,12 @@ HEADERS = [
 @route(
     "/order-changes/stream",
     http_method=READ,
-    opt={"scope": CHANGES_READ, "produces": (EVENT_STREAM,), "query": Query({"after": read_position})},
+    opt={
+        "scope": CHANGES_READ,
+        "takes_ticket": True,
+        "produces": (EVENT_STREAM,),
+        "query": Query({"after": read_position, "ticket": read_ticket}),
+    },
 )
 async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     """Stream changes after a position: ``Last-Event-ID``, else ``after``, else the latest."""

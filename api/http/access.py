@@ -1,24 +1,30 @@
-"""API keys and what they allow. Where no keys are asked for, every caller may do everything, as ``anyone``.
+"""Who sends a request, and whether it may. Where no keys are asked for, every caller may do everything.
 
-A key is sent as a bearer token (RFC 6750). Keys of OMS_API_KEYS have a role, keys in the database have scopes
-(``api/http/stored_keys.py``). Of both only the SHA-256 is stored, so a setting or a table that leaks gives
-nobody access.
+A key or an access token is sent as a bearer token (RFC 6750). Keys of OMS_API_KEYS have a role, keys in the
+database have scopes (``api/http/stored_keys.py``); of both only the SHA-256 is stored, so a setting or a
+table that leaks gives nobody access. Access tokens are an identity provider's (``api/http/tokens.py``). The
+live stream is also opened by a ticket in its query (``api/http/stream_tickets.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from dataclasses import dataclass
+import re
+import time
 from hashlib import sha256
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
+from api.http.callers import ANYONE, Caller, UsedKey
+from api.http.errors import InvalidTicketError, InvalidTokenError
 from api.http.key_texts import PREFIX, read_key_text
 from api.http.problem_types import FORBIDDEN, UNAUTHENTICATED
 from api.http.problems import Fault, ProblemError, malformed
 from api.http.request import header_values, headers_by_name, method_of
-from api.http.scopes import ANY_KEY, EVERYTHING, KEYS_MANAGE, OF_ROLES
+from api.http.scopes import ANY_KEY, OF_ROLES
 from api.http.stored_keys import STORED_KEYS
+from api.http.stream_tickets import find_creator, read_ticket
 from shared.database.engine import DatabaseUnavailableError
 from shared.settings import settings
 
@@ -34,30 +40,8 @@ _OPEN_PATHS = ("/health/", "/problems/", "/docs", "/openapi.", "/asyncapi.")
 LONGEST_WAIT_SECONDS = 0.5
 """How long a request for metrics waits to know whether it needs a key."""
 
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-@dataclass(frozen=True)
-class Caller:
-    """The caller of a request: the name of its API key, and what that key allows."""
-
-    name: str
-    scopes: frozenset[str]
-    reads_all: bool = False
-    """Whether it may read wherever a key may read, except keys: the role ``read``."""
-    is_stored: bool = False
-    """Whether its key is in the database."""
-
-    def may(self, scope: str, method: str) -> bool:
-        """Return whether it may send this method to a route with this scope."""
-        return (
-            scope in self.scopes
-            or scope == ANY_KEY
-            or (self.reads_all and method in READING and scope != KEYS_MANAGE)
-        )
-
-
-ANYONE = Caller("anyone", EVERYTHING)
+_SIGNED_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
+"""The form of a JWT; no key in the database has a dot. An empty signature is refused by its name."""
 
 
 def _token_of(authorization: str) -> str | None:
@@ -73,16 +57,31 @@ def _find_in_settings(token: str) -> Caller | None:
     return None
 
 
+async def _identify_token(text: str) -> Caller:
+    """Return whose access token this is.
+
+    Raises:
+        ProblemError: 401, it is not valid.
+        ProviderKeysUnavailableError: it can't be known: the identity provider's keys can't be read.
+
+    """
+    # Only here: processes that accept no tokens need not load what verifies them.
+    from api.http.tokens import read_token
+
+    try:
+        return await read_token(text)
+    except InvalidTokenError as error:
+        raise _unauthenticated(text, f"The access token {error}.") from None
+
+
 async def _identify(token: str | None) -> Caller:
-    """Return whose key this is.
+    """Return whose key this is, which is not one of the settings.
 
     Raises:
         ProblemError: 401, it is nobody's.
         DatabaseUnavailableError: it can't be known: the key may be in the database, which does not answer.
 
     """
-    if token is not None and (caller := _find_in_settings(token)):
-        return caller
     key = read_key_text(token) if token else None
     are_asked_for = settings().asks_for_keys
     if key is None and are_asked_for:
@@ -90,22 +89,26 @@ async def _identify(token: str | None) -> Caller:
     keys = await STORED_KEYS.read()
     if not (keys.exist or are_asked_for):
         return ANYONE
-    stored = keys.find(key) if key else None
-    if stored is None:
+    stored = keys.find(UsedKey(key.id, key.hash)) if key else None
+    if key is None or stored is None:
         raise _unauthenticated(token)
     if stored.has_expired:
         raise _unauthenticated(token, "This API key has expired.")
     STORED_KEYS.note_use(stored.id)
-    return Caller(stored.name, stored.scopes, is_stored=True)
+    return Caller(stored.name, stored.scopes, key=UsedKey(key.id, key.hash))
 
 
 def _unauthenticated(token: str | None, detail: str | None = None) -> ProblemError:
     if detail is None and token is not None and token.startswith(PREFIX) and read_key_text(token) is None:
         detail = "The API key is mistyped or incomplete: its checksum does not match."
+    what = "API key or access token" if settings().jwks else "API key"
+    # RFC 6750, section 3.1: a request that has no token is told no error.
+    error = ', error="invalid_token"' if token is not None else ""
     return ProblemError(
         UNAUTHENTICATED,
-        detail or "Send a valid API key: Authorization: Bearer <key>.",
-        headers={"WWW-Authenticate": 'Bearer realm="orders"'},
+        detail
+        or f"Send a valid {what}: Authorization: Bearer <{'key or token' if settings().jwks else 'key'}>.",
+        headers={"WWW-Authenticate": f'Bearer realm="orders"{error}'},
     )
 
 
@@ -126,15 +129,18 @@ def check_authorization(scope: Scope) -> None:
 
 
 async def check_access(connection: AnyConnection, handler: BaseRouteHandler) -> None:
-    """Check that the request's API key allows it; then ``caller_of`` returns the caller.
+    """Check that the request's key, token or ticket allows it; then ``caller_of`` returns the caller.
 
     Raises:
-        ProblemError: 401, no valid key; 403, the key lacks the route's scope.
+        ProblemError: 401, none that is valid; 403, it lacks the route's scope; 400, a ticket and another.
         DatabaseUnavailableError: it can't be known whether the key is valid, or whether one is needed.
+        ProviderKeysUnavailableError: it can't be known whether the access token is valid.
 
     """
     if not needs_key(connection.scope["path"]):
         caller = ANYONE
+    elif handler.opt.get("takes_ticket") and (ticket := _ticket_of(connection)):
+        caller = await _redeem(ticket)
     else:
         caller = await _authorize(connection, handler.opt.get("scope", ANY_KEY))  # OPTIONS has none
     connection.scope["caller"] = caller  # type: ignore[typeddict-unknown-key]  # a key of our own
@@ -142,9 +148,13 @@ async def check_access(connection: AnyConnection, handler: BaseRouteHandler) -> 
 
 async def _authorize(connection: AnyConnection, scope: str) -> Caller:
     token = _token_of("".join(header_values(connection.scope, b"authorization")))
-    if scope != ANY_KEY:
+    caller = _find_in_settings(token) if token is not None else None
+    is_token = False
+    if caller is None and token is not None and settings().jwks and _SIGNED_TOKEN.fullmatch(token):
+        caller, is_token = await _identify_token(token), True
+    if caller is None and scope != ANY_KEY:
         caller = await _identify(token)
-    else:
+    elif caller is None:
         # What any key may read has to be readable soon, also while the database does not answer. Where no key
         # was ever known, it then is.
         try:
@@ -155,26 +165,78 @@ async def _authorize(connection: AnyConnection, scope: str) -> Caller:
                 raise DatabaseUnavailableError("API keys can't be read") from error
             return ANYONE
     if not caller.may(scope, method_of(connection)):
-        raise ProblemError(FORBIDDEN, f"The key of {caller.name} lacks the scope {scope}.")
+        raise _forbidden(caller, scope, "token" if is_token else "key")
     return caller
 
 
-async def is_still_allowed(connection: AnyConnection) -> bool:
-    """Return whether a request that has been answered for a while would still be allowed; False if unknown.
+def _forbidden(caller: Caller, scope: str, what: str) -> ProblemError:
+    lacking = "every scope of this service" if scope == ANY_KEY else f"the scope {scope}"
+    named = "" if scope == ANY_KEY else f', scope="{scope}"'
+    return ProblemError(
+        FORBIDDEN,
+        f"The {what} of {caller.name} lacks {lacking}.",
+        headers={"WWW-Authenticate": f'Bearer realm="orders", error="insufficient_scope"{named}'},
+    )
 
-    Keys in settings last as long as the process.
-    """
-    caller = caller_of(connection)
-    if settings().asks_for_keys and not caller.is_stored:
-        return True
+
+def _ticket_of(connection: AnyConnection) -> str | None:
+    """Return the ticket in the query, before the route's parameters are read; None if there is none."""
+    query = connection.scope["query_string"].decode("latin-1")
+    ticket = next((value for name, value in parse_qsl(query, True) if name == "ticket"), None)
+    if ticket is None:
+        return None
     try:
-        await check_access(connection, connection.scope["route_handler"])
-    except ProblemError:
+        ticket = read_ticket(ticket)
+        if headers_by_name(connection.scope).get(b"authorization"):
+            raise ValueError("must not be sent beside the header Authorization")  # noqa: TRY301 (as the above)
+    except ValueError as error:
+        raise malformed(Fault(str(error), parameter="ticket")) from None
+    return ticket
+
+
+async def _redeem(ticket: str) -> Caller:
+    try:
+        creator = await find_creator(ticket)
+        if await _is_valid(creator):
+            return creator
+    except InvalidTicketError:
+        pass
+    raise _unauthenticated(
+        ticket, "The ticket is unknown or has expired; POST /stream-tickets makes another."
+    )
+
+
+async def _is_valid(caller: Caller) -> bool:
+    """Return whether a caller that was identified earlier would be so now.
+
+    Raises:
+        DatabaseUnavailableError: it can't be known.
+
+    """
+    if caller.token_ends_at is not None:
+        return time.time() < caller.token_ends_at
+    if caller.key is None and any(api_key.name == caller.name for api_key in settings().all_api_keys):
+        return True  # keys in settings last as long as the process
+    if caller.key is None and settings().asks_for_keys:
         return False
+    keys = await STORED_KEYS.read()
+    if caller.key is None:
+        return not keys.exist
+    stored = keys.find(caller.key)
+    if stored is None or stored.has_expired:
+        return False
+    STORED_KEYS.note_use(stored.id)
+    return True
+
+
+async def is_still_allowed(connection: AnyConnection) -> bool:
+    """Return whether a request that was answered a while ago would still be allowed; False if unknown."""
+    caller = caller_of(connection)
+    try:
+        return await _is_valid(caller)
     except DatabaseUnavailableError:
         # Nothing new can be read meanwhile. A caller who needed no key waits until it can be known again.
-        return not caller.is_stored
-    return True
+        return caller.key is None
 
 
 def caller_of(connection: AnyConnection) -> Caller:

@@ -1,7 +1,7 @@
-"""Who makes a change, and why: recorded with the change, in its transaction.
+"""Who makes a change, why, and in which trace: recorded with the change, in its transaction.
 
 The actor is the name of the request's API key. The reason is what the header ``Change-Reason`` or the body
-says. Triggers of ``orders`` read both from settings of the transaction (``shared/database/schema.sql``).
+says. Triggers of ``orders`` read all three from settings of the transaction (``shared/database/schema.sql``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from api.http.problems import Fault, malformed
 from api.http.request import header_values
 from api.http.texts import read_reason
 from shared.database.statements import execute
+from shared.tracing.spans import current_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,15 +25,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Who makes a change, and why, if they said it."""
+    """Who makes a change, why, if they said it, and the span in which they do, if traces are exported."""
 
     actor: str
     reason: str | None = None
+    traceparent: str | None = None
 
     @property
-    def values(self) -> tuple[str, str]:
+    def values(self) -> tuple[str, str, str]:
         """The arguments of ``set_attribution``."""
-        return (self.actor, self.reason or "")
+        return (self.actor, self.reason or "", self.traceparent or "")
+
+
+ATTRIBUTION_VALUES = 3
+"""How many values ``Attribution.values`` has."""
 
 
 def set_attribution(first: int) -> str:
@@ -40,8 +46,9 @@ def set_attribution(first: int) -> str:
 
     They belong into a part of the statement that PostgreSQL always evaluates, such as the query of an INSERT.
     """
-    return (
-        f"set_config('oms.actor', ${first}::text, true), set_config('oms.reason', ${first + 1}::text, true)"
+    names = ("actor", "reason", "traceparent")
+    return ", ".join(
+        f"set_config('oms.{name}', ${place}::text, true)" for place, name in enumerate(names, first)
     )
 
 
@@ -67,9 +74,9 @@ def read_attribution(request: AnyRequest, reason: str | None = None) -> Attribut
             reason = _read_header(headers, reason)
         except ValueError as error:
             raise malformed(Fault(str(error), header="Change-Reason")) from None
-    attribution = Attribution(caller_of(request).name, reason)
-    said = {"actor": attribution.actor, **({"reason": reason} if reason else {})}
-    request.scope["log_fields"] = said  # type: ignore[typeddict-unknown-key]  # a key of our own
+    attribution = Attribution(caller_of(request).name, reason, current_traceparent())
+    if reason:
+        request.scope["log_fields"] = {"reason": reason}  # type: ignore[typeddict-unknown-key]  # a key of our own
     return attribution
 
 

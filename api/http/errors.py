@@ -24,6 +24,18 @@ class TooManyBodiesError(Exception):
     """More bodies, or bytes of bodies, arrive at the same time than this process holds."""
 
 
+class InvalidTokenError(Exception):
+    """An access token is not valid; the message says why, as the predicate of a sentence about the token."""
+
+
+class ProviderKeysUnavailableError(Exception):
+    """The keys of the identity provider can't be read; the message says why."""
+
+
+class InvalidTicketError(Exception):
+    """A stream ticket is unknown or has expired, or its creator may no longer follow the changes."""
+
+
 @dataclass
 class TooManyStreamsError(Exception):
     """This process already has the allowed number of streams open."""

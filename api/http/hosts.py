@@ -14,11 +14,11 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from api.http.access import READING
+from api.http.callers import READING
 from api.http.problem_types import FORBIDDEN
 from api.http.problems import Fault, ProblemError, malformed
 from api.http.request import header_values, headers_by_name
-from shared.api_access import read_address
+from shared.api_access import DEFAULT_PORTS, read_address
 from shared.settings import settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ HEALTH_CHECKS = frozenset({"/health/live", "/health/ready"})
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._~%-]+)(:(?P<port>[0-9]{0,5}))?")
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>.+)")
 _SENT_BY_BROWSERS = frozenset({b"sec-fetch-site", b"origin"})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _values_of(scope: Scope, header: bytes) -> list[str]:
@@ -108,6 +107,8 @@ def check_origin(scope: Scope) -> None:
     host = "".join(_values_of(scope, b"host"))
     if set(sites) <= {"same-origin", "none"} and all(_is_origin_of(origin, host) for origin in origins):
         return
+    if len(origins) == 1 and origins[0] in settings().cors_origins:
+        return
     raise ProblemError(
         FORBIDDEN,
         "A page of another origin sent this request. Unless the settings ask for API keys, only this "
@@ -120,7 +121,7 @@ def _is_origin_of(origin: str, host: str) -> bool:
     match = _ORIGIN.fullmatch(origin)
     if match is None:
         return False
-    default = _DEFAULT_PORTS[match["scheme"]]
+    default = DEFAULT_PORTS[match["scheme"]]
     page = _place(match["host"], default)
     return page is not None and page == _place(host, default)
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 import msgspec
 
 from api.http.errors import IdempotencyKeyReusedError
+from api.http.stored_answers import AnswerRow
 from shared.database.locks import IDEMPOTENCY_KEY_LOCK
 from shared.database.statements import execute, fetch_optional
+from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -49,7 +51,9 @@ def lock_of_key(first: int) -> str:
 
 
 def store_with_key(first: int, answer: str) -> str:
-    """Write the part of a creating statement that stores its answer with a key.
+    """Write the part of a creating statement that stores its answer with a key, as it is.
+
+    Only where answers are not encrypted: PostgreSQL has no key to do it with, and must not.
 
     If the key was used before, the statement fails with ``UniqueViolationError``. Before it writes anything
     it has to lock the key, so that it never waits for the key while others wait for what it has written.
@@ -96,7 +100,7 @@ class IdempotencyKey:
     fingerprint: bytes
 
     @property
-    def values(self) -> tuple[object, ...]:
+    def values(self) -> tuple[str, str, str, bytes]:
         """Caller, operation, key and fingerprint."""
         return (self.caller, self.operation, self.key, self.fingerprint)
 
@@ -111,6 +115,7 @@ class IdempotencyKey:
 
         Raises:
             IdempotencyKeyReusedError: the key was used for other content.
+            UnreadableSecretError: the answer is encrypted, and this process can't decrypt it.
 
         """
         name = (self.caller, self.operation, self.key)
@@ -122,12 +127,17 @@ class IdempotencyKey:
             if used is not None:
                 if used.fingerprint != self.fingerprint:
                     raise IdempotencyKeyReusedError(self.key)
-                return Answer(used.answer, used.format, replayed=True)
+                text = self._row(used.format).decrypt(used.answer, settings().secret_keys)
+                return Answer(text, used.format, replayed=True)
         return None
 
     async def store(self, answer: Answer) -> None:
         """Store the answer, in the transaction that claimed the key."""
-        await execute(_STORE_ANSWER, self.caller, self.operation, self.key, answer.text, answer.format)
+        stored = self._row(answer.format).encrypt(answer.text, settings().secret_keys)
+        await execute(_STORE_ANSWER, self.caller, self.operation, self.key, stored, answer.format)
+
+    def _row(self, answer_format: int) -> AnswerRow:
+        return AnswerRow(*self.values, answer_format)
 
 
 def idempotent(

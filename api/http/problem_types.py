@@ -40,15 +40,17 @@ UNAUTHENTICATED = ProblemType(
     "unauthenticated",
     401,
     "No valid API key",
-    "Send `Authorization: Bearer <key>` with a key that this deployment knows, neither expired nor revoked.",
+    "Send `Authorization: Bearer <key>` with a key that this deployment knows, neither expired nor revoked, "
+    "or with a valid access token of the identity provider that it trusts, if there is one. `detail` says "
+    "what is wrong with a token.",
 )
 FORBIDDEN = ProblemType(
     "forbidden",
     403,
     "This caller may not do this",
     "Use a key that has the scope which `detail` names, or ask who manages the keys of this deployment for "
-    "one. Without keys, a web page can write only if this service served it, and only the operator makes the "
-    "first key.",
+    "one. Without keys, a web page can write only if this service served it or the operator allows its "
+    "origin, and only the operator makes the first key.",
 )
 NOT_FOUND = ProblemType(
     "not-found",

@@ -19,6 +19,11 @@ READ = [HttpMethod.GET, HttpMethod.HEAD]
 """The methods of a route that reads: Litestar does not add HEAD to GET."""
 
 
+def note_calendars(connection: AnyConnection, *calendars: str) -> None:
+    """Note the calendars that a request's body names, for the log."""
+    connection.scope["named_calendars"] = calendars  # type: ignore[typeddict-unknown-key]  # a key of our own
+
+
 def method_of(connection: AnyConnection) -> str:
     """Return a request's method."""
     return str(connection.scope.get("method", "GET"))

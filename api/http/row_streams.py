@@ -13,6 +13,7 @@ from litestar.response.base import ASGIResponse
 from api.http.connections import send_chunk, send_until_disconnect
 from api.http.errors import TooManyStreamsError
 from api.http.request import method_of
+from shared.database.database_wait import WaitingForDatabase
 from shared.database.engine import DB, translate_connection_errors
 
 if TYPE_CHECKING:
@@ -137,6 +138,12 @@ async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncG
             yield chunk
 
 
+async def _fetch(connection: Any, statement: str) -> Sequence[Any]:
+    with WaitingForDatabase():
+        rows: Sequence[Any] = await connection.fetch(statement)
+    return rows
+
+
 async def _stream(
     connection: Any,
     query: _Query,
@@ -151,8 +158,8 @@ async def _stream(
                 f"DECLARE stream NO SCROLL CURSOR FOR {query.statement}", *query.arguments
             )
             fetch = f"FETCH {CHUNK} FROM stream"
-            yield head + encode(await connection.fetch(fetch))
-            while rows := await connection.fetch(fetch):
+            yield head + encode(await _fetch(connection, fetch))
+            while rows := await _fetch(connection, fetch):
                 yield encode(rows)
             yield tail()
     finally:

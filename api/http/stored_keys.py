@@ -24,7 +24,7 @@ from shared.database.statements import execute, fetch_all
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from api.http.key_texts import KeyText
+    from api.http.callers import UsedKey
 
 log = structlog.get_logger(__name__)
 
@@ -89,11 +89,10 @@ class KnownKeys:
     """Whether a key was ever made here; then keys are asked for, even if all of them are revoked."""
     by_id: Mapping[str, Sequence[StoredKey]] = field(default_factory=dict)
 
-    def find(self, key: KeyText) -> StoredKey | None:
+    def find(self, key: UsedKey) -> StoredKey | None:
         """Return the stored key that a caller's key is, which may have expired; compared in constant time."""
-        digest = key.hash
         return next(
-            (stored for stored in self.by_id.get(key.id, ()) if hmac.compare_digest(stored.hash, digest)),
+            (stored for stored in self.by_id.get(key.id, ()) if hmac.compare_digest(stored.hash, key.hash)),
             None,
         )
 

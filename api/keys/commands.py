@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from api.http.access import ANYONE, Caller
+from api.http.callers import ANYONE, Caller
 from api.http.idempotency_keys import Answer, IdempotencyKey
 from api.http.json_text import encode_text
 from api.http.key_texts import KeyText, make_key_text
@@ -40,6 +40,8 @@ MOST_OLD_SECRETS = 8
 
 _LOCK_NUMBER = f"SELECT pg_advisory_xact_lock({API_KEYS_LOCK})"
 _COUNT = "SELECT count(*) FROM api_key WHERE revoked_at IS NULL"
+
+_EXISTS = "SELECT EXISTS (SELECT FROM api_key)"
 
 _INSERT = f"""
 INSERT INTO api_key (id, name, scopes, secret_hash, expires_at) VALUES ($1, $2, $3, $4, $5)
@@ -111,6 +113,22 @@ async def create_key(new: NewKey, caller: Caller | None, idempotency_key: Idempo
             await idempotency_key.store(_with_text(key, None))
     STORED_KEYS.forget()
     return _with_text(key, text.text)
+
+
+@retry_on_lock_timeout
+async def create_first_key(new: NewKey) -> str | None:
+    """Store a key, and return its text, if the database never had one; None if it did.
+
+    Of several calls at the same time, one stores its key.
+    """
+    text = make_key_text()
+    async with transaction():
+        await execute(_LOCK_NUMBER)
+        if await fetch_value(bool, _EXISTS):
+            return None
+        await _insert(new, text)
+    STORED_KEYS.forget()
+    return text.text
 
 
 async def _insert(new: NewKey, text: KeyText) -> StoredKey:

@@ -10,7 +10,6 @@ from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
 from api.http.request import READ
-from api.http.request_metrics import render_process_metrics
 from api.http.responses import BytesResponse
 from api.http.scopes import ANY_KEY
 from api.operations.figures import Figures, LogAndProof, Webhooks, read_figures
@@ -18,6 +17,7 @@ from api.operations.queue import queue_lengths
 from api.operations.time_limit import within
 from shared.change_log import FEE_SUMMARIES
 from shared.database.engine import DatabaseUnavailableError
+from shared.metrics.registry import build_info, render_process_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -49,6 +49,7 @@ class _Metrics:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the metrics whose values are known: 0 for an unknown one would mean that all is well."""
+        yield build_info()
         yield _gauge(
             "database_up",
             "1 if the database's figures could be read, otherwise 0.",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
 
 from api.operations.time_limit import within
 from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
 from shared.redis_clients import async_client, close_client
+from shared.redis_library import RedisError
 
 log = structlog.get_logger(__name__)
 

@@ -90,17 +90,24 @@ async def _check() -> Storability:
             "pending",
             f"{migrations.pending} of the migrations are pending; run shared.database.migrate",
         )
-    if migrations.unknown:
-        return Storability("ok", "newer", "the database has migrations of a newer version of this service")
+    if not migrations.is_compatible:
+        return Storability(
+            "ok",
+            "newer",
+            "a newer version of this service has removed from the schema what this one needs; "
+            "stop this instance",
+        )
+    # A release serves on while the next one, whose migrations only add, takes over.
+    schema: Migrations = "newer" if migrations.unknown else "ok"
     if await fetch_value(bool, _IS_READ_ONLY):
-        return Storability("read_only", "ok", "the database is read-only")
+        return Storability("read_only", schema, "the database is read-only")
     names, privileges = zip(
         *((name, privilege) for name, needed in NEEDED_PRIVILEGES.items() for privilege in needed),
         strict=True,
     )
     if missing := await fetch_values(str, _MISSING_PRIVILEGES, names, privileges):
-        return Storability("not_permitted", "ok", f"the database role lacks {', '.join(missing)}")
-    return Storability()
+        return Storability("not_permitted", schema, f"the database role lacks {', '.join(missing)}")
+    return Storability(migrations=schema)
 
 
 def _unavailable(error: DatabaseUnavailableError) -> Storability:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from api.http.attribution import Attribution, set_attribution
+from api.http.attribution import ATTRIBUTION_VALUES, Attribution, set_attribution
 from api.http.idempotency_keys import (
     Answer,
     IdempotencyKey,
@@ -44,6 +44,7 @@ from api.orders.references import lock_references, refuse_if_reference_is_taken
 from api.orders.transactions import in_transaction
 from shared.database.statements import fetch_optional, fetch_values
 from shared.database.transaction import fetch_and_commit, retry_on_lock_timeout
+from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -81,7 +82,7 @@ def _insert_statement(first: str = "") -> str:
 
 INSERT = _insert_statement()
 
-_KEY = _ATTRIBUTION + 2
+_KEY = _ATTRIBUTION + ATTRIBUTION_VALUES
 """The first parameter after those of ``INSERT``."""
 
 INSERT_WITH_KEY = f"""
@@ -119,7 +120,9 @@ async def create_order(new: NewOrder, attribution: Attribution, key: Idempotency
         ContentionError: other transactions kept interfering.
 
     """
-    order = None if new.id is not None else await _create_at_once(new, attribution, key)
+    # An answer that is to be encrypted comes here first, so it needs a second statement.
+    is_one_statement = new.id is None and not (key and settings().secret_keys.encrypts)
+    order = await _create_at_once(new, attribution, key) if is_one_statement else None
     if order is not None:
         return Answer(order.json, order.format)
     return await _create_in_transaction(new, attribution, key)

@@ -14,7 +14,7 @@ from api.http.entity_tags import etag, read_if_none_match
 from api.http.idempotency import answer_write, read_idempotency_key
 from api.http.json_text import encode, read_json
 from api.http.parameters import path_id
-from api.http.request import READ, AnyRequest
+from api.http.request import READ, AnyRequest, note_calendars
 from api.http.responses import BytesResponse
 from api.http.scopes import ORDERS_READ
 from api.orders import commands, queries
@@ -42,6 +42,7 @@ def _preview(order: dict[str, Any], new: NewOrder) -> dict[str, Any]:
 async def create_order(request: AnyRequest) -> Response[bytes]:
     """Store an order, its calendar's spacing or more from every other one there."""
     new = await read_body(request, NewOrder)
+    note_calendars(request, new.calendar)
     key = read_idempotency_key(request, "createOrder", new)
     attribution = read_attribution(request)
     if is_dry_run_of(request):
@@ -59,6 +60,7 @@ async def create_order(request: AnyRequest) -> Response[bytes]:
 async def create_orders(request: AnyRequest) -> Response[bytes]:
     """Store all orders of a batch, or none."""
     batch = await read_body(request, NewOrders)
+    note_calendars(request, *(order.calendar for order in batch.orders))
     key = read_idempotency_key(request, "createOrders", batch)
     attribution = read_attribution(request)
     if is_dry_run_of(request):

@@ -11,7 +11,7 @@ from api.http.bodies import MERGE_PATCH, check_own_id, read_body, read_optional_
 from api.http.entity_tags import read_preconditions, require_versions
 from api.http.idempotency import answer_write, read_idempotency_key
 from api.http.parameters import path_id
-from api.http.request import AnyRequest
+from api.http.request import AnyRequest, note_calendars
 from api.orders import batch_updates, updates
 from api.orders.answers import WRITE, answer_order, is_dry_run_of
 from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES, OrderPatch, OrderReplacement
@@ -38,6 +38,7 @@ async def replace_order(request: AnyRequest) -> Response[bytes]:
     order_id = path_id(request, "order_id")
     preconditions = read_preconditions(request)
     new = await read_body(request, OrderReplacement)
+    note_calendars(request, new.calendar)
     check_own_id(new.id, order_id)
     return await _update(request, order_id, new, preconditions)
 
@@ -48,6 +49,7 @@ async def patch_order(request: AnyRequest) -> Response[bytes]:
     order_id = path_id(request, "order_id")
     preconditions = read_preconditions(request)
     change = await read_body(request, OrderPatch, MERGE_PATCH)
+    note_calendars(request, *filter(None, [change.calendar]))
     check_own_id(change.id, order_id)
     return await _update(request, order_id, change, preconditions)
 
@@ -98,6 +100,7 @@ async def delete_order(request: AnyRequest) -> None:
 async def patch_orders(request: AnyRequest) -> Response[bytes]:
     """Change parts of many orders, all or none; they may swap places."""
     batch = await read_body(request, OrderPatches)
+    note_calendars(request, *filter(None, (order.calendar for order in batch.orders)))
     require_versions(order.version for order in batch.orders)
     with roll_back_if(is_dry_run=is_dry_run_of(request)):
         answer = await batch_updates.update_orders(batch.orders, read_attribution(request))

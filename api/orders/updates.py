@@ -43,7 +43,7 @@ WITH changing AS MATERIALIZED (
     SELECT {set_attribution(10)}
 )
 UPDATE orders SET
-    (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(12)}),
+    (service_ids, service_names, calendar_id, {COLUMNS}) = ROW ($2, $3, $4, {parameters(13)}),
     import_id = CASE WHEN cardinality($6::int[]) = 0 THEN import_id
         ELSE coalesce($5::bigint, nextval('order_import_id_seq')) END,
     status = $9, version = version + 1, updated_at = clock_timestamp()
@@ -60,7 +60,7 @@ WRITE_IF_FREE = _UPDATE % {
     SELECT FROM orders AS other JOIN calendar ON calendar.id = other.calendar_id
     WHERE other.calendar_id = $4 AND other.id <> $1 AND other.import_id IS DISTINCT FROM $5
       AND tstzrange(other.datetime, other.clear_until)
-        && tstzrange($12::timestamptz, $12::timestamptz + make_interval(secs => calendar.spacing_seconds))
+        && tstzrange($13::timestamptz, $13::timestamptz + make_interval(secs => calendar.spacing_seconds))
   ))
 """
 }

@@ -14,18 +14,22 @@ from dataclasses import replace
 import asyncpg
 import structlog
 
+from api.relay.metrics import DATABASE_FAILURES, LEADING, ROUNDS, assign_and_count
 from api.relay.publisher import Publisher
 from api.relay.redis_stream import RedisStream
 from api.relay.retention import delete_expired_once
 from api.relay.scheduler import Scheduler
 from api.relay.sender import Sender
-from shared.change_log import assign_positions, read_progress
+from api.relay.traces import RoundTraces
+from shared.change_log import read_progress
 from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
 from shared.database.locks import RELAY_LOCK
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
+from shared.metrics.endpoint import serve_metrics
 from shared.settings import settings
+from shared.tracing.spans import begin_tracing, check_tracing, end_tracing
 
 log = structlog.get_logger("relay")
 
@@ -56,6 +60,7 @@ class Relay:
         self._sender = Sender()
         self._publisher = Publisher(self._sender)
         self._scheduler = Scheduler(self._sender)
+        self._traces = RoundTraces()
         self._has_webhooks = True
         self._last_position = -1
         self.assigned = asyncio.Event()
@@ -68,16 +73,20 @@ class Relay:
             DatabaseUnavailableError: PostgreSQL is unavailable. Without Redis, the next round tries again.
 
         """
+        began = time.time_ns()
         progress = await read_progress()
+        before = progress.last_position
         self._has_webhooks = progress.has_webhooks
-        assigned = await assign_positions() if progress.is_waiting else 0
+        assigned = await assign_and_count() if progress.is_waiting else 0
         # Positions have no gap, so the log now ends there, or later.
         progress = replace(progress, last_position=progress.last_position + assigned)
         if progress.last_position != self._last_position:
             self._last_position = progress.last_position
             self.assigned.set()
         self._sender.begin_round()
-        return assigned + await self._publisher.publish_once(progress)
+        published = await self._publisher.publish_once(progress)
+        await self._traces.record_once(began, before, progress.last_position)
+        return assigned + published
 
     async def request_attempts_once(self) -> bool:
         """Request attempts if deliveries to webhooks are due; return whether the request was sent."""
@@ -107,6 +116,7 @@ async def relay_until(stop: asyncio.Event) -> None:
             await _relay_while_leading(stop)
         except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             log.warning("database_unavailable", reason=str(error) or type(error).__name__)
+            DATABASE_FAILURES.add()
         await _pause(stop, 1)
 
 
@@ -122,6 +132,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):
                 return
         log.info("leading")
+        LEADING.set(1)
         relay = Relay()
         led_at = deleted_at = attempts_at = 0.0
         pause = FIRST_PAUSE_SECONDS
@@ -136,7 +147,9 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             if time.monotonic() - deleted_at > RETENTION_SECONDS and await delete_expired_once():
                 deleted_at = time.monotonic()
                 await relay.request_proof_once()
+            began = time.perf_counter()
             relayed = await relay.relay_once()
+            ROUNDS.observe(time.perf_counter() - began)
             if time.monotonic() - attempts_at > ATTEMPTS_SECONDS:
                 await relay.request_attempts_once()
                 attempts_at = time.monotonic()
@@ -144,6 +157,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             pause = min(pause, settings().relay_interval)
             await _pause(stop, pause)
     finally:
+        LEADING.set(0)
         if publishing is not None:
             # Both: if cleaning up fails, that error replaces the cancellation, and the task would continue.
             ended.set()
@@ -164,10 +178,16 @@ async def _main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     configure_logs()
+    check_tracing()
+    begin_tracing("relay")
+    serve_metrics()
     log.info("started")
     # One connection for the loop and one for the Redis stream's task.
     await DB.start(size=2)
-    await relay_until(stop)
+    try:
+        await relay_until(stop)
+    finally:
+        await asyncio.to_thread(end_tracing)
     await DB.stop()
     log.info("stopped")
 

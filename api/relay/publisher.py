@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from api.relay.metrics import CHANGES, REPUBLICATIONS
 from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES
 from shared.settings import settings
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES
@@ -86,6 +87,7 @@ class Publisher:
             if not await self._send(publication.task, position):
                 break
             published += position - publication.published
+            CHANGES.add(publication.consumer, amount=position - publication.published)
             publication.published = position
             publication.published_at = time.monotonic()
         return published
@@ -103,6 +105,7 @@ class Publisher:
             publication.published = applied
         elif await self._is_lost(publication, now - publication.progress_at):
             publication.repeats += 1
+            REPUBLICATIONS.add(publication.consumer)
             log.warning(
                 "publishing_again",
                 consumer=publication.consumer,

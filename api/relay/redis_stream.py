@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
-from redis.exceptions import RedisError, ResponseError, WatchError
 
+from api.relay.metrics import FAILURES, STREAM_ENTRIES
 from shared.change_log import changes_after, is_change_at, log_bounds
 from shared.database.engine import DatabaseUnavailableError
 from shared.redis_clients import async_client, close_client
+from shared.redis_library import RedisError, ResponseError, WatchError
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from redis.asyncio.client import Pipeline
-
     from shared.change_log import Bounds
     from shared.changes import Change
+    from shared.redis_library import redis
 
 log = structlog.get_logger("redis_stream")
 
@@ -104,12 +104,14 @@ class RedisStream:
                     if not self._is_unavailable:
                         log.warning("redis_unavailable", reason=str(error) or type(error).__name__)
                     self._is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
+                    FAILURES.add("stream", "unavailable")
                 except Exception as error:
                     # Nothing waits for this task: if it ended, only the stream's readers would notice. What
                     # is no Redis may answer so that the client is confused.
                     if not self._is_unavailable:
                         log.exception("publishing_failed", exc_info=error)
                     self._is_unavailable, pause = True, PAUSE_WHEN_UNAVAILABLE_SECONDS
+                    FAILURES.add("stream", "unavailable")
                 else:
                     if self._is_unavailable:
                         log.info("redis_available_again")
@@ -161,6 +163,7 @@ class RedisStream:
                 if "equal or smaller" not in str(error):
                     raise
                 return None  # another relay got there first: the entry exists
+        STREAM_ENTRIES.add(amount=len(changes))
         return len(changes)
 
 
@@ -169,7 +172,7 @@ async def _wait_for(assigned: asyncio.Event) -> None:
         await asyncio.wait_for(assigned.wait(), CHECK_SECONDS)
 
 
-async def _read_end(pipeline: Pipeline) -> _StreamEnd | None:
+async def _read_end(pipeline: redis.asyncio.client.Pipeline) -> _StreamEnd | None:
     """Read where the stream ends; None if there is no stream."""
     # Between WATCH and MULTI, the pipeline runs each command immediately.
     kind = await pipeline.type(STREAM)
@@ -206,6 +209,6 @@ async def _is_of_this_log(end: _StreamEnd, bounds: Bounds) -> bool:
     return end.position < (await log_bounds()).first
 
 
-def _add(pipeline: Pipeline, changes: list[Change], length: int) -> None:
+def _add(pipeline: redis.asyncio.client.Pipeline, changes: list[Change], length: int) -> None:
     entries = [(f"{change.position}-0", change.notification()) for change in changes]
     pipeline.eval(_ADD_ENTRIES, 1, STREAM, FIELD, length, *chain.from_iterable(entries))

@@ -1,4 +1,4 @@
-"""Deletes expired idempotency keys, changes and deliveries. The relay runs this once a minute."""
+"""Deletes expired idempotency keys, tickets, changes and deliveries. The relay runs this once a minute."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ _EXPIRED_KEYS = f"""
 DELETE FROM idempotency_key WHERE (caller, operation, key) IN (
     SELECT caller, operation, key FROM idempotency_key
     WHERE created_at < now() - interval '{KEY_RETENTION}' LIMIT {BATCH} FOR UPDATE SKIP LOCKED
+)
+"""
+
+_EXPIRED_TICKETS = f"""
+DELETE FROM stream_ticket WHERE hash IN (
+    SELECT hash FROM stream_ticket WHERE expires_at < now() LIMIT {BATCH} FOR UPDATE SKIP LOCKED
 )
 """
 
@@ -52,16 +58,22 @@ DELETE FROM webhook AS w WHERE deleted_at < now() - interval '1 hour'
 
 async def delete_expired_once() -> bool:
     """Delete a batch of each kind; return whether nothing expired is left."""
-    keys, changes = await delete_expired_keys(), await trim_log()
+    keys, tickets, changes = await delete_expired_keys(), await delete_expired_tickets(), await trim_log()
     # After the changes: a delivery is deleted with the change that it carries.
     deliveries = await delete_old_deliveries()
-    return keys < BATCH and changes < BATCH and deliveries < BATCH
+    return all(deleted < BATCH for deleted in (keys, tickets, changes, deliveries))
 
 
 async def delete_expired_keys() -> int:
     """Delete a batch of expired idempotency keys; return how many."""
     async with transaction():
         return await execute(_EXPIRED_KEYS)
+
+
+async def delete_expired_tickets() -> int:
+    """Delete a batch of expired stream tickets; return how many."""
+    async with transaction():
+        return await execute(_EXPIRED_TICKETS)
 
 
 async def trim_log(most: int = BATCH) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ParamSpec
 import structlog
 from kombu.exceptions import OperationalError
 
-from shared.change_log import assign_positions
+from api.relay.metrics import FAILURES, MESSAGES, assign_and_count
 from shared.settings import settings
 from shared.task_queue import CONSUMER_QUEUE, is_empty, send_unless_full
 
@@ -37,7 +37,12 @@ class Sender:
         self, task: str, arguments: tuple[object, ...], most_waiting: int, queue: str = CONSUMER_QUEUE
     ) -> bool:
         """Send a task unless that many messages wait in the queue already; return whether it was sent."""
-        return await self._run(send_unless_full, task, arguments, most_waiting, queue) or False
+        sent = await self._run(send_unless_full, task, arguments, most_waiting, queue)
+        if sent:
+            MESSAGES.add(task)
+        elif sent is False:
+            FAILURES.add("queue", "full")
+        return sent or False
 
     async def queue_is_empty(self) -> bool | None:
         """Return whether no batch of changes waits for the worker; None if Redis is unavailable."""
@@ -49,7 +54,7 @@ class Sender:
         # assigned, so that subscribers that do not need Redis are not delayed.
         calling = asyncio.ensure_future(asyncio.to_thread(call, *arguments, **named))
         while not (await asyncio.wait({calling}, timeout=settings().relay_interval))[0]:
-            await assign_positions()
+            await assign_and_count()
         try:
             result = calling.result()
         except Exception as error:
@@ -58,6 +63,7 @@ class Sender:
                 is_expected = isinstance(error, (OperationalError, OSError))
                 log.warning("queue_unavailable", reason=str(error), exc_info=not is_expected)
             self.is_unavailable = self.failed_this_round = True
+            FAILURES.add("queue", "unavailable")
             return None
         if self.is_unavailable:
             log.info("queue_available_again")

@@ -30,7 +30,7 @@ from shared.database.statements import execute, fetch_one, fetch_optional, fetch
 from shared.database.tables import WebhookSecret
 from shared.database.transaction import retry_on_lock_timeout, transaction
 from shared.settings import settings
-from shared.webhooks import DISABLE_DELIVERIES, notification
+from shared.webhooks import DISABLE_DELIVERIES, notification, secret_row
 
 if TYPE_CHECKING:
     from api.webhooks.bodies import NewWebhook, SecretRotation, WebhookPatch
@@ -70,7 +70,9 @@ _DELETE_ANSWERS_WITH_SECRETS = """
 DELETE FROM idempotency_key WHERE operation = $1 OR operation = $2 AND answer::json ->> 'id' = $3
 """
 
-_INSERT_SECRET = "INSERT INTO webhook_secret (webhook_id, secret) VALUES ($1, $2)"  # noqa: S105 (a statement)
+# An encrypted secret is bound to its row, so that row's id must be known first.
+_INSERT_SECRET = "INSERT INTO webhook_secret (webhook_id, secret) VALUES ($1, '') RETURNING id"  # noqa: S105 (a statement)
+_SET_SECRET = "UPDATE webhook_secret SET secret = $2 WHERE id = $1"  # noqa: S105 (a statement)
 
 _END_CURRENT = """
 UPDATE webhook_secret SET valid_until = now() + $2 * interval '1 second'
@@ -126,7 +128,9 @@ async def _create(new: NewWebhook) -> Answer:
 
 async def _add_secret(webhook_id: int) -> str:
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
-    await execute(_INSERT_SECRET, webhook_id, secret)
+    secret_id = await fetch_value(int, _INSERT_SECRET, webhook_id)
+    stored = settings().secret_keys.encrypt(secret, secret_row(webhook_id, secret_id))
+    await execute(_SET_SECRET, secret_id, stored)
     return secret
 
 

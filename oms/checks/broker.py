@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from oms.checks.findings import Finding, ok, warning, wrong
 from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
 from shared.redis_clients import async_client, close_client
+from shared.redis_library import RedisError
 
 TIMEOUT_SECONDS = 3.0
 LEAST_VERSION = (6, 2)

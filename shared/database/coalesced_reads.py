@@ -6,6 +6,7 @@ import asyncio
 from contextvars import Context
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from shared.database.database_wait import WaitingForDatabase
 from shared.database.engine import DB, DatabaseUnavailableError
 from shared.settings import settings
 
@@ -49,7 +50,8 @@ class CoalescedReads(Generic[K, R]):
             self._sender = loop.create_task(self._send(), context=Context())
         elif self._timer is None:
             self._timer = loop.call_later(settings().pool_wait, self._refuse)
-        return await row
+        with WaitingForDatabase():
+            return await row
 
     async def _send(self) -> None:
         """Send one statement after the other, until nobody waits."""

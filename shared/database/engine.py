@@ -17,6 +17,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from piccolo.engine.postgres import PostgresEngine
 
+from shared.database.database_wait import WaitingForDatabase
 from shared.database.lock_retry import LOCK_ERRORS, LockWaiters, retry_while_locked
 from shared.database.pool import Pool
 from shared.database.sessions import (
@@ -29,6 +30,7 @@ from shared.database.sessions import (
 )
 from shared.database.waiting_line import Slots, TooLongError
 from shared.settings import settings
+from shared.tracing.spans import statement_span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -250,7 +252,8 @@ class Engine(PostgresEngine):
             return await self.retry_while_locked(partial(self.run_alone, run, sql, *args))
         # No retry here: the whole transaction has to start over.
         try:
-            return await run(transaction.connection, sql, *args)
+            with statement_span(sql), WaitingForDatabase():
+                return await run(transaction.connection, sql, *args)
         except DRIVER_ERRORS as error:
             raise translated(error)  # noqa: B904 (it has its cause)
 
@@ -263,9 +266,11 @@ class Engine(PostgresEngine):
             args: its arguments.
 
         """
-        connection = await self.acquire()
+        with WaitingForDatabase():
+            connection = await self.acquire()
         try:
-            return await run(connection, sql, *args)
+            with statement_span(sql), WaitingForDatabase():
+                return await run(connection, sql, *args)
         except BaseException as error:
             if ends_session(error):
                 connection.terminate()

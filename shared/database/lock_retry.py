@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
+from shared.database.database_wait import WaitingForDatabase
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
@@ -96,9 +98,11 @@ async def retry_while_locked(
     pause = SHORTEST_PAUSE_SECONDS
     with waiters.joined() as may_wait:
         while may_wait and time.monotonic() + pause < deadline:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            if not await waiters.turn(deadline - time.monotonic()):
+            with WaitingForDatabase():
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                has_turn = await waiters.turn(deadline - time.monotonic())
+            if not has_turn:
                 break
             try:
                 return await work()

@@ -58,12 +58,17 @@ async def migrate() -> int:
     """Apply the pending migrations; return how many there were.
 
     Raises:
-        MigrationFailedError: the server is too old, or a migration could not be applied.
+        MigrationFailedError: the server is too old, the schema too new, or a migration could not be applied.
 
     """
     async with _only_migrator():
         await _check_version()
-        pending = (await compare_migrations()).pending
+        differences = await compare_migrations()
+        if not differences.is_compatible:
+            raise MigrationFailedError(
+                "a newer version of this service has removed from the schema what this one needs"
+            )
+        pending = differences.pending
         if pending == 0:
             return 0
         # Imported only if a migration is pending: Piccolo's commands import a code formatter, which takes
@@ -101,6 +106,8 @@ class MigrationDifferences:
     """How many the code has and the database does not."""
     unknown: int
     """How many the database has and the code does not: a newer version of the code applied them."""
+    is_compatible: bool
+    """Whether the code works on the schema, once the pending ones are applied."""
 
 
 async def compare_migrations() -> MigrationDifferences:
@@ -109,7 +116,17 @@ async def compare_migrations() -> MigrationDifferences:
     if await fetch_value(bool, "SELECT to_regclass('migration') IS NOT NULL"):
         applied = frozenset(await fetch_values(str, "SELECT name FROM migration WHERE app_name = 'shared'"))
     in_code = _migrations_in_code()
-    return MigrationDifferences(len(in_code - applied), len(applied - in_code))
+    unknown = len(applied - in_code)
+    # Nothing that the code knows takes away what the code needs.
+    is_compatible = unknown == 0 or await _oldest_compatible_migration() in {None, *in_code}
+    return MigrationDifferences(len(in_code - applied), unknown, is_compatible)
+
+
+async def _oldest_compatible_migration() -> str | None:
+    """Return what the schema says; None if it is of a release that said nothing."""
+    if await fetch_value(bool, "SELECT to_regprocedure('oldest_compatible_migration()') IS NULL"):
+        return None
+    return await fetch_value(str, "SELECT oldest_compatible_migration()")
 
 
 @cache

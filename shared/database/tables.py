@@ -110,6 +110,7 @@ class OrderChange(Table, tablename="order_change"):
     previous_state = JSON(null=True, default=None, help_text="the order before the change")
     actor = Text(null=True, default=None, help_text="who made it; null: recorded before this column was")
     reason = Text(null=True, default=None, help_text="why, if they said it")
+    traceparent = Text(null=True, default=None, help_text="the request's, W3C Trace Context; null: no trace")
 
 
 class ChangeLog(Table, tablename="change_log"):
@@ -203,11 +204,15 @@ class Webhook(Table, tablename="webhook"):
 
 
 class WebhookSecret(Table, tablename="webhook_secret"):
-    """A secret that signs a webhook's deliveries. Stored in plain text: signing needs the secret itself."""
+    """A secret that signs a webhook's deliveries, encrypted or not: signing needs the secret itself."""
 
     id = BigInt(primary_key=True, default=None)
     webhook_id = ForeignKey(Webhook, null=False, default=None, index=False, on_update=OnUpdate.no_action)
-    secret = Text(default=None, help_text="whsec_ and 32 bytes in base64", secret=True)
+    secret = Text(
+        default=None,
+        help_text="whsec_ and 32 bytes in base64; or enc1:…, see shared/secret_keys",
+        secret=True,
+    )
     created_at = Timestamptz(default=TimestamptzNow())
     valid_until = Timestamptz(null=True, default=None, help_text="null: the current one")
 

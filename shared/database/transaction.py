@@ -16,6 +16,7 @@ import asyncpg
 from piccolo.engine.exceptions import TransactionError
 from piccolo.engine.postgres import PostgresTransaction
 
+from shared.database.database_wait import WaitingForDatabase
 from shared.database.engine import (
     DB,
     Engine,
@@ -24,6 +25,7 @@ from shared.database.engine import (
 )
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session, is_unavailability, sqlstate_of
 from shared.database.statements import fetch_optional, read_rows
+from shared.tracing.spans import statement_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -60,6 +62,12 @@ class Transaction(PostgresTransaction):
         self.readonly = readonly
 
     async def __aenter__(self) -> Self:
+        with WaitingForDatabase():
+            await self._begin_on_connection()
+        self.context = self.engine.current_transaction.set(self)
+        return self
+
+    async def _begin_on_connection(self) -> None:
         if not self.readonly:
             await self.engine.take_write_slot()
         try:
@@ -79,8 +87,6 @@ class Transaction(PostgresTransaction):
         except BaseException:
             self._release_write_slot()
             raise
-        self.context = self.engine.current_transaction.set(self)
-        return self
 
     async def __aexit__(
         self,
@@ -89,14 +95,8 @@ class Transaction(PostgresTransaction):
         traceback: TracebackType | None,
     ) -> Literal[False]:
         try:
-            if exception is None and not _is_rolled_back.get():
-                await self._commit()
-            elif exception is None:
-                await self._check_and_roll_back()
-            elif ends_session(exception):
-                self.connection.terminate()  # the server rolls it back
-            elif not self.connection.is_closed():
-                await self.rollback()
+            with WaitingForDatabase():
+                await self._end(exception)
         except DRIVER_ERRORS as error:
             raise translated(error)  # noqa: B904 (it has its cause)
         finally:
@@ -107,9 +107,20 @@ class Transaction(PostgresTransaction):
             raise unavailable
         return False
 
+    async def _end(self, exception: BaseException | None) -> None:
+        if exception is None and not _is_rolled_back.get():
+            await self._commit()
+        elif exception is None:
+            await self._check_and_roll_back()
+        elif ends_session(exception):
+            self.connection.terminate()  # the server rolls it back
+        elif not self.connection.is_closed():
+            await self.rollback()
+
     async def _commit(self) -> None:
         try:
-            await self.commit()
+            with statement_span("COMMIT"):
+                await self.commit()
         except Exception as error:
             if ends_session(error):
                 self.connection.terminate()
@@ -169,7 +180,8 @@ async def fetch_and_commit(row_type: type[T], sql: str, *args: object) -> T | No
     if _is_rolled_back.get():
         async with transaction():
             return await fetch_optional(row_type, sql, *args)
-    await DB.take_write_slot()
+    with WaitingForDatabase():
+        await DB.take_write_slot()
     try:
         records = await DB.run_alone(_fetch_known, sql, *args)
     finally:

@@ -29,10 +29,13 @@ from shared.changes import Change
 from shared.database.engine import DatabaseUnavailableError
 from shared.database.locks import ATTEMPTS_LOCK, only_one
 from shared.database.statements import execute, fetch_all, fetch_optional, read_row
+from shared.secret_keys import UnreadableSecretError
 from shared.settings import settings
-from shared.webhooks import IS_DUE
+from shared.webhooks import IS_DUE, secret_row
+from worker.metrics import ATTEMPTS
 from worker.webhooks.client import Message, Outcome, WebhookClient
 from worker.webhooks.outcomes import Attempt, record_attempt
+from worker.webhooks.traces import attempt_in_trace
 
 log = structlog.get_logger("worker")
 
@@ -95,14 +98,17 @@ WITH held AS (
 )
 SELECT
     begun.id AS attempt_id, d.url, d.id AS delivery_id, d.round, d.position, d.event_id, d.type, d.payload,
-    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason,
-    ARRAY(
-        SELECT secret FROM webhook_secret AS s
-        WHERE s.webhook_id = d.webhook_id AND (s.valid_until IS NULL OR s.valid_until > now())
-        ORDER BY s.id DESC
-    ) AS secrets
+    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason, c.traceparent,
+    valid.secret_ids, valid.secrets
 FROM d CROSS JOIN begun
-LEFT JOIN LATERAL (SELECT {CHANGE} FROM order_change WHERE position = d.position) AS c ON true
+CROSS JOIN LATERAL (
+    SELECT
+        coalesce(array_agg(s.id ORDER BY s.id DESC), '{{}}') AS secret_ids,
+        coalesce(array_agg(s.secret ORDER BY s.id DESC), '{{}}') AS secrets
+    FROM webhook_secret AS s
+    WHERE s.webhook_id = d.webhook_id AND (s.valid_until IS NULL OR s.valid_until > now())
+) AS valid
+LEFT JOIN LATERAL (SELECT {CHANGE}, traceparent FROM order_change WHERE position = d.position) AS c ON true
 """
 
 
@@ -135,7 +141,10 @@ class _BegunAttempt(msgspec.Struct, frozen=True):
     previous: str | None
     actor: str | None
     reason: str | None
+    traceparent: str | None
+    secret_ids: list[int]
     secrets: list[str]
+    """As they are stored."""
 
     def notification(self) -> str:
         return self.payload or read_row(Change, msgspec.structs.asdict(self)).notification()
@@ -228,7 +237,14 @@ async def _attempt_deliveries(lease: Lease, client: WebhookClient, deadline: flo
         attempt = await _begin_next_attempt(lease)
         if attempt is None:
             break
-        outcome = await client.attempt(attempt.message)
+        if attempt.obstacle is not None:
+            outcome = Outcome(latency_ms=0, error=f"not sent: {attempt.obstacle}", was_possible=False)
+            await _record_while_leased(attempt, outcome)
+            # The lease is kept until it ends: the webhook's other deliveries have the same obstacle.
+            log.error("webhook_not_served", webhook=lease.webhook_id, reason=attempt.obstacle)
+            return attempted + 1
+        outcome = await attempt_in_trace(client, attempt)
+        ATTEMPTS.observe(outcome.latency_ms / 1000, outcome.kind)
         await _record_while_leased(attempt, outcome)
         attempted += 1
     await execute(_RELEASE_WEBHOOK, lease.webhook_id, lease.token)
@@ -261,5 +277,14 @@ async def _begin_next_attempt(lease: Lease) -> Attempt | None:
     )
     if begun is None:
         return None
-    message = Message(begun.url, str(begun.event_id), begun.notification(), begun.secrets)
-    return Attempt(begun.attempt_id, lease.webhook_id, begun.delivery_id, begun.round, message)
+    obstacle, secrets = None, []
+    try:
+        secrets = [
+            settings().secret_keys.decrypt(secret, secret_row(lease.webhook_id, secret_id))
+            for secret_id, secret in zip(begun.secret_ids, begun.secrets, strict=True)
+        ]
+    except UnreadableSecretError as error:
+        # Without one of the signatures, a receiver that knows only this secret would refuse what is genuine.
+        obstacle = f"a secret of the webhook can't be read: {error}"
+    message = Message(begun.url, str(begun.event_id), begun.notification(), secrets, begun.traceparent)
+    return Attempt(begun.attempt_id, lease.webhook_id, begun.delivery_id, begun.round, message, obstacle)

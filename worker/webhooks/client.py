@@ -1,4 +1,4 @@
-"""Sign and POST: the only outbound HTTP.
+"""Sign and POST: the only outbound HTTP to addresses that callers choose.
 
 Connections go to addresses that were checked, and what is read is limited, see
 ``worker/webhooks/connections.py``. Proxies in the environment are ignored, no redirect is followed, and no
@@ -23,6 +23,7 @@ import httpcore
 import structlog
 from standardwebhooks import Webhook
 
+from shared.tracing.spans import propagation_headers
 from shared.webhook_addresses import Address, AddressPolicy, RefusedAddressError
 from worker.webhooks.connections import PinnedBackend, Resolve
 from worker.webhooks.schedule import read_retry_after
@@ -59,6 +60,8 @@ class Message:
     body: str
     secrets: Sequence[str]
     """``whsec_…``: each of them signs."""
+    traceparent: str | None = None
+    """Of the request that made the change; None: no trace."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,20 @@ class Outcome:
     """Why it does not count as delivered; None: it does."""
     retry_after: float | None = None
     """Seconds that the endpoint asked for."""
+    was_possible: bool = True
+    """False: nothing could be sent because of this service, which says nothing of the endpoint."""
 
     @property
     def delivered(self) -> bool:
         """Whether the endpoint acknowledged the notification."""
         return self.error is None
+
+    @property
+    def kind(self) -> str:
+        """Whether it was ``delivered``, ``failed`` (with another answer) or ``unanswered``."""
+        if self.delivered:
+            return "delivered"
+        return "unanswered" if self.status is None else "failed"
 
 
 def signed_headers(message: Message, at: datetime) -> dict[str, str]:
@@ -210,6 +222,7 @@ class WebhookClient:
                     "Content-Type": CONTENT_TYPE,
                     "Content-Length": str(len(message.body.encode())),
                     **signed_headers(message, at),
+                    **propagation_headers(),
                 }.items()
             ],
             content=message.body.encode(),

@@ -21,7 +21,13 @@ import structlog
 from shared.database.statements import execute, fetch_one, fetch_optional
 from shared.database.transaction import transaction
 from shared.webhooks import DISABLE_DELIVERIES, notification
-from worker.webhooks.schedule import failing_since_when, must_be_disabled, pause_before_next
+from worker.metrics import DELIVERIES, DISABLED_WEBHOOKS
+from worker.webhooks.schedule import (
+    PAUSE_WHILE_IMPOSSIBLE_SECONDS,
+    failing_since_when,
+    must_be_disabled,
+    pause_before_next,
+)
 
 if TYPE_CHECKING:
     from worker.webhooks.client import Message, Outcome
@@ -82,6 +88,8 @@ class Attempt:
     delivery_id: int
     round: int
     message: Message
+    obstacle: str | None = None
+    """Why it can't be made, because of this service itself."""
 
 
 class _Webhook(msgspec.Struct, frozen=True):
@@ -120,45 +128,67 @@ async def record_attempt(attempt: Attempt, outcome: Outcome) -> None:
 
     The webhook's row is locked first, so a caller's change to it happens entirely before or entirely after.
     """
+    state, disabled = await _record(attempt, outcome)
+    # Counted when it is committed, and once.
+    if state is not None:
+        DELIVERIES.add(state)
+    if disabled is not None:
+        DISABLED_WEBHOOKS.add(disabled)
+
+
+async def _record(attempt: Attempt, outcome: Outcome) -> tuple[str | None, DisabledReason | None]:
+    """Store it; return what the delivery became, and why the webhook was disabled, or None for each."""
+    state = disabled = None
     async with transaction():
         webhook = await fetch_optional(_Webhook, _LOCK_WEBHOOK, attempt.webhook_id)
         delivery = await fetch_optional(_Delivery, _LOCK_DELIVERY, attempt.delivery_id)
         if webhook is None or delivery is None:
-            return  # deleted meanwhile
+            return None, None  # deleted meanwhile
         ended = await execute(
             _END_ATTEMPT, attempt.id, outcome.latency_ms, outcome.status, outcome.answer, outcome.error
         )
         if not ended:
-            return  # recorded before: the connection broke during that COMMIT
+            return None, None  # recorded before: the connection broke during that COMMIT
         if delivery.round == attempt.round:
             # Otherwise a replay began a new round while this attempt was under way.
-            await _update_delivery(attempt, outcome, webhook, delivery)
-        if webhook.is_active:
-            await _update_webhook_health(webhook, delivery, outcome)
+            state = await _update_delivery(attempt, outcome, webhook, delivery)
+        if webhook.is_active and outcome.was_possible:
+            disabled = await _update_webhook_health(webhook, delivery, outcome)
+    return state, disabled
 
 
-async def _update_delivery(
-    attempt: Attempt, outcome: Outcome, webhook: _Webhook, delivery: _Delivery
-) -> None:
-    attempts = delivery.attempts + 1
+async def _update_delivery(attempt: Attempt, outcome: Outcome, webhook: _Webhook, delivery: _Delivery) -> str:
+    attempts = delivery.attempts + outcome.was_possible
     pause = None
     if outcome.delivered:
         state = "delivered"
     elif not webhook.is_active:
         state = "disabled"
+    elif not outcome.was_possible and delivery.type != TEST:
+        # Its retry schedule does not go on meanwhile, so nothing is given up, however long this lasts.
+        state, pause = "retrying", PAUSE_WHILE_IMPOSSIBLE_SECONDS
     else:
         # A test is attempted once: the caller that requested it is waiting for the result.
         if delivery.type != TEST:
             pause = pause_before_next(attempts, random.random(), outcome.retry_after)  # noqa: S311 (spreads load)
         state = "exhausted" if pause is None else "retrying"
     await execute(_UPDATE_DELIVERY, attempt.delivery_id, state, attempts, pause)
+    return state
 
 
-async def _update_webhook_health(webhook: _Webhook, delivery: _Delivery, outcome: Outcome) -> None:
-    """Record since when the webhook has only failed; disable it if that is too long or it answered 410."""
+async def _update_webhook_health(
+    webhook: _Webhook, delivery: _Delivery, outcome: Outcome
+) -> DisabledReason | None:
+    """Record since when the webhook has only failed; disable it if that is too long or it answered 410.
+
+    Returns:
+        Why it was disabled; None: it was not.
+
+    """
     if outcome.status == GONE:
         await _disable(webhook, "gone")
-    elif outcome.delivered:
+        return "gone"
+    if outcome.delivered:
         if webhook.failing_since is not None:
             await execute(_CLEAR_FAILURES, webhook.id)
     elif delivery.is_of_change:
@@ -166,6 +196,8 @@ async def _update_webhook_health(webhook: _Webhook, delivery: _Delivery, outcome
         await execute(_RECORD_FAILURE, webhook.id, since, webhook.now)
         if must_be_disabled(since, webhook.now):
             await _disable(webhook, "failing")
+            return "failing"
+    return None
 
 
 async def _disable(webhook: _Webhook, reason: DisabledReason) -> None:

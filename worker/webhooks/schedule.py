@@ -22,6 +22,9 @@ SERIES_BREAKS_AFTER = timedelta(days=2)
 further apart (twice the longest pause), so nothing was sent in between, and the webhook's health is
 unknown."""
 
+PAUSE_WHILE_IMPOSSIBLE_SECONDS = 60.0
+"""The pause after an attempt that could not be made because of this service itself."""
+
 
 def pause_before_next(failed: int, jitter: float, retry_after: float | None = None) -> float | None:
     """Return the seconds from a failed attempt to the next; None if it was the last.

@@ -1,0 +1,1 @@
+"""Counting what processes do, and serving it to Prometheus."""

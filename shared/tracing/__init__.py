@@ -1,0 +1,1 @@
+"""Traces (OpenTelemetry). Callers import ``spans``; the SDK is imported only if traces are exported."""
