@@ -83,12 +83,12 @@ def test_every_process_and_command_works_as_its_role(
         return str(done.stdout)
 
     services = str(ROOT / "sample-data" / "services.json")
-    assert "imported 3 orders" in command("api", "api.orders.import_command", SAMPLE, "--services", services)
+    assert "imported 3 orders" in command("api", "oms", "import", SAMPLE, "--services", services)
     (key,) = re.findall(r"oms_\w+", command("api", "api.keys.first_key"))
     api.client.headers["Authorization"] = f"Bearer {key}"
-    command("api", "api.keys.key_command", "make", "another", "--scopes", "orders:read")
-    command("api", "api.keys.key_command", "rotate", "another")
-    command("api", "api.keys.key_command", "revoke", "another")
+    command("api", "oms", "key", "make", "another", "--scopes", "orders:read")
+    command("api", "oms", "key", "rotate", "another")
+    command("api", "oms", "key", "revoke", "another")
     webhook = subscribe(api, receiver.url)
     assert api.client.post(f"/webhooks/{webhook['id']}/secret/rotation", json={}).status_code == 200
     order = api.client.post(
@@ -103,9 +103,8 @@ def test_every_process_and_command_works_as_its_role(
     assert api.client.post("/stream-tickets").status_code == 201
     wait_until(lambda: len(receiver.positions) == 4, "every change is delivered")
     wait_until(lambda: api.client.get("/fee-summaries").json()["totals"]["totalfee"] == 300, "all is summed")
-    for proof in ("worker.fee_summaries.proof", "worker.order_texts", "worker.order_places"):
-        command("worker", proof)
-    command("worker", "worker.fee_summaries.rebuild")
+    command("worker", "oms", "verify")
+    command("worker", "oms", "rebuild")
     assert api.client.delete(f"/webhooks/{webhook['id']}").status_code == 204
     assert api.client.get("/metrics").status_code == 200
     owner.rows("UPDATE order_change SET recorded_at = now() - interval '1 year'")

@@ -25,7 +25,7 @@ $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM oms_api, oms_relay, oms_worker;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM oms_api, oms_relay, oms_worker;
 
--- The API, and the commands api.orders.import_command, api.keys.* and api.secret_key_command. It adds changes, and can
+-- The API, and the commands oms import, oms key, oms doctor and api.secret_key_command. It adds changes, and can
 -- alter or delete none; it reads fee summaries, and can alter none.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO oms_api;
 GRANT INSERT, UPDATE, DELETE ON orders, webhook_secret, idempotency_key, api_key_old_secret TO oms_api;
@@ -47,7 +47,7 @@ GRANT UPDATE (created_at) ON idempotency_key TO oms_relay;  -- to lock rows that
 GRANT UPDATE (expires_at) ON stream_ticket TO oms_relay;  -- likewise
 GRANT DELETE ON order_change, webhook, webhook_delivery, idempotency_key, stream_ticket TO oms_relay;
 
--- The worker, and the commands worker.*. It reads orders and changes, and can write none; it reads no key and no kept
+-- The worker, and the commands oms verify and oms rebuild. It reads orders and changes, and can write none; it reads no key and no kept
 -- answer.
 GRANT SELECT ON orders, order_change, calendar, service, change_log, consumer_cursor, fee_summary, fee_summary_state,
     fee_summary_step, fee_summary_proof, webhook, webhook_secret, webhook_delivery, webhook_attempt TO oms_worker;
