@@ -28,6 +28,14 @@ class MissingSecretKeyError(StartRefusedError):
     """Something in the database is encrypted under a key that OMS_SECRET_KEY lacks."""
 
 
+async def missing_secret_keys(*, of_answers: bool) -> list[str]:
+    """Return the ids of the keys that OMS_SECRET_KEY lacks; see ``check_secret_keys``."""
+    needed = set(await fetch_values(str, _IDS_OF_SECRETS))
+    if of_answers:
+        needed |= set(await fetch_values(str, _IDS_OF_ANSWERS))
+    return sorted(needed - set(settings().secret_keys.ids))
+
+
 async def check_secret_keys(*, of_answers: bool) -> None:
     """Check that OMS_SECRET_KEY has the keys under which webhook secrets are encrypted.
 
@@ -39,10 +47,7 @@ async def check_secret_keys(*, of_answers: bool) -> None:
         DatabaseUnavailableError: the rows can't be read, or there are no tables yet.
 
     """
-    needed = set(await fetch_values(str, _IDS_OF_SECRETS))
-    if of_answers:
-        needed |= set(await fetch_values(str, _IDS_OF_ANSWERS))
-    missing = sorted(needed - set(settings().secret_keys.ids))
+    missing = await missing_secret_keys(of_answers=of_answers)
     if missing:
         raise MissingSecretKeyError(
             f"OMS_SECRET_KEY lacks {'a key' if len(missing) == 1 else 'keys'} under which secrets in this "

@@ -283,6 +283,17 @@ def test_a_process_that_lacks_a_key_in_use_does_not_start(
         )
 
 
+def test_the_doctor_says_which_key_is_missing(keyed: Api, database: Database) -> None:
+    """In a sentence with what to do."""
+    subscribe(keyed, URL)
+    done = run_command("oms", "doctor", database=database.url)
+    assert done.returncode != 0
+    assert f"encrypted under {FIRST_ID}, which OMS_SECRET_KEY lacks" in " ".join(done.stdout.split())
+    assert "which OMS_SECRET_KEY lacks" not in (
+        run_command("oms", "doctor", database=database.url, OMS_SECRET_KEY=FIRST).stdout
+    )
+
+
 def test_the_file_with_the_keys_is_read_in_place_of_the_variable(
     database: Database, redis_url: str, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from oms.checks.findings import Finding, ok, warning, wrong
 from shared.database.engine import DatabaseUnavailableError
 from shared.database.migrate import REQUIRED_POSTGRESQL
 from shared.database.statements import fetch_one, fetch_values
+from shared.stored_secrets import missing_secret_keys
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -81,6 +82,7 @@ async def check_database(settings: Settings) -> tuple[list[Finding], float | Non
         findings += _judge_server(server, settings)
         if storability.migrations == "ok":
             findings += [_judge_zone(await fetch_values(str, _OTHER_ZONE, settings.time_zone), settings)]
+            findings += _judge_secret_keys(await missing_secret_keys(of_answers=True))
             findings += judge_figures(await read_figures(), began + ahead)
     except DatabaseUnavailableError as error:
         if not storability.reason:
@@ -144,6 +146,15 @@ def _judge_zone(other_zones: list[str], settings: Settings) -> Finding:
         f"OMS_TIME_ZONE is {settings.time_zone}, and the fee summaries count in days of {other_zones[0]}",
         f"Set it back, or, with everything running as before: OMS_TIME_ZONE={settings.time_zone} oms rebuild",
     )
+
+
+def _judge_secret_keys(missing: list[str]) -> Iterator[Finding]:
+    if missing:
+        yield wrong(
+            "database",
+            f"secrets are encrypted under {', '.join(missing)}, which OMS_SECRET_KEY lacks",
+            "Set it as for the other processes; if the key is lost, rotate the webhooks' secrets.",
+        )
 
 
 def judge_figures(figures: Figures, now: float) -> Iterator[Finding]:
