@@ -12,6 +12,7 @@ COPY piccolo_conf.py ./
 COPY shared/ shared/
 COPY api/ api/
 COPY worker/ worker/
+COPY oms/ oms/
 COPY contract/ contract/
 COPY docs/ docs/
 COPY sample-data/ sample-data/

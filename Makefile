@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --quiet
-CODE   := $(wildcard api bench contract shared stack tests worker)
+CODE   := $(wildcard api bench contract oms shared stack tests worker)
 
 # Test runs start many Python processes. They share compiled bytecode, even if the environment disables it.
 export PYTHONDONTWRITEBYTECODE :=
@@ -20,23 +20,21 @@ help:  ## list the targets
 # --- run it ------------------------------------------------------------------------------------------
 
 run: $(VENV)/run.stamp  ## run the whole system on this machine [PORT=8000] [STATE_DIR=.local] [SAMPLE_DATA=no]
-	@exec $(PY) -m stack.run --stop-with-parent
+	@exec $(PY) -m oms run --stop-with-parent
 
 import: $(VENV)/run.stamp  ## import orders into the running system: FILE=orders.json [SERVICES=services.json] [REPORT=faults.json] [REASON="why"]
 	@test -n "$(FILE)" || { echo "make import: which file? make import FILE=orders.json [SERVICES=services.json]"; exit 2; }
-	@$(PY) -m stack.attach $(PY) -m api.orders.import_command "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)") $(if $(REPORT),--report "$(REPORT)") $(if $(REASON),--reason "$(REASON)")
+	@$(PY) -m oms import "$(FILE)" $(if $(SERVICES),--services "$(SERVICES)") $(if $(REPORT),--report "$(REPORT)") $(if $(REASON),--reason "$(REASON)")
 
 verify: $(VENV)/run.stamp  ## prove that fee summaries equal the orders, their texts their rows, and places their spacing; list what does not
-	@status=0; for proof in worker.fee_summaries.proof worker.order_texts worker.order_places; do \
-	  $(PY) -m stack.attach $(PY) -m $$proof || status=$$?; \
-	done; exit $$status
+	@$(PY) -m oms verify
 
 key: $(VENV)/run.stamp  ## make an API key, and print it: NAME=shop SCOPES=orders:read,orders:write [EXPIRES=2027-01-31T00:00:00Z]
 	@test -n "$(NAME)" && test -n "$(SCOPES)" || { echo "make key: whose, and for what? make key NAME=shop SCOPES=orders:read,orders:write"; exit 2; }
-	@$(PY) -m stack.attach $(PY) -m api.keys.key_command make "$(NAME)" --scopes "$(SCOPES)" $(if $(EXPIRES),--expires "$(EXPIRES)")
+	@$(PY) -m oms key make "$(NAME)" --scopes "$(SCOPES)" $(if $(EXPIRES),--expires "$(EXPIRES)")
 
 rebuild: $(VENV)/run.stamp  ## rebuild the fee summaries while they are in use [OMS_TIME_ZONE=Europe/Rome]
-	@$(PY) -m stack.attach $(PY) -m worker.fee_summaries.rebuild
+	@$(PY) -m oms rebuild
 
 # --- check it ----------------------------------------------------------------------------------------
 

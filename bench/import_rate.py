@@ -42,7 +42,7 @@ def measure_import(postgres: EmbeddedPostgres, redis_url: str, folder: Path) -> 
     before = fetch(url, "SELECT count(*) FROM orders")[0]["count"]
     began = time.monotonic()
     process = psutil.Popen(
-        [sys.executable, "-m", "api.orders.import_command", str(path)],
+        [sys.executable, "-m", "oms", "import", str(path)],
         cwd=ROOT,
         env=service_environment(url, redis_url),
         stdout=subprocess.DEVNULL,

@@ -110,9 +110,9 @@ class LargeDatabase:
         began = time.monotonic()
         _run(self.url, "shared.database.migrate")
         asyncio.run(self._fill())
-        _run(self.url, "worker.fee_summaries.rebuild")
+        _run(self.url, "oms", "rebuild")
         execute(self.url, "VACUUM ANALYZE", "CREATE EXTENSION pg_prewarm", _READ_ALL)
-        print(f"  {self.orders:,}: {_run(self.url, 'worker.fee_summaries.proof')}", flush=True)
+        print(f"  {self.orders:,}: {_run(self.url, 'oms', 'verify', 'summaries')}", flush=True)
         return time.monotonic() - began
 
     async def _fill(self) -> None:
@@ -188,10 +188,10 @@ def calendar(number: int) -> str:
     return f"c{number % CALENDARS}"
 
 
-def _run(url: str, module: str) -> str:
+def _run(url: str, module: str, *arguments: str) -> str:
     """Run one of the service's commands; return the last line of its output."""
     done = subprocess.run(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env=service_environment(url, "redis://127.0.0.1:1/0"),
         capture_output=True,

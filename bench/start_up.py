@@ -38,7 +38,7 @@ def _start(state: Path) -> float:
     environment = {**kept, "STATE_DIR": str(state), "PORT": str(free_port())}
     began = time.monotonic()
     process = start_process(
-        [sys.executable, "-m", "stack.run"], output=subprocess.PIPE, env=environment, cwd=ROOT
+        [sys.executable, "-m", "oms", "run"], output=subprocess.PIPE, env=environment, cwd=ROOT
     )
     seconds = 0.0
     lines = []

@@ -39,5 +39,5 @@ async def check_time_zone() -> None:
         raise OtherTimeZoneError(
             f"OMS_TIME_ZONE is {requested}, and the fee summaries count in days of {other_zones[0]}: set it "
             f"back, or, with everything running as before, rebuild them with `OMS_TIME_ZONE={requested} make "
-            "rebuild` (python -m worker.fee_summaries.rebuild) and start again"
+            "rebuild` (oms rebuild) and start again"
         )

@@ -29,10 +29,14 @@ def ignore_progress(_progress: Progress) -> None:
 
 
 class ProgressLine:
-    """Writes a line to standard error, at most once a second; none for a run that is shorter than that."""
+    """Writes a line to standard error, at most once a second; none for a run that is shorter than that.
 
-    def __init__(self, command: str, pause: float = 1) -> None:
+    And none where nobody looks: standard error must be a terminal, unless ``is_shown`` says otherwise.
+    """
+
+    def __init__(self, command: str, pause: float = 1, *, is_shown: bool | None = None) -> None:
         self._command = command
+        self._is_shown = sys.stderr.isatty() if is_shown is None else is_shown
         self._pause = pause
         self._began = self._step_began = self._written_at = time.monotonic()
 
@@ -52,5 +56,13 @@ class ProgressLine:
         if time.monotonic() - self._began >= self._pause:
             self._write(text)
 
+    def count(self, done: int, what: str) -> None:
+        """Show how much is done of something whose end is not known, unless a line was just written."""
+        now = time.monotonic()
+        if now - self._written_at >= self._pause:
+            self._written_at = now
+            self._write(f"{done:,} {what}")
+
     def _write(self, text: str) -> None:
-        print_line(f"{self._command}: {text}", file=sys.stderr)
+        if self._is_shown:
+            print_line(f"{self._command}: {text}", file=sys.stderr)

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 PREFIX = "OMS_"
 
+OF_COMMANDS = frozenset({"OMS_SERVER", "OMS_KEY", "OMS_KEY_FILE"})
+"""Variables of the command line (``oms``), for calls of an API. No process reads them."""
+
 
 class SettingsError(StartRefusedError):
     """The environment can't be used; the message names each variable and what it accepts."""
@@ -395,7 +398,7 @@ def settings() -> Settings:
         SettingsError: variables are missing, unknown or invalid; the message names all of them.
 
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | OF_COMMANDS
     faults = [
         f"{name}: unknown setting"
         for name in sorted(os.environ)

@@ -1,4 +1,4 @@
-"""``make run``: start every process of the system on this machine, supervise them, and stop them together.
+"""``oms run``: start every process of the system on this machine, supervise them, and stop them together.
 
 Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (whether a new database gets the sample
 orders: yes, or no if OMS_DATABASE_URL is set) and the processes' own OMS_ variables. Exit status: 0 stopped
@@ -78,7 +78,7 @@ class Stack:
             self._run_to_end("migrate", [sys.executable, "-m", "shared.database.migrate"], environment)
             if self._plan.sample_data:
                 files = ("sample-data/orders.json", "--services", "sample-data/services.json")
-                command = [sys.executable, "-m", "api.orders.import_command", *files, "--only-if-empty"]
+                command = [sys.executable, "-m", "oms", "import", *files, "--only-if-empty"]
                 self._run_to_end("import", command, environment)
             self._state.publish(
                 {name: value for name, value in environment.items() if name.startswith("OMS_")}
@@ -281,8 +281,8 @@ def _describe_exit(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
-def main(arguments: list[str]) -> int:
-    """Run the stack. With ``--stop-with-parent``, it also stops when its parent process ends."""
+def run_stack(*, stop_with_parent: bool = False) -> int:
+    """Run the stack, and return its exit status; it may also stop when its parent process ends."""
     try:
         plan = Plan.read(os.environ)
         check_folders(os.environ)
@@ -302,11 +302,7 @@ def main(arguments: list[str]) -> int:
     hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
     for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
         signal.signal(number, stack.request_stop)
-    if "--stop-with-parent" in arguments:
+    if stop_with_parent:
         # Otherwise the stack would survive a `kill -9` of make, and keep the port and the folder in use.
         die_with_parent(os.getppid(), signal.SIGTERM)
     return stack.run()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,7 @@
 
 The generators are pinned in ``contract/clients``: those in Python are installed into an environment of
 their own, those in TypeScript need Node, and openapi-generator needs Java. What is missing is skipped, and
-named at the end. A whole system of its own (``stack.run``, with the sample data) answers the journeys, and
+named at the end. A whole system of its own (``oms run``, with the sample data) answers the journeys, and
 before them all requests of a generated Postman collection. The exit status is 0 if nothing failed, 1 if
 something did.
 """

@@ -58,7 +58,14 @@ _LONGEST_FIRST = (
 
 _WITH_PIPELINE = (
     *("fee_summary_proof", "fee_summary_positions", "subscribing", "order_change_transports"),
-    *("fee_summary_reader", "webhook_processes", "subscribing_webhooks", "order_journey", "readme"),
+    *(
+        "fee_summary_reader",
+        "webhook_processes",
+        "subscribing_webhooks",
+        "order_journey",
+        "readme",
+        "webhook_commands",
+    ),
 )
 """The files that use ``pipeline``, all in one process, so that only one is started."""
 

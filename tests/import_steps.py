@@ -1,4 +1,4 @@
-"""Steps of tests of ``python -m api.orders.import_command``: write files, import them, read its output."""
+"""Steps of tests of ``oms import``: write files, import them, read its output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLE_SERVICES = ROOT / "sample-data" / "services.json"
 def import_files(*arguments: Path | str, database: str = "") -> Done:
     """Run the command with these arguments, on the database of ``api`` unless another is named."""
     url = database or os.environ["OMS_DATABASE_URL"]
-    return call_command("api.orders.import_command", *map(str, arguments), database=url)
+    return call_command("oms", "import", *map(str, arguments), database=url)
 
 
 def import_rows(folder: Path, orders: object, services: object = None, *options: Path | str) -> Done:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def key_command(database: Database, *arguments: str) -> str:
-    """Run ``api.keys.key_command`` and return what it printed."""
-    ran = run_command("api.keys.key_command", *arguments, database=database.url)
+    """Run ``oms key`` and return what it printed."""
+    ran = run_command("oms", "key", *arguments, database=database.url)
     assert ran.returncode == 0, ran.stderr
     return str(ran.stdout).strip()
 

@@ -30,7 +30,8 @@ QUICK = {
 
 def environment(database: str, redis: str, **more: str) -> dict[str, str]:
     """Return the environment of a process, without this process's settings."""
-    ours = ("OMS_", "REMAP_SIGTERM")  # ``shared.task_queue`` sets the latter when it is imported here
+    # OpenTelemetry's too. ``shared.task_queue`` sets REMAP_SIGTERM when it is imported here.
+    ours = ("OMS_", "OTEL_", "REMAP_SIGTERM")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "OMS_DATABASE_URL": database, "OMS_REDIS_URL": redis, **QUICK, **more}
 
@@ -56,13 +57,13 @@ def start(
 
 
 def call_command(module: str, *arguments: str, database: str) -> subprocess.CompletedProcess[str]:
-    """Call the ``main`` of a command of the service in this process, which saves starting one.
+    """Call the ``main`` of a command of the service, or of ``oms``, in this process: no start of another.
 
     One at a time: the engine is this process's, and so are its standard streams.
     """
     from shared.database.engine import DB
 
-    command = import_module(module).main
+    command = import_module("oms.main" if module == "oms" else module).main
     with (
         mock.patch.object(DB, "pool", None),  # the tests' own pool belongs to another event loop
         mock.patch.dict(DB.config, dsn=database),
@@ -90,6 +91,25 @@ def run_command(
         errors.seek(0)
         return subprocess.CompletedProcess(
             [module, *arguments], status, output.read().decode(), errors.read().decode()
+        )
+
+
+def run_on_terminal(*arguments: str, database: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run ``oms`` to its end with a terminal as its standard error, and its standard output in a pipe."""
+    controller, terminal = os.openpty()
+    with (
+        tempfile.TemporaryFile() as output,
+        os.fdopen(terminal, "wb", buffering=0) as errors,
+        os.fdopen(controller, "rb", buffering=0) as shown,
+    ):
+        env = environment(database, NO_REDIS, **settings)
+        process = start("oms", *arguments, env=env, output=output, errors=errors)
+        status = process.wait(45)
+        os.set_blocking(controller, False)
+        text = shown.read() or b""
+        output.seek(0)
+        return subprocess.CompletedProcess(
+            ["oms", *arguments], status, output.read().decode(), text.decode().replace("\r\n", "\n")
         )
 
 

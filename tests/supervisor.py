@@ -1,4 +1,4 @@
-"""``python -m stack.run`` as a process, for tests: its output, its child processes, and its end."""
+"""``oms run`` as a process, for tests: its output, its child processes, and its end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Run:
         self._output_changed = threading.Condition()
         self.address = self.tried = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stack.run"],
+            [sys.executable, "-m", "oms", "run"],
             cwd=ROOT,
             env=stack_environment(state, port) | settings,
             stdout=subprocess.PIPE,

@@ -261,7 +261,7 @@ def test_the_operators_command_lists_rotates_and_refuses(database: Database) -> 
         ("rotate", "shop", "--overlap", "P1M"): 2,
     }
     for arguments, status in wrong.items():
-        ran = run_command("api.keys.key_command", *arguments, database=database.url)
+        ran = run_command("oms", "key", *arguments, database=database.url)
         assert ran.returncode == status, (arguments, ran.stderr)
         assert ran.stderr
         assert "Traceback" not in ran.stderr

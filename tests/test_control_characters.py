@@ -106,7 +106,7 @@ def test_an_import_names_the_faults_of_a_hostile_file_escaped(
     hostile = HOSTILE.removesuffix("\ud800")
     file.write_text(json.dumps([{hostile: hostile, "datetime": hostile, "services": [hostile]}]))
     for name in (file, tmp_path / "\x1b[2Jno-such\n.json"):
-        done = run_command("api.orders.import_command", str(name), database=postgres_url)
+        done = run_command("oms", "import", str(name), database=postgres_url)
         assert done.returncode in (1, 2)
         assert done.stderr
         assert is_harmless(done.stdout + done.stderr), ascii(done.stderr)

@@ -218,9 +218,9 @@ def test_cancelled_statements_cause_503_at_worst(server: Server, deployment: Dep
     ("module", "arguments", "status"),
     [
         ("shared.database.migrate", (), 1),
-        ("api.orders.import_command", ("sample-data/orders.json",), 1),
-        ("worker.fee_summaries.proof", (), 2),
-        ("worker.fee_summaries.rebuild", (), 2),
+        ("oms", ("import", "sample-data/orders.json"), 1),
+        ("oms", ("verify",), 2),
+        ("oms", ("rebuild",), 2),
     ],
 )
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_a_standby_is_never_used_and_a_promoted_one_is(tmp_path: Path) -> None:
             postgres.start()
             answers = placing(deployment, time.monotonic() + PHASE_SECONDS)
             answer = deployment.api.client.get("/health/ready")
-            done = run_command("worker.fee_summaries.proof", database=postgres.url)
+            done = run_command("oms", "verify", "summaries", database=postgres.url)
             with Database(postgres.url) as database:
                 assert database.value("SELECT pg_is_in_recovery()")
                 database.rows("SELECT pg_promote()")

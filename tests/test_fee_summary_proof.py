@@ -20,7 +20,7 @@ from tests.builders import later
 from tests.drivers import wait_until
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
-from tests.processes import ServiceProcess, call_command, run_command
+from tests.processes import ServiceProcess, call_command, run_on_terminal
 from tests.random_rounds import seeds
 from tests.steps import applied, apply_every_change, assign_all, place
 from worker.fee_summaries.consumer import apply_changes
@@ -178,7 +178,7 @@ def test_a_proof_shows_its_progress_however_orders_are_distributed_over_time(
 ) -> None:
     """One in 1970, then 6,000 within a few months: they are never read all at once."""
     many_orders(database, 6_000)
-    run(work(ProgressLine("proof", pause=0)))
+    run(work(ProgressLine("proof", pause=0, is_shown=True)))
     lines = capsys.readouterr().err.splitlines()
     matches = [
         re.fullmatch(r"proof: ([\d,]+) of 6,001 orders counted, about (\d+) s left", line) for line in lines
@@ -189,7 +189,10 @@ def test_a_proof_shows_its_progress_however_orders_are_distributed_over_time(
     assert (counted[-1], matches[-1] and matches[-1][2]) == (6_001, "0")
 
 
-def test_proof_and_rebuild_show_progress_after_one_second(
+COMMANDS = (("verify", "summaries"), ("rebuild",))
+
+
+def test_proof_and_rebuild_show_progress_after_one_second_on_a_terminal(
     run: Run, database: Database, postgres_url: str
 ) -> None:
     """Here a lock on the orders holds them up, and the estimate includes the wait."""
@@ -197,14 +200,15 @@ def test_proof_and_rebuild_show_progress_after_one_second(
     run(rebuild())
     with ThreadPoolExecutor(2) as threads:
         with orders_held(database):
-            modules = ("worker.fee_summaries.proof", "worker.fee_summaries.rebuild")
-            working = [threads.submit(run_command, module, database=postgres_url) for module in modules]
+            working = [
+                threads.submit(run_on_terminal, *command, database=postgres_url) for command in COMMANDS
+            ]
             longer = timedelta(seconds=1.1)
             wait_until(
                 lambda: sum(row["since"] > longer for row in database.rows(WAITING) if row["since"]) == 2,
                 "both have waited",
             )
-        for name, done in zip(("verify", "rebuild"), working, strict=True):
+        for (name, *_), done in zip(COMMANDS, working, strict=True):
             shown = done.result()
             assert shown.returncode == 0
             first = shown.stderr.splitlines()[0]
@@ -222,17 +226,17 @@ def test_proof_and_rebuild_report_their_result_and_exit_status(
     run(apply_every_change())
     database.rows("UPDATE fee_summary SET orders = 2 WHERE service_id = 0")
     row = "2030-06-02 calendar default, whole orders at 100.00:"
-    shown = call_command("worker.fee_summaries.proof", database=postgres_url)
+    shown = call_command("oms", "verify", "summaries", database=postgres_url)
     assert (shown.returncode, shown.stdout) == (
         1,
         f"{row} the summary counts 2 orders (200.00), there are 1 (100.00): {order_id}\n",
     )
     assert "1 fee summaries do not match the orders" in shown.stderr
     assert "make rebuild" in shown.stderr
-    rebuilt = call_command("worker.fee_summaries.rebuild", database=postgres_url)
+    rebuilt = call_command("oms", "rebuild", database=postgres_url)
     assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
     assert "rebuilt from 1 orders, in days of UTC, at position 1" in rebuilt.stdout
-    shown = call_command("worker.fee_summaries.proof", database=postgres_url)
+    shown = call_command("oms", "verify", "summaries", database=postgres_url)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "every fee summary matches the orders, to the cent: 1 orders at position 1" in shown.stdout
 
@@ -240,11 +244,11 @@ def test_proof_and_rebuild_report_their_result_and_exit_status(
 def test_a_proof_or_rebuild_that_could_not_be_done_exits_with_status_2(new_database_url: str) -> None:
     """Status 2 states neither that the summaries are right nor that they are wrong."""
     missing = new_database_url.replace("own_", "no_such_")
-    for module, prefix in (
-        ("worker.fee_summaries.proof", "verify: "),
-        ("worker.fee_summaries.rebuild", "rebuild: "),
+    for command, prefix in (
+        ("verify", "verify: "),
+        ("rebuild", "rebuild: "),
     ):
-        shown = call_command(module, database=missing)
+        shown = call_command("oms", command, database=missing)
         assert shown.returncode == 2, shown.stderr
         assert shown.stderr.splitlines()[-1].startswith(prefix)
         assert "Traceback" not in shown.stderr

@@ -96,8 +96,8 @@ def test_a_reader_of_summaries_never_sees_a_total_that_is_wrong_for_its_position
 
     def rebuild_and_verify() -> None:
         while not stop.is_set():
-            for module in ("worker.fee_summaries.rebuild", "worker.fee_summaries.proof"):
-                done = call_command(module, database=url)
+            for command in ("rebuild", "verify"):
+                done = call_command("oms", command, database=url)
                 (failed if done.returncode else rebuilds).append(done.stdout + done.stderr)
 
     threads = [Thread(target=read), Thread(target=rebuild_and_verify)]
@@ -117,4 +117,4 @@ def test_a_reader_of_summaries_never_sees_a_total_that_is_wrong_for_its_position
 
     check_answers(answers, states)
     assert writes > len(states) / 2
-    assert call_command("worker.fee_summaries.proof", database=url).returncode == 0
+    assert call_command("oms", "verify", "summaries", database=url).returncode == 0

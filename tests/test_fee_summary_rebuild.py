@@ -134,7 +134,7 @@ def test_a_rebuild_that_another_one_replaced_leaves_no_rows_behind(
         if not others:
             # In a thread, as this one is within an event loop, which waits here.
             with ThreadPoolExecutor(1) as thread:
-                done = thread.submit(call_command, "worker.fee_summaries.rebuild", database=postgres_url)
+                done = thread.submit(call_command, "oms", "rebuild", database=postgres_url)
                 others.append(done.result().returncode)
 
     with pytest.raises(RebuildSupersededError):

@@ -88,10 +88,10 @@ def test_a_worker_that_is_stopped_while_it_starts_says_that_it_stopped(
     ("command", "arguments", "status"),
     [
         ("shared.database.migrate", (), 0),
-        ("api.orders.import_command", (str(SAMPLE_ORDERS),), 1),
-        ("api.orders.import_command", ("no-such-file.json",), 2),
-        ("worker.fee_summaries.proof", (), 0),
-        ("worker.fee_summaries.rebuild", (), 0),
+        ("oms", ("import", str(SAMPLE_ORDERS)), 1),
+        ("oms", ("import", "no-such-file.json"), 2),
+        ("oms", ("verify",), 0),
+        ("oms", ("rebuild",), 0),
     ],
 )
 def test_every_line_of_a_command_is_json_where_that_is_set(
@@ -107,11 +107,16 @@ def test_every_line_of_a_command_is_json_where_that_is_set(
         assert {"event", "level", "timestamp"} <= json.loads(line).keys(), line
 
 
-@pytest.mark.parametrize("module", [*PROCESSES, "shared.database.migrate", "worker.fee_summaries.proof"])
-def test_a_refusal_to_start_is_json_where_that_is_set(module: str, postgres_url: str) -> None:
+@pytest.mark.parametrize("command", [*PROCESSES, "shared.database.migrate", "oms verify"])
+def test_a_refusal_to_start_is_json_where_that_is_set(command: str, postgres_url: str) -> None:
     """In one line, with everything that is wrong, and exit status 1."""
     done = run_command(
-        module, database=postgres_url, OMS_LOG_FORMAT="json", OMS_PORT="x", OMS_TYPO="1", OMS_ACCESS="maybe"
+        *command.split(),
+        database=postgres_url,
+        OMS_LOG_FORMAT="json",
+        OMS_PORT="x",
+        OMS_TYPO="1",
+        OMS_ACCESS="maybe",
     )
     assert done.returncode == 1
     (line,) = (done.stdout + done.stderr).splitlines()

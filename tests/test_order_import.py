@@ -1,4 +1,4 @@
-"""``python -m api.orders.import_command``: all orders of a file with a history of its own, or none."""
+"""``oms import``: all orders of a file with a history of its own, or none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.orders.errors import ImportRefusedError
-from api.orders.import_command import _check_orders as check_orders
+from api.orders.import_files import _check_orders as check_orders
 from api.orders.imports.commands import import_orders
 from api.orders.imports.faults import FaultReport
 from api.orders.imports.files import ImportedFile

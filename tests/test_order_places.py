@@ -41,7 +41,7 @@ def placed(api: Api, database: Database) -> list[int]:
 
 def test_orders_that_keep_their_calendars_spacings_are_proved(database: Database, placed: list[int]) -> None:
     """Cancelled orders and those of one import may be near others."""
-    proof = call_command("worker.order_places", database=database.url)
+    proof = call_command("oms", "verify", "places", database=database.url)
     assert (proof.returncode, proof.stderr) == (0, "")
     assert proof.stdout == f"every booked order keeps its calendar's spacing: {len(placed)} orders\n"
 
@@ -55,7 +55,7 @@ def test_each_order_that_does_not_is_named(database: Database) -> None:
     nearer = later(days=2) - MILLISECOND
     database.rows("UPDATE orders SET clear_until = $1, datetime = $1 WHERE id = 4", nearer)
     database.rows(WITH_TRIGGERS)
-    proof = call_command("worker.order_places", database=database.url)
+    proof = call_command("oms", "verify", "places", database=database.url)
     assert proof.returncode == 1
     wrong = "its clear_until is not what its datetime and its calendar's spacing say"
     assert sorted(proof.stdout.splitlines()) == [
@@ -66,5 +66,5 @@ def test_each_order_that_does_not_is_named(database: Database) -> None:
     database.rows(WITHOUT_TRIGGERS)
     database.rows("UPDATE calendar SET spacing_seconds = 780 WHERE name = 'short'")
     database.rows(WITH_TRIGGERS)
-    changed = call_command("worker.order_places", database=database.url)
+    changed = call_command("oms", "verify", "places", database=database.url)
     assert "orders 1 and 7: nearer than the spacing of calendar short" in changed.stdout

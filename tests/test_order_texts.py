@@ -208,7 +208,7 @@ def test_orders_that_were_not_rendered_anew_are_found_by_the_proof(upgradable: t
     api, database = upgradable
     api.placed_order(id=6, at=later(days=1))
     show_a_note(database)
-    found = call_command("worker.order_texts", database=database.url)
+    found = call_command("oms", "verify", "texts", database=database.url)
     assert found.returncode == 1
     assert found.stdout.splitlines() == [
         f"order {order_id}: its stored text is not what its row says" for order_id in (5, 6)
@@ -216,6 +216,6 @@ def test_orders_that_were_not_rendered_anew_are_found_by_the_proof(upgradable: t
     assert found.stderr == "verify: 2 of 2 orders have texts that their rows do not say\n"
     database.rows(NEXT_FORMAT)
     database.rows(RENDER_ANEW)
-    proved = call_command("worker.order_texts", database=database.url)
+    proved = call_command("oms", "verify", "texts", database=database.url)
     assert (proved.returncode, proved.stderr) == (0, "")
     assert proved.stdout == "every order's stored text is what its row says: 2 orders\n"

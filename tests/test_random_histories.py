@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from api.orders.errors import ImportRefusedError
-from api.orders.import_command import _check_orders
+from api.orders.import_files import _check_orders
 from api.orders.imports.commands import import_orders
 from api.orders.imports.faults import FaultReport
 from api.orders.imports.files import ImportedFile
@@ -247,7 +247,7 @@ class History:
             assert [self.as_model(order) for order in orders] == expected_orders, command
 
     def do_import(self, command: Import) -> None:
-        """Import orders, as ``python -m api.orders.import_command`` does."""
+        """Import orders, as ``oms import`` does."""
         file = f"[{', '.join(written(**vars(order)) for order in command.orders)}]"
         self.imports += 1
         digest = sha256(f"{self.imports}".encode()).hexdigest()

@@ -193,8 +193,14 @@ def test_a_well_formed_database_url_is_accepted(url: str) -> None:
 
 COMMANDS = (
     *(("api.server",), ("api.relay.main",), ("worker.main",), ("shared.database.migrate",)),
-    *(("api.orders.import_command", "orders.json"), ("worker.fee_summaries.proof",)),
-    *(("worker.fee_summaries.rebuild",), ("shared.settings",)),
+    *(("oms", "import", "orders.json"), ("oms", "verify")),
+    *(
+        (
+            "oms",
+            "rebuild",
+        ),
+        ("shared.settings",),
+    ),
     ("piccolo.main", "migrations", "check"),
     ("celery", "--app=shared.task_queue", "report"),
 )
@@ -233,7 +239,7 @@ def test_make_run_refuses_a_malformed_url_before_it_starts_a_server(tmp_path: Pa
     own = {"OMS_REDIS_URL": f"redis://:{SECRET}/@host", "STATE_DIR": str(tmp_path / "state"), "PORT": "0"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OMS_")}
     done = subprocess.run(
-        [sys.executable, "-m", "stack.run"],
+        [sys.executable, "-m", "oms", "run"],
         env={**kept, **own},
         cwd=ROOT,
         capture_output=True,

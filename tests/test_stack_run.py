@@ -1,4 +1,4 @@
-"""``python -m stack.run``, which `make run` runs: one real stack for all tests, and one more start."""
+"""``oms run``, which `make run` runs: one real stack for all tests, and one more start."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _port_before_a_free_one() -> int:
 def _refused(state: Path, port: int) -> str:
     """Run the supervisor where it must refuse; return its one line of output."""
     done = subprocess.run(
-        [sys.executable, "-m", "stack.run"],
+        [sys.executable, "-m", "oms", "run"],
         cwd=ROOT,
         env=stack_environment(state, port),
         capture_output=True,
@@ -163,7 +163,7 @@ def test_a_command_run_beside_the_stack_uses_the_servers_of_the_stack(running: R
     """What `make import` does: the sample file was imported already, so there is nothing to do."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.orders.import_command"),
+            *(sys.executable, "-m", "oms", "import"),
             *("sample-data/orders.json", "--services", "sample-data/services.json"),
         ],
         cwd=ROOT,
@@ -183,7 +183,7 @@ def test_a_command_on_another_database_needs_neither_a_stack_nor_redis(
     for setting, status, output in ((own, 0, "imported 3 orders"), ({}, 2, "no system is running in")):
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "stack.attach", sys.executable, "-m", "api.orders.import_command"),
+                *(sys.executable, "-m", "oms", "import"),
                 *("sample-data/orders.json", "--services", "sample-data/services.json"),
             ],
             cwd=ROOT,
@@ -365,7 +365,7 @@ def test_everything_runs_when_the_stack_says_that_it_is_ready(running: Run, name
 def test_a_temporary_folder_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     """Nothing is started before that."""
     done = subprocess.run(
-        [sys.executable, "-m", "stack.run"],
+        [sys.executable, "-m", "oms", "run"],
         cwd=ROOT,
         env=stack_environment(tmp_path / "state", free_port()) | {"TMPDIR": str(tmp_path / "missing")},
         capture_output=True,

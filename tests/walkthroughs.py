@@ -35,15 +35,12 @@ def run_step(pipeline: Pipeline, command: str) -> str:
     database = pipeline.database.url
     match words:
         case ["make", "verify"]:
-            (modules,) = re.findall(r"^verify:.*\n\t.*for proof in (.+); do", MAKEFILE, re.MULTILINE)
-            return "".join(
-                run_command(module, database=database).stdout.strip() for module in modules.split()
-            )
+            return run_command("oms", "verify", database=database).stdout.replace("\n", "")
         case ["make", "import", *variables]:
             given = dict(variable.split("=", 1) for variable in variables)
             file = given.pop("FILE")
             options = [word for name, value in given.items() for word in (f"--{name.lower()}", value)]
-            return run_command("api.orders.import_command", file, *options, database=database).stdout
+            return run_command("oms", "import", file, *options, database=database).stdout
         case _:
             assert HERE in command
             return subprocess.run(

@@ -1,23 +1,18 @@
-"""Prove that booked orders keep their calendars' spacing: ``python -m worker.order_places``, ``make verify``.
+"""Prove that booked orders keep their calendars' spacing: ``oms verify places``.
 
 It is computed from the orders' datetimes, without the constraint that enforces it. What that constraint
 compares, ``clear_until``, must be what datetimes and spacings say.
-
-Exit status 0: each order does; 1: some do not, and each is listed; 2: the proof failed.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared.command_output import print_line
 from shared.database.statements import fetch_one, fetch_optional, fetch_value
-from shared.progress import Progress, ProgressLine, ReportProgress, ignore_progress
-from worker.proof_command import FAILED, run_proof
+from shared.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,22 +83,3 @@ async def compare_places(
         progress(Progress(orders, max(orders, expected), "compared with their calendars"))
         calendar = await fetch_optional(_Calendar, _NEXT_CALENDAR, calendar.id)
     return PlaceProof(orders, faults)
-
-
-def main() -> int:
-    """Run from the command line."""
-    proof = run_proof(lambda: compare_places(print_line, ProgressLine("verify")))
-    if proof is None:
-        return FAILED
-    if proof.faults:
-        print_line(
-            f"verify: {proof.faults:,} faults in the places of {proof.orders:,} orders on their calendars",
-            level="error",
-        )
-        return 1
-    print_line(f"every booked order keeps its calendar's spacing: {proof.orders:,} orders")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

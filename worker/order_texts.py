@@ -1,20 +1,14 @@
-"""Prove that orders' stored texts are what their rows say: ``python -m worker.order_texts``, ``make verify``.
-
-Exit status 0: each is; 1: some are not, and each is listed; 2: the proof failed.
-"""
+"""Prove that orders' stored texts are what their rows say: ``oms verify texts``."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared.command_output import print_line
 from shared.database.statements import fetch_all, fetch_value
-from shared.progress import Progress, ProgressLine, ReportProgress, ignore_progress
-from worker.proof_command import FAILED, run_proof
+from shared.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,27 +57,3 @@ async def compare_texts(
         for order_id in compared.differing:
             report(order_id)
         progress(Progress(orders, max(orders, expected), "compared with their texts"))
-
-
-def main() -> int:
-    """Run from the command line."""
-    proof = run_proof(
-        lambda: compare_texts(
-            lambda order_id: print_line(f"order {order_id}: its stored text is not what its row says"),
-            ProgressLine("verify"),
-        )
-    )
-    if proof is None:
-        return FAILED
-    if proof.differing:
-        print_line(
-            f"verify: {proof.differing:,} of {proof.orders:,} orders have texts that their rows do not say",
-            level="error",
-        )
-        return 1
-    print_line(f"every order's stored text is what its row says: {proof.orders:,} orders")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,7 @@ from shared.database.engine import DB, DatabaseUnavailableError
 from shared.settings import settings
 
 NAME = "first"
-ANOTHER = "python -m api.keys.key_command make NAME --scopes all"
+ANOTHER = "python -m oms key make NAME --scopes all"
 
 
 async def _make() -> str | None:

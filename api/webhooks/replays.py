@@ -39,9 +39,9 @@ WITH due AS (
     ORDER BY c.position
     ON CONFLICT (webhook_id, position) DO UPDATE SET
         state = 'pending', round = d.round + 1, attempts = 0, next_attempt_at = now(), acknowledged_at = NULL
-    RETURNING 1
+    RETURNING position
 )
-SELECT count(*) AS deliveries, first_position AS first, last_position AS last
+SELECT count(due.position) AS deliveries, first_position AS first, last_position AS last
 FROM due RIGHT JOIN change_log ON true GROUP BY first_position, last_position
 """
 

@@ -17,7 +17,4 @@ SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, coalesce(last
 FROM pg_sequences WHERE schemaname = 'public' AND data_type = 'bigint'::regtype;
 ANALYZE;
 END
-# All that `make verify` proves.
-for proof in worker.fee_summaries.proof worker.order_texts worker.order_places; do
-  "$python" -m "$proof"
-done
+"$python" -m oms verify

@@ -1,24 +1,20 @@
-"""Prove that fee summaries equal the orders: ``python -m worker.fee_summaries.proof``, ``make verify``.
+"""Prove that fee summaries equal the orders: ``oms verify summaries``, and the worker once a day.
 
 Every summary is recomputed from the orders, at the summaries' own position, and compared to the cent, while
-orders are written and summaries updated. Exit status 0: all are equal; 1: some differ, and each is listed
-with its orders; 2: the proof failed. The result is stored, for ``GET /fee-summaries/proof`` and metrics.
+orders are written and summaries updated. The result is stored, for ``GET /fee-summaries/proof`` and metrics.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.command_output import print_line
 from shared.database.locks import PROOF_LOCK, only_one
 from shared.database.statements import execute, fetch_value
-from shared.progress import ProgressLine, ReportProgress, ignore_progress
+from shared.progress import ReportProgress, ignore_progress
 from worker.fee_summaries.recount import COUNTED, ORDER_SHARES, CountedRow, OrderChunks, open_snapshot
-from worker.proof_command import FAILED, run_proof
 
 if TYPE_CHECKING:
     from datetime import date
@@ -178,24 +174,3 @@ async def prove_if_requested(report: Report) -> Proof | None:
         if is_locked and await fetch_value(bool, _IS_REQUESTED):
             return await prove(report=report)
     return None
-
-
-def main() -> int:
-    """Run from the command line."""
-    proof = run_proof(lambda: prove(ProgressLine("verify"), lambda difference: print_line(str(difference))))
-    if proof is None:
-        return FAILED
-    extent = f"{proof.orders:,} orders at position {proof.position:,}, in {proof.seconds:.1f} s"
-    if proof.differing:
-        print_line(
-            f"verify: {proof.differing:,} fee summaries do not match the orders ({extent}); "
-            "`make rebuild` rebuilds them",
-            level="error",
-        )
-        return 1
-    print_line(f"every fee summary matches the orders, to the cent: {extent}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

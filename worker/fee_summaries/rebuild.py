@@ -1,30 +1,23 @@
-"""Rebuild the fee summaries: ``python -m worker.fee_summaries.rebuild``, ``make rebuild``.
+"""Rebuild the fee summaries while they are in use: ``oms rebuild``.
 
 Rows of a new generation are counted from one snapshot of the orders, then later changes are added until few
 are missing; one short transaction, which locks the consumer's cursor, adds the rest and makes the new
 generation the current one. Readers see the old rows until it commits and the new ones afterwards, never a
 mixture; writers and the consumer are not interrupted. The new rows count in days of OMS_TIME_ZONE.
-
-Exit status 0: done; 1: another rebuild began meanwhile, and this one ended; 2: it failed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import asyncpg
 import msgspec
 
 from shared.change_log import FEE_SUMMARIES, cursor_of, last_position, lock_cursor, move_cursor
-from shared.command_output import print_line
-from shared.database.engine import DB, DatabaseUnavailableError
 from shared.database.statements import execute, fetch_one
 from shared.database.transaction import transaction
-from shared.progress import ProgressLine, ReportProgress, ignore_progress
+from shared.progress import ReportProgress, ignore_progress
 from shared.settings import settings
 from worker.fee_summaries.consumer import ChangesDeletedError, Generation, add_logged_changes
 from worker.fee_summaries.recount import COUNTED, EXPECTED_SUMMARIES, CountedRow, OrderChunks, open_snapshot
@@ -159,42 +152,3 @@ async def _remove_generations(first: int, end: int) -> None:
     """Remove the rows of generations ``first`` … ``end - 1``, which nobody reads, some at a time."""
     while await execute(_REMOVE_SOME, first, end, REMOVED_AT_ONCE) == REMOVED_AT_ONCE:
         pass
-
-
-async def _run() -> Rebuilt:
-    await DB.start(size=1)
-    try:
-        progress = ProgressLine("rebuild")
-        return await rebuild(
-            progress, lambda position: progress.note(f"in use since position {position:,}; removing old rows")
-        )
-    finally:
-        await DB.stop()
-
-
-def main() -> int:
-    """Run from the command line."""
-    try:
-        done = asyncio.run(_run())
-    except RebuildSupersededError:
-        print_line("rebuild: another rebuild began meanwhile; this one changed nothing", level="error")
-        return 1
-    except (
-        ChangesDeletedError,
-        DatabaseUnavailableError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-    ) as error:
-        print_line(
-            f"rebuild: {error}; nothing has changed, unless the new rows were already in use", level="error"
-        )
-        return 2
-    print_line(
-        f"rebuilt from {done.orders:,} orders, in days of {done.time_zone}, at position {done.position:,}, "
-        f"in {done.seconds:.1f} s"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
