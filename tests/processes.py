@@ -30,7 +30,8 @@ QUICK = {
 
 def environment(database: str, redis: str, **more: str) -> dict[str, str]:
     """Return the environment of a process, without this process's settings."""
-    ours = ("OMS_", "REMAP_SIGTERM")  # ``shared.task_queue`` sets the latter when it is imported here
+    # OpenTelemetry's too. ``shared.task_queue`` sets REMAP_SIGTERM when it is imported here.
+    ours = ("OMS_", "OTEL_", "REMAP_SIGTERM")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "OMS_DATABASE_URL": database, "OMS_REDIS_URL": redis, **QUICK, **more}
 

@@ -113,6 +113,9 @@ def test_only_liveness_restarts_a_pod_and_readiness_is_asked_more_often_than_it_
         (container,) = PODS[name]["containers"]
         assert container["livenessProbe"]["exec"]["command"] == ["python", "-m", "shared.heartbeat"]
         assert {"name": "OMS_HEARTBEAT_FILE", "value": "/tmp/heartbeat"} in container["env"]  # noqa: S108
+        assert container["ports"] == [
+            {"name": "metrics", "containerPort": int(CONFIGURATION["OMS_METRICS_PORT"])}
+        ]
 
 
 def test_services_and_disruption_budgets_select_the_pods() -> None:

@@ -69,7 +69,7 @@ def test_no_count_of_the_worker_falls_when_its_children_are_killed(system: Obser
     """A child that takes another's place counts on in its files, so there are never more of them."""
     before = _counted(scrape(system.worker_port))
     applied = before["worker_changes_applied_total", frozenset({("consumer", "fee_summaries")})]
-    for n in range(8):
+    for n in range(4):
         system.api.placed_order(at=later(days=n))
         system.wait_until_summed()
         wait_until(
@@ -103,7 +103,7 @@ def test_no_count_of_the_worker_falls_when_its_children_are_killed(system: Obser
         scrape(system.worker_port).of(
             "worker_task_duration_seconds_count", task=FEE_SUMMARIES, outcome="done"
         )
-        >= 8
+        >= 4
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ import redis
 from stack.embedded_valkey import free_port
 from tests.builders import later, order_body
 from tests.drivers import Api, Database, wait_until
-from tests.processes import ROOT, ServiceProcess, run_command
+from tests.processes import ROOT, ServiceProcess, environment, run_command
 from tests.webhook_steps import subscribe
 
 if TYPE_CHECKING:
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 SCRIPT = (ROOT / "shared" / "database" / "roles.sql").read_text()
 SAMPLE = str(ROOT / "sample-data" / "orders.json")
 PASSWORD = "a-password"
+
+RETENTION = """
+import asyncio
+from api.relay.retention import delete_expired_once
+print(asyncio.run(delete_expired_once()))
+"""
 
 
 def as_role(url: str, role: str) -> str:
@@ -92,12 +100,25 @@ def test_every_process_and_command_works_as_its_role(
     assert api.client.delete(path).status_code == 204
     assert api.client.put("/calendars/other", json={"spacing": "PT1H"}).status_code == 201
     assert api.client.post("/services", json={"name": "Cleaning"}).status_code == 201
+    assert api.client.post("/stream-tickets").status_code == 201
     wait_until(lambda: len(receiver.positions) == 4, "every change is delivered")
     wait_until(lambda: api.client.get("/fee-summaries").json()["totals"]["totalfee"] == 300, "all is summed")
     command("worker", "oms", "verify")
     command("worker", "oms", "rebuild")
     assert api.client.delete(f"/webhooks/{webhook['id']}").status_code == 204
     assert api.client.get("/metrics").status_code == 200
+    owner.rows("UPDATE order_change SET recorded_at = now() - interval '1 year'")
+    owner.rows("UPDATE webhook_delivery SET created_at = now() - interval '1 year'")
+    trimmed = subprocess.run(
+        [sys.executable, "-c", RETENTION],
+        env=environment(as_role(owner.url, "relay"), redis_url),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert trimmed.stdout == "True\n", trimmed.stderr
+    assert owner.value("SELECT count(*) FROM order_change") == 0
     in_redis = everything_in(redis_url)
     assert "order.created" in in_redis
     assert "whsec_" not in in_redis

@@ -164,6 +164,8 @@ HOSTILE: dict[str, tuple[Callable[[IdentityProvider], str], str]] = {
     "expiry is text": (lambda p: p.token(exp="2999-01-01"), "exp"),
     "expiry is true": (lambda p: p.token(exp=True), "exp"),
     "expiry is huge": (lambda p: p.token(exp=10**400), "exp"),
+    "expiry after the year 9999": (lambda p: p.token(exp=300_000_000_000), "exp"),
+    "expiry before time began": (lambda p: p.token(exp=-1), "expired"),
     "expiry is infinite": (
         lambda p: p.signed(HEADER, json.dumps(claims()).replace('"exp": ', '"exp": 1e999, "x": ')),
         "exp|number",

@@ -232,7 +232,7 @@ def test_a_stream_ends_its_span_when_it_begins(traced_api: tuple[Api, Collector]
 def test_what_an_operator_writes_by_hand_has_no_trace_unless_it_says_one(
     api: Api, database: Database
 ) -> None:
-    """And no text that is none can be stored as one."""
+    """Another length than that of a `traceparent` is not stored; what else it may be, readers ignore."""
     api.placed_order()
     fee = "UPDATE orders SET totalfee = totalfee + 1, version = version + 1"
     for said in (None, TRACEPARENT, "x'; DROP", f"{TRACEPARENT}\n"):

@@ -21,7 +21,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 REQUEST_HEADERS = (
     *("Accept", "Authorization", "Change-Reason", "Content-Type", "Idempotency-Key", "If-Match"),
-    *("If-None-Match", "Last-Event-ID", "X-Request-Id"),
+    *("If-None-Match", "Last-Event-ID", "X-Request-Id", "traceparent", "tracestate"),
 )
 """What a page may send."""
 

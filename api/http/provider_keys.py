@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpcore
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
@@ -198,7 +199,7 @@ def _read_key(content: Any) -> PublicKey | None:
         return None
     try:
         return kind.import_key(content)
-    except (JoseError, ValueError, TypeError, KeyError, AssertionError) as error:
+    except (JoseError, UnsupportedAlgorithm, ValueError, TypeError, KeyError) as error:
         log.warning("provider_key_ignored", key=str(content.get("kid"))[:100], reason=str(error))
         return None
 

@@ -45,6 +45,9 @@ KEY_TYPES = {
 }
 """The accepted algorithms, with the type of their keys: neither ``none`` nor any with a shared secret."""
 
+_END_OF_TIME = 253_402_300_000
+"""In seconds of Unix time: the last year that has four digits, and that datetimes have here."""
+
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 """Values of ``typ``. Tokens for other purposes have others, such as ``logout+jwt`` (RFC 8725, 3.11)."""
 
@@ -144,14 +147,14 @@ def _check_claims(claims: dict[str, Any]) -> None:
         raise InvalidTokenError(f"lacks the claim {error.claim}") from None
     except InvalidClaimError as error:
         raise InvalidTokenError(_WRONG_CLAIMS[error.claim]) from None
-    if not 0 < claims["exp"] < 2**53:
+    if not 0 < claims["exp"] < _END_OF_TIME:
         raise InvalidTokenError(_WRONG_CLAIMS["exp"])
 
 
 _WRONG_CLAIMS = {
     "iss": "is of an issuer (iss) that this deployment does not trust",
     "aud": "is for another audience (aud) than this service",
-    "exp": "has an expiry (exp) that is not a number of seconds",
+    "exp": "has an expiry (exp) that is not a number of seconds before the year 10000",
     "nbf": "is not valid yet (nbf)",
     "iat": "was issued in the future (iat)",
 }

@@ -7,8 +7,8 @@
 --
 --     CREATE ROLE shop_api LOGIN PASSWORD '…' IN ROLE oms_api;
 --
--- None of them can alter a table, truncate one, or change a change once it has a position. tests/test_roles.py runs the
--- processes and commands as these roles.
+-- None of them can alter or truncate a table, or alter what a change says. tests/test_roles.py runs the processes and
+-- commands as these roles.
 
 DO $$
 DECLARE
@@ -31,7 +31,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO oms_api;
 GRANT INSERT, UPDATE, DELETE ON orders, webhook_secret, idempotency_key, api_key_old_secret TO oms_api;
 GRANT INSERT, UPDATE ON calendar, service, deleted_order, webhook, webhook_delivery, api_key TO oms_api;
 GRANT INSERT, DELETE ON ordered_service, order_metadata TO oms_api;
-GRANT INSERT ON order_change, claimed_order_id, imported_place, order_import TO oms_api;
+GRANT INSERT ON order_change, claimed_order_id, imported_place, order_import, stream_ticket TO oms_api;
 GRANT UPDATE (consumer) ON consumer_cursor TO oms_api;  -- to lock the row while a webhook is created
 GRANT USAGE ON orders_id_seq, order_import_id_seq, order_change_id_seq, service_id_seq TO oms_api;
 GRANT SELECT, UPDATE ON orders_id_seq, service_id_seq TO oms_api;  -- imported ids may be ahead of them
@@ -40,10 +40,12 @@ GRANT SELECT, UPDATE ON orders_id_seq, service_id_seq TO oms_api;  -- imported i
 GRANT SELECT ON change_log, consumer_cursor, order_change, webhook, webhook_delivery, fee_summary_proof,
     fee_summary_state, fee_summary TO oms_relay;
 GRANT SELECT (caller, operation, key, created_at) ON idempotency_key TO oms_relay;
+GRANT SELECT (hash, expires_at) ON stream_ticket TO oms_relay;
 GRANT UPDATE ON change_log, fee_summary_proof TO oms_relay;
 GRANT UPDATE (position) ON order_change TO oms_relay;
 GRANT UPDATE (created_at) ON idempotency_key TO oms_relay;  -- to lock rows that it deletes
-GRANT DELETE ON order_change, webhook, webhook_delivery, idempotency_key TO oms_relay;
+GRANT UPDATE (expires_at) ON stream_ticket TO oms_relay;  -- likewise
+GRANT DELETE ON order_change, webhook, webhook_delivery, idempotency_key, stream_ticket TO oms_relay;
 
 -- The worker, and the commands oms verify and oms rebuild. It reads orders and changes, and can write none; it reads no key and no kept
 -- answer.
