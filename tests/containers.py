@@ -128,7 +128,7 @@ class Image:
                 os.chown(self._volumes / name, USER, USER)
             mounts += [*(access or ["rw"]), place, str(self._volumes / name)]
         inside = [*_CONFINED, "env", "--chdir=/app", PYTHON, *command[1:]]
-        with (self._logs / command[-1]).open("ab") as log:
+        with (self._logs / command[-1]).open("wb") as log:
             process = start_process(
                 [*_UNSHARE, "sh", "-c", _MAKE_ROOT, "sh", str(self._root), *mounts, "--", *map(str, inside)],
                 output=log,

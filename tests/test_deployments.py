@@ -39,6 +39,11 @@ PROCESSES = {
     "migrate": "python -m shared.database.migrate",
 }
 CONFIGURATION = next(manifest["data"] for manifest in MANIFESTS if manifest["kind"] == "ConfigMap")
+SECRETS = {
+    "OMS_DATABASE_URL": "postgresql://shop_api@db/orders",
+    "OMS_REDIS_PASSWORD": "secret",
+    "OMS_SECRET_KEY": bytes(range(32)).hex(),
+}
 OLDEST_KUBERNETES = "1.30.0"
 
 
@@ -89,9 +94,8 @@ def test_every_setting_of_the_pods_is_known_and_no_secret_is_written_down() -> N
     for pod in PODS.values():
         values = dict(CONFIGURATION)
         for variable in pod["containers"][0]["env"]:
-            values[variable["name"]] = variable.get("value", "postgresql://oms@db/orders")
-            is_secret = variable["name"] in {"OMS_DATABASE_URL", "OMS_REDIS_PASSWORD"}
-            assert ("secretKeyRef" in variable.get("valueFrom", {})) == is_secret
+            values[variable["name"]] = variable.get("value", SECRETS.get(variable["name"]))
+            assert ("secretKeyRef" in variable.get("valueFrom", {})) == (variable["name"] in SECRETS)
         Settings.model_validate_strings(
             {name.removeprefix("OMS_").lower(): value for name, value in values.items()}
         )

@@ -39,11 +39,9 @@ def test_the_index_names_every_page() -> None:
     assert [script.name for script in GUIDE.glob("*.sh") if script.name not in text] == []
 
 
-def place_an_order(url: str, number: int, token: str = "") -> None:
+def place_an_order(url: str, number: int) -> None:
     """Create an order at an API that connects as the role of this URL."""
     with serving(database=url, redis=NO_REDIS) as (api, _):
-        if token:
-            api.client.headers["Authorization"] = f"Bearer {token}"
         api.placed_order(at=later(hours=3 * number))
 
 
@@ -51,12 +49,14 @@ def test_roles_are_made_and_replaced_as_the_guide_says(tmp_path: Path) -> None:
     """The service's role can do what the service does, and two roles take turns."""
     with EmbeddedPostgres(tmp_path / "postgres", durable=False) as postgres:
         owner, service, next_service = (
-            postgres.url.replace("postgres@", f"{role}@") for role in ("oms_owner", "oms", "oms_2027")
+            postgres.url.replace("postgres@", f"{role}@") for role in ("oms_owner", "shop_api", "shop_api_2")
         )
         with Database(postgres.url) as superuser:
-            superuser.run_script(commands("install", "roles"))
-            migrated = run_commands(commands("upgrade", "migrate"), ROOT, OMS_DATABASE_URL=owner)
-            assert migrated.returncode == 0, migrated.stderr
+            superuser.run_script(commands("install", "owner"))
+            for page, name in (("upgrade", "migrate"), ("install", "roles")):
+                done = run_commands(commands(page, name), ROOT, OMS_DATABASE_URL=owner)
+                assert done.returncode == 0, done.stderr
+            superuser.run_script(commands("install", "logins"))
             superuser.add_services()
             place_an_order(service, 0)
             superuser.run_script(commands("rotate", "database-role"))
