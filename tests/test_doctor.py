@@ -102,9 +102,6 @@ def test_a_wrong_setting_is_found(healthy: Doctor, settings: Doctor, found: list
 
 PLANTED = {
     "UPDATE change_log SET led_at = now() - interval '1 hour' WHERE id = 1": "relay: no relay has worked for",
-    "INSERT INTO migration (id, name, app_name) VALUES (999, '2999', 'shared')": (
-        "database: orders can't be stored: the database has migrations of a newer version"
-    ),
     "UPDATE migration SET app_name = 'hidden' WHERE id = (SELECT max(id) FROM migration)": (
         "database: orders can't be stored: 1 of the migrations are pending"
     ),
@@ -116,7 +113,6 @@ PLANTED = {
     ),
 }
 MENDED = """
-DELETE FROM migration WHERE name = '2999';
 UPDATE migration SET app_name = 'shared' WHERE app_name = 'hidden';
 UPDATE fee_summary_proof SET finished_at = NULL, differing = NULL
 """
@@ -133,6 +129,27 @@ def test_a_fault_in_the_database_is_found(
     finally:
         database.run_script(MENDED)
     assert sentence.startswith(found)
+
+
+def test_a_schema_of_a_newer_version_is_wrong_only_if_this_one_cannot_use_it(
+    healthy: Doctor, database: Database
+) -> None:
+    """Otherwise it is an upgrade that goes on, and a warning."""
+    database.run_script("INSERT INTO migration (id, name, app_name) VALUES (999, '2999', 'shared')")
+    says = database.value("SELECT pg_get_functiondef('oldest_compatible_migration()'::regprocedure)")
+    try:
+        warnings = [one for one in oms_json("doctor", **healthy)["findings"] if one["level"] == "warning"]
+        assert any(
+            "a newer version of this service has migrated the database" in one["text"] for one in warnings
+        )
+        database.run_script(
+            "CREATE OR REPLACE FUNCTION oldest_compatible_migration() RETURNS text "
+            "LANGUAGE sql IMMUTABLE AS $$ SELECT '2999' $$"
+        )
+        (sentence,) = _wrong(healthy)
+        assert "a newer version of this service has removed from the schema what this one needs" in sentence
+    finally:
+        database.run_script(f"{says}; DELETE FROM migration WHERE name = '2999'")
 
 
 @contextmanager

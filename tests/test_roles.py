@@ -103,6 +103,9 @@ def test_every_process_and_command_works_as_its_role(
     assert api.client.post("/stream-tickets").status_code == 201
     wait_until(lambda: len(receiver.positions) == 4, "every change is delivered")
     wait_until(lambda: api.client.get("/fee-summaries").json()["totals"]["totalfee"] == 300, "all is summed")
+    seen = run_command("oms", "doctor", database=as_role(owner.url, "api"), OMS_REDIS_URL=redis_url)
+    for what in ("database: orders can be stored", "relay: it works", "worker: ", "webhooks: 1 webhooks"):
+        assert f"ok       {what}" in seen.stdout, seen.stdout
     command("worker", "oms", "verify")
     command("worker", "oms", "rebuild")
     assert api.client.delete(f"/webhooks/{webhook['id']}").status_code == 204

@@ -51,7 +51,7 @@ _ADVICE = {
 }
 _MIGRATIONS_ADVICE = {
     "pending": "Apply them: python -m shared.database.migrate",
-    "newer": "Start the newer version of this service, which applied them.",
+    "newer": "Stop this version, and start the newer one.",
 }
 
 
@@ -80,7 +80,7 @@ async def check_database(settings: Settings) -> tuple[list[Finding], float | Non
         server = await fetch_one(Server, _SERVER)
         ahead = server.now - (began + time.time()) / 2
         findings += _judge_server(server, settings)
-        if storability.migrations == "ok":
+        if not storability.reason or storability.migrations == "ok":
             findings += [_judge_zone(await fetch_values(str, _OTHER_ZONE, settings.time_zone), settings)]
             findings += _judge_secret_keys(await missing_secret_keys(of_answers=True))
             findings += judge_figures(await read_figures(), began + ahead)
@@ -92,6 +92,12 @@ async def check_database(settings: Settings) -> tuple[list[Finding], float | Non
 
 
 def _judge_storability(storability: Storability) -> Finding:
+    if not storability.reason and storability.migrations == "newer":
+        return warning(
+            "database",
+            "orders can be stored, and a newer version of this service has migrated the database",
+            "Complete the upgrade, or downgrade as docs/operations/upgrade.md says.",
+        )
     if not storability.reason:
         return ok("database", "orders can be stored: it is reachable and up to date, and its role may do all")
     advice = _MIGRATIONS_ADVICE.get(storability.migrations) or _ADVICE[storability.database]
