@@ -12,7 +12,20 @@ import sys
 
 import typer
 
-from oms import doctor, export, imports, keys, listen, rebuild, replay, run, trigger, verify, webhooks
+from oms import (
+    doctor,
+    export,
+    imports,
+    keys,
+    listen,
+    rebuild,
+    replay,
+    run,
+    secret_keys,
+    trigger,
+    verify,
+    webhooks,
+)
 from oms.errors import INTERRUPTED, CommandError
 from oms.output import print_json
 from shared.command_output import StartRefusedError, print_line
@@ -33,6 +46,7 @@ app.command("export")(export.export_orders)
 app.command("verify")(verify.verify)
 app.command("rebuild")(rebuild.rebuild_summaries)
 app.add_typer(keys.app, name="key")
+app.add_typer(secret_keys.app, name="secret-key")
 app.add_typer(webhooks.app, name="webhook")
 app.command("replay")(replay.replay)
 app.command("listen")(listen.listen)

@@ -142,7 +142,7 @@ def _read_key(entry: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise ValueError(_FORM)
     if len(set(key)) < _LEAST_DIFFERENT_BYTES:
-        raise ValueError("has a key that can't be random; make one: python -m api.secret_key_command make")
+        raise ValueError("has a key that can't be random; make one: oms secret-key make")
     return key
 
 

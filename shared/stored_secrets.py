@@ -52,5 +52,5 @@ async def check_secret_keys(*, of_answers: bool) -> None:
         raise MissingSecretKeyError(
             f"OMS_SECRET_KEY lacks {'a key' if len(missing) == 1 else 'keys'} under which secrets in this "
             f"database are encrypted: {', '.join(missing)}. Set it as for the other processes; "
-            "`python -m api.secret_key_command status` counts what is encrypted under which key"
+            "`oms secret-key status` counts what is encrypted under which key"
         )

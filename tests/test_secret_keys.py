@@ -66,7 +66,7 @@ def posted(api: Api, path: str, body: Any, key: str = "try-1") -> httpx.Response
 
 def rewrite(database: Database, keys: str) -> tuple[int, str, str]:
     """Run the command that rewrites everything; return its exit status and what it printed."""
-    done = run_command("api.secret_key_command", "rewrite", database=database.url, OMS_SECRET_KEY=keys)
+    done = run_command("oms", "secret-key", "rewrite", database=database.url, OMS_SECRET_KEY=keys)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -192,7 +192,7 @@ def test_rows_in_plain_text_go_on_working_and_are_encrypted_by_the_command(
         assert api.client.post(f"/webhooks/{webhook['id']}/test").status_code == 202
         assert run(deliver()) >= 1
         assert receiver.received[-1].is_signed_with(webhook["secret"])
-        shown = run_command("api.secret_key_command", "status", database=database.url, OMS_SECRET_KEY=keys)
+        shown = run_command("oms", "secret-key", "status", database=database.url, OMS_SECRET_KEY=keys)
         assert shown.returncode == 0
         assert ("in plain text" in shown.stdout) == (newest is None)
     assert webhook["secret"] in stored_text(database)

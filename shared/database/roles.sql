@@ -25,7 +25,7 @@ $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM oms_api, oms_relay, oms_worker;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM oms_api, oms_relay, oms_worker;
 
--- The API, and the commands oms import, oms key, oms doctor and api.secret_key_command. It adds changes, and can
+-- The API, and the commands oms import, oms key, oms doctor and oms secret-key. It adds changes, and can
 -- alter or delete none; it reads fee summaries, and can alter none.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO oms_api;
 GRANT INSERT, UPDATE, DELETE ON orders, webhook_secret, idempotency_key, api_key_old_secret TO oms_api;
