@@ -15,6 +15,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 from standardwebhooks import Webhook
 
 from stack.embedded_valkey import free_port
@@ -103,12 +104,11 @@ class _Listener:
         return self._process.wait(20)
 
 
+@pytest.mark.parametrize("seed", seeds(1))
 def test_no_restart_leaves_a_gap_or_changes_the_order(
-    database: Database, postgres_url: str, redis_url: str, tmp_path: Path
+    database: Database, postgres_url: str, redis_url: str, tmp_path: Path, seed: int
 ) -> None:
     """Of the API, of the receiver, and of the command itself, by Ctrl-C and killed; some answers are 500."""
-    (seed,) = seeds(1)
-    print(f"seed {seed}")
     draw = random.Random(seed)
     database.add_services()
     port = free_port()
