@@ -41,7 +41,7 @@ def show_status(as_json: AsJson = False, state_dir: StateDir = None) -> None:
     Exit status: 0 all of it can be read; 1 OMS_SECRET_KEY lacks a key.
     """
     use_running_system(state_dir)
-    from api.secret_key_rotation import count_by_key
+    from api.operations.secret_key_rotation import count_by_key
     from shared.settings import settings
 
     keys = settings().secret_keys
@@ -87,7 +87,7 @@ def rewrite(as_json: AsJson = False, state_dir: StateDir = None) -> None:
     stored in plain text. Exit status: 0 done; 1 rows were left, run it again or give it the key they need.
     """
     use_running_system(state_dir)
-    from api.secret_key_rotation import rewrite_secrets
+    from api.operations.secret_key_rotation import rewrite_secrets
     from shared.settings import settings
 
     keys = settings().secret_keys

@@ -96,7 +96,7 @@ NO_KEYS = SecretKeys()
 
 
 def id_of(key: bytes) -> str:
-    """Return the id of a key, which tells nothing of it."""
+    """Return the id of a key, which reveals nothing about it."""
     return sha256(b"oms secret key " + key).hexdigest()[:8]
 
 

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     log_sample: Share = 1
     """The share of successful reads (GET, HEAD and OPTIONS, answered 2xx or 304) whose requests are logged.
 
-    Drawn by chance. Writes and errors always are.
+    Chosen at random. Writes and errors always are.
     """
 
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     """
 
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """The address that ``OMS_METRICS_PORT`` is opened on. Whoever can reach it may read the metrics."""
+    """The address that ``OMS_METRICS_PORT`` is opened on. Everybody who can reach it may read the metrics."""
 
     heartbeat_file: str = ""
     """A file that the relay or the worker touches each time its main loop runs; empty means none.

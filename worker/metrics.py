@@ -47,7 +47,7 @@ ATTEMPTS = Durations(
 
 DELIVERIES = Count(
     "webhook_deliveries_total",
-    "What deliveries became after an attempt: delivered, retrying, exhausted or disabled.",
+    "Deliveries by their state after an attempt: delivered, retrying, exhausted or disabled.",
     ("state",),
     (("delivered",), ("retrying",), ("exhausted",), ("disabled",)),
 )
