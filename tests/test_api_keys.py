@@ -15,7 +15,7 @@ from api.http.key_texts import make_key_text, read_key_text
 from api.http.scopes import ANY_KEY, SCOPES
 from tests.builders import later, order_body
 from tests.drivers import wait_until
-from tests.key_steps import key_command, make_key
+from tests.key_steps import bearer, key_command, make_key
 from tests.processes import NO_REDIS, run_command
 from tests.serving import serving
 
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 WITHIN_SECONDS = 1.0
-
-
-def bearer(key: str) -> dict[str, str]:
-    """Return the header with a key."""
-    return {"Authorization": f"Bearer {key}"}
 
 
 @pytest.fixture
