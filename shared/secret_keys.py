@@ -17,7 +17,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
+
+from shared.key_files import read_key_file
 
 PREFIX = "enc1:"
 PLAIN = "plain"
@@ -153,12 +154,7 @@ def read_secret_keys_file(file: str) -> SecretKeys:
         ValueError: it can't be read, has none, or ``read_secret_keys`` refuses them.
 
     """
-    try:
-        text = Path(file).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not ASCII"
-        raise ValueError(f"can't be read ({reason})") from None
-    keys = read_secret_keys(text)
+    keys = read_secret_keys(read_key_file(file))
     if not keys.keys:
         raise ValueError("has no key")
     return keys

@@ -67,16 +67,16 @@ def _queries() -> list[str]:
 
 def _selectors(query: str) -> set[Selector]:
     """Return the metrics that a query names, each with the conditions on its labels."""
-    found: set[Selector] = set()
+    selectors: set[Selector] = set()
 
     def visit(node: Any) -> bool:
         if isinstance(node, promql.VectorSelector):
             conditions = ((str(each.op), each.name, each.value) for each in node.matchers.matchers)
-            found.add((str(node.name), tuple(conditions)))
+            selectors.add((str(node.name), tuple(conditions)))
         return True
 
     promql.walk(promql.parse(query), visit)
-    return found
+    return selectors
 
 
 def _values(metrics: Metrics, selector: Selector) -> dict[frozenset[tuple[str, str]], float]:
