@@ -24,6 +24,7 @@ from tests.identity_provider import IdentityProvider
 from tests.open_files import raise_limit
 from tests.processes import QUICK, migrate
 from tests.serving import running_pipeline, serving
+from tests.trace_collector import Collector
 from tests.webhook_receiver import Receiver
 
 if TYPE_CHECKING:
@@ -206,6 +207,13 @@ def _pipeline_processes() -> Iterator[Pipeline]:
     redis = _redis_database(2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + 1)
     with running_pipeline(database=url, redis=redis, **_FEW_WORDS) as pipeline:
         yield pipeline
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector of traces."""
+    with Collector() as collector:
+        yield collector
 
 
 @pytest.fixture(scope="module")
