@@ -54,6 +54,7 @@ _LONGEST_FIRST = (
         "docker_compose",
     ),
     *("relay_process", "fee_summary_zone", "order_change_stream", "order_query_plans", "relay"),
+    *("restarts", "draining", "backups", "trace_exports", "alerts_and_dashboard", "compose_services"),
 )
 """The slowest files. Started last, one of them would keep a single process busy to the end."""
 

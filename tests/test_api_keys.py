@@ -27,12 +27,19 @@ if TYPE_CHECKING:
 WITHIN_SECONDS = 1.0
 
 
-@pytest.fixture
-def twice(postgres_url: str, database: Database) -> Iterator[Api]:
+@pytest.fixture(scope="module")
+def served(postgres_url: str) -> Iterator[Api]:
     """A server of two processes that always asks for keys."""
-    database.add_services()
     with serving(database=postgres_url, redis=NO_REDIS, OMS_API_PROCESSES="2", OMS_ACCESS="keys") as (api, _):
         yield api
+
+
+@pytest.fixture
+def twice(served: Api, database: Database) -> Iterator[Api]:
+    """The server, which knows no key of an earlier test."""
+    database.add_services()
+    yield served
+    time.sleep(WITHIN_SECONDS)  # nobody sends a request meanwhile: then each process reads the keys again
 
 
 @pytest.fixture
