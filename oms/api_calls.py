@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from oms.errors import CommandError
+from oms.options import Key, KeyFile, Server, StateDir
 from oms.running_system import running_server
 from shared.key_files import read_key_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from oms.http_client import Api
 
@@ -56,6 +58,33 @@ def open_api(
         yield api
     finally:
         api.close()
+
+
+_OPTIONS = {"server": Server, "key": Key, "key_file": KeyFile, "state_dir": StateDir}
+"""What ``open_api`` takes, as options of a command."""
+
+
+def calling_api(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which API it calls; it gets that API, opened, as ``api``."""
+
+    def run_with_api(**given: Any) -> Any:
+        with open_api(*(given.pop(name) for name in _OPTIONS)) as api:
+            return command(api=api, **given)
+
+    # Typer reads a command's options from its signature. The API itself is none of them.
+    hints = get_type_hints(command, localns={"Api": object}, include_extras=True)
+    own = [
+        parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY)
+        for name, parameter in signature(command).parameters.items()
+        if name != "api"
+    ]
+    common = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in _OPTIONS.items()
+    ]
+    run_with_api.__signature__ = Signature([*own, *common])  # type: ignore[attr-defined]  # not in the stubs
+    run_with_api.__name__, run_with_api.__doc__ = command.__name__, command.__doc__
+    return run_with_api
 
 
 def is_this_machine(host: str) -> bool:

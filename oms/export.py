@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from oms.api_calls import open_api
+from oms.api_calls import calling_api
 from oms.errors import CommandError
-from oms.options import AsJson, Key, KeyFile, Server, StateDir
+from oms.options import AsJson
 from oms.output import print_json
 from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from oms.http_client import Api
 
 
 class Format(StrEnum):
@@ -35,7 +37,9 @@ _EXTENSIONS = {".csv": Format.CSV, ".ndjson": Format.NDJSON, ".jsonl": Format.ND
 _TIME = "RFC 3339, such as 2026-11-22T10:00:00Z"
 
 
+@calling_api
 def export_orders(
+    api: Api,
     file: Annotated[Path, typer.Argument(help="Where to write them; - is standard output.")],
     file_format: Annotated[
         Format | None, typer.Option("--format", help="By default as the file's extension says.")
@@ -58,10 +62,6 @@ def export_orders(
         str | None, typer.Option("--updated-after", help="Updated after this time.")
     ] = None,
     as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
 ) -> None:
     """Write all orders that match at one moment to a file that `oms import` reads.
 
@@ -81,13 +81,8 @@ def export_orders(
     }
     query += [(name, value) for name, value in single.items() if value is not None]
     query += [("calendar", name) for name in calendar or ()] + [("service", name) for name in service or ()]
-    with open_api(server, key, key_file, state_dir) as api:
-        orders = 0
-        with (
-            api.open("GET", "/orders/export", query=query) as response,
-            _whole_file(file) as output,
-        ):
-            orders = _copy(response.iter_stream(), output, written)
+    with api.open("GET", "/orders/export", query=query) as response, _whole_file(file) as output:
+        orders = _copy(response.iter_stream(), output, written)
     if str(file) == "-":
         return
     if as_json:

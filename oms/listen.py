@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oms.api_calls import open_api
+from oms.api_calls import calling_api
 from oms.errors import CommandError
-from oms.options import AsJson, Key, KeyFile, Server, StateDir
+from oms.options import AsJson
 from oms.output import print_json, print_parts
 from shared.command_output import print_line
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from oms.listen_state import Listening, StateFile
 
 
+@calling_api
 def listen(
+    api: Api,
     forward_to: Annotated[
         str, typer.Option("--forward-to", help="Where to post changes, such as http://127.0.0.1:3000/hook.")
     ],
@@ -49,10 +51,6 @@ def listen(
         ),
     ] = None,
     as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
 ) -> None:
     """Follow the changes of a deployment and post each to your machine, signed like a webhook.
 
@@ -68,10 +66,7 @@ def listen(
     receiver = Target.read(forward_to, "--forward-to")
     filters = [(name, value) for name, value in (("type", change_type), ("calendar", calendar)) if value]
     interruption = Interruption()
-    with (
-        open_api(server, key, key_file, state_dir) as api,
-        StateFile(state_file or default_file(api.target.url, receiver.url)) as file,
-    ):
+    with StateFile(state_file or default_file(api.target.url, receiver.url)) as file:
         listening = _begin(file, api, receiver.url, after, secret)
         forwarder = Forwarder(
             api,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oms.api_calls import open_api
+from oms.api_calls import calling_api
 from oms.errors import CommandError
-from oms.options import AsJson, Key, KeyFile, Server, StateDir
+from oms.options import AsJson
 from oms.output import print_json
 from shared.command_output import print_line
 
@@ -21,7 +21,9 @@ MARGIN = timedelta(minutes=1)
 order of time only as far as transactions are short."""
 
 
+@calling_api
 def replay(
+    api: Api,
     webhook: Annotated[str, typer.Argument(help="The webhook's id.")],
     missed: Annotated[
         bool, typer.Option("--missed", help="Everything that it did not acknowledge, at once.")
@@ -35,10 +37,6 @@ def replay(
         typer.Option("--since", help="Everything since this time, and a minute more: 2026-11-22T10:00:00Z."),
     ] = None,
     as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
 ) -> None:
     """Have a webhook sent again what it missed, or everything after a position or a time, in order.
 
@@ -49,11 +47,10 @@ def replay(
     from oms.http_client import path_of
 
     at = None if since is None else _read_time(since)
-    with open_api(server, key, key_file, state_dir) as api:
-        if at is not None:
-            after = _position_before(api, at - MARGIN)
-        body = {} if after is None else {"after": after}
-        replayed = api.call("POST", path_of("webhooks", webhook, "replay"), body=body)
+    if at is not None:
+        after = _position_before(api, at - MARGIN)
+    body = {} if after is None else {"after": after}
+    replayed = api.call("POST", path_of("webhooks", webhook, "replay"), body=body)
     if as_json:
         print_json({"after": after, **replayed})
     else:

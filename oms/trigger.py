@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oms.api_calls import is_this_machine, open_api
-from oms.options import AsJson, Key, KeyFile, Server, StateDir, Yes
+from oms.api_calls import calling_api, is_this_machine
+from oms.options import AsJson, Yes
 from oms.output import print_json, print_parts
 from shared.command_output import print_line
 
@@ -35,7 +35,9 @@ _NEEDED = {Event.REINSTATED: (Event.CANCELLED,)}
 """What must come before an event, besides the creation."""
 
 
+@calling_api
 def trigger(
+    api: Api,
     events: Annotated[
         list[Event] | None,
         typer.Argument(help="The changes to make; all by default. The order is created first."),
@@ -48,10 +50,6 @@ def trigger(
     ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
 ) -> None:
     """Create, move, cancel, reinstate and delete an example order: subscribers see each type of change.
 
@@ -59,17 +57,16 @@ def trigger(
     the feed, and subscribers get them. Needs the scopes orders:read and orders:write.
     """
     planned = _plan(events or list(Event), keep=keep)
-    with open_api(server, key, key_file, state_dir) as api:
-        if not is_this_machine(api.target.host) and not yes:
-            _show([{"type": event, "made": False} for event in planned], as_json=as_json)
-            if not as_json:
-                print_line(
-                    f"nothing was changed: {api.target.url} is not this machine, and all of its "
-                    "subscribers would see the example; --yes makes these changes",
-                    file=sys.stderr,
-                )
-            return
-        changes = _make(api, planned, calendar, is_shown=not as_json)
+    if not is_this_machine(api.target.host) and not yes:
+        _show([{"type": event, "made": False} for event in planned], as_json=as_json)
+        if not as_json:
+            print_line(
+                f"nothing was changed: {api.target.url} is not this machine, and all of its "
+                "subscribers would see the example; --yes makes these changes",
+                file=sys.stderr,
+            )
+        return
+    changes = _make(api, planned, calendar, is_shown=not as_json)
     if as_json:
         _show(changes, as_json=True)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oms.api_calls import open_api
+from oms.api_calls import calling_api
 from oms.errors import CommandError
-from oms.options import AsJson, Key, KeyFile, Server, StateDir
+from oms.options import AsJson
 from oms.output import print_json, print_parts, print_table
 from shared.command_output import print_line
 
@@ -29,16 +29,10 @@ TEST_SECONDS = 30.0
 
 
 @app.command("list")
-def list_webhooks(
-    as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
-) -> None:
+@calling_api
+def list_webhooks(api: Api, as_json: AsJson = False) -> None:
     """List webhooks by id, with their state."""
-    with open_api(server, key, key_file, state_dir) as api:
-        webhooks = list(api.items("/webhooks"))
+    webhooks = list(api.items("/webhooks"))
     if as_json:
         print_json({"webhooks": webhooks})
     elif not webhooks:
@@ -48,21 +42,16 @@ def list_webhooks(
 
 
 @app.command("show")
-def show_webhook(
-    webhook: WebhookId,
-    as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
-) -> None:
+@calling_api
+def show_webhook(api: Api, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Show a webhook, without its secret."""
-    with open_api(server, key, key_file, state_dir) as api:
-        _show(api.call("GET", _path(webhook)), as_json=as_json)
+    _show(api.call("GET", _path(webhook)), as_json=as_json)
 
 
 @app.command("create")
+@calling_api
 def create_webhook(
+    api: Api,
     url: Annotated[str, typer.Argument(help="Where to send changes to.")],
     types: Annotated[
         list[str] | None, typer.Option("--type", help="Only this type, such as order.created; repeatable.")
@@ -72,10 +61,6 @@ def create_webhook(
     ] = None,
     description: Annotated[str, typer.Option("--description", help="What it is for.")] = "",
     as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
 ) -> None:
     """Create a webhook, and print it with its secret, which can't be shown again."""
     body = {
@@ -84,50 +69,28 @@ def create_webhook(
         "calendars": list(calendars or ()),
         "description": description,
     }
-    with open_api(server, key, key_file, state_dir) as api:
-        _show(api.call("POST", "/webhooks", body=body), as_json=as_json)
+    _show(api.call("POST", "/webhooks", body=body), as_json=as_json)
 
 
 @app.command("enable")
-def enable_webhook(
-    webhook: WebhookId,
-    as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
-) -> None:
+@calling_api
+def enable_webhook(api: Api, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Send to a webhook again, from now on; `oms replay` sends what it missed."""
-    with open_api(server, key, key_file, state_dir) as api:
-        _show(api.call("PATCH", _path(webhook), body={"enabled": True}), as_json=as_json)
+    _show(api.call("PATCH", _path(webhook), body={"enabled": True}), as_json=as_json)
 
 
 @app.command("disable")
-def disable_webhook(
-    webhook: WebhookId,
-    as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
-) -> None:
+@calling_api
+def disable_webhook(api: Api, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Send nothing more to a webhook; what it misses is recorded."""
-    with open_api(server, key, key_file, state_dir) as api:
-        _show(api.call("PATCH", _path(webhook), body={"enabled": False}), as_json=as_json)
+    _show(api.call("PATCH", _path(webhook), body={"enabled": False}), as_json=as_json)
 
 
 @app.command("delete")
-def delete_webhook(
-    webhook: WebhookId,
-    as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
-) -> None:
+@calling_api
+def delete_webhook(api: Api, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Delete a webhook."""
-    with open_api(server, key, key_file, state_dir) as api:
-        api.call("DELETE", _path(webhook))
+    api.call("DELETE", _path(webhook))
     if as_json:
         print_json({"deleted": webhook})
     else:
@@ -135,22 +98,19 @@ def delete_webhook(
 
 
 @app.command("rotate-secret")
+@calling_api
 def rotate_secret(
+    api: Api,
     webhook: WebhookId,
     old_valid_for: Annotated[
         int,
         typer.Option("--old-valid-for", min=0, help="Seconds for which the old secret signs too."),
     ] = 86_400,
     as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
 ) -> None:
     """Make a new secret, and print it; it can't be shown again."""
     path = _path(webhook) + "/secret/rotation"
-    with open_api(server, key, key_file, state_dir) as api:
-        rotated = api.call("POST", path, body={"old_valid_for": old_valid_for})
+    rotated = api.call("POST", path, body={"old_valid_for": old_valid_for})
     if as_json:
         print_json(rotated)
     else:
@@ -158,21 +118,14 @@ def rotate_secret(
 
 
 @app.command("test")
-def send_test(
-    webhook: WebhookId,
-    as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
-) -> int:
+@calling_api
+def send_test(api: Api, webhook: WebhookId, as_json: AsJson = False) -> int:
     """Send a test notification, wait for its attempt, and show what the endpoint answered.
 
     Exit status: 0 it was acknowledged; 1 it was not.
     """
-    with open_api(server, key, key_file, state_dir) as api:
-        delivery = api.call("POST", _path(webhook) + "/test")
-        delivery = _wait_for_attempt(api, _path(webhook) + f"/deliveries/{delivery['id']}")
+    delivery = api.call("POST", _path(webhook) + "/test")
+    delivery = _wait_for_attempt(api, _path(webhook) + f"/deliveries/{delivery['id']}")
     if as_json:
         print_json(delivery)
     else:
@@ -181,22 +134,19 @@ def send_test(
 
 
 @app.command("attempts")
+@calling_api
 def list_attempts(
+    api: Api,
     webhook: WebhookId,
     status: Annotated[
         str | None, typer.Option("--status", help="pending, retrying, delivered, exhausted or disabled.")
     ] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
 ) -> None:
     """List the latest deliveries of a webhook with their attempts, newest first."""
     query = [("status", status)] if status is not None else []
-    with open_api(server, key, key_file, state_dir) as api:
-        deliveries = list(api.items(_path(webhook) + "/deliveries", query, limit))
+    deliveries = list(api.items(_path(webhook) + "/deliveries", query, limit))
     if as_json:
         print_json({"deliveries": deliveries})
     elif not deliveries:
@@ -206,18 +156,10 @@ def list_attempts(
 
 
 @app.command("missed")
-def list_missed(
-    webhook: WebhookId,
-    limit: Limit = 100,
-    as_json: AsJson = False,
-    server: Server = None,
-    key: Key = None,
-    key_file: KeyFile = None,
-    state_dir: StateDir = None,
-) -> None:
+@calling_api
+def list_missed(api: Api, webhook: WebhookId, limit: Limit = 100, as_json: AsJson = False) -> None:
     """List the changes that a webhook did not acknowledge, and why; `oms replay` sends them again."""
-    with open_api(server, key, key_file, state_dir) as api:
-        missed = list(api.items(_path(webhook) + "/missed", most=limit))
+    missed = list(api.items(_path(webhook) + "/missed", most=limit))
     if as_json:
         print_json({"missed": missed})
     elif not missed:
