@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from oms.errors import CommandError
 from oms.running_system import running_server
+from shared.key_files import read_key_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,14 +27,13 @@ def read_key(key: str | None, key_file: Path | None) -> str | None:
     if not key and key_file:
         where = str(key_file)
         try:
-            key = key_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not a text"
-            raise CommandError(f"{key_file}: {reason}", 2) from None
+            key = read_key_file(key_file)
+        except ValueError as error:
+            raise CommandError(f"{key_file} {error}", 2) from None
         if not key.strip():
-            raise CommandError(f"{key_file}: it is empty", 2)
+            raise CommandError(f"{key_file} is empty", 2)
     key = (key or "").strip()
-    if not (key.isascii() and (key.isprintable()) and " " not in key):
+    if not (key.isascii() and key.isprintable() and " " not in key):
         raise CommandError(f"{where}: a key has letters, digits and signs only, without spaces", 2)
     return key or None
 

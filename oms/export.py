@@ -16,6 +16,7 @@ from oms.api_calls import open_api
 from oms.errors import CommandError
 from oms.options import AsJson, Key, KeyFile, Server, StateDir
 from oms.output import print_json
+from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -92,8 +93,6 @@ def export_orders(
     if as_json:
         print_json({"file": str(file), "format": written, "orders": orders})
     else:
-        from shared.command_output import print_line
-
         print_line(f"exported {orders:,} orders to {file}")
 
 

@@ -12,6 +12,7 @@ from oms.errors import CommandError
 from oms.options import AsJson, StateDir
 from oms.output import print_json
 from oms.running_system import use_running_system
+from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from api.orders.imports.commands import Imported
@@ -79,7 +80,6 @@ def _import(
     from api.orders.import_files import import_files
     from api.orders.imports.commands import NotEmptyError
     from api.orders.imports.files import UnreadableFileError
-    from shared.command_output import print_line
     from shared.database.engine import DatabaseUnavailableError
 
     try:

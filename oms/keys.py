@@ -12,7 +12,8 @@ import typer
 from oms.errors import CommandError
 from oms.options import AsJson, StateDir
 from oms.output import print_json, print_table
-from oms.running_system import run_on_database, use_running_system
+from oms.running_system import use_running_system
+from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -56,8 +57,6 @@ def make_key(
 def list_keys(as_json: AsJson = False, state_dir: StateDir = None) -> None:
     """List the keys in use, by name, without their secrets."""
     use_running_system(state_dir)
-    from shared.command_output import print_line
-
     keys = _run(_all_keys, "")
     if as_json:
         print_json({"keys": keys})
@@ -107,7 +106,6 @@ def revoke_key(name: Name, as_json: AsJson = False, state_dir: StateDir = None) 
     use_running_system(state_dir)
     from api.keys.commands import revoke_key as revoke
     from api.keys.queries import find_key_by_name
-    from shared.command_output import print_line
 
     async def find_and_revoke() -> None:
         key = await find_key_by_name(name)
@@ -152,6 +150,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]], name: str) -> T:
     """
     from api.keys.errors import KeyNameTakenError, KeyNotFoundError, TooManyKeysError
     from shared.database.engine import DatabaseUnavailableError
+    from shared.database.one_connection import run_on_database
 
     try:
         return run_on_database(work)
@@ -169,8 +168,6 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]], name: str) -> T:
 
 def _show_key(text: str, *, as_json: bool) -> None:
     import msgspec
-
-    from shared.command_output import print_line
 
     key = msgspec.json.decode(text)
     if as_json:

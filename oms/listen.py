@@ -12,6 +12,7 @@ from oms.api_calls import open_api
 from oms.errors import CommandError
 from oms.options import AsJson, Key, KeyFile, Server, StateDir
 from oms.output import print_json, print_parts
+from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from oms.forwarding import Forwarded
@@ -162,6 +163,4 @@ def _report_json(change: Forwarded) -> None:
 
 
 def _note(text: str) -> None:
-    from shared.command_output import print_line
-
     print_line(text, file=sys.stderr)

@@ -6,6 +6,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from shared.command_output import print_line
+from shared.control_characters import escape_control_characters
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -27,9 +30,6 @@ def _is_coloured(stream: TextIO) -> bool:
 
 def print_parts(*parts: str | tuple[str, Colour]) -> None:
     """Print a line of parts, some with a colour: on a terminal only, unless ``NO_COLOR`` is set."""
-    from shared.command_output import print_line
-    from shared.control_characters import escape_control_characters
-
     texts = [part if isinstance(part, str) else part[0] for part in parts]
     if not _is_coloured(sys.stdout):
         print_line("".join(texts))
@@ -44,8 +44,6 @@ def print_parts(*parts: str | tuple[str, Colour]) -> None:
 
 def print_table(rows: Iterable[Sequence[object]]) -> None:
     """Print rows with their columns below each other; nothing if there are none."""
-    from shared.command_output import print_line
-
     texts = [[str(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     for row in texts:

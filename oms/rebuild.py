@@ -5,7 +5,8 @@ from __future__ import annotations
 from oms.errors import CommandError
 from oms.options import AsJson, StateDir
 from oms.output import print_json
-from oms.running_system import run_on_database, use_running_system
+from oms.running_system import use_running_system
+from shared.command_output import print_line
 
 
 def rebuild_summaries(as_json: AsJson = False, state_dir: StateDir = None) -> None:
@@ -16,8 +17,8 @@ def rebuild_summaries(as_json: AsJson = False, state_dir: StateDir = None) -> No
     use_running_system(state_dir)
     import asyncpg
 
-    from shared.command_output import print_line
     from shared.database.engine import DatabaseUnavailableError
+    from shared.database.one_connection import run_on_database
     from shared.progress import ProgressLine
     from worker.fee_summaries.consumer import ChangesDeletedError
     from worker.fee_summaries.rebuild import RebuildSupersededError, rebuild

@@ -11,6 +11,7 @@ from oms.api_calls import open_api
 from oms.errors import CommandError
 from oms.options import AsJson, Key, KeyFile, Server, StateDir
 from oms.output import print_json
+from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from oms.http_client import Api
@@ -46,7 +47,6 @@ def replay(
     if (missed, after is not None, since is not None).count(True) != 1:
         raise CommandError("choose one of --missed, --after and --since", 2)
     from oms.http_client import path_of
-    from shared.command_output import print_line
 
     at = None if since is None else _read_time(since)
     with open_api(server, key, key_file, state_dir) as api:

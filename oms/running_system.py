@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from oms.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
-
-T = TypeVar("T")
+    from pathlib import Path
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
@@ -50,25 +47,3 @@ def running_server(state_dir: Path | None) -> str:
         return DEFAULT_SERVER
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(environment["OMS_HOST"], environment["OMS_HOST"])  # noqa: S104 - no bind
     return f"http://{f'[{host}]' if ':' in host else host}:{environment['OMS_PORT']}"
-
-
-async def _with_database(work: Callable[[], Awaitable[T]]) -> T:
-    from shared.database.engine import DB
-
-    await DB.start(size=1)
-    try:
-        return await work()
-    finally:
-        await DB.stop()
-
-
-def run_on_database(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine with one database connection, and return its result.
-
-    Raises:
-        DatabaseUnavailableError: there is no connection; and whatever ``work`` raises.
-
-    """
-    import asyncio
-
-    return asyncio.run(_with_database(work))

@@ -9,7 +9,8 @@ import typer
 from oms.errors import CommandError
 from oms.options import AsJson, StateDir
 from oms.output import print_json
-from oms.running_system import run_on_database, use_running_system
+from oms.running_system import use_running_system
+from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -24,7 +25,6 @@ app = typer.Typer(
 @app.command("make")
 def make_key(as_json: AsJson = False) -> None:
     """Print a new key for OMS_SECRET_KEY. Keep it apart from the database's backups."""
-    from shared.command_output import print_line
     from shared.secret_keys import make_secret_key
 
     key = make_secret_key()
@@ -41,8 +41,7 @@ def show_status(as_json: AsJson = False, state_dir: StateDir = None) -> None:
     Exit status: 0 all of it can be read; 1 OMS_SECRET_KEY lacks a key.
     """
     use_running_system(state_dir)
-    from api.secret_key_rotation import count_by_key
-    from shared.command_output import print_line
+    from api.operations.secret_key_rotation import count_by_key
     from shared.settings import settings
 
     keys = settings().secret_keys
@@ -88,8 +87,7 @@ def rewrite(as_json: AsJson = False, state_dir: StateDir = None) -> None:
     stored in plain text. Exit status: 0 done; 1 rows were left, run it again or give it the key they need.
     """
     use_running_system(state_dir)
-    from api.secret_key_rotation import rewrite_secrets
-    from shared.command_output import print_line
+    from api.operations.secret_key_rotation import rewrite_secrets
     from shared.settings import settings
 
     keys = settings().secret_keys
@@ -120,6 +118,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     """
     from shared.database.engine import DatabaseUnavailableError
+    from shared.database.one_connection import run_on_database
 
     try:
         return run_on_database(work)

@@ -12,6 +12,7 @@ import typer
 from oms.api_calls import is_this_machine, open_api
 from oms.options import AsJson, Key, KeyFile, Server, StateDir, Yes
 from oms.output import print_json, print_parts
+from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from oms.http_client import Api
@@ -57,8 +58,6 @@ def trigger(
     On a server that is not this machine it only says what it would do, unless --yes is given: changes stay in
     the feed, and subscribers get them. Needs the scopes orders:read and orders:write.
     """
-    from shared.command_output import print_line
-
     planned = _plan(events or list(Event), keep=keep)
     with open_api(server, key, key_file, state_dir) as api:
         if not is_this_machine(api.target.host) and not yes:

@@ -10,7 +10,8 @@ import typer
 
 from oms.options import AsJson, StateDir
 from oms.output import print_json
-from oms.running_system import run_on_database, use_running_system
+from oms.running_system import use_running_system
+from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,8 +130,8 @@ class _Verified:
 def _verify_one(subject: Subject, *, as_json: bool) -> _Verified:
     import asyncpg
 
-    from shared.command_output import print_line
     from shared.database.engine import DatabaseReadOnlyError, DatabaseUnavailableError
+    from shared.database.one_connection import run_on_database
 
     faults: list[str] = []
     report = faults.append if as_json else print_line

@@ -12,6 +12,7 @@ from oms.api_calls import open_api
 from oms.errors import CommandError
 from oms.options import AsJson, Key, KeyFile, Server, StateDir
 from oms.output import print_json, print_parts, print_table
+from shared.command_output import print_line
 
 if TYPE_CHECKING:
     from oms.http_client import Api
@@ -25,12 +26,6 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="The most rows to sho
 
 TEST_SECONDS = 30.0
 """How long the outcome of a test is waited for; an attempt takes 15 s at most."""
-
-
-def _print_line(text: str) -> None:
-    from shared.command_output import print_line
-
-    print_line(text)
 
 
 @app.command("list")
@@ -47,7 +42,7 @@ def list_webhooks(
     if as_json:
         print_json({"webhooks": webhooks})
     elif not webhooks:
-        _print_line("there are no webhooks")
+        print_line("there are no webhooks")
     else:
         print_table([webhook["id"], _state_of(webhook), webhook["url"]] for webhook in webhooks)
 
@@ -136,7 +131,7 @@ def delete_webhook(
     if as_json:
         print_json({"deleted": webhook})
     else:
-        _print_line(f"deleted webhook {webhook}")
+        print_line(f"deleted webhook {webhook}")
 
 
 @app.command("rotate-secret")
@@ -159,7 +154,7 @@ def rotate_secret(
     if as_json:
         print_json(rotated)
     else:
-        _print_line(rotated["secret"])
+        print_line(rotated["secret"])
 
 
 @app.command("test")
@@ -205,7 +200,7 @@ def list_attempts(
     if as_json:
         print_json({"deliveries": deliveries})
     elif not deliveries:
-        _print_line("there are no deliveries")
+        print_line("there are no deliveries")
     else:
         _print_deliveries(deliveries)
 
@@ -226,7 +221,7 @@ def list_missed(
     if as_json:
         print_json({"missed": missed})
     elif not missed:
-        _print_line("it has missed nothing")
+        print_line("it has missed nothing")
     else:
         print_table([item["position"], item["type"], item["order"], item["reason"]] for item in missed)
 
@@ -280,7 +275,7 @@ def _print_deliveries(deliveries: list[dict[str, Any]]) -> None:
             (delivery["status"], "green" if is_good else "yellow"),
         )
         for attempt in delivery["attempts"]:
-            _print_line(f"  {_attempt_text(attempt)}")
+            print_line(f"  {_attempt_text(attempt)}")
 
 
 def _attempt_text(attempt: dict[str, Any]) -> str:

@@ -7,9 +7,10 @@ import socket
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
+
+from shared.key_files import read_key_file
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,7 @@ def read_api_keys_file(file: str, more: tuple[ApiKey, ...]) -> tuple[ApiKey, ...
         ValueError: it can't be read, or ``read_api_keys`` refuses the keys.
 
     """
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ValueError(f"can't be read ({reason})") from None
+    text = read_key_file(file)
     entries = (f"{key.name}:{key.role}:{key.sha256}" for key in more)
     return read_api_keys("\n".join(filter(None, (*entries, text.strip()))))
 

@@ -17,7 +17,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
+
+from shared.key_files import read_key_file
 
 PREFIX = "enc1:"
 PLAIN = "plain"
@@ -96,7 +97,7 @@ NO_KEYS = SecretKeys()
 
 
 def id_of(key: bytes) -> str:
-    """Return the id of a key, which tells nothing of it."""
+    """Return the id of a key, which reveals nothing about it."""
     return sha256(b"oms secret key " + key).hexdigest()[:8]
 
 
@@ -153,12 +154,7 @@ def read_secret_keys_file(file: str) -> SecretKeys:
         ValueError: it can't be read, has none, or ``read_secret_keys`` refuses them.
 
     """
-    try:
-        text = Path(file).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not ASCII"
-        raise ValueError(f"can't be read ({reason})") from None
-    keys = read_secret_keys(text)
+    keys = read_secret_keys(read_key_file(file))
     if not keys.keys:
         raise ValueError("has no key")
     return keys

@@ -20,20 +20,20 @@ from shared.settings import PREFIX, Settings
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-BEGIN = "<!-- Written by `make docs` from shared/settings.py. -->\n"
+BEGIN = "<!-- Written by `make docs` from shared/setting_groups/. -->\n"
 END = "<!-- The end of what `make docs` writes. -->\n"
 
 
 def docstrings() -> dict[str, str]:
     """Return each setting's docstring as one line; a setting without one is left out."""
-    (settings_class,) = ast.parse(inspect.getsource(Settings)).body
-    assert isinstance(settings_class, ast.ClassDef)  # noqa: S101 (the source of a class)
-    members = settings_class.body
     texts = {}
-    for member, following in pairwise(members):
-        match member, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                texts[name] = " ".join(text.split()).replace("``", "`")
+    for group in Settings.__bases__:
+        (group_class,) = ast.parse(inspect.getsource(group)).body
+        assert isinstance(group_class, ast.ClassDef)  # noqa: S101 (the source of a class)
+        for member, following in pairwise(group_class.body):
+            match member, following:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[name] = " ".join(text.split()).replace("``", "`")
     return texts
 
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from shared.command_output import StartRefusedError
 from shared.database.statements import fetch_values
+from shared.secret_keys import PREFIX
 from shared.settings import settings
 
-_IDS_OF_SECRETS = """
-SELECT DISTINCT split_part(secret, ':', 2) FROM webhook_secret WHERE secret LIKE 'enc1:%'
+_IDS_OF_SECRETS = f"""
+SELECT DISTINCT split_part(secret, ':', 2) FROM webhook_secret WHERE secret LIKE '{PREFIX}%'
 """
 
 # {"encrypted":"enc1:KEY:…. The newest answers are enough: they have the keys that are in use, and others of
 # the last day are found when they are asked for.
-_IDS_OF_ANSWERS = """
+_IDS_OF_ANSWERS = f"""
 SELECT DISTINCT split_part(left(answer, 40), ':', 3) FROM (
     SELECT answer FROM idempotency_key ORDER BY created_at DESC LIMIT 1000
 ) AS newest
-WHERE answer LIKE '{"encrypted":"enc1:%'
+WHERE answer LIKE '{{"encrypted":"{PREFIX}%'
 """
 
 

@@ -40,6 +40,8 @@ CONSUMER_QUEUE = queues.CONSUMER_QUEUE
 PROVE_FEE_SUMMARIES = "fee_summaries.prove"
 """Task, without arguments: compare every fee summary with the orders, and store the result."""
 
+TASKS = (APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES, ATTEMPT_DUE_DELIVERIES, PROVE_FEE_SUMMARIES)
+
 ATTEMPTS_QUEUE = queues.ATTEMPTS_QUEUE
 
 TASK_LIMIT_SECONDS = 50

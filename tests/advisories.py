@@ -101,8 +101,8 @@ def serving_advisories(copy: Path) -> Iterator[str]:
         def do_POST(self) -> None:
             query = json.loads(self.rfile.read(int(self.headers["content-length"])))
             name = canonicalize_name(query["package"]["name"])
-            found = [one for one in advisories.get(name, ()) if is_affected(one, name, query["version"])]
-            body = json.dumps({"vulns": found} if found else {}).encode()
+            known = [one for one in advisories.get(name, ()) if is_affected(one, name, query["version"])]
+            body = json.dumps({"vulns": known} if known else {}).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -80,9 +80,9 @@ def read_report(report: dict[str, Any]) -> Audited:
     for package in dependencies:
         if "skip_reason" in package:
             audited.not_asked.append(f"{package['name']}: {package['skip_reason']}")
-        for found in package.get("vulns", ()):
-            fixed = f", fixed in {', '.join(found['fix_versions'])}" if found["fix_versions"] else ""
-            audited.vulnerabilities.append(f"{package['name']} {package['version']}: {found['id']}{fixed}")
+        for advisory in package.get("vulns", ()):
+            fixed = f", fixed in {', '.join(advisory['fix_versions'])}" if advisory["fix_versions"] else ""
+            audited.vulnerabilities.append(f"{package['name']} {package['version']}: {advisory['id']}{fixed}")
     if not dependencies:
         audited.not_asked.append("it has no package")
     return audited
@@ -90,7 +90,7 @@ def read_report(report: dict[str, Any]) -> Audited:
 
 def _audit_packages(locks: Sequence[Path], osv_url: str | None) -> tuple[int, int]:
     """Print what is known of the packages; return how many findings and open questions there are."""
-    found = unanswered = 0
+    findings = unanswered = 0
     for lock in locks:
         audited = audit_lock(lock, osv_url)
         for vulnerability in audited.vulnerabilities:
@@ -102,9 +102,9 @@ def _audit_packages(locks: Sequence[Path], osv_url: str | None) -> tuple[int, in
             )
         elif not audited.vulnerabilities:
             print(f"{lock}: no known vulnerability in {audited.packages} packages")
-        found += len(audited.vulnerabilities)
+        findings += len(audited.vulnerabilities)
         unanswered += len(audited.not_asked)
-    return found, unanswered
+    return findings, unanswered
 
 
 def _audit_code() -> int:
@@ -141,11 +141,11 @@ def _audit_code() -> int:
 
 def _audit_files() -> int:
     """Look for secrets; return how many were found."""
-    found, files = scan(ROOT, FAKES)
-    for finding in found:
+    findings, files = scan(ROOT, FAKES)
+    for finding in findings:
         print(finding)
-    print(f"secrets in {files} files: {f'{len(found)} found' if found else 'none'}")
-    return len(found)
+    print(f"secrets in {files} files: {f'{len(findings)} found' if findings else 'none'}")
+    return len(findings)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -166,8 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
             except (OSError, ValueError, zipfile.BadZipFile) as error:
                 print(f"the copy of the advisories can't be used: {error}", file=sys.stderr)
                 return 2
-        found, unanswered = _audit_packages(locks, url)
-    found += _audit_code() + _audit_files()
+        findings, unanswered = _audit_packages(locks, url)
+    findings += _audit_code() + _audit_files()
     if unanswered:
         print(
             "Whether these packages have known vulnerabilities is NOT known: they could not be asked about. "
@@ -175,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
             "(https://osv-vulnerabilities.storage.googleapis.com/PyPI/all.zip): make audit ADVISORIES=…",
             file=sys.stderr,
         )
-    return 1 if found else 3 if unanswered else 0
+    return 1 if findings else 3 if unanswered else 0
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ import asyncpg
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from stack.embedded_valkey import free_port
 from tests.drivers import Api, Database, Pipeline
+from tests.identity_provider import IdentityProvider
 from tests.open_files import raise_limit
-from tests.processes import QUICK, ServiceProcess, migrate
-from tests.serving import serving
+from tests.processes import QUICK, migrate
+from tests.serving import running_pipeline, serving
+from tests.trace_collector import Collector
 from tests.webhook_receiver import Receiver
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ _LONGEST_FIRST = (
         "docker_compose",
     ),
     *("relay_process", "fee_summary_zone", "order_change_stream", "order_query_plans", "relay"),
+    *("restarts", "draining", "backups", "trace_exports", "alerts_and_dashboard", "compose_services"),
 )
 """The slowest files. Started last, one of them would keep a single process busy to the end."""
 
@@ -204,17 +206,22 @@ def api(_api_server: Api, database: Database) -> Api:
 def _pipeline_processes() -> Iterator[Pipeline]:
     url = _migrated_database("pipeline")
     redis = _redis_database(2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + 1)
-    port = free_port()
-    with (
-        ServiceProcess("api.server", database=url, redis=redis, port=port, **_FEW_WORDS),
-        ServiceProcess("api.relay.main", database=url, redis=redis) as relay,
-        ServiceProcess("worker.main", database=url, redis=redis) as worker,
-        Database(url) as database,
-        Api(port) as api,
-    ):
-        api.wait_until_ready()
-        yield Pipeline(api, database, relay, worker, redis)
-        worker.kill()  # its children sleep for a second before they end; other tests check that it stops
+    with running_pipeline(database=url, redis=redis, **_FEW_WORDS) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector of traces."""
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[IdentityProvider]:
+    """An identity provider, which publishes the keys of its access tokens."""
+    with IdentityProvider() as provider:
+        yield provider
 
 
 @pytest.fixture

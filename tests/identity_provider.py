@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
 from joserfc.jwk import ECKey, RSAKey
 from joserfc.jws import JWSRegistry
 
-if TYPE_CHECKING:
-    from types import TracebackType
+from tests.local_server import LocalHandler, LocalServer
 
+if TYPE_CHECKING:
     from joserfc.jwk import OKPKey
 
     Key = RSAKey | ECKey | OKPKey
@@ -51,28 +49,23 @@ class IdentityProvider:
         self.reads = 0
         provider = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
+        class Handler(LocalHandler):
+            def respond(self) -> None:
                 provider.reads += 1
                 time.sleep(provider.delay)
                 content = provider.answer or json.dumps({"keys": provider.published}).encode()
-                self.send_response(provider.status)
-                self.send_header("Content-Length", str(len(content)))
-                self.send_header("Location", "/elsewhere")
-                self.end_headers()
-                self.wfile.write(content)
+                self.answer_with(provider.status, content, {"Location": "/elsewhere"})
 
-            def log_message(self, *_: object) -> None:
-                """Keep quiet."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._server = LocalServer(Handler)
 
     @property
     def settings(self) -> dict[str, str]:
         """The environment of an API that trusts it."""
-        url = f"http://127.0.0.1:{self._server.server_port}/keys"
-        return {"OMS_JWKS": url, "OMS_JWT_ISSUER": ISSUER, "OMS_JWT_AUDIENCE": AUDIENCE}
+        return {
+            "OMS_JWKS": f"{self._server.url}/keys",
+            "OMS_JWT_ISSUER": ISSUER,
+            "OMS_JWT_AUDIENCE": AUDIENCE,
+        }
 
     def publish(self, *keys: Key) -> None:
         """Replace the published keys."""
@@ -95,11 +88,8 @@ class IdentityProvider:
         )
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()

@@ -17,6 +17,11 @@ def key_command(database: Database, *arguments: str) -> str:
     return str(ran.stdout).strip()
 
 
+def bearer(key: str) -> dict[str, str]:
+    """Return the header with a key or a token."""
+    return {"Authorization": f"Bearer {key}"}
+
+
 def make_key(database: Database, name: str, *scopes: str, expires: str | None = None) -> str:
     """Make a key as the operator, and return its text."""
     more = ("--expires", expires) if expires else ()

@@ -1,9 +1,15 @@
-"""Reading what a process serves to Prometheus."""
+"""Reading what a process serves to Prometheus, and what the documentation says of it."""
 
 from __future__ import annotations
 
+import re
+
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.processes import ROOT
+
+DOCUMENTATION = (ROOT / "docs" / "metrics.md").read_text()
 
 
 class Metrics(dict[tuple[str, frozenset[tuple[str, str]]], float]):
@@ -49,3 +55,16 @@ def kinds_and_labels(text: str) -> set[tuple[str, str, str]]:
         shown.add((name, family.type, ", ".join(sorted(labels))))
         assert family.documentation.endswith("."), name
     return shown
+
+
+def documented(*sections: str) -> set[tuple[str, str, str]]:
+    """Return the name, type and labels of each metric in these sections of the documentation."""
+    return {
+        (name, kind, ", ".join(sorted(re.findall(r"`(\w+)`", labels))))
+        for section in sections
+        for name, kind, labels in re.findall(
+            r"^\| `(\w+)` \| (counter|gauge|histogram) \| ([^|]*)\|",
+            DOCUMENTATION.partition(f"## Of {section}\n")[2].partition("\n## ")[0],
+            re.MULTILINE,
+        )
+    }

@@ -80,10 +80,10 @@ def scan(folder: Path, fakes: Path) -> tuple[list[Finding], int]:
     lines = fakes.read_text().splitlines() if fakes.exists() else []
     known = {line.split()[0] for line in lines if line and not line.startswith("#")}
     files = project_files(folder)
-    found = [
+    findings = [
         finding
         for file in files
         for finding in findings_in(file, (folder / file).read_text(encoding="utf-8", errors="replace"))
         if finding.digest not in known
     ]
-    return found, len(files)
+    return findings, len(files)

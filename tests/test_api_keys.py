@@ -15,7 +15,7 @@ from api.http.key_texts import make_key_text, read_key_text
 from api.http.scopes import ANY_KEY, SCOPES
 from tests.builders import later, order_body
 from tests.drivers import wait_until
-from tests.key_steps import key_command, make_key
+from tests.key_steps import bearer, key_command, make_key
 from tests.processes import NO_REDIS, run_command
 from tests.serving import serving
 
@@ -27,17 +27,19 @@ if TYPE_CHECKING:
 WITHIN_SECONDS = 1.0
 
 
-def bearer(key: str) -> dict[str, str]:
-    """Return the header with a key."""
-    return {"Authorization": f"Bearer {key}"}
+@pytest.fixture(scope="module")
+def served(postgres_url: str) -> Iterator[Api]:
+    """A server of two processes that always asks for keys."""
+    with serving(database=postgres_url, redis=NO_REDIS, OMS_API_PROCESSES="2", OMS_ACCESS="keys") as (api, _):
+        yield api
 
 
 @pytest.fixture
-def twice(postgres_url: str, database: Database) -> Iterator[Api]:
-    """A server of two processes that always asks for keys."""
+def twice(served: Api, database: Database) -> Iterator[Api]:
+    """The server, which knows no key of an earlier test."""
     database.add_services()
-    with serving(database=postgres_url, redis=NO_REDIS, OMS_API_PROCESSES="2", OMS_ACCESS="keys") as (api, _):
-        yield api
+    yield served
+    time.sleep(WITHIN_SECONDS)  # nobody sends a request meanwhile: then each process reads the keys again
 
 
 @pytest.fixture

@@ -131,12 +131,12 @@ def test_planted_secrets_are_found_and_listed_fakes_are_not(tmp_path: Path) -> N
     (tmp_path / "not.md").write_text(f"{wrong}\nwhsec_…\noms_<id>_<secret>\nOMS_SECRET_KEY=$KEY\n")
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)  # noqa: S607 (git on PATH)
     fakes = tmp_path / "fakes"
-    found, _ = scan(tmp_path, fakes)
-    assert sorted(finding.file for finding in found) == sorted(planted)
-    assert {finding.line for finding in found} == {2}
-    assert key not in "".join(map(str, found))
-    fakes.write_text("# Known:\n" + "".join(f"{finding.digest}  an example\n" for finding in found[1:]))
-    assert scan(tmp_path, fakes)[0] == found[:1]
+    findings, _ = scan(tmp_path, fakes)
+    assert sorted(finding.file for finding in findings) == sorted(planted)
+    assert {finding.line for finding in findings} == {2}
+    assert key not in "".join(map(str, findings))
+    fakes.write_text("# Known:\n" + "".join(f"{finding.digest}  an example\n" for finding in findings[1:]))
+    assert scan(tmp_path, fakes)[0] == findings[:1]
 
 
 def test_the_audit_covers_every_lock_and_folder_of_code() -> None:

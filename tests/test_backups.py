@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +13,16 @@ import httpx
 import pytest
 
 from stack.embedded_postgres import EmbeddedPostgres
-from stack.embedded_valkey import free_port
 from stack.server_user import claim_folder
 from tests.builders import later
-from tests.drivers import Api, Database, Pipeline, wait_until
+from tests.drivers import Api, Database, wait_until
 from tests.import_steps import import_sample
 from tests.operations_guide import commands, run_commands
-from tests.processes import NO_REDIS, ServiceProcess, migrate
-from tests.serving import serving
+from tests.processes import NO_REDIS, migrate
+from tests.serving import running_pipeline, serving
 from tests.webhook_steps import subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stack.embedded_valkey import EmbeddedValkey
     from tests.webhook_receiver import Receiver
 
@@ -43,22 +40,6 @@ def run(name: str, folder: Path, replace: dict[str, str] | None = None, **variab
     done = run_commands(text, folder, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@contextmanager
-def working(database: str, redis: str) -> Iterator[Pipeline]:
-    """Run API, relay and worker."""
-    port = free_port()
-    with (
-        ServiceProcess("api.server", database=database, redis=redis, port=port),
-        ServiceProcess("api.relay.main", database=database, redis=redis) as relay,
-        ServiceProcess("worker.main", database=database, redis=redis) as worker,
-        Database(database) as connection,
-        Api(port) as api,
-    ):
-        api.wait_until_ready()
-        yield Pipeline(api, connection, relay, worker, redis)
-        worker.kill()  # its children sleep for a second before they end
 
 
 def fill(api: Api, database: str) -> None:
@@ -89,7 +70,7 @@ def test_a_lost_database_is_restored_from_a_dump_into_an_empty_server(
     """Redis still has the messages of what was lost, and a subscriber learns that its position is gone."""
     with EmbeddedPostgres(tmp_path / "first", durable=False) as postgres:
         migrate(postgres.url)
-        with working(postgres.url, own_valkey.url) as before:
+        with running_pipeline(database=postgres.url, redis=own_valkey.url) as before:
             subscribe(before.api, receiver.url)
             fill(before.api, postgres.url)
             kept = before.wait_until_summed()
@@ -111,7 +92,7 @@ def test_a_lost_database_is_restored_from_a_dump_into_an_empty_server(
         assert again.returncode == 1
         assert "restore into an empty one" in again.stderr
 
-        with working(postgres.url, own_valkey.url) as after:
+        with running_pipeline(database=postgres.url, redis=own_valkey.url) as after:
             assert after.api.every_order() == orders
             assert after.api.fee_summaries(by="service") == summaries
             # A subscriber that is ahead is told so, and where to continue.

@@ -26,7 +26,7 @@ from shared.database.engine import DatabaseUnavailableError, OutcomeUnknownError
 from tests.builders import order_body, tags
 from tests.contract_schemas import CONTRACT, is_problem
 from tests.drivers import Api, Database
-from tests.key_steps import make_key
+from tests.key_steps import bearer, make_key
 from tests.referenced_code import referenced_code
 from tests.serving import serving
 from tests.webhook_steps import subscribe
@@ -330,7 +330,7 @@ def _provoke_with_rows(api: Api, database: Database) -> dict[str, httpx.Response
 def _provoke_with_settings(api: Api, database: Database) -> dict[str, httpx.Response]:
     """Return the problems of an API that requires keys and If-Match."""
     client = api.client
-    manager = {"Authorization": f"Bearer {make_key(database, 'admin', *SCOPES)}"}
+    manager = bearer(make_key(database, "admin", *SCOPES))
     shop = {"name": "shop-2", "scopes": ["orders:read"]}
     assert client.post("/keys", json=shop, headers=manager).status_code == 201
     taken = client.post("/keys", json={**shop, "name": "shop"}, headers=manager)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from api.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
+from api.http.cors import REQUEST_HEADERS, RESPONSE_HEADERS
+from api.http.request import METHODS
 from contract.checks.document import operations, parameters
 from shared.settings import SettingsError, settings
 from tests.builders import later, order_body

@@ -75,7 +75,7 @@ def test_nothing_is_wrong_with_a_deployment_that_works(healthy: Doctor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "found"),
+    ("settings", "beginnings"),
     [
         ({"OMS_TYPO": "1", "OMS_PORT": "x"}, ["settings: OMS_TYPO: unknown setting", "settings: OMS_PORT: "]),
         ({"OMS_HOST": "0.0.0.0"}, ["settings: OMS_HOST: other machines may reach this address"]),
@@ -92,11 +92,11 @@ def test_nothing_is_wrong_with_a_deployment_that_works(healthy: Doctor) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_a_wrong_setting_is_found(healthy: Doctor, settings: Doctor, found: list[str]) -> None:
+def test_a_wrong_setting_is_found(healthy: Doctor, settings: Doctor, beginnings: list[str]) -> None:
     """And nothing else is called wrong."""
     sentences = _wrong(healthy | settings)
-    assert len(sentences) == len(found), sentences
-    for sentence, beginning in zip(sorted(sentences), sorted(found), strict=True):
+    assert len(sentences) == len(beginnings), sentences
+    for sentence, beginning in zip(sorted(sentences), sorted(beginnings), strict=True):
         assert sentence.startswith(beginning), sentence
 
 
@@ -118,9 +118,9 @@ UPDATE fee_summary_proof SET finished_at = NULL, differing = NULL
 """
 
 
-@pytest.mark.parametrize(("fault", "found"), PLANTED.items(), ids=[text[:40] for text in PLANTED])
+@pytest.mark.parametrize(("fault", "beginning"), PLANTED.items(), ids=[text[:40] for text in PLANTED])
 def test_a_fault_in_the_database_is_found(
-    healthy: Doctor, database: Database, fault: str, found: str
+    healthy: Doctor, database: Database, fault: str, beginning: str
 ) -> None:
     """Planted with one statement."""
     database.rows(fault)
@@ -128,7 +128,7 @@ def test_a_fault_in_the_database_is_found(
         (sentence,) = _wrong(healthy)
     finally:
         database.run_script(MENDED)
-    assert sentence.startswith(found)
+    assert sentence.startswith(beginning)
 
 
 def test_a_schema_of_a_newer_version_is_wrong_only_if_this_one_cannot_use_it(

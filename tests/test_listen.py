@@ -9,9 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 import httpx
@@ -22,6 +20,7 @@ from stack.embedded_valkey import free_port
 from tests.builders import later, order_body
 from tests.command_steps import command_environment, oms
 from tests.drivers import Api, wait_until
+from tests.local_server import LocalHandler, LocalServer
 from tests.processes import ROOT, ServiceProcess
 from tests.random_rounds import seeds
 
@@ -39,36 +38,26 @@ class _Receiver:
         self.port = free_port()
         self.acknowledged: list[int] = []
         self._draw = draw
-        self._server: ThreadingHTTPServer | None = None
+        self._server: LocalServer | None = None
 
     def start(self) -> None:
         receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                Webhook(SECRET).verify(body, {name.lower(): value for name, value in self.headers.items()})
+        class Handler(LocalHandler):
+            def respond(self) -> None:
+                body = self.read_body()
+                Webhook(SECRET).verify(body, dict(self.read_headers()))
                 fails = receiver._draw.random() < 0.1
                 if not fails:
                     receiver.acknowledged.append(int(json.loads(body)["sequence"]))
-                self.send_response(500 if fails else 204)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.answer_with(500 if fails else 204)
 
-            def log_message(self, *_: object) -> None:
-                """Print nothing."""
-
-        ThreadingHTTPServer.allow_reuse_address = True
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._server.daemon_threads = True
-        Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._server = LocalServer(Handler, self.port)
+        self._server.start()
 
     def stop(self) -> None:
         if self._server:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.stop()
             self._server = None
 
 

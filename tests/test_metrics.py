@@ -13,8 +13,8 @@ from api.operations import figures
 from stack.embedded_valkey import free_port
 from tests.builders import later
 from tests.drivers import Api, wait_until
-from tests.processes import NO_REDIS, ROOT, ServiceProcess
-from tests.scrapes import Metrics, kinds_and_labels, read_metrics
+from tests.processes import NO_REDIS, ServiceProcess
+from tests.scrapes import Metrics, documented, kinds_and_labels, read_metrics
 from tests.serving import serving
 from tests.steps import apply_every_change, assign_all, place
 from tests.webhook_steps import deliver, fan_out, subscribe
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
-DOCUMENTATION = (ROOT / "docs" / "metrics.md").read_text()
 REQUESTS, DURATIONS = "http_requests_total", "http_request_duration_seconds"
 
 
@@ -282,19 +281,6 @@ def test_no_metric_reads_a_large_table(database: Database, *, analyzed: bool) ->
         assert not re.search(r"Seq Scan on (order_change|webhook_delivery|webhook_attempt)", plan), plan
         assert not re.search(r"rows=[12]\d{4}\.\d+ loops", plan), plan
     database.rows("ROLLBACK")
-
-
-def documented(*sections: str) -> set[tuple[str, str, str]]:
-    """Return the name, type and labels of each metric in these sections of the documentation."""
-    return {
-        (name, kind, ", ".join(sorted(re.findall(r"`(\w+)`", labels))))
-        for section in sections
-        for name, kind, labels in re.findall(
-            r"^\| `(\w+)` \| (counter|gauge|histogram) \| ([^|]*)\|",
-            DOCUMENTATION.partition(f"## Of {section}\n")[2].partition("\n## ")[0],
-            re.MULTILINE,
-        )
-    }
 
 
 def test_every_metric_is_documented_with_its_type_and_labels(run: Run, api: Api, queue: Queue) -> None:

@@ -13,7 +13,7 @@ from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import EmbeddedValkey
 from tests.builders import later
 from tests.drivers import Api, Database
-from tests.key_steps import key_command
+from tests.key_steps import bearer, key_command
 from tests.operations_guide import GUIDE, NOT_RUN, PAGES, RUN, blocks_of, commands, run_commands
 from tests.processes import NO_REDIS, ROOT
 from tests.serving import serving
@@ -73,7 +73,7 @@ def test_a_key_is_rotated_as_the_guide_says(api: Api, database: Database) -> Non
     rotated = run_commands(commands("rotate", "api-key"), ROOT, OMS_DATABASE_URL=database.url)
     assert rotated.returncode == 0, rotated.stderr
     for secret in (old, rotated.stdout.strip()):
-        answer = api.client.get("/orders", headers={"Authorization": f"Bearer {secret}"})
+        answer = api.client.get("/orders", headers=bearer(secret))
         assert answer.status_code == 200, answer.text
 
 

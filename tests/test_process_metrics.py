@@ -23,8 +23,7 @@ from tests.builders import later
 from tests.drivers import wait_until
 from tests.observed_system import ObservedSystem, observed_system
 from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment, migrate, run_command
-from tests.scrapes import Metrics, kinds_and_labels, scrape
-from tests.test_metrics import documented
+from tests.scrapes import Metrics, documented, kinds_and_labels, scrape
 from tests.webhook_receiver import Receiver
 from tests.webhook_steps import missed, subscribe
 

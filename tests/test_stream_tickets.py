@@ -17,7 +17,7 @@ from api.relay.retention import delete_expired_tickets
 from tests.builders import later, order_body
 from tests.drivers import wait_until
 from tests.identity_provider import IdentityProvider
-from tests.key_steps import make_key
+from tests.key_steps import bearer, make_key
 from tests.processes import NO_REDIS, ROOT, ServiceProcess
 from tests.serving import serving
 
@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from tests.drivers import Api, Database
 
 STREAM = "/order-changes/stream"
-
-
-def bearer(key: str) -> dict[str, str]:
-    """Return the header with a key."""
-    return {"Authorization": f"Bearer {key}"}
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[IdentityProvider]:
-    """An identity provider."""
-    with IdentityProvider() as provider:
-        yield provider
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from shared.settings import SettingsError, settings
 from tests.builders import later, order_body
 from tests.drivers import wait_until
 from tests.identity_provider import AUDIENCE, ISSUER, IdentityProvider, claims, part
-from tests.key_steps import make_key
+from tests.key_steps import bearer, make_key
 from tests.processes import NO_REDIS, ServiceProcess
 from tests.serving import serving
 
@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.drivers import Api, Database
-
-
-def bearer(token: str) -> dict[str, str]:
-    """Return the header with a token."""
-    return {"Authorization": f"Bearer {token}"}
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[IdentityProvider]:
-    """An identity provider."""
-    with IdentityProvider() as provider:
-        yield provider
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+
+from tests.local_server import LocalHandler, LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,44 +48,27 @@ class Collector:
         self.is_closed = False
         collector = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+        class Handler(LocalHandler):
+            def respond(self) -> None:
+                body = self.read_body()
                 collector.released.wait()
                 if collector.is_closed:
                     self.close_connection = True
                     return
-                collector.headers.append({name.lower(): value for name, value in self.headers.items()})
+                collector.headers.append(self.read_headers())
                 if self.path == "/v1/traces" and collector.status == 200:
                     collector.spans += _spans_of(ExportTraceServiceRequest.FromString(body))
-                answer = ExportTraceServiceResponse().SerializeToString()
-                self.send_response(collector.status)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+                self.answer_with(collector.status, ExportTraceServiceResponse().SerializeToString())
 
-            def log_message(self, *_: object) -> None:
-                """Print nothing."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, *_: object) -> None:
-                """Print nothing: a process that ends does not wait for an answer."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.02), daemon=True)
+        self._server = LocalServer(Handler)
+        self.url = self._server.url
 
     def named(self, name: str, trace_id: str | None = None) -> list[CollectedSpan]:
         """Return the spans of a name so far, of all traces or of one."""
         return [span for span in self.spans if span.name == name and trace_id in (None, span.trace_id)]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,8 +78,7 @@ class Collector:
         """Stop listening, and answer nothing on connections that are open."""
         self.is_closed = True
         self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
 
 
 def _spans_of(request: ExportTraceServiceRequest) -> list[CollectedSpan]:

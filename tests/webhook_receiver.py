@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
 from standardwebhooks import Webhook
+
+from tests.local_server import LocalHandler, LocalServer
 
 CERTIFICATE = Path(__file__).parent / "certificates" / "receiver.crt"
 """For receiver.test, localhost and 127.0.0.1; self-signed."""
@@ -68,14 +69,6 @@ class Answer:
 OK = Answer()
 
 
-class _QuietServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, *_: object) -> None:
-        """Print nothing: a failed handshake is part of a test."""
-
-
 class Receiver:
     """An endpoint whose answers a test decides: ``receiver.answer = lambda request: Answer(500)``."""
 
@@ -85,13 +78,10 @@ class Receiver:
         self.released = threading.Event()
         receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                request = Received(time.monotonic(), self.path, headers, body)
+        class Handler(LocalHandler):
+            def respond(self) -> None:
+                body = self.read_body()
+                request = Received(time.monotonic(), self.path, self.read_headers(), body)
                 receiver.received.append(request)
                 try:
                     self._answer(receiver.answer(request))
@@ -111,18 +101,13 @@ class Receiver:
                     self.wfile.write(answer.body[start : start + size])
                     receiver.released.wait(answer.pauses)
 
-            def log_message(self, *_: object) -> None:
-                """Print nothing."""
-
-        self._server = _QuietServer(("127.0.0.1", 0), Handler)
-
+        self._server = LocalServer(Handler)
         if tls:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(CERTIFICATE_WITH_KEY)
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.port: int = self._server.server_address[1]
+        self.port: int = self._server.server_port
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}/hook"
-        self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.02), daemon=True)
 
     @property
     def positions(self) -> list[int]:
@@ -135,10 +120,9 @@ class Receiver:
         return [request.id for request in self.received]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()

@@ -9,33 +9,26 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery.signals import task_failure
 
+from shared import task_queue
 from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES
 from shared.database.engine import DatabaseUnavailableError
 from shared.metrics.declared import Count, Durations
-from shared.task_queue import (
-    APPLY_TO_FEE_SUMMARIES,
-    APPLY_TO_WEBHOOK_DELIVERIES,
-    ATTEMPT_DUE_DELIVERIES,
-    PROVE_FEE_SUMMARIES,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_TASKS = (APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES, ATTEMPT_DUE_DELIVERIES, PROVE_FEE_SUMMARIES)
 
 TASKS = Durations(
     "worker_task_duration_seconds",
     "Time of a task that was done, failed, timed_out or was ended as the database was unavailable.",
     ("task", "outcome"),
-    tuple((task, "done") for task in _TASKS),
+    tuple((task, "done") for task in task_queue.TASKS),
 )
 
 LOST_TASKS = Count(
     "worker_tasks_lost_total",
     "Tasks whose process ended meanwhile, or was ended as they exceeded their time limit.",
     ("task",),
-    tuple((task,) for task in _TASKS),
+    tuple((task,) for task in task_queue.TASKS),
 )
 
 APPLIED = Count(
@@ -54,7 +47,7 @@ ATTEMPTS = Durations(
 
 DELIVERIES = Count(
     "webhook_deliveries_total",
-    "What deliveries became after an attempt: delivered, retrying, exhausted or disabled.",
+    "Deliveries by their state after an attempt: delivered, retrying, exhausted or disabled.",
     ("state",),
     (("delivered",), ("retrying",), ("exhausted",), ("disabled",)),
 )

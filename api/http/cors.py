@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 
 from litestar.enums import ScopeType
 
-from api.http.request import headers_by_name
+from api.http.request import METHODS, headers_by_name
 from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
-
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 REQUEST_HEADERS = (
     *("Accept", "Authorization", "Change-Reason", "Content-Type", "Idempotency-Key", "If-Match"),

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 AnyRequest = Request[Any, Any, Any]
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""The methods that routes have."""
+
 READ = [HttpMethod.GET, HttpMethod.HEAD]
 """The methods of a route that reads: Litestar does not add HEAD to GET."""
 

@@ -12,6 +12,7 @@ import structlog
 from litestar.enums import ScopeType
 
 from api.http.answer_headers import common_headers
+from api.http.callers import READING
 from api.http.request import headers_by_name
 from api.http.request_metrics import count_request, route_of
 from shared.database.database_wait import measure_database_wait
@@ -40,7 +41,6 @@ _EVENT_STREAM = b"text/event-stream"
 _USABLE = re.compile(rb"[!-~]{1,128}")
 
 
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _MOST_CALENDARS = 5
 """How many calendars a line names, of a request that names more."""
 
@@ -50,7 +50,7 @@ def _is_logged(scope: Scope, status: int, sample: float) -> bool:
 
     By chance and not by the request's id: callers choose that, and could choose not to be logged.
     """
-    if sample >= 1 or not 200 <= status < 400 or str(scope.get("method")) not in _READING:
+    if sample >= 1 or not 200 <= status < 400 or str(scope.get("method")) not in READING:
         return True
     return random.random() < sample  # noqa: S311 - nobody gains from a guess
 

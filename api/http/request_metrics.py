@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from api.http.request import METHODS
 from shared.metrics.registry import PROCESS_METRICS
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ OTHER_METHOD = "other"
 NO_ANSWER = "none"
 """The label of requests whose connection was closed before an answer began."""
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PARAMETER_TYPE = re.compile(r":\w+\}")
 
 _LABELS = ("method", "route", "status")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import structlog
 from litestar.enums import ScopeType
 
-from api.http.request import header_values
-from api.http.request_metrics import METHODS, UNKNOWN_ROUTE, route_of
+from api.http.request import METHODS, header_values
+from api.http.request_metrics import UNKNOWN_ROUTE, route_of
 from shared.tracing.spans import active_tracer
 
 if TYPE_CHECKING:

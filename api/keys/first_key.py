@@ -8,26 +8,18 @@ Exit status: 0 there is, or was, a key, or none is wanted; 1 the database is una
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 from api.http.scopes import SCOPES
 from api.keys.bodies import NewKey
 from api.keys.commands import create_first_key
 from shared.command_output import print_line
-from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.engine import DatabaseUnavailableError
+from shared.database.one_connection import run_on_database
 from shared.settings import settings
 
 NAME = "first"
 ANOTHER = "python -m oms key make NAME --scopes all"
-
-
-async def _make() -> str | None:
-    await DB.start(size=1)
-    try:
-        return await create_first_key(NewKey(name=NAME, scopes=list(SCOPES)))
-    finally:
-        await DB.stop()
 
 
 def main() -> int:
@@ -35,8 +27,9 @@ def main() -> int:
     if settings().all_api_keys or settings().access == "open":
         print_line("no API key is made: OMS_API_KEYS has some, or OMS_ACCESS is open")
         return 0
+    new = NewKey(name=NAME, scopes=list(SCOPES))
     try:
-        text = asyncio.run(_make())
+        text = run_on_database(lambda: create_first_key(new))
     except DatabaseUnavailableError as error:
         print_line(f"try again: {error}", level="error")
         return 1

@@ -5,10 +5,10 @@ If the file was imported before, its orders are not stored again; services are a
 
 from __future__ import annotations
 
-import asyncio
 import gc
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,8 @@ from api.orders.imports.faults import FaultReport
 from api.orders.imports.files import ImportedFile, UnreadableRow, read_file
 from api.orders.imports.imported_orders import ImportedOrder, ServiceInFile, read_imported_id
 from api.orders.imports.imported_services import ImportedService
-from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.engine import DatabaseUnavailableError
+from shared.database.one_connection import run_on_database
 from shared.progress import Progress, ProgressLine, ReportProgress, ignore_progress
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -105,7 +106,8 @@ def import_files(
         services_file = read_file(services_path, "services") if services_path else None
         orders = _check_orders(file, faults, progress)
         services, faulty_services = _check_services(services_file, faults) if services_file else ([], set())
-        storing = import_orders(
+        store = partial(
+            import_orders,
             file.name,
             file.sha256,
             orders,
@@ -117,20 +119,12 @@ def import_files(
             only_if_empty=only_if_empty,
         )
         try:
-            return asyncio.run(_with_database(storing))
+            return run_on_database(store)
         except (ContentionError, DatabaseUnavailableError) as error:
             if not faults:
                 raise
             faults.note(f"not compared with what is stored: {error}")
             raise ImportRefusedError from error
-
-
-async def _with_database(storing: Coroutine[Any, Any, Imported]) -> Imported:
-    await DB.start(size=1)
-    try:
-        return await storing
-    finally:
-        await DB.stop()
 
 
 @contextmanager

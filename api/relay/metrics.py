@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from shared.change_log import FEE_SUMMARIES, WEBHOOK_DELIVERIES, assign_positions
 from shared.metrics.declared import Count, Durations, State
-from shared.task_queue import (
-    APPLY_TO_FEE_SUMMARIES,
-    APPLY_TO_WEBHOOK_DELIVERIES,
-    ATTEMPT_DUE_DELIVERIES,
-    PROVE_FEE_SUMMARIES,
-)
+from shared.task_queue import TASKS
 
 _CONSUMERS = ((FEE_SUMMARIES,), (WEBHOOK_DELIVERIES,))
 
@@ -25,15 +20,7 @@ MESSAGES = Count(
     "relay_messages_published_total",
     "Messages sent to the worker, by task.",
     ("task",),
-    tuple(
-        (task,)
-        for task in (
-            APPLY_TO_FEE_SUMMARIES,
-            APPLY_TO_WEBHOOK_DELIVERIES,
-            ATTEMPT_DUE_DELIVERIES,
-            PROVE_FEE_SUMMARIES,
-        )
-    ),
+    tuple((task,) for task in TASKS),
 )
 
 CHANGES = Count(

@@ -34,20 +34,20 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
     """Look for combinations of settings that are risky."""
     from shared.settings import SettingsError, check_listening
 
-    found = False
+    is_risky = False
     try:
         check_listening()
     except SettingsError as error:
-        found = True
+        is_risky = True
         yield wrong(
             "settings",
             str(error).removeprefix("the environment can't be used: "),
             "The API does not start like this.",
         )
     for finding in _risks(settings):
-        found = True
+        is_risky = True
         yield finding
-    if not found:
+    if not is_risky:
         yield ok("settings", "all can be used, and none is risky")
 
 

@@ -137,7 +137,7 @@ async def record_attempt(attempt: Attempt, outcome: Outcome) -> None:
 
 
 async def _record(attempt: Attempt, outcome: Outcome) -> tuple[str | None, DisabledReason | None]:
-    """Store it; return what the delivery became, and why the webhook was disabled, or None for each."""
+    """Store it; return the new state of the delivery, and why the webhook was disabled, or None for each."""
     state = disabled = None
     async with transaction():
         webhook = await fetch_optional(_Webhook, _LOCK_WEBHOOK, attempt.webhook_id)

@@ -121,7 +121,7 @@ KINDS = (
 
 
 class Rewritten(msgspec.Struct):
-    """What became of the rows of one kind."""
+    """What happened to the rows of one kind."""
 
     kind: str
     written: int = 0

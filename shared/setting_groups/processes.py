@@ -1,0 +1,107 @@
+"""Every process, and the servers that it needs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, Field
+
+from shared.redis_address import RedisAddress, read_redis_url
+from shared.server_urls import check_file
+from shared.setting_values import DatabaseUrl, RedisUrl, Share, ZoneName
+
+
+class ProcessSettings(BaseModel):
+    """Every process, and the servers that it needs."""
+
+    database_url: DatabaseUrl
+    """The PostgreSQL server, for example ``postgresql://oms@db/oms``.
+
+    A socket folder goes in ``?host=``. The password may be given as ``PGPASSWORD`` instead, where it needs no
+    escaping.
+    """
+
+    redis_url: RedisUrl
+    """The Redis-compatible server. Only speed depends on it: its data may be lost at any time.
+
+    ``redis://``, ``rediss://`` (over TLS, with the certificate verified), ``unix://`` or ``sentinel://``; see
+    below.
+    """
+
+    redis_password: Annotated[str, Field(repr=False)] = ""
+    """The password of Redis, where it needs no escaping; empty if it is in the URL, or there is none."""
+
+    redis_ca_file: str = ""
+    """A file of CA certificates (PEM) to trust for Redis in addition to the system's; empty means none."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address that the API listens on.
+
+    Without API keys it does not start on any but a loopback address, unless ``OMS_ACCESS`` is ``open``.
+    """
+
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    """The port that the API listens on. ``make run`` takes ``PORT`` instead."""
+
+    api_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes of one API server, which share its port. More than the machine has cores do not help.
+
+    Each has its own limits of connections, database connections and streams.
+    """
+
+    worker_processes: Annotated[int, Field(ge=1, le=64)] = 2
+    """Worker child processes that apply changes.
+
+    Three more are always started: two to deliver webhooks, one to prove the fee summaries.
+    """
+
+    time_zone: ZoneName = "UTC"
+    """The time zone in which fee summaries count days: an IANA name such as ``Europe/Rome``.
+
+    A process refuses to start if the existing summaries use another zone; ``make rebuild`` changes it.
+    """
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least severe level that is logged."""
+
+    log_format: Literal["text", "json"] = "text"
+    """``text`` is for people, ``json`` for machines: one object per line, of commands too."""
+
+    log_sample: Share = 1
+    """The share of successful reads (GET, HEAD and OPTIONS, answered 2xx or 304) whose requests are logged.
+
+    Chosen at random. Writes and errors always are.
+    """
+
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """The port on which the relay or the worker serves its own metrics (``/metrics``); 0 means none.
+
+    Where both run on one host, give each a port of its own; ``make run`` gives the worker the next one. The
+    API serves its metrics on ``OMS_PORT``.
+    """
+
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address that ``OMS_METRICS_PORT`` is opened on. Everybody who can reach it may read the metrics."""
+
+    heartbeat_file: str = ""
+    """A file that the relay or the worker touches each time its main loop runs; empty means none.
+
+    Give each process a file of its own. The health check, ``python -m shared.heartbeat``, fails when the file
+    is older than 30 seconds.
+    """
+
+    @property
+    def redis_address(self) -> RedisAddress:
+        """Where Redis is, and how to get in."""
+        address = read_redis_url(self.redis_url)
+        if self.redis_password:
+            address = address.with_password(self.redis_password)
+        if self.redis_ca_file:
+            address = address.with_ca_file(check_file(self.redis_ca_file, "OMS_REDIS_CA_FILE"))
+        return address
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone in which fee summaries count days."""
+        return ZoneInfo(self.time_zone)
