@@ -151,6 +151,19 @@ def test_the_default_overlap_lets_both_secrets_in(twice: Api, admin: dict[str, s
     assert statuses(twice, shop["key"]) == statuses(twice, rotated["key"]) == {200}
 
 
+def test_a_secret_outlives_its_rotation_however_many_came_before(twice: Api, admin: dict[str, str]) -> None:
+    """Of more than are kept, older ones give way, also if all of them end at the same time."""
+    for name in ("one", "two", "three", "four"):
+        shop = created(twice, admin, name)
+        url = f"/keys/{shop['id']}/rotation"
+        for _ in range(9):
+            shop = twice.client.post(url, json={"overlap": "P30D"}, headers=admin).json()
+        rotated = twice.client.post(url, json={"overlap": "P1D"}, headers=admin).json()
+        for key in (shop["key"], rotated["key"]):
+            time.sleep(WITHIN_SECONDS)
+            assert twice.client.get("/orders", headers=bearer(key)).status_code == 200
+
+
 def test_a_key_expires(twice: Api, admin: dict[str, str]) -> None:
     """It is refused from that time on, and can still be seen and revoked."""
     shop = created(twice, admin, expires_at=_soon(2))
