@@ -81,12 +81,15 @@ def export_orders(
     }
     query += [(name, value) for name, value in single.items() if value is not None]
     query += [("calendar", name) for name in calendar or ()] + [("service", name) for name in service or ()]
+    from oms.http_client import check_media_type
+
     with open_api(server, key, key_file, state_dir) as api:
         orders = 0
         with (
             api.open("GET", "/orders/export", query=query) as response,
             _whole_file(file) as output,
         ):
+            check_media_type(response, "text/csv" if written is Format.CSV else "application/x-ndjson")
             orders = _copy(response.iter_stream(), output, written)
     if str(file) == "-":
         return

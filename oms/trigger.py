@@ -105,7 +105,7 @@ def _make(api: Api, planned: list[Event], calendar: str, *, is_shown: bool) -> l
         elif event is Event.REINSTATED:
             order = api.call("POST", f"{path}/reinstate", headers=REASON)
         elif event is Event.DELETED:
-            api.call("DELETE", path, headers=REASON)
+            api.call_raw("DELETE", path, headers=REASON)
             order = {**order, "version": order["version"] + 1}
         change = {"type": event, "made": True, "order": order["id"], "orderversion": order["version"]}
         made.append(change)

@@ -127,7 +127,7 @@ def delete_webhook(
 ) -> None:
     """Delete a webhook."""
     with open_api(server, key, key_file, state_dir) as api:
-        api.call("DELETE", _path(webhook))
+        api.call_raw("DELETE", _path(webhook))
     if as_json:
         print_json({"deleted": webhook})
     else:
