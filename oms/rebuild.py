@@ -9,9 +9,10 @@ from oms.running_system import run_on_database, use_running_system
 
 
 def rebuild_summaries(as_json: AsJson = False, state_dir: StateDir = None) -> None:
-    """Rebuild the fee summaries, in days of OMS_TIME_ZONE, while they are in use.
+    """Rebuild the fee summaries while they are in use.
 
-    Exit status: 0 rebuilt; 1 another rebuild began meanwhile; 2 it failed.
+    They count in days of OMS_TIME_ZONE. Exit status: 0 rebuilt; 1 another rebuild began meanwhile; 2 it
+    failed.
     """
     use_running_system(state_dir)
     import asyncpg

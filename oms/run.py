@@ -27,7 +27,10 @@ def run(
         bool, typer.Option("--stop-with-parent", help="Also stop when the parent process ends.")
     ] = False,
 ) -> int:
-    """Run the whole system on this machine, until Ctrl-C; its data stays."""
+    """Run the whole system on this machine until Ctrl-C.
+
+    Its data stays in the folder.
+    """
     try:
         from stack.run import run_stack
     except ImportError as error:

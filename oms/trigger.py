@@ -52,10 +52,11 @@ def trigger(
     key_file: KeyFile = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Create, move, cancel, reinstate and delete an example order: subscribers see each type of change.
+    """Make an example change of each type.
 
-    On a server that is not this machine it only says what it would do, unless --yes is given: changes stay in
-    the feed, and subscribers get them. Needs the scopes orders:read and orders:write.
+    An example order is created, moved, cancelled, reinstated and deleted. On a server that is not this
+    machine it only says what it would do, unless --yes is given: changes stay in the feed, and subscribers
+    get them. Needs the scopes orders:read and orders:write.
     """
     from shared.command_output import print_line
 

@@ -57,6 +57,30 @@ def test_help_is_immediate_and_loads_nothing_of_the_service() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize("group", ["", "key", "secret-key", "webhook"])
+def test_help_lists_each_command_with_a_whole_sentence(group: str) -> None:
+    """On a terminal of 80 columns."""
+    _, listed = oms(*group.split(), "--help").stdout.split("Commands:\n")
+    assert listed
+    assert [line for line in listed.splitlines() if not line.endswith(".") or line.endswith("...")] == []
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("secret-key", "make"), ("secret-key", "make", "--json")])
+def test_output_that_can_not_be_written_is_an_error_in_a_sentence(arguments: tuple[str, ...]) -> None:
+    """Such as a redirection to a full disk."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (not a file that a path should create)
+        done = subprocess.run(
+            [sys.executable, "-m", "oms", *arguments],
+            cwd=ROOT,
+            env=command_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "the output can't be written: No space left on device\n")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_documentation_names_every_option_of_a_command(name: str) -> None:
     """In the section of the command, or in that of the options which many have."""
@@ -86,7 +110,7 @@ def test_the_documentation_names_no_command_or_option_that_does_not_exist() -> N
     [
         (("frobnicate",), 2, "No such command 'frobnicate'"),
         (("import",), 2, "Missing argument"),
-        (("verify", "everything"), 2, "'everything' is not one of"),
+        (("verify", "everything"), 2, "Invalid value for 'subject': 'everything' is not one of"),
         (("verify", "--state-dir", "/no/such/folder"), 2, "no system is running in /no/such/folder"),
         (("export", "orders.xml"), 2, "--format is needed"),
         (("export", "/no/such/folder/orders.csv", "--server", "http://127.0.0.1:1"), 1, "can't be reached"),
