@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     """
 
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """The address that ``OMS_METRICS_PORT`` is opened on. Whoever can reach it may read the metrics."""
+    """The address that ``OMS_METRICS_PORT`` is opened on. Everyone who can reach it may read the metrics."""
 
     heartbeat_file: str = ""
     """A file that the relay or the worker touches each time its main loop runs; empty means none.
