@@ -94,7 +94,7 @@ class Image:
             elif Path(place).is_dir():
                 self._bind("ro", place)
         for place in ("tmp", "dev/shm"):
-            (self._root / place).mkdir(parents=True)
+            (self._root / place).mkdir(parents=True, exist_ok=True)
         for parent in (self._root, *self._root.rglob("*")):
             if parent.is_dir() and not parent.is_symlink():
                 parent.chmod(0o755)

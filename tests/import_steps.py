@@ -19,18 +19,23 @@ SAMPLE_ORDERS = ROOT / "sample-data" / "orders.json"
 SAMPLE_SERVICES = ROOT / "sample-data" / "services.json"
 
 
-def import_files(*arguments: Path | str, database: str = "") -> Done:
-    """Run the command with these arguments, on the database of ``api`` unless another is named."""
+def import_files(*arguments: Path | str, database: str = "", terminal: bool = False) -> Done:
+    """Run the command with these arguments, on the database of ``api`` unless another is named.
+
+    Progress is shown on a ``terminal`` only.
+    """
     url = database or os.environ["OMS_DATABASE_URL"]
-    return call_command("oms", "import", *map(str, arguments), database=url)
+    return call_command("oms", "import", *map(str, arguments), database=url, terminal=terminal)
 
 
-def import_rows(folder: Path, orders: object, services: object = None, *options: Path | str) -> Done:
+def import_rows(
+    folder: Path, orders: object, services: object = None, *options: Path | str, terminal: bool = False
+) -> Done:
     """Write orders, and services if any, to files in the folder and load them; text is written as it is."""
     arguments: list[Path | str] = [_written(folder / "orders.json", orders)]
     if services is not None:
         arguments += ["--services", _written(folder / "services.json", services)]
-    return import_files(*arguments, *options)
+    return import_files(*arguments, *options, terminal=terminal)
 
 
 def _written(path: Path, content: object) -> Path:

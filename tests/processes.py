@@ -56,10 +56,18 @@ def start(
     )
 
 
-def call_command(module: str, *arguments: str, database: str) -> subprocess.CompletedProcess[str]:
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def call_command(
+    module: str, *arguments: str, database: str, terminal: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Call the ``main`` of a command of the service, or of ``oms``, in this process: no start of another.
 
-    One at a time: the engine is this process's, and so are its standard streams.
+    One at a time: the engine is this process's, and so are its standard streams. With ``terminal``, standard
+    error says that it is one.
     """
     from shared.database.engine import DB
 
@@ -68,7 +76,7 @@ def call_command(module: str, *arguments: str, database: str) -> subprocess.Comp
         mock.patch.object(DB, "pool", None),  # the tests' own pool belongs to another event loop
         mock.patch.dict(DB.config, dsn=database),
         redirect_stdout(io.StringIO()) as output,
-        redirect_stderr(io.StringIO()) as errors,
+        redirect_stderr(_Terminal() if terminal else io.StringIO()) as errors,
     ):
         status = command(list(arguments)) if arguments else command()
     return subprocess.CompletedProcess([module, *arguments], status, output.getvalue(), errors.getvalue())

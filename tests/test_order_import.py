@@ -151,7 +151,7 @@ def test_a_long_import_shows_its_progress_and_an_estimate(
 ) -> None:
     """Time spent before the first order was stored does not count in the estimate."""
     clock(1)
-    done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)])
+    done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)], terminal=True)
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
         *(f"import: {n} of 6 orders checked" for n in range(1, 6)),
@@ -168,7 +168,7 @@ def test_an_import_prints_at_most_one_line_of_progress_per_second(
 ) -> None:
     """Faster steps print no more."""
     clock(0.25)
-    done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)])
+    done = import_rows(tmp_path, [imported(n, at=later(minutes=n)) for n in range(1, 7)], terminal=True)
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
         "import: 3 of 6 orders checked",
