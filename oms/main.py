@@ -60,6 +60,9 @@ app.command("doctor")(doctor.doctor)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    if sys.stdout is None:
+        print_line("the output can't be written: standard output is closed", level="error")
+        return 1
     as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="oms", standalone_mode=False)
