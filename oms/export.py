@@ -63,10 +63,11 @@ def export_orders(
     key_file: KeyFile = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Write all orders that match at one moment to a file that `oms import` reads.
+    """Write all orders that match to a file.
 
-    The file appears under its name once it is complete; one that exists is replaced only then. What goes to
-    standard output may be cut off: then the exit status is 1. Needs the scope orders:read.
+    They are those of one moment, and `oms import` reads the file. It appears under its name once it is
+    complete; one that exists is replaced only then. What goes to standard output may be cut off: then the
+    exit status is 1. Needs the scope orders:read.
     """
     written = file_format or _EXTENSIONS.get(file.suffix.lower())
     if written is None:

@@ -53,10 +53,11 @@ def trigger(
     key_file: KeyFile = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Create, move, cancel, reinstate and delete an example order: subscribers see each type of change.
+    """Make an example change of each type.
 
-    On a server that is not this machine it only says what it would do, unless --yes is given: changes stay in
-    the feed, and subscribers get them. Needs the scopes orders:read and orders:write.
+    An example order is created, moved, cancelled, reinstated and deleted. On a server that is not this
+    machine it only says what it would do, unless --yes is given: changes stay in the feed, and subscribers
+    get them. Needs the scopes orders:read and orders:write.
     """
     planned = _plan(events or list(Event), keep=keep)
     with open_api(server, key, key_file, state_dir) as api:

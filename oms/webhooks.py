@@ -77,7 +77,7 @@ def create_webhook(
     key_file: KeyFile = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Create a webhook, and print it with its secret, which can't be shown again."""
+    """Create a webhook, and print it with its secret, once."""
     body = {
         "url": url,
         "types": list(types or ()),
@@ -97,7 +97,10 @@ def enable_webhook(
     key_file: KeyFile = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Send to a webhook again, from now on; `oms replay` sends what it missed."""
+    """Send to a webhook again, from now on.
+
+    `oms replay` sends what it missed.
+    """
     with open_api(server, key, key_file, state_dir) as api:
         _show(api.call("PATCH", _path(webhook), body={"enabled": True}), as_json=as_json)
 
@@ -166,7 +169,7 @@ def send_test(
     key_file: KeyFile = None,
     state_dir: StateDir = None,
 ) -> int:
-    """Send a test notification, wait for its attempt, and show what the endpoint answered.
+    """Send a test notification, and show the answer.
 
     Exit status: 0 it was acknowledged; 1 it was not.
     """
@@ -193,7 +196,10 @@ def list_attempts(
     key_file: KeyFile = None,
     state_dir: StateDir = None,
 ) -> None:
-    """List the latest deliveries of a webhook with their attempts, newest first."""
+    """List the latest deliveries with their attempts.
+
+    The newest come first.
+    """
     query = [("status", status)] if status is not None else []
     with open_api(server, key, key_file, state_dir) as api:
         deliveries = list(api.items(_path(webhook) + "/deliveries", query, limit))
@@ -215,7 +221,10 @@ def list_missed(
     key_file: KeyFile = None,
     state_dir: StateDir = None,
 ) -> None:
-    """List the changes that a webhook did not acknowledge, and why; `oms replay` sends them again."""
+    """List the changes that a webhook missed, and why.
+
+    It did not acknowledge them. `oms replay` sends them again.
+    """
     with open_api(server, key, key_file, state_dir) as api:
         missed = list(api.items(_path(webhook) + "/missed", most=limit))
     if as_json:
