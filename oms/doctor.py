@@ -20,9 +20,10 @@ _WIDTH = len("warning")
 
 
 def doctor(as_json: AsJson = False, state_dir: StateDir = None) -> int:
-    """Look at settings, database, Redis, clocks, versions, disks, relay and worker, and say what is wrong.
+    """Say what is wrong with a deployment, and what to do.
 
-    It changes nothing. Exit status: 0 nothing is wrong, there may be warnings; 1 something is.
+    Looks at settings, database, Redis, clocks, versions, disks, relay and worker. It changes nothing. Exit
+    status: 0 nothing is wrong, there may be warnings; 1 something is.
     """
     findings = _examine(state_dir)
     is_wrong = any(finding.level == "wrong" for finding in findings)

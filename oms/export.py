@@ -63,10 +63,11 @@ def export_orders(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write all orders that match at one moment to a file that `oms import` reads.
+    """Write all orders that match to a file.
 
-    The file appears under its name once it is complete; one that exists is replaced only then. What goes to
-    standard output may be cut off: then the exit status is 1. Needs the scope orders:read.
+    They are those of one moment, and `oms import` reads the file. It appears under its name once it is
+    complete; one that exists is replaced only then. What goes to standard output may be cut off: then the
+    exit status is 1. Needs the scope orders:read.
     """
     written = file_format or _EXTENSIONS.get(file.suffix.lower())
     if written is None:
@@ -81,7 +82,10 @@ def export_orders(
     }
     query += [(name, value) for name, value in single.items() if value is not None]
     query += [("calendar", name) for name in calendar or ()] + [("service", name) for name in service or ()]
+    from oms.http_client import check_media_type
+
     with api.open("GET", "/orders/export", query=query) as response, _whole_file(file) as output:
+        check_media_type(response, "text/csv" if written is Format.CSV else "application/x-ndjson")
         orders = _copy(response.iter_stream(), output, written)
     if str(file) == "-":
         return

@@ -9,12 +9,22 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from oms.errors import CommandError
-from oms.http_client import Api, Posted, ProblemError, Target, UnreachableError, open_pool, post
+from oms.http_client import (
+    UNREADABLE,
+    Api,
+    Posted,
+    ProblemError,
+    Target,
+    UnreachableError,
+    WrongServerError,
+    open_pool,
+    post,
+)
 from oms.listen_state import Listening, StateFile
 from worker.webhooks.client import CONTENT_TYPE, Message, signed_headers
 
@@ -40,12 +50,28 @@ class _Change(msgspec.Struct, frozen=True):
     id: str
     type: str
     subject: str
-    sequence: str
+    sequence: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
 
 
 class _Page(msgspec.Struct, frozen=True):
     items: list[msgspec.Raw]
     next_cursor: int
+
+
+def _read_changes(body: bytes) -> tuple[list[tuple[_Change, bytes]], int]:
+    """Return the changes of a page, each with its bytes, and the position that the page ends at.
+
+    Raises:
+        WrongServerError: it is not a page of changes.
+
+    """
+    try:
+        body.decode()  # all of it is posted, not only what is read here
+        page = msgspec.json.decode(body, type=_Page)
+        items = [bytes(item) for item in page.items]
+        return [(msgspec.json.decode(item, type=_Change), item) for item in items], page.next_cursor
+    except UNREADABLE:
+        raise WrongServerError from None
 
 
 @dataclass(frozen=True)
@@ -129,14 +155,14 @@ class Forwarder:
             CommandError: the API refuses to be read from this position, or at all.
 
         """
-        page = self._read_page()
-        for item in page.items:
-            self._forward(item)
+        changes, next_cursor = self._read_page()
+        for change, body in changes:
+            self._forward(change, body)
         # It is past what the filters left out, too.
-        self._store(page.next_cursor)
-        return len(page.items)
+        self._store(next_cursor)
+        return len(changes)
 
-    def _read_page(self) -> _Page:
+    def _read_page(self) -> tuple[list[tuple[_Change, bytes]], int]:
         query = [
             ("after", str(self.listening.position)),
             ("limit", str(PAGE)),
@@ -162,18 +188,10 @@ class Forwarder:
             else:
                 if pauses.has_failed:
                     self._note("the API answers again")
-                return self._decode(body)
+                return _read_changes(body)
             pauses.sleep()
 
-    def _decode(self, body: bytes) -> _Page:
-        try:
-            return msgspec.json.decode(body, type=_Page)
-        except msgspec.DecodeError:
-            raise CommandError("the server did not answer with changes: is --server the API's URL?") from None
-
-    def _forward(self, item: msgspec.Raw) -> None:
-        body = bytes(item)
-        change = msgspec.json.decode(body, type=_Change)
+    def _forward(self, change: _Change, body: bytes) -> None:
         position = int(change.sequence)
         pauses = Pauses()
         while True:

@@ -29,6 +29,9 @@ READ_SECONDS = 60.0
 LONGEST_ANSWER = 65_536
 """Bytes of a receiver's answer that are read."""
 
+LARGEST_BODY = 100_000_000
+"""Bytes of an API's answer that are kept in memory; no page of the largest changes has as many."""
+
 FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, UnicodeError)
 """What a connection may raise, a host that is no name too (UnicodeError). None says what the server has done.
 
@@ -42,6 +45,13 @@ Query: TypeAlias = "Sequence[tuple[str, str]]"
 
 class UnreachableError(CommandError):
     """There was no response, or not all of it."""
+
+
+class WrongServerError(CommandError):
+    """What answered is not the API."""
+
+    def __init__(self) -> None:
+        super().__init__("the server did not answer as the API does: is --server the API's URL?")
 
 
 class ProblemError(CommandError):
@@ -60,10 +70,11 @@ class ProblemError(CommandError):
 
 def _sentence_of(status_code: int, problem: Mapping[str, Any]) -> str:
     text = str(problem.get("detail") or problem.get("title") or "").strip()
+    errors = problem.get("errors")
     faults = [
         f"{next((fault[where] for where in _PLACES if where in fault), 'it')}: {fault.get('detail')}"
-        for fault in problem.get("errors") or ()
-        if str(fault.get("detail")) not in text  # a single fault is the whole detail
+        for fault in (errors if isinstance(errors, list) else ())  # a proxy's may be anything
+        if isinstance(fault, dict) and str(fault.get("detail")) not in text  # a single one is all of it
     ]
     sentences = [f"the API answered {status_code}: {text}" if text else f"the API answered {status_code}"]
     sentences += faults
@@ -164,20 +175,22 @@ class Api:
                 method, url, headers=_pairs(sent), content=content, extensions=_timeouts()
             ) as response:
                 if response.status >= 300:  # not a success; no redirect is followed
-                    raise ProblemError(response.status, _problem_of(response.read()))
+                    raise ProblemError(response.status, _problem_of(_read(response)))
                 yield response
         except FAILURES as error:
             raise UnreachableError(_sentence_of_failure(self.target, error)) from None
 
     def call(self, method: str, path: str, **request: Any) -> Any:
-        """Send a request and return the response's JSON; None if it has no body. Raises as ``open`` does."""
-        body = self.call_raw(method, path, **request)
-        return _decode(body) if body else None
+        """Send a request and return the response's JSON, an object. Raises as ``open`` does.
+
+        A member that it lacks raises a ``WrongServerError`` when it is asked for.
+        """
+        return _decode(self.call_raw(method, path, **request))
 
     def call_raw(self, method: str, path: str, **request: Any) -> bytes:
         """Send a request and return the response's body. Raises as ``open`` does."""
         with self.open(method, path, **request) as response:
-            return response.read()
+            return _read(response)
 
     def items(self, path: str, query: Query = (), most: int | None = None) -> Iterator[Any]:
         """Return the items of a list, page by page, ``most`` of them. Raises as ``open`` does."""
@@ -185,6 +198,8 @@ class Api:
         count = 0
         while True:
             page = self.call("GET", path, query=[*query, *cursor])
+            if not isinstance(page["items"], list):
+                raise WrongServerError
             for item in page["items"]:
                 if count == most:
                     return
@@ -192,25 +207,69 @@ class Api:
                 yield item
             if page["next_cursor"] is None:
                 return
-            cursor = (("cursor", str(page["next_cursor"])),)
+            following = (("cursor", str(page["next_cursor"])),)
+            if following == cursor:
+                raise WrongServerError
+            cursor = following
 
 
 _JSON = msgspec.json.Decoder(float_hook=Decimal)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding may raise: it is not JSON, not UTF-8, or nested deeper than any answer of the API."""
+
+
+class _Object(dict[str, Any]):
+    """An object of an answer."""
+
+    def __missing__(self, name: str) -> Any:
+        raise WrongServerError
 
 
 def _decode(body: bytes) -> Any:
     try:
-        return _JSON.decode(body)
-    except msgspec.DecodeError:
+        content = _JSON.decode(body)
+    except UNREADABLE:
         raise CommandError("the server did not answer with JSON: is --server the API's URL?") from None
+    if not isinstance(content, dict):
+        raise WrongServerError
+    return _with_objects(content)
+
+
+def _with_objects(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _Object((name, _with_objects(member)) for name, member in value.items())
+    return [_with_objects(member) for member in value] if isinstance(value, list) else value
+
+
+def _read(response: httpcore.Response) -> bytes:
+    """Read a body, unless it is longer than any of the API: the server decides how much it sends."""
+    parts, size = [], 0
+    for chunk in response.iter_stream():
+        parts.append(chunk)
+        size += len(chunk)
+        if size > LARGEST_BODY:
+            raise WrongServerError
+    return b"".join(parts)
 
 
 def _problem_of(body: bytes) -> Mapping[str, Any]:
     try:
         problem = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return {}
     return problem if isinstance(problem, dict) else {}
+
+
+def check_media_type(response: httpcore.Response, wanted: str) -> None:
+    """Check that a response is what was asked for, before any of it is kept.
+
+    Raises:
+        WrongServerError: it is something else, such as a page that a proxy makes.
+
+    """
+    sent = next((value for name, value in response.headers if name.lower() == b"content-type"), b"")
+    if sent.partition(b";")[0].strip().lower() != wanted.encode():
+        raise WrongServerError
 
 
 def path_of(*parts: str) -> str:

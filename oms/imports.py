@@ -43,10 +43,11 @@ def import_orders(
     as_json: AsJson = False,
     state_dir: StateDir = None,
 ) -> int:
-    """Load a file of orders with a history of their own, all or none.
+    """Load a file of orders, all or none.
 
-    If it was imported before, its orders are not stored again; services are added all the same. Exit status:
-    0 imported, or nothing to do; 1 refused, or the database is unavailable; 2 a file can't be read.
+    They may have a history of their own. If the file was imported before, its orders are not stored again;
+    services are added all the same. Exit status: 0 imported, or nothing to do; 1 refused, or the database is
+    unavailable; 2 a file can't be read.
     """
     use_running_system(state_dir)
     from api.http.texts import read_reason

@@ -38,7 +38,7 @@ def make_key(
     as_json: AsJson = False,
     state_dir: StateDir = None,
 ) -> None:
-    """Make a key, and print it; it can't be shown again."""
+    """Make a key, and print it, once."""
     use_running_system(state_dir)
     from api.http.scopes import SCOPES
     from api.keys.bodies import NewKey, read_expiry, read_name, read_scopes
@@ -84,7 +84,7 @@ def rotate_key(
     as_json: AsJson = False,
     state_dir: StateDir = None,
 ) -> None:
-    """Give a key a new secret, and print the key; it can't be shown again."""
+    """Give a key a new secret, and print the key, once."""
     use_running_system(state_dir)
     from api.keys.bodies import KeyRotation, read_overlap
     from api.keys.commands import rotate_key as rotate

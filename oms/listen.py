@@ -52,11 +52,11 @@ def listen(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow the changes of a deployment and post each to your machine, signed like a webhook.
+    """Post each change to a URL of your machine.
 
-    Each change is posted, in order, until it is acknowledged with a 2xx. Restarts of the API, of the receiver
-    and of this command leave no gap; the last change may come again, with the same `webhook-id`.
-    Ctrl-C stops it. Needs the scope changes:read.
+    Requests are signed like those of a webhook. Each change is posted, in order, until it is acknowledged
+    with a 2xx. Restarts of the API, of the receiver and of this command leave no gap; the last change may
+    come again, with the same `webhook-id`. Ctrl-C stops it. Needs the scope changes:read.
     """
     from oms.forwarding import Forwarder
     from oms.http_client import Target

@@ -7,6 +7,7 @@ Exit status: 0 done; 1 failed or refused; 2 the command line can't be used; 130 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -33,6 +34,9 @@ from shared.command_output import StartRefusedError, print_line
 CLOSED_PIPE = 128 + 13
 """As after SIGPIPE, which Python ignores."""
 
+OUTPUT_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Of a write to a file that is open, such as standard output on a full disk."""
+
 app = typer.Typer(
     name="oms",
     help="Run the order management service, look after it, and build on it.",
@@ -56,6 +60,9 @@ app.command("doctor")(doctor.doctor)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    if sys.stdout is None:
+        print_line("the output can't be written: standard output is closed", level="error")
+        return 1
     as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="oms", standalone_mode=False)
@@ -73,10 +80,21 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of the output has closed it; Python would complain when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has gone.
+        _discard_output()
         return CLOSED_PIPE
+    except OSError as error:
+        if error.errno not in OUTPUT_FAILURES or error.filename is not None:
+            raise
+        _discard_output()
+        print_line(f"the output can't be written: {error.strerror}", level="error")
+        return 1
     return status if isinstance(status, int) else 0
+
+
+def _discard_output() -> None:
+    # Python would complain when it closes the stream, since what is buffered can't be written.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(text: str, *, as_json: bool) -> None:
@@ -87,6 +105,7 @@ def _print_error(text: str, *, as_json: bool) -> None:
 
 
 def _refuse_usage(error: typer.TyperException, *, as_json: bool) -> int:
+    error.message = error.message.removeprefix("Value error, ")  # pydantic's, which is no sentence
     if as_json:
         print_json({"error": error.format_message()})
     else:

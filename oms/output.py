@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -13,14 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Colour = Literal["red", "green", "yellow"]
+_NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]+")
 _CODES: dict[Colour, int] = {"red": 31, "green": 32, "yellow": 33}
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on one line; decimals stay numbers."""
+    """Print JSON on one line, in ASCII: terminals act on other characters. Decimals stay numbers."""
     import msgspec
 
-    print(msgspec.json.Encoder(decimal_format="number").encode(value).decode(), flush=True)
+    text = msgspec.json.Encoder(decimal_format="number").encode(value).decode()
+    print(_NOT_PRINTABLE_ASCII.sub(_escape, text), flush=True)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1].replace("\x7f", "\\u007f")
 
 
 def _is_coloured(stream: TextIO) -> bool:
@@ -35,9 +43,10 @@ def print_parts(*parts: str | tuple[str, Colour]) -> None:
         print_line("".join(texts))
         return
     colours = [None if isinstance(part, str) else part[1] for part in parts]
+    escaped = map(escape_control_characters, texts)
     shown = (
-        escape_control_characters(text) if colour is None else f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
-        for text, colour in zip(texts, colours, strict=True)
+        text if colour is None else f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
+        for text, colour in zip(escaped, colours, strict=True)
     )
     print("".join(shown), flush=True)
 

@@ -10,9 +10,10 @@ from shared.command_output import print_line
 
 
 def rebuild_summaries(as_json: AsJson = False, state_dir: StateDir = None) -> None:
-    """Rebuild the fee summaries, in days of OMS_TIME_ZONE, while they are in use.
+    """Rebuild the fee summaries while they are in use.
 
-    Exit status: 0 rebuilt; 1 another rebuild began meanwhile; 2 it failed.
+    They count in days of OMS_TIME_ZONE. Exit status: 0 rebuilt; 1 another rebuild began meanwhile; 2 it
+    failed.
     """
     use_running_system(state_dir)
     import asyncpg

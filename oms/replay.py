@@ -38,9 +38,10 @@ def replay(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have a webhook sent again what it missed, or everything after a position or a time, in order.
+    """Send a webhook its changes again, in order.
 
-    Needs the scope webhooks:manage, and for --since changes:read.
+    Those that it missed, or all after a position or a time. Needs the scope webhooks:manage, and for --since
+    changes:read.
     """
     if (missed, after is not None, since is not None).count(True) != 1:
         raise CommandError("choose one of --missed, --after and --since", 2)

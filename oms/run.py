@@ -27,8 +27,12 @@ def run(
         bool, typer.Option("--stop-with-parent", help="Also stop when the parent process ends.")
     ] = False,
 ) -> int:
-    """Run the whole system on this machine, until Ctrl-C; its data stays."""
+    """Run the whole system on this machine until Ctrl-C.
+
+    Its data stays in the folder.
+    """
     try:
+        from stack.child_processes import StackError
         from stack.run import run_stack
     except ImportError as error:
         raise CommandError(
@@ -40,4 +44,7 @@ def run(
         os.environ["STATE_DIR"] = str(state_dir)
     if sample_data is not None:
         os.environ["SAMPLE_DATA"] = "yes" if sample_data else "no"
-    return run_stack(stop_with_parent=stop_with_parent)
+    try:
+        return run_stack(stop_with_parent=stop_with_parent)
+    except StackError as refusal:
+        raise CommandError(f"make run: {refusal}", 2) from None

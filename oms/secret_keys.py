@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-app = typer.Typer(
-    help="Make keys of OMS_SECRET_KEY, and encrypt what is stored under the newest.", no_args_is_help=True
-)
+app = typer.Typer(help="Make and rotate the keys of OMS_SECRET_KEY.", no_args_is_help=True)
 
 
 @app.command("make")
 def make_key(as_json: AsJson = False) -> None:
-    """Print a new key for OMS_SECRET_KEY. Keep it apart from the database's backups."""
+    """Print a new key for OMS_SECRET_KEY.
+
+    Keep it apart from the database's backups.
+    """
     from shared.secret_keys import make_secret_key
 
     key = make_secret_key()
@@ -81,10 +82,11 @@ def _place(key: str | None, lacking: list[str], newest: str | None) -> str:
 
 @app.command("rewrite")
 def rewrite(as_json: AsJson = False, state_dir: StateDir = None) -> None:
-    """Encrypt everything under the first key of OMS_SECRET_KEY, while the service runs.
+    """Encrypt everything under the first key.
 
-    Interrupted, the next run goes on with what is left. If the setting begins with `plain`, everything is
-    stored in plain text. Exit status: 0 done; 1 rows were left, run it again or give it the key they need.
+    The first of OMS_SECRET_KEY; the service may run meanwhile. Interrupted, the next run goes on with what is
+    left. If the setting begins with `plain`, everything is stored in plain text. Exit status: 0 done; 1 rows
+    were left, run it again or give it the key they need.
     """
     use_running_system(state_dir)
     from api.operations.secret_key_rotation import rewrite_secrets

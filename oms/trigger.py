@@ -51,10 +51,11 @@ def trigger(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Create, move, cancel, reinstate and delete an example order: subscribers see each type of change.
+    """Make an example change of each type.
 
-    On a server that is not this machine it only says what it would do, unless --yes is given: changes stay in
-    the feed, and subscribers get them. Needs the scopes orders:read and orders:write.
+    An example order is created, moved, cancelled, reinstated and deleted. On a server that is not this
+    machine it only says what it would do, unless --yes is given: changes stay in the feed, and subscribers
+    get them. Needs the scopes orders:read and orders:write.
     """
     planned = _plan(events or list(Event), keep=keep)
     if not is_this_machine(api.target.host) and not yes:
@@ -102,7 +103,7 @@ def _make(api: Api, planned: list[Event], calendar: str, *, is_shown: bool) -> l
         elif event is Event.REINSTATED:
             order = api.call("POST", f"{path}/reinstate", headers=REASON)
         elif event is Event.DELETED:
-            api.call("DELETE", path, headers=REASON)
+            api.call_raw("DELETE", path, headers=REASON)
             order = {**order, "version": order["version"] + 1}
         change = {"type": event, "made": True, "order": order["id"], "orderversion": order["version"]}
         made.append(change)

@@ -101,10 +101,11 @@ def verify(
     as_json: AsJson = False,
     state_dir: StateDir = None,
 ) -> int:
-    """Prove that fee summaries equal the orders, texts their rows, and places the spacing.
+    """Prove that the stored data agrees with the orders.
 
-    Everything is recomputed while it is in use. Exit status: 0 all is right; 1 something differs, and is
-    listed; 2 something could not be proved.
+    Fee summaries equal the orders, orders' texts their rows, and their places keep the spacing. Everything is
+    recomputed while it is in use. Exit status: 0 all is right; 1 something differs, and is listed; 2
+    something could not be proved.
     """
     use_running_system(state_dir)
     status, results = 0, []

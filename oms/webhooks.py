@@ -62,7 +62,7 @@ def create_webhook(
     description: Annotated[str, typer.Option("--description", help="What it is for.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Create a webhook, and print it with its secret, which can't be shown again."""
+    """Create a webhook, and print it with its secret, once."""
     body = {
         "url": url,
         "types": list(types or ()),
@@ -75,7 +75,10 @@ def create_webhook(
 @app.command("enable")
 @calling_api
 def enable_webhook(api: Api, webhook: WebhookId, as_json: AsJson = False) -> None:
-    """Send to a webhook again, from now on; `oms replay` sends what it missed."""
+    """Send to a webhook again, from now on.
+
+    `oms replay` sends what it missed.
+    """
     _show(api.call("PATCH", _path(webhook), body={"enabled": True}), as_json=as_json)
 
 
@@ -90,7 +93,7 @@ def disable_webhook(api: Api, webhook: WebhookId, as_json: AsJson = False) -> No
 @calling_api
 def delete_webhook(api: Api, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Delete a webhook."""
-    api.call("DELETE", _path(webhook))
+    api.call_raw("DELETE", _path(webhook))
     if as_json:
         print_json({"deleted": webhook})
     else:
@@ -120,7 +123,7 @@ def rotate_secret(
 @app.command("test")
 @calling_api
 def send_test(api: Api, webhook: WebhookId, as_json: AsJson = False) -> int:
-    """Send a test notification, wait for its attempt, and show what the endpoint answered.
+    """Send a test notification, and show the answer.
 
     Exit status: 0 it was acknowledged; 1 it was not.
     """
@@ -144,7 +147,10 @@ def list_attempts(
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the latest deliveries of a webhook with their attempts, newest first."""
+    """List the latest deliveries with their attempts.
+
+    The newest come first.
+    """
     query = [("status", status)] if status is not None else []
     deliveries = list(api.items(_path(webhook) + "/deliveries", query, limit))
     if as_json:
@@ -158,7 +164,10 @@ def list_attempts(
 @app.command("missed")
 @calling_api
 def list_missed(api: Api, webhook: WebhookId, limit: Limit = 100, as_json: AsJson = False) -> None:
-    """List the changes that a webhook did not acknowledge, and why; `oms replay` sends them again."""
+    """List the changes that a webhook missed, and why.
+
+    It did not acknowledge them. `oms replay` sends them again.
+    """
     missed = list(api.items(_path(webhook) + "/missed", most=limit))
     if as_json:
         print_json({"missed": missed})

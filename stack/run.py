@@ -282,21 +282,22 @@ def _describe_exit(status: int) -> str:
 
 
 def run_stack(*, stop_with_parent: bool = False) -> int:
-    """Run the stack, and return its exit status; it may also stop when its parent process ends."""
-    try:
-        plan = Plan.read(os.environ)
-        check_folders(os.environ)
-        check_settings(plan)
-        state = StateFolder(plan.state)
-        state.lock()
-        # Only one run can lock the folder, so processes that carry its path are from a killed run.
-        stop_leftovers(started_with(_STACK_VARIABLE, str(state.path)), grace=3.0)
-        port = plan.port or free_port(plan.host)
-        check_port(plan.host, port)
-        plan = Plan(**{**plan.__dict__, "port": port})
-    except StackError as refusal:
-        print(f"make run: {refusal}", file=sys.stderr)
-        return 2
+    """Run the stack, and return its exit status; it may also stop when its parent process ends.
+
+    Raises:
+        StackError: it can't be started; nothing was.
+
+    """
+    plan = Plan.read(os.environ)
+    check_folders(os.environ)
+    check_settings(plan)
+    state = StateFolder(plan.state)
+    state.lock()
+    # Only one run can lock the folder, so processes that carry its path are from a killed run.
+    stop_leftovers(started_with(_STACK_VARIABLE, str(state.path)), grace=3.0)
+    port = plan.port or free_port(plan.host)
+    check_port(plan.host, port)
+    plan = Plan(**{**plan.__dict__, "port": port})
     stack = Stack(plan, state)
     # Closing the terminal stops the stack too, unless it runs under nohup.
     hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)

@@ -33,11 +33,17 @@ class StateFolder:
         """Create and lock the folder, waiting for a run that is stopping.
 
         Raises:
-            StackError: another run has locked it.
+            StackError: another run has locked it, or it can't be created.
 
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock_file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock_file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StackError(
+                f"{self.path} can't be used for the data ({error.strerror}); choose another folder: "
+                "make run STATE_DIR=…"
+            ) from None
         began = time.monotonic()
         while not self._try_lock():
             state, *_, process_id = os.pread(self._lock_file, 100, 0).decode().split() or ("", "unknown")
@@ -60,15 +66,17 @@ class StateFolder:
         """Return the settings of the stack that runs in this folder.
 
         Raises:
-            StackError: no stack runs in it.
+            StackError: no stack runs in it, or it can't be read.
 
         """
         try:
             self._lock_file = os.open(self.path / "lock", os.O_RDWR)
             if not self._try_lock():
                 return dict(json.loads(self._environment_file.read_text()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
+        except OSError as error:
+            raise StackError(f"{self.path} can't be read: {error.strerror}") from None
         here = "" if self.path == DEFAULT_FOLDER.resolve() else f" STATE_DIR={shlex.quote(str(self.path))}"
         raise StackError(
             f"no system is running in {self.path}; start one in another terminal: make run{here}"

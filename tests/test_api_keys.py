@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -150,6 +153,19 @@ def test_the_default_overlap_lets_both_secrets_in(twice: Api, admin: dict[str, s
     assert statuses(twice, shop["key"]) == statuses(twice, rotated["key"]) == {200}
 
 
+def test_a_secret_outlives_its_rotation_however_many_came_before(twice: Api, admin: dict[str, str]) -> None:
+    """Of more than are kept, older ones give way, also if all of them end at the same time."""
+    for name in ("one", "two", "three", "four"):
+        shop = created(twice, admin, name)
+        url = f"/keys/{shop['id']}/rotation"
+        for _ in range(9):
+            shop = twice.client.post(url, json={"overlap": "P30D"}, headers=admin).json()
+        rotated = twice.client.post(url, json={"overlap": "P1D"}, headers=admin).json()
+        for key in (shop["key"], rotated["key"]):
+            time.sleep(WITHIN_SECONDS)
+            assert twice.client.get("/orders", headers=bearer(key)).status_code == 200
+
+
 def test_a_key_expires(twice: Api, admin: dict[str, str]) -> None:
     """It is refused from that time on, and can still be seen and revoked."""
     shop = created(twice, admin, expires_at=_soon(2))
@@ -244,6 +260,34 @@ def test_a_live_stream_ends_when_its_key_is_revoked(
         assert twice.client.post("/orders", json=order, headers=admin).status_code == 201
         database.rows("SELECT assign_positions(100)")
         assert "order.created" not in "".join(events)
+
+
+def test_a_revoked_key_changes_nothing_with_a_body_that_was_half_sent_before(
+    twice: Api, admin: dict[str, str], database: Database
+) -> None:
+    """Neither an order nor, which would outlive the revocation, another key."""
+    thief = created(twice, admin, "thief", scopes=["orders:write", "keys:manage"])
+    bodies = {"/keys": {"name": "mine", "scopes": ["keys:manage"]}, "/orders": order_body(at=later(days=1))}
+    with ExitStack() as opened:
+        unfinished = []
+        for path, content in bodies.items():
+            connection = http.client.HTTPConnection(twice.url.removeprefix("http://"), timeout=20)
+            opened.enter_context(closing(connection))
+            body = json.dumps(content).encode()
+            connection.putrequest("POST", path)
+            for name, value in {**bearer(thief["key"]), "Content-Type": "application/json"}.items():
+                connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body[:20])
+            unfinished.append((connection, body[20:]))
+        time.sleep(0.2)
+        assert twice.client.delete(f"/keys/{thief['id']}", headers=admin).status_code == 204
+        time.sleep(WITHIN_SECONDS)
+        for connection, rest in unfinished:
+            connection.send(rest)
+            assert connection.getresponse().status == 401
+    assert database.rows("SELECT name FROM api_key WHERE revoked_at IS NULL") == [{"name": "admin"}]
+    assert database.value("SELECT count(*) FROM orders") == 0
 
 
 def test_the_operators_command_lists_rotates_and_refuses(database: Database) -> None:

@@ -57,6 +57,54 @@ def test_help_is_immediate_and_loads_nothing_of_the_service() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize("group", ["", "key", "secret-key", "webhook"])
+def test_help_lists_each_command_with_a_whole_sentence(group: str) -> None:
+    """On a terminal of 80 columns."""
+    _, listed = oms(*group.split(), "--help").stdout.split("Commands:\n")
+    assert listed
+    assert [line for line in listed.splitlines() if not line.endswith(".") or line.endswith("...")] == []
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("secret-key", "make"), ("secret-key", "make", "--json")])
+def test_output_that_can_not_be_written_is_an_error_in_a_sentence(arguments: tuple[str, ...]) -> None:
+    """Such as a redirection to a full disk."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (not a file that a path should create)
+        done = subprocess.run(
+            [sys.executable, "-m", "oms", *arguments],
+            cwd=ROOT,
+            env=command_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "the output can't be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_folder_that_can_not_be_made_is_refused_before_anything_starts(log_format: str) -> None:
+    """In a sentence, or a JSON object with one."""
+    folder = f"{__file__}/data"
+    refused = oms("run", "--state-dir", folder, OMS_LOG_FORMAT=log_format)
+    (line,) = refused.stderr.splitlines()
+    text = line if log_format == "text" else json.loads(line)["event"]
+    assert refused.returncode == 2
+    assert text.startswith(f"make run: {folder} can't be used for the data (Not a directory); choose another")
+
+
+def test_a_command_whose_standard_output_is_closed_says_so() -> None:
+    """As under a supervisor, or with ``>&-``."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -m oms secret-key make >&-', sys.executable],
+        cwd=ROOT,
+        env=command_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "the output can't be written: standard output is closed\n")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_documentation_names_every_option_of_a_command(name: str) -> None:
     """In the section of the command, or in that of the options which many have."""
@@ -86,8 +134,9 @@ def test_the_documentation_names_no_command_or_option_that_does_not_exist() -> N
     [
         (("frobnicate",), 2, "No such command 'frobnicate'"),
         (("import",), 2, "Missing argument"),
-        (("verify", "everything"), 2, "'everything' is not one of"),
+        (("verify", "everything"), 2, "Invalid value for 'subject': 'everything' is not one of"),
         (("verify", "--state-dir", "/no/such/folder"), 2, "no system is running in /no/such/folder"),
+        (("verify", "--state-dir", __file__), 2, f"no system is running in {__file__}"),
         (("export", "orders.xml"), 2, "--format is needed"),
         (("export", "/no/such/folder/orders.csv", "--server", "http://127.0.0.1:1"), 1, "can't be reached"),
         (("webhook", "list", "--server", "ftp://localhost"), 2, "--server must be a URL"),

@@ -163,7 +163,7 @@ class _Caller:
 
     def run(self) -> Counter[Any]:
         """Make some requests."""
-        for _ in range(60):
+        for _ in range(300):
             name = self.own.choice(self.NAMES)
             kind, answer = self._write_calendar(name) if self.own.random() < 0.5 else self._write_order(name)
             self.counts[kind, answer.status_code] += 1

@@ -242,6 +242,16 @@ def test_monitoring_is_a_profile_that_reads_what_the_services_show() -> None:
     assert provider["providers"][0]["options"]["path"] == "/etc/operations"
 
 
+def test_the_reference_names_every_variable_that_the_compose_file_reads() -> None:
+    """As a setting, or in a table of its own; OpenTelemetry's are in the page about traces."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    pages = ("configuration.md", "operations/tracing.md")
+    reference = "".join((ROOT / "docs" / page).read_text() for page in pages)
+    read = set(re.findall(r"\$\{(\w+)", text))
+    assert read
+    assert {name for name in read if f"`{name}`" not in reference} == set()
+
+
 def test_redis_asks_for_the_password_that_the_services_have() -> None:
     """Any characters: it is not part of a URL."""
     password = "p@ss:/w%rd?#&+ =é"

@@ -8,18 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+import httpx
 import psutil
 import pytest
 
 from tests.builders import NOON, later, order_body, text_of
 from tests.drivers import Api, Database, wait_until
+from tests.key_steps import key_command, make_key
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import httpx
-
-from tests.serving import serving
 
 NDJSON = {"Accept": "application/x-ndjson"}
 CSV = {"Accept": "text/csv"}
@@ -206,3 +206,32 @@ def test_a_head_request_for_a_stream_takes_no_place(large: tuple[Api, Database, 
     for _ in range(3 * PLACES):
         assert api.client.head("/orders/export", headers=CSV).status_code == 200
     wait_until(lambda: streams_of(database) == 0, "nothing is left open")
+
+
+def test_an_export_ends_when_its_key_is_revoked(
+    large: tuple[Api, Database, psutil.Process], redis_url: str
+) -> None:
+    """However slowly its client reads, which sees that the answer is not complete. Others are."""
+    _, database, _ = large
+    try:
+        with serving(database=database.url, redis=redis_url, OMS_ACCESS="keys") as (api, _):
+            for name in ("thief", "clerk"):
+                key = make_key(database, name, "orders:read")
+                time.sleep(1)
+                headers = {**NDJSON, "Authorization": f"Bearer {key}"}
+                with api.client.stream("GET", "/orders/export", headers=headers) as answer:
+                    chunks = answer.iter_bytes(1_000)
+                    lines = next(chunks).count(b"\n")
+                    if name == "clerk":
+                        assert lines + sum(chunk.count(b"\n") for chunk in chunks) == MANY
+                        continue
+                    key_command(database, "revoke", name)
+                    time.sleep(1)
+                    rest: list[int] = []
+                    with pytest.raises(httpx.RemoteProtocolError):
+                        rest.extend(chunk.count(b"\n") for chunk in chunks)
+                    assert lines + sum(rest) < MANY / 2
+            wait_until(lambda: streams_of(database) == 0, "the streams have ended")
+    finally:
+        database.rows("DELETE FROM api_key")  # the other API is open again
+        time.sleep(1)

@@ -25,6 +25,13 @@ def test_the_contracts_and_the_changelog_have_the_projects_version() -> None:
     assert [RELEASES[0][0], *(contract["version"] for contract in CONTRACTS)] == [PROJECT["version"]] * 3
 
 
+def test_the_kubernetes_manifests_run_the_image_of_the_projects_version() -> None:
+    """An earlier one would refuse settings that it does not know."""
+    kustomization = ROOT / "docs" / "operations" / "kubernetes" / "kustomization.yaml"
+    (image,) = yaml.safe_load(kustomization.read_text())["images"]
+    assert image["newTag"] == PROJECT["version"]
+
+
 def test_the_contracts_name_the_projects_licence() -> None:
     assert (ROOT / "LICENSE").read_text().startswith(f"{PROJECT['license']} License\n")
     assert [contract["license"]["name"] for contract in CONTRACTS] == [PROJECT["license"]] * 2

@@ -1,9 +1,10 @@
 """Making, changing and deleting calendars. Each command is one transaction; the rule itself is PostgreSQL's.
 
 A new spacing moves ``clear_until`` of all booked orders on the calendar, in a trigger. It takes its locks in
-the order of ``api/orders/commands.py``: the orders' rows (by id) → the calendar's lock, so that none of them
-moves → the lock of its spacing, exclusively, so that no other is placed. Orders that were placed before that
-may be locked by others that wait for the calendar. So for these it never waits: it starts over.
+the order of ``api/orders/commands.py``: the orders' rows (by id) → the calendar's row, which an order that
+restores it also locks before the next → the calendar's lock, so that no order moves → the lock of its
+spacing, exclusively, so that none is placed. Orders that were placed before that may be locked by others that
+wait for the calendar. So for these it never waits: it starts over.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ SELECT count(*) FROM (
 """
 
 _LOCK_ORDERS_AT_ONCE = _LOCK_ORDERS.replace("FOR UPDATE", "FOR UPDATE NOWAIT")
+
+_LOCK_ROW = "SELECT FROM calendar WHERE id = $1 FOR NO KEY UPDATE"
 
 # Neighbours are enough: between two orders of different imports that are too near, there are neighbours of
 # different imports, and these are no farther from each other.
@@ -122,6 +125,7 @@ async def _change(calendar: StoredCalendar, title: str | None, spacing: timedelt
 
 async def _lock(calendar: StoredCalendar) -> StoredCalendar:
     """Let nobody place or move an order on a calendar, or change its spacing; return it as it is now."""
+    await execute(_LOCK_ROW, calendar.id)
     await lock_calendars([calendar.id])
     await execute("SELECT pg_advisory_xact_lock($1, $2)", SPACING_LOCK, calendar.id)
     locked = await find_optional_calendar(calendar.name)

@@ -229,6 +229,19 @@ async def _is_valid(caller: Caller) -> bool:
     return True
 
 
+async def is_revoked(caller: Caller) -> bool:
+    """Return whether a caller's key was revoked, replaced or has expired since; False if unknown.
+
+    A token can't be revoked: an answer that began while it was valid may outlast it.
+    """
+    if caller.token_ends_at is not None:
+        return False
+    try:
+        return not await _is_valid(caller)
+    except DatabaseUnavailableError:
+        return False
+
+
 async def is_still_allowed(connection: AnyConnection) -> bool:
     """Return whether a request that was answered a while ago would still be allowed; False if unknown."""
     caller = caller_of(connection)

@@ -6,6 +6,7 @@ here, from their bytes.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from api.http.access import check_access
 from api.http.errors import IncompleteBodyError
 from api.http.json_text import UnreadableJsonError, read_json
 from api.http.problem_types import UNSUPPORTED_MEDIA_TYPE
@@ -39,6 +41,9 @@ MERGE_PATCH = ("application/merge-patch+json", "application/json")
 
 LONGEST_KEY = 200
 """Characters of a key that a JSON Pointer repeats; a longer one, which can only be unknown, is cut."""
+
+QUICK_SECONDS = 0.1
+"""A body that takes longer to arrive has its caller's key checked again."""
 
 
 class StrictObject(BaseModel):
@@ -149,10 +154,15 @@ def _require_media_type(request: AnyRequest, media_types: tuple[str, ...]) -> No
 
 
 async def _receive(request: AnyRequest) -> bytes:
+    began = time.monotonic()
     try:
-        return await receive_body(request)
+        body = await receive_body(request)
     except IncompleteBodyError:
         raise malformed(Fault("the body ended before it was complete, or is not validly chunked")) from None
+    if time.monotonic() - began > QUICK_SECONDS:
+        # The key may have been revoked meanwhile: a body that drips must not carry a write beyond that.
+        await check_access(request, request.route_handler)
+    return body
 
 
 def _read(body: bytes, model: type[Model]) -> Model:

@@ -1,4 +1,7 @@
-"""Answers that are streamed: every row of one statement, so of one snapshot, in constant memory."""
+"""Answers that are streamed: every row of one statement, so of one snapshot, in constant memory.
+
+A client may take its time to read one. When its key is revoked meanwhile, the connection is closed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import Response
 from litestar.response.base import ASGIResponse
 
+from api.http.access import is_revoked
 from api.http.connections import send_chunk, send_until_disconnect
 from api.http.errors import TooManyStreamsError
 from api.http.request import method_of
@@ -28,6 +32,10 @@ MAX_STREAMS = 4
 """Streams of one process. Each has a connection of its own, so none takes one from ordinary requests."""
 
 _slots = asyncio.Semaphore(MAX_STREAMS)
+
+
+class RevokedError(Exception):
+    """The key of a client that still reads was revoked. The error makes the server close the connection."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class _ChunkResponse(ASGIResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._chunks):
+            self._caller = scope["caller"]  # type: ignore[typeddict-item]  # of ``check_access``
             await super().__call__(scope, receive, send)
 
     async def send_body(self, send: Send, receive: Receive) -> None:
@@ -88,6 +97,8 @@ class _ChunkResponse(ASGIResponse):
 
     async def _send_chunks(self, send: Send) -> None:
         async for chunk in self._chunks:
+            if await is_revoked(self._caller):
+                raise RevokedError
             await send_chunk(send, chunk)
         await send_chunk(send, b"", more_body=False)
 

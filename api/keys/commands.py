@@ -164,8 +164,9 @@ async def rotate_key(
             raise KeyNotFoundError(key_id)
         _check_held(caller, key.scopes)
         await execute(_END_EARLIER, key_id, rotation.overlap)
+        # First makes room: the secret that is replaced now, which all callers use, never gives way.
+        await execute(_DELETE_OLD, key_id, MOST_OLD_SECRETS - 1)
         await execute(_KEEP_CURRENT, key_id, rotation.overlap)
-        await execute(_DELETE_OLD, key_id, MOST_OLD_SECRETS)
         await execute(_SET_SECRET, key_id, text.hash)
         rotated = await fetch_one(StoredKey, _SHOW, key_id)
         if idempotency_key:

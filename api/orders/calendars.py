@@ -12,7 +12,7 @@ import msgspec
 
 from api.orders.errors import CalendarChangedError, CalendarNameTakenError, Namesake
 from shared.database.locks import CALENDAR_LOCK
-from shared.database.statements import execute, fetch_all
+from shared.database.statements import execute, fetch_all, fetch_one
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # The id is random: a sequence never takes a number back, so refused batches and previews would use them up.
 # Where the number is another calendar's already no row is inserted, and the caller tries again. Nor is one
 # made where another calendar's name differs only in case, which ``refuse_namesakes`` finds.
+#
+# A calendar that another transaction has just restored is not restored again, but PostgreSQL locked its row
+# to find that out. ``was_deleted`` tells it from one that was there before.
 _MAKE_CALENDAR = """
 WITH namesake AS (
     SELECT FROM calendar
@@ -37,7 +40,10 @@ WITH namesake AS (
     ON CONFLICT DO NOTHING
     RETURNING id
 )
-SELECT id FROM restored UNION ALL SELECT id FROM inserted
+SELECT
+    EXISTS (SELECT FROM restored) OR EXISTS (SELECT FROM inserted) AS is_new,
+    EXISTS (SELECT FROM calendar WHERE name = $1::text AND deleted_at IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM namesake) AS was_deleted
 """
 
 _FIND_NAMESAKES = """
@@ -51,6 +57,11 @@ ORDER BY wanted.name, calendar.name
 _FIND_CALENDARS = "SELECT name, id FROM calendar WHERE name = ANY($1::text[]) AND deleted_at IS NULL"
 
 
+class _Made(msgspec.Struct, frozen=True):
+    is_new: bool
+    was_deleted: bool
+
+
 class _CalendarId(msgspec.Struct, frozen=True):
     name: str
     id: int
@@ -62,13 +73,18 @@ async def make_calendar(name: str) -> bool:
     If another transaction is doing so right now, this waits for that one to end.
 
     Raises:
-        CalendarChangedError: another one was made meanwhile whose name differs only in case.
+        CalendarChangedError: another one was made meanwhile whose name differs only in case, or it was
+            restored meanwhile.
 
     """
     try:
-        return await execute(_MAKE_CALENDAR, name) == 1
+        made = await fetch_one(_Made, _MAKE_CALENDAR, name)
     except asyncpg.UniqueViolationError:
         raise CalendarChangedError from None
+    if made.was_deleted and not made.is_new:
+        # The row's lock would be kept, out of order: whoever changes the calendar locks its orders first.
+        raise CalendarChangedError
+    return made.is_new
 
 
 async def calendar_ids(names: Collection[str]) -> dict[str, int]:

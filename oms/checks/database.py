@@ -176,7 +176,7 @@ def judge_figures(figures: Figures, now: float) -> Iterator[Finding]:
         since = "yet" if silence is None else f"for {silence:,.0f} s"
         yield wrong(
             "relay",
-            f"no relay has worked {since}: changes get no positions, and nobody learns of them",
+            f"no relay has worked {since}: changes get no positions, and no consumer sees them",
             "Start one (python -m api.relay.main), or look at its log.",
         )
     elif log.unassigned_age > RELAY_SILENCE_SECONDS:
