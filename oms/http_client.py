@@ -192,6 +192,13 @@ class Api:
         with self.open(method, path, **request) as response:
             return _read(response)
 
+    def latest_position(self) -> int:
+        """Return the position of the latest change. Raises as ``open`` does."""
+        position = self.call("GET", "/order-changes/latest")["position"]
+        if not isinstance(position, int):
+            raise WrongServerError
+        return position
+
     def items(self, path: str, query: Query = (), most: int | None = None) -> Iterator[Any]:
         """Return the items of a list, page by page, ``most`` of them. Raises as ``open`` does."""
         cursor: tuple[tuple[str, str], ...] = ()

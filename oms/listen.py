@@ -118,7 +118,7 @@ def _begin(file: StateFile, api: Api, forward_to: str, after: str | None, secret
     elif stored and after is None:
         position = stored.position
     else:
-        position = api.call("GET", "/order-changes/latest")["position"]
+        position = api.latest_position()
     used = _checked(secret) if secret else stored.secret if stored else _new_secret()
     listening = Listening(api.target.url, forward_to, position, used)
     file.write(listening)

@@ -71,16 +71,19 @@ def _read_time(text: str) -> datetime:
 
 def _position_before(api: Api, at: datetime) -> int:
     """Return, by bisection, the position before the first change since ``at`` that the log has."""
-    from oms.http_client import ProblemError
+    from oms.http_client import ProblemError, WrongServerError
 
-    last = api.call("GET", "/order-changes/latest")["position"]
+    last = api.latest_position()
     first = 0
     try:
         _change_after(api, first)
     except ProblemError as error:
         if error.status_code != 410:  # changes were deleted
             raise
-        first = int(error.problem["first_position"]) - 1
+        kept_from = error.problem.get("first_position")
+        if not isinstance(kept_from, int):
+            raise WrongServerError from None
+        first = kept_from - 1
     while first < last:
         middle = (first + last) // 2
         change = _change_after(api, middle)

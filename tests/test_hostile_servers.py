@@ -77,6 +77,7 @@ def _page(**members: Any) -> bytes:
         "other members": (b'{"position": 1, "items": [{"a": 1}], "next_cursor": 1}', WRONG),
         "the same page again and again": (b'{"position": 1, "items": [], "next_cursor": "x"}', WRONG),
         "a position that is none": (_page(sequence="-1x"), WRONG),
+        "a latest position that is a text": (b'{"position": "x"}', WRONG),
         "nothing": (b"", NO_JSON),
         "not UTF-8": (b'{"position": 1, "items": [{"a": "\xff"}], "next_cursor": 1}', NO_JSON),
         "too deep": (b"[" * 100_000, NO_JSON),
