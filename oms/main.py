@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -30,6 +31,7 @@ from oms import (
 from oms.errors import INTERRUPTED, CommandError
 from oms.output import print_json
 from shared.command_output import StartRefusedError, print_line
+from shared.version import version
 
 CLOSED_PIPE = 128 + 13
 """As after SIGPIPE, which Python ignores."""
@@ -39,11 +41,27 @@ OUTPUT_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 app = typer.Typer(
     name="oms",
-    help="Run the order management service, look after it, and build on it.",
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help starts three times as fast, and reads the same in a pipe
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print_line(version())
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Run the order management service, look after it, and build on it."""
+
+
 app.command("run")(run.run)
 app.command("import")(imports.import_orders)
 app.command("export")(export.export_orders)

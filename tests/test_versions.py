@@ -8,6 +8,7 @@ import tomllib
 import pytest
 import yaml
 
+from tests.command_steps import oms
 from tests.processes import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -23,6 +24,10 @@ RELEASES: list[tuple[str, str]] = re.findall(
 
 def test_the_contracts_and_the_changelog_have_the_projects_version() -> None:
     assert [RELEASES[0][0], *(contract["version"] for contract in CONTRACTS)] == [PROJECT["version"]] * 3
+
+
+def test_the_command_line_prints_it() -> None:
+    assert oms("--version").stdout == f"{PROJECT['version']}\n"
 
 
 def test_the_kubernetes_manifests_run_the_image_of_the_projects_version() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from functools import cache
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric, disable_created_metrics, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily
@@ -14,6 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from shared.metrics.shared_counts import FOLDER_VARIABLE, counts_folder, process_slot
+from shared.version import version
 
 disable_created_metrics()  # a second series for each, which nobody reads
 
@@ -23,8 +22,6 @@ if FOLDER_VARIABLE in os.environ:
     values.ValueClass = values.MultiProcessValue(process_slot)
 
 PROCESS_METRICS = CollectorRegistry()
-
-_VERSION_FILE = Path(__file__).parents[2] / "contract" / "openapi.yaml"
 
 
 def render_process_metrics() -> bytes:
@@ -57,13 +54,3 @@ def build_info() -> GaugeMetricFamily:
     )
     family.add_metric([version()], 1)
     return family
-
-
-@cache
-def version() -> str:
-    """Return the version of the program, which is that of its contracts."""
-    with _VERSION_FILE.open() as contract:
-        for line in contract:
-            if line.startswith("  version: "):
-                return line.removeprefix("  version: ").strip().strip("\"'")
-    raise ValueError(f"{_VERSION_FILE} names no version")
