@@ -125,7 +125,7 @@ def test_the_documentation_names_no_command_or_option_that_does_not_exist() -> N
     options |= {
         option for command in COMMANDS.values() for p in command.params for option in p.secondary_opts
     }
-    known = {*options, "--install-completion", "--show-completion", "--help"}
+    known = {*options, "--version", "--install-completion", "--show-completion", "--help"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", DOCUMENT)) <= known
 
 
