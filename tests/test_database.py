@@ -43,14 +43,16 @@ def serve(setting: Callable[..., None]) -> Iterator[Callable[[Coroutine[Any, Any
 
 
 def test_waiting_for_a_connection_ends_after_the_pool_wait(
-    serve: Callable[[Coroutine[Any, Any, Any]], Any],
+    serve: Callable[[Coroutine[Any, Any, Any]], Any], setting: Callable[..., None]
 ) -> None:
     """Later callers are served again."""
 
     async def come_when_all_are_taken() -> float:
         async with AsyncExitStack() as taken:
+            setting(pool_wait=5)  # to open connections may take a while
             for _ in range(4):
                 taken.push_async_callback(DB.release, await DB.acquire())
+            setting(pool_wait=0.2)
             before = time.monotonic()
             with pytest.raises(DatabaseUnavailableError):
                 await fetch_value(int, "SELECT 1")

@@ -896,7 +896,7 @@ CREATE INDEX webhook_attempt_of_delivery ON webhook_attempt (delivery_id, id);
 -- State: most are stored with their response. In a create of several statements, claimed (answer is '') until it stores
 -- its response; others see it only then.
 --
--- Written by: api/http/idempotency_keys.py; api/secret_key_command.py; deleted after 24 hours by api/relay/retention.py, or with a webhook
+-- Written by: api/http/idempotency_keys.py; api/operations/secret_key_rotation.py; deleted after 24 hours by api/relay/retention.py, or with a webhook
 -- whose secret the response contains (api/webhooks/commands.py).
 CREATE TABLE idempotency_key (
     caller text NOT NULL,  -- the API key's name: each caller has keys of its own
