@@ -39,7 +39,9 @@ while [ "$1" != -- ]; do
   case $1 in
     tmpfs) mount -t tmpfs -o mode=1777 tmpfs "$root$2" ;;
     # Where this project lies under /tmp, the new file system there has no folder for it yet.
-    *) [ -e "$root$2" ] || mkdir -p "$root$2"; mount --rbind "$3" "$root$2"; [ "$1" = rw ] || mount -o remount,bind,ro "$root$2" ;;
+    *) [ -e "$root$2" ] || mkdir -p "$root$2"
+       mount --rbind "$3" "$root$2"
+       [ "$1" = rw ] || mount -o remount,bind,ro "$root$2" ;;
   esac
   shift 3
 done
