@@ -52,18 +52,15 @@ def _own_create() -> str:
     # It reads the settings when it is imported; nothing here connects.
     os.environ.setdefault("OMS_DATABASE_URL", "postgresql://127.0.0.1/none")
     os.environ.setdefault("OMS_REDIS_URL", "redis://127.0.0.1:1/0")
+    from api.http.attribution import ATTRIBUTION_VALUES
     from api.orders.commands import INSERT
-    from api.orders.members import COLUMNS
+    from api.orders.members import STORED_AS_SENT
 
-    values = {
-        1: "NULL",
-        2: "'{123,456}'",
-        3: "('p' || :client_id::text)",
-        **{
-            place: {"datetime": f"({_PLACE})", "totalfee": "250.5"}[column.strip()]
-            for place, column in enumerate(COLUMNS.split(","), start=4)
-        },
-    }
+    columns = {"datetime": f"({_PLACE})", "totalfee": "250.5", "reference": "NULL", "metadata": "'{}'"}
+    attribution = ["'anyone'", *["''"] * (ATTRIBUTION_VALUES - 1)]
+    arguments = ["NULL", "'{123,456}'", "('p' || :client_id::text)"]
+    arguments += [*(columns[name] for name in STORED_AS_SENT), *attribution]
+    values = dict(enumerate(arguments, start=1))
     return re.sub(r"\$(\d+)", lambda match: values[int(match[1])], INSERT)
 
 

@@ -13,6 +13,7 @@ import pytest
 from bench import main
 from bench.figures import Ratio, fallen, percentile, spread
 from bench.goals import BARE, CREATE, FASTAPI, GET, LIST, OURS, RATIOS
+from bench.pgbench import own_statement
 from bench.report import plot, table
 from bench.works import Places, render
 from tests.processes import ROOT
@@ -20,7 +21,7 @@ from tests.processes import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.drivers import Api
+    from tests.drivers import Api, Database
 
 PEERS = ROOT / "bench" / "peers"
 
@@ -156,6 +157,19 @@ def test_the_load_generator_keeps_a_rate(api: Api, tmp_path: Path) -> None:
     file.write_bytes(render("GET", f"/orders/{order}") + b"\0")
     outcome = _generate(api, file, "2", "--rate", "50")
     assert 60 <= outcome["requests"] <= 101
+
+
+def test_the_statement_for_pgbench_creates_an_order(api: Api, database: Database) -> None:
+    """The service's own, with pgbench's variables in place of its parameters."""
+    assert api.client.put("/calendars/p7", json={}).status_code == 201
+    statement = own_statement().works[CREATE]
+    assert len(database.rows(statement.replace(":place", "1").replace(":client_id", "7"))) == 1
+    (order,) = api.every_order()
+    assert (order["datetime"], order["calendar"], order["totalfee"]) == (
+        "2040-01-01T03:00:00.000Z",
+        "p7",
+        250.5,
+    )
 
 
 def test_the_peers_dependencies_are_locked_apart_from_the_products() -> None:
