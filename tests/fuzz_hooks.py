@@ -33,7 +33,7 @@ REASONS = {
     ("from", "must not be later than to"),
     ("to", "must be at most 32 days after from"),
     ("#/id", r"must be \d+, as in the path"),
-    ("#/(name|title)", "must contain only characters that can be seen"),
+    ("#/(name|title)|actor", "must contain only characters that can be seen"),
     # No pattern can compare durations, and no schema a member with the path.
     ("#/spacing", "must be from one minute to seven days"),
     ("#/overlap", "must be at most 30 days"),
