@@ -78,8 +78,8 @@ class Caller(threading.Thread):
             return "POST", "/orders", self._new_order(rng), []
         if kind == "create_many":
             orders = [self._new_order(rng) for _ in range(rng.randint(1, 3))]
-            for order in orders[1:]:  # two with one reference are 422
-                order.pop("reference", None)
+            for other in orders[1:]:  # two with one reference are 422
+                other.pop("reference", None)
             return "POST", "/orders/batch", {"orders": orders}, []
         order = rng.choice(living)
         some = rng.sample(living, min(len(living), rng.randint(1, 4)))
