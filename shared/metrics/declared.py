@@ -6,6 +6,7 @@ only then, when the folder that processes may share is known.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ _declared: list[_Declared] = []
 
 
 @dataclass
-class _Declared:
+class _Declared(ABC):
     name: str
     documentation: str
     labels: tuple[str, ...] = ()
@@ -39,8 +40,9 @@ class _Declared:
         for values in self.from_start:
             self._made.labels(*values)
 
+    @abstractmethod
     def _make(self) -> Any:
-        raise NotImplementedError
+        """Make it, of its kind."""
 
     @contextmanager
     def _unless_disk_fails(self) -> Iterator[None]:
