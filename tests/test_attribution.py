@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.builders import later, order_body
+from tests.drivers import wait_until
 from tests.import_steps import import_rows, imported
 from tests.serving import serving
 from tests.steps import assign_all
@@ -115,7 +116,13 @@ def test_the_actor_is_the_name_of_the_key_and_the_feed_can_be_filtered_by_it(
             headers = {"Authorization": f"Bearer {name}", **HEADER}
             body = order_body(at=later(days=day))
             assert guarded.client.post("/orders", json=body, headers=headers).status_code == 201
-        lines = [line for line in process.log.splitlines() if "path=/orders " in line]
+
+        def lines_of_orders() -> list[str]:
+            return [line for line in process.log.splitlines() if "path=/orders " in line]
+
+        # A line is written when its request has ended, which is after its answer.
+        wait_until(lambda: len(lines_of_orders()) == 3, "each request is logged")
+        lines = lines_of_orders()
         assert all(f"reason='{REASON}'" in line for line in lines), lines
         assert sum("actor=shop" in line for line in lines) == 2
     database.rows("UPDATE orders SET totalfee = 1, version = version + 1 WHERE datetime = $1", later(days=2))
