@@ -29,6 +29,7 @@ from api.http.request_bodies import receive_bodies
 from api.http.request_log import request_log
 from api.http.request_sizes import check_sizes
 from api.http.request_traces import trace_requests
+from api.keys import caller_routes
 from api.keys import routes as keys
 from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
@@ -60,6 +61,7 @@ ROUTES = [
     *fee_summaries.ROUTES,
     *webhooks.ROUTES,
     *keys.ROUTES,
+    *caller_routes.ROUTES,
     *changes.ROUTES,
     *stream.ROUTES,
     *ticket_routes.ROUTES,

@@ -11,6 +11,7 @@ import pytest
 
 from api.app import ROUTES
 from api.http.access import needs_key
+from api.http.scopes import SCOPES
 from shared.settings import SettingsError, settings
 from tests.builders import later, order_body
 from tests.drivers import Api
@@ -146,6 +147,33 @@ def test_health_contract_and_problem_pages_need_no_key(guarded: Guarded) -> None
         "/problems/forbidden",
     ):
         assert guarded.request("GET", path).status_code == 200, path
+
+
+def test_a_caller_learns_what_its_key_of_the_settings_allows(guarded: Guarded) -> None:
+    """A `read` key also opens what needs a scope that it lacks: that is said apart from its scopes."""
+    reading, writing = (guarded.request("GET", "/caller", caller).json() for caller in ("board", "office"))
+    assert reading == {
+        "name": "board",
+        "scopes": ["orders:read", "changes:read", "summaries:read"],
+        "reads_all": True,
+        "expires_at": None,
+        "keys_required": True,
+    }
+    assert guarded.request("GET", "/webhooks", "board").status_code == 200
+    assert (writing["name"], writing["reads_all"]) == ("office", False)
+    assert writing["scopes"] == [scope for scope in SCOPES if scope != "keys:manage"]
+
+
+def test_where_no_keys_are_required_the_caller_is_anyone(api: Api) -> None:
+    """Whatever the request has as its key: it is ignored."""
+    for headers in ({}, {"Authorization": "Bearer no such key"}):
+        assert api.client.get("/caller", headers=headers).json() == {
+            "name": "anyone",
+            "scopes": list(SCOPES),
+            "reads_all": False,
+            "expires_at": None,
+            "keys_required": False,
+        }
 
 
 def test_an_idempotency_key_is_private_to_the_api_key_that_sent_it(guarded: Guarded) -> None:

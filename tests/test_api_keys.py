@@ -145,6 +145,22 @@ def test_a_key_counts_within_a_second_in_every_process(
     assert not any(key["key"] in stored for key in (shop, rotated, last))
 
 
+def test_a_caller_learns_its_scopes_and_when_what_it_sent_expires(twice: Api, admin: dict[str, str]) -> None:
+    """A secret that was rotated expires with its overlap, the new one with the key."""
+    time.sleep(WITHIN_SECONDS)
+    end = "2199-01-01T00:00:00.000Z"
+    shop = created(twice, admin, scopes=["orders:write", "orders:read"], expires_at=end)
+    time.sleep(WITHIN_SECONDS)
+    mine = {"name": "shop", "scopes": ["orders:read", "orders:write"], "reads_all": False}
+    caller = twice.client.get("/caller", headers=bearer(shop["key"]))
+    assert caller.json() == {**mine, "expires_at": end, "keys_required": True}
+    rotated = twice.client.post(f"/keys/{shop['id']}/rotation", headers=admin).json()
+    time.sleep(WITHIN_SECONDS)
+    old, new = (twice.client.get("/caller", headers=bearer(key["key"])).json() for key in (shop, rotated))
+    assert (old["expires_at"], new["expires_at"]) == (rotated["old_valid_until"], end)
+    assert twice.client.get("/caller", headers=admin).json()["expires_at"] is None
+
+
 def test_the_default_overlap_lets_both_secrets_in(twice: Api, admin: dict[str, str]) -> None:
     """A rotation without a body leaves a day to switch over."""
     shop = created(twice, admin)

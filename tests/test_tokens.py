@@ -10,11 +10,13 @@ import re
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
+from api.http.times import utc_text
 from shared.settings import SettingsError, settings
 from tests.builders import later, order_body
 from tests.drivers import wait_until
@@ -72,6 +74,22 @@ def test_a_token_opens_what_its_scopes_name(trusting: Api, provider: IdentityPro
     assert trusting.client.get("/metrics", headers=nothing).status_code == 403
     without = trusting.client.get("/orders")
     assert (without.status_code, without.headers["www-authenticate"]) == (401, 'Bearer realm="orders"')
+
+
+def test_a_caller_learns_what_its_token_allows(trusting: Api, provider: IdentityProvider) -> None:
+    """It expires half a minute after its `exp`, as clocks may differ."""
+    ends = int(time.time()) + 3_600
+    token = bearer(provider.token(scope="openid orders:write orders:read", exp=ends))
+    assert trusting.client.get("/caller", headers=token).json() == {
+        "name": "sub:alice",
+        "scopes": ["orders:read", "orders:write"],
+        "reads_all": False,
+        "expires_at": utc_text(datetime.fromtimestamp(ends + 30, UTC)),
+        "keys_required": True,
+    }
+    nothing = trusting.client.get("/caller", headers=bearer(provider.token(scope="email")))
+    assert nothing.status_code == 403
+    assert nothing.json()["detail"] == "The token of sub:alice lacks every scope of this service."
 
 
 def test_the_subject_of_a_token_is_the_actor(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,7 +12,10 @@ from api.http.pages import Page
 from api.http.scopes import in_order
 from api.http.times import utc_text
 from api.keys.errors import KeyNotFoundError
-from shared.database.statements import fetch_all, fetch_optional
+from shared.database.statements import fetch_all, fetch_one, fetch_optional
+
+if TYPE_CHECKING:
+    from api.http.callers import UsedKey
 
 KEY_COLUMNS = """
 id, name, scopes, created_at, expires_at, last_used_at, (
@@ -27,6 +30,13 @@ _FIND_BY_NAME = f"SELECT {KEY_COLUMNS} FROM api_key WHERE name = $1 AND revoked_
 _LIST = f"""
 SELECT {KEY_COLUMNS} FROM api_key
 WHERE name COLLATE "C" > $1 AND revoked_at IS NULL ORDER BY name COLLATE "C" LIMIT $2
+"""
+
+# A secret that was replaced ends when its overlap does; least() ignores nulls.
+_FIND_EXPIRY = """
+SELECT least(key.expires_at, old.valid_until) AS at FROM api_key AS key
+LEFT JOIN api_key_old_secret AS old ON old.key_id = key.id AND old.secret_hash = $2
+WHERE key.id = $1
 """
 
 
@@ -57,6 +67,10 @@ class StoredKey(msgspec.Struct, frozen=True):
     def json(self) -> str:
         """Return the key as JSON, without a secret."""
         return encode_text(self.members())
+
+
+class _Expiry(msgspec.Struct, frozen=True):
+    at: datetime | None
 
 
 def _optional_text(at: datetime | None) -> str | None:
@@ -93,3 +107,8 @@ async def list_keys(after: str, limit: int) -> Page:
     """List keys in use by name, beginning after the name ``after``."""
     keys = await fetch_all(StoredKey, _LIST, after, limit + 1)
     return Page.of(keys, limit, StoredKey.json, lambda key: [key.name])
+
+
+async def find_expiry(key: UsedKey) -> datetime | None:
+    """Return when a caller's key, or the secret of it that was used, expires; None if neither does."""
+    return (await fetch_one(_Expiry, _FIND_EXPIRY, key.id, key.hash)).at
