@@ -11,6 +11,7 @@ RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY piccolo_conf.py ./
 COPY shared/ shared/
 COPY api/ api/
+COPY console/ console/
 COPY worker/ worker/
 COPY oms/ oms/
 COPY contract/ contract/

@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --quiet
-CODE   := $(wildcard api bench contract oms shared stack tests worker)
+CODE   := $(wildcard api bench console contract oms shared stack tests worker)
 
 # Test runs start many Python processes. They share compiled bytecode, even if the environment disables it.
 export PYTHONDONTWRITEBYTECODE :=

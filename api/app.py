@@ -38,6 +38,7 @@ from api.problem_map import answer
 from api.server import draining_on_signals, end_with_server
 from api.services import routes as services
 from api.webhooks import routes as webhooks
+from console.app import create_pages, with_console
 from shared.database.engine import DB
 from shared.logs import configure_logs
 from shared.settings import settings
@@ -161,8 +162,13 @@ def create_app() -> ASGIApp:
     """Assemble the application. granian calls this in each of its processes."""
     configure_logs()
     begin_tracing("api")
-    application = create_litestar()
+    api = _with_checks(create_litestar())
+    return track_requests(with_console(api, _with_checks(create_pages(api))))
+
+
+def _with_checks(application: ASGIApp) -> ASGIApp:
+    """Put everything in front of an application that its requests pass first."""
     checks = (check_sizes, check_transfer_coding, check_host, check_authorization, check_origin)
     checked = refuse_early(application, answer, *checks)
     limited = receive_bodies(checked, most_unfinished=most_connections() // 8)
-    return track_requests(trace_requests(request_log(allow_origins(limited))))
+    return trace_requests(request_log(allow_origins(limited)))

@@ -19,6 +19,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
 from api.http.open_connections import most_connections, raise_open_files
+from console.sessions import prepare_sessions
 from shared.api_access import resolve
 from shared.database.engine import DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
@@ -85,6 +86,7 @@ def main() -> None:
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
         asyncio.run(check_secret_keys(of_answers=True))
+    prepare_sessions()
     with shared_counts(settings().api_processes):
         _serve()
 

@@ -1,0 +1,83 @@
+"""The console as an ASGI application, and how its requests are told from those of the API.
+
+``/console/api/…`` is the public API for the console's own scripts: the request goes on as it came, streams
+too, with the key of the session in place of the cookie (``console/gateway.py``). Everything else under
+``/console`` is a page or a file of one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from litestar import Litestar
+from litestar.contrib.jinja import JinjaTemplateEngine
+from litestar.enums import ScopeType
+from litestar.template.config import TemplateConfig
+
+from console import static_files
+from console.errors import answer_error
+from console.gateway import PREFIX, pass_on
+from console.pages import health, sign_in
+from console.rendering import ENVIRONMENT
+from console.requests import api_state
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from litestar.types import ASGIApp, Receive, Scope, Send
+
+LARGEST_BODY_BYTES = 16_384
+"""The only body that a page takes is the form of the sign-in."""
+
+ROUTES = [
+    *sign_in.ROUTES,
+    *health.ROUTES,
+    *static_files.ROUTES,
+]
+
+
+def create_pages(api: ASGIApp) -> Litestar:
+    """Assemble the pages.
+
+    Args:
+        api: the public API with everything in front of it, as a caller from outside would reach it.
+
+    """
+    return Litestar(
+        route_handlers=ROUTES,
+        exception_handlers={Exception: answer_error},
+        template_config=TemplateConfig(instance=JinjaTemplateEngine.from_environment(ENVIRONMENT)),
+        request_max_body_size=LARGEST_BODY_BYTES,
+        state=api_state(api),
+        openapi_config=None,
+    )
+
+
+def with_console(api: ASGIApp, pages: ASGIApp) -> ASGIApp:
+    """Return an application that serves both.
+
+    Args:
+        api: the public API.
+        pages: what ``create_pages`` returned, with the same in front of it.
+
+    """
+
+    def serve(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != ScopeType.HTTP:
+            return api(scope, receive, send)
+        path = scope["path"]
+        if path != "/console" and not path.startswith("/console/"):
+            return api(scope, receive, send)
+        _name_request(scope)
+        if path.startswith(PREFIX):
+            return pass_on(api, scope, receive, send)
+        return pages(scope, receive, send)
+
+    return serve
+
+
+def _name_request(scope: Scope) -> None:
+    """Give a request its id here, so that a page's own requests to the API have the same in the log."""
+    if not any(name == b"x-request-id" for name, _ in scope["headers"]):
+        scope["headers"] = [*scope["headers"], (b"x-request-id", secrets.token_hex(16).encode())]
