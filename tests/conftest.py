@@ -11,6 +11,7 @@ import asyncio
 import gc
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,7 @@ import asyncpg
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.browser_fixtures import browser, chromium, console, guarded_api, guarded_console, page
 from tests.drivers import Api, Database, Pipeline
 from tests.identity_provider import IdentityProvider
 from tests.open_files import raise_limit
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from tests.task_queue import Queue
 
 T = TypeVar("T")
+
+__all__ = ["browser", "chromium", "console", "guarded_api", "guarded_console", "page"]
+"""Fixtures that are defined elsewhere."""
 
 _POSTGRES = "ORDERS_TEST_POSTGRES"
 _VALKEY = "ORDERS_TEST_VALKEY"
@@ -71,6 +76,9 @@ _WITH_PIPELINE = (
 )
 """The files that use ``pipeline``, all in one process, so that only one is started."""
 
+_IN_BROWSER = ("test_browser", "test_console")
+"""How the names of files begin whose tests use a browser: all in one process, so that only one is started."""
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """Run ``-n auto`` with cores + 1 processes, at most 8: each uses two of Redis' 16 databases."""
@@ -81,6 +89,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files as above; the order within each file stays."""
     order = (*_LONGEST_FIRST, *_WITH_PIPELINE, None)
     places = {name and f"test_{name}": place for place, name in enumerate(order)}
+    for stem in {item.path.stem for item in items if item.path.stem.startswith(_IN_BROWSER)}:
+        places[stem] = places["test_relay"]
     items.sort(key=lambda item: places.get(item.path.stem, places[None]))
 
 
@@ -89,6 +99,8 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if Path(file).stem.startswith(_IN_BROWSER):
+            return "browser"
         return "pipeline" if Path(file).stem.removeprefix("test_") in _WITH_PIPELINE else file
 
 
@@ -146,7 +158,9 @@ def _create_database(name: str, template: str = "template1") -> None:
         finally:
             await connection.close()
 
-    asyncio.run(create())
+    # In a thread: while a browser is open, Playwright's event loop occupies this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, create()).result()
 
 
 def _migrated_database(kind: str) -> str:

@@ -20,7 +20,7 @@ import httpx
 from tests.builders import order_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
     from types import TracebackType
 
     from tests.processes import ServiceProcess
@@ -152,11 +152,15 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner()
+        # In a thread of its own: while a browser is open, Playwright's event loop occupies that of the test.
+        self._thread = ThreadPoolExecutor(1)
         self.url = url
 
-    def __enter__(self) -> Self:
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         # Not ``Runner.run``: its handling of Ctrl-C takes half as long as a short statement.
-        self._run = self._runner.get_loop().run_until_complete
+        return self._thread.submit(self._runner.get_loop().run_until_complete, coroutine).result()
+
+    def __enter__(self) -> Self:
         self._connection = self._run(asyncpg.connect(self.url))
         return self
 
@@ -165,6 +169,7 @@ class Database:
     ) -> None:
         self._run(self._connection.close())
         self._runner.close()
+        self._thread.shutdown()
 
     def rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
         """Run a statement."""
