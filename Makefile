@@ -96,7 +96,7 @@ bench-check: $(VENV)/dev.stamp $(BENCH)/peers.stamp  ## fail if a ratio is 20% u
 bench-scale: $(VENV)/dev.stamp  ## what stays the same with many orders and over time [ORDERS=1000000] [OPERATIONS=200000]
 	@$(PY) -m bench.at_scale $(if $(ORDERS),--orders $(ORDERS)) $(if $(OPERATIONS),--operations $(OPERATIONS))
 
-bench-console: $(VENV)/dev.stamp  ## how soon changes are on 200 open pages, and what a page keeps [BENCH_SECONDS=60] [STREAMS=200] [CHANGES=20000]
+bench-console: $(VENV)/dev.stamp  ## how soon a change is on 200 open pages of the console, and their memory [BENCH_SECONDS=60] [CHANGES=20000]
 	@$(PY) -m bench.console_live $(if $(STREAMS),--streams $(STREAMS)) $(if $(CHANGES),--changes $(CHANGES))
 
 $(BENCH)/peers.stamp: bench/peers/requirements.lock | $(PY)

@@ -17,25 +17,29 @@ if TYPE_CHECKING:
 
     from playwright.async_api import Browser, CDPSession, Page
 
-_PAGE = "/console/health"
+_CHANGES = "/console/changes"
+_ANY_PAGE = "/console/health"
 
-# The latest 100 changes are in the document, as on a page. `shown` has the position of each change and when
-# the document had it, in milliseconds since 1970, unless only the last is to be kept.
-_FOLLOW = """async ([after, keep]) => {
-    const { follow } = await import("/console/static/live.js");
-    const list = document.createElement("ol");
-    document.getElementById("main").append(list);
+# `shown` has the position of each change and when the document had it, in milliseconds since 1970. It grows, so
+# only the last is kept while memory is measured.
+_OBSERVE = """([after, keep]) => {
     window.shown = [];
     window.last = after;
     new MutationObserver((records) => {
         const now = performance.timeOrigin + performance.now();
-        for (const record of records) {
-            for (const item of record.addedNodes) {
-                window.last = Number(item.dataset.position);
-                if (keep) window.shown.push([window.last, now]);
-            }
+        for (const item of records.flatMap((record) => [...record.addedNodes])) {
+            if (!item.dataset?.position) continue;
+            window.last = Number(item.dataset.position);
+            if (keep) window.shown.push([window.last, now]);
         }
-    }).observe(list, { childList: true });
+    }).observe(document.getElementById("main"), { childList: true, subtree: true });
+}"""
+
+# What the page of changes does, where there is none: the latest 100 changes are in the document.
+_FOLLOW = """async (after) => {
+    const { follow } = await import("/console/static/live.js");
+    const list = document.createElement("ol");
+    document.getElementById("main").append(list);
     follow(after, (change, position) => {
         const item = document.createElement("li");
         item.dataset.position = position;
@@ -61,8 +65,13 @@ class OpenPage:
             keep: whether to keep what was shown when; if not, only the last position.
 
         """
-        await self._page.goto(_PAGE)
-        await self._page.evaluate(_FOLLOW, [after, keep])
+        answer = await self._page.goto(_CHANGES)
+        if answer is not None and answer.ok:
+            await self._page.evaluate(_OBSERVE, [after, keep])
+        else:
+            await self._page.goto(_ANY_PAGE)
+            await self._page.evaluate(_OBSERVE, [after, keep])
+            await self._page.evaluate(_FOLLOW, after)
         await self._page.wait_for_selector("#live[data-state=live]")
 
     async def shown(self) -> list[tuple[int, float]]:
