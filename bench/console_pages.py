@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _CHANGES = "/console/changes"
 _ANY_PAGE = "/console/health"
 
-# `shown` has the position of each change and when the document had it, in milliseconds since 1970. It grows, so
-# only the last is kept while memory is measured.
+# `shown` has the position of each change and when the document had it, in milliseconds since 1970. It grows,
+# so only the last is kept while memory is measured.
 _OBSERVE = """([after, keep]) => {
     window.shown = [];
     window.last = after;
