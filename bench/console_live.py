@@ -49,6 +49,8 @@ _DEFAULT_SECONDS = 60
 _AROUND_RESTART_SECONDS = 2
 _STEP = 500
 """Changes that are stored at once while a page is left open."""
+_SETTLE_SECONDS = 4
+"""Before memory is read: a page marks new rows for some seconds, and keeps them until then."""
 
 
 def run(streams: int, pages: int, changes: int, seconds: int) -> dict[str, Any]:
@@ -181,13 +183,12 @@ async def _measure_memory(system: ConsoleSystem, browser: Browser, changes: int)
     page = await open_page(browser, system.port)
     await page.follow(await system.last_position(), keep=False)
     measured = {"0": await page.memory()}
-    began = time.monotonic()
     for stored in range(_STEP, changes + 1, _STEP):
         await system.change_orders((stored - _STEP) % ORDERS, _STEP)
         await page.wait_for(await system.last_position())
         if stored in (changes // 2 // _STEP * _STEP, changes):
+            await asyncio.sleep(_SETTLE_SECONDS)
             measured[str(stored)] = await page.memory()
-    print(f"  {changes / (time.monotonic() - began):,.0f} changes per second", flush=True)
     await page.close()
     return measured
 
