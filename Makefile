@@ -97,7 +97,7 @@ bench-scale: $(VENV)/dev.stamp  ## what stays the same with many orders and over
 	@$(PY) -m bench.at_scale $(if $(ORDERS),--orders $(ORDERS)) $(if $(OPERATIONS),--operations $(OPERATIONS))
 
 bench-console: $(VENV)/dev.stamp  ## how soon a change is on 200 open pages of the console, and their memory [BENCH_SECONDS=60] [CHANGES=20000]
-	@$(PY) -m bench.console_live $(if $(STREAMS),--streams $(STREAMS)) $(if $(CHANGES),--changes $(CHANGES))
+	@$(PY) -m bench.console_live $(if $(STREAMS),--streams $(STREAMS)) $(if $(PAGES),--pages $(PAGES)) $(if $(CHANGES),--changes $(CHANGES))
 
 $(BENCH)/peers.stamp: bench/peers/requirements.lock | $(PY)
 	@$(PY) -m venv --clear $(BENCH)

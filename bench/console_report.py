@@ -48,4 +48,6 @@ def table(results: Mapping[str, Any]) -> str:
             f"| {int(changes):,} | {each['heap_mb']:.2f} | {each['nodes']:,} | {each['listeners']:,} |"
             for changes, each in results["memory"].items()
         ]
+        *_, half, end = results["memory"].values()
+        lines += ["", f"The second half added {(end['heap_mb'] - half['heap_mb']) * 1024:.0f} KB of heap."]
     return "\n".join(lines)

@@ -65,13 +65,17 @@ def test_the_table_says_whether_the_goal_is_met() -> None:
             "changes": 1_200,
             "latency": {"streams": latency, "pages": {**latency, "p95_ms": 301.0}},
             "restarts": {"killed": {"ready_seconds": 1.24, "all_back_seconds": 3.0}},
-            "memory": {"20000": {"heap_mb": 1.9, "nodes": 381, "listeners": 34}},
+            "memory": {
+                "10000": {"heap_mb": 1.85, "nodes": 381, "listeners": 34},
+                "20000": {"heap_mb": 1.9, "nodes": 381, "listeners": 34},
+            },
         }
     )
     assert "| 200 connections | 1,000 | 80 | 171 | 240 | 400 | met |" in text
     assert "| 301 | 240 | 400 | missed |" in text
     assert "| killed (SIGKILL) | 1.2 | 3.0 |" in text
     assert "| 20,000 | 1.90 | 381 | 34 |" in text
+    assert "added 51 KB" in text
 
 
 def _port(api: Api) -> int:
