@@ -11,7 +11,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from litestar import Litestar
-from litestar.contrib.jinja import JinjaTemplateEngine
+from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.enums import ScopeType
 from litestar.template.config import TemplateConfig
 
