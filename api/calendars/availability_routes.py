@@ -16,7 +16,7 @@ from api.http.json_text import encode
 from api.http.media_types import JSON
 from api.http.pages import encode_cursor, read_cursor
 from api.http.parameters import Query, Readers, parameters_of, path_value, query_of, require
-from api.http.pictures import PICTURE, PRODUCED, VARY, answer_picture, is_picture, zone_of
+from api.http.pictures import OFFERED, TIMELINE, VARY, answer_picture, wants_timeline, zone_of
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
@@ -46,19 +46,19 @@ _WINDOW: Readers = {
     "to": read_datetime,
     "next": _read_number,
     "except_order": read_id,
-    **PICTURE,
+    **TIMELINE,
 }
 
 
 @route(
     "/calendars/{calendar:str}/availability",
     http_method=READ,
-    opt={"scope": ORDERS_READ, "produces": PRODUCED, "query": Query({**_WINDOW, "cursor": str})},
+    opt={"scope": ORDERS_READ, "produces": OFFERED, "query": Query({**_WINDOW, "cursor": str})},
 )
 async def show_availability(request: AnyRequest) -> Response[bytes]:
     """Show the intervals in which an order's datetime may fall."""
     calendar = path_value(request, "calendar", read_calendar)
-    if is_picture(request):
+    if wants_timeline(request):
         return await _draw(request, [calendar])
     _check_window(query_of(request))
     begin = read_cursor(request, read_datetime)
@@ -71,7 +71,7 @@ async def show_availability(request: AnyRequest) -> Response[bytes]:
     http_method=READ,
     opt={
         "scope": ORDERS_READ,
-        "produces": PRODUCED,
+        "produces": OFFERED,
         "query": Query({"calendar": read_calendar, **_WINDOW}, repeatable=("calendar",)),
     },
 )
@@ -79,7 +79,7 @@ async def list_availability(request: AnyRequest) -> Response[bytes]:
     """Show the intervals of several calendars."""
     query = query_of(request)
     require(query, "calendar")
-    if is_picture(request):
+    if wants_timeline(request):
         return await _draw(request, query["calendar"])
     _check_window(query)
     items = await _show(request, query["calendar"], None)

@@ -1,4 +1,4 @@
-"""Operations that answer with JSON or with a picture: which of the two, and the headers of both."""
+"""Answers that are pictures (SVG) where JSON is the default: when, their headers, and what they refuse."""
 
 from __future__ import annotations
 
@@ -6,57 +6,79 @@ from typing import TYPE_CHECKING
 
 from api.http.fields import one_of
 from api.http.media_types import JSON, SVG, choose, media_type_of
-from api.http.parameters import Readers, query_of
+from api.http.parameters import PAGING, Readers, query_of
 from api.http.problems import Fault, malformed
 from api.http.responses import BytesResponse
 from shared.setting_values import check_zone_name
 from shared.settings import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from api.http.request import AnyRequest
 
-_FORMATS = {"json": JSON, "svg": SVG}
-PRODUCED = tuple(_FORMATS.values())
-"""The ``produces`` of such a route. ``*/*`` is JSON; what browsers accept for an ``<img>`` is a picture."""
+OFFERED = (JSON, SVG)
+"""``opt["produces"]`` of a route that answers with either."""
 
-PICTURE: Readers = {"format": one_of(*_FORMATS), "time_zone": check_zone_name}
-"""The parameters of such a route, beside those of its JSON."""
+_FORMATS = {"json": JSON, "svg": SVG}
+
+read_format = one_of(*_FORMATS)
+"""Reads the parameter ``format``."""
+
+TIMELINE: Readers = {"format": read_format, "time_zone": check_zone_name}
+"""The parameters of a route that answers with a timeline, beside those of its JSON."""
 
 VARY = {"Vary": "Accept"}
-"""For both answers."""
+"""A header of every answer of such a route, in whichever form."""
 
-# What callers wrote is nothing but text in a picture. Were that ever wrong, nothing in it could run or load.
-_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox", **VARY}
+PICTURE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+    **VARY,
+}
+"""A picture that is opened as a document of its own runs no script and loads nothing."""
 
-_OF_LISTS = ("limit", "cursor", "count", "sort", "next")
 
+def wants_picture(
+    request: AnyRequest, meaningless: Iterable[str] = PAGING, only_there: Iterable[str] = ()
+) -> bool:
+    """Return whether to answer with a picture: ``format`` says so, or ``Accept`` rates it highest.
 
-def is_picture(request: AnyRequest) -> bool:
-    """Return whether to answer with a picture: as ``format`` says, or else ``Accept``.
+    Args:
+        request: its route has ``OFFERED`` and ``read_format``.
+        meaningless: parameters that a picture refuses; by default those of pages.
+        only_there: parameters that JSON refuses.
 
     Raises:
-        ProblemError: 406, ``Accept`` does not allow this format; 400, a parameter has no meaning with it.
+        ProblemError: 400, a parameter has no meaning with the form; 406, ``Accept`` excludes ``format``.
 
     """
     query = query_of(request)
     media_type = media_type_of(request)
     if "format" in query:
         media_type = choose(request, (_FORMATS[query["format"]],))
-    meaningless = _OF_LISTS if media_type == SVG else ("time_zone",)
-    faults = [
-        Fault(f"has no meaning with {media_type}", parameter=name) for name in meaningless if name in query
-    ]
+    refused = meaningless if media_type == SVG else only_there
+    faults = [Fault(f"has no meaning with {media_type}", parameter=name) for name in refused if name in query]
     if faults:
         raise malformed(*faults)
     return media_type == SVG
 
 
+def wants_timeline(request: AnyRequest) -> bool:
+    """Return whether to answer with a timeline, of a route that has the parameters of ``TIMELINE``.
+
+    Raises:
+        ProblemError: as ``wants_picture``.
+
+    """
+    return wants_picture(request, (*PAGING, "count", "sort", "next"), ("time_zone",))
+
+
 def zone_of(request: AnyRequest) -> str:
-    """Return the name of the zone that a picture's days and times are in."""
+    """Return the name of the zone that a timeline's days and times are in."""
     zone: str = query_of(request).get("time_zone", settings().time_zone)
     return zone
 
 
 def answer_picture(picture: bytes) -> BytesResponse:
     """Answer with a picture."""
-    return BytesResponse(picture, media_type=SVG, headers=_HEADERS)
+    return BytesResponse(picture, media_type=SVG, headers=PICTURE_HEADERS)

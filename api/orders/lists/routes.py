@@ -10,7 +10,7 @@ from api.http.fields import one_of, read_id
 from api.http.media_types import CSV, NDJSON, choose, media_type_of
 from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, Readers, query_of, read_bom, require
-from api.http.pictures import PICTURE, PRODUCED, VARY, answer_picture, is_picture, zone_of
+from api.http.pictures import OFFERED, TIMELINE, VARY, answer_picture, wants_timeline, zone_of
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.scopes import ORDERS_READ
@@ -86,15 +86,15 @@ def _filters_of(query: Mapping[str, Any]) -> OrderFilters:
     http_method=READ,
     opt={
         "scope": ORDERS_READ,
-        "produces": PRODUCED,
-        "query": _query({**PAGING, **PICTURE, "count": one_of("exact", "estimated")}),
+        "produces": OFFERED,
+        "query": _query({**PAGING, **TIMELINE, "count": one_of("exact", "estimated")}),
         "elsewhere": f"GET /orders/export answers with {CSV} or {NDJSON}.",
     },
 )
 async def list_orders(request: AnyRequest) -> Response[bytes]:
     """List orders page by page; or draw those of a window, all of them."""
     query = query_of(request)
-    if is_picture(request):
+    if wants_timeline(request):
         require(query, "from", "to")
         begin, end = query["from"], query["to"]
         filters = _filters_of(query)
