@@ -114,7 +114,7 @@ def _legend(timeline: Timeline, detail: str) -> str:
         if any(order.status != "booked" for row in timeline.rows for order in row.orders):
             kinds.append(("cancelled", MUTED, "cancelled"))
     else:
-        kinds.append(("", "", "orders per day"))
+        kinds.append(("", "", "number: orders of a day"))
     written, x = [], WIDTH - RIGHT
     for kind, fill, label in reversed(kinds):
         x -= len(label) * 6
