@@ -53,7 +53,7 @@ async function showKey(title, key) {
     title,
     warning: "Store it now: only its hash is kept, and it is not shown again. Whoever has it can use it.",
     secret: key,
-    curl: `curl -H 'Authorization: Bearer ${key}' ${location.origin}/caller`,
+    curl: `curl ${location.origin}/caller \\\n  -H 'Authorization: Bearer ${key}'`,
   });
   await refresh("keys");
 }

@@ -11,6 +11,7 @@ export async function refresh(...ids) {
     formatAll(element);
     const stale = document.getElementById(element.id);
     const focused = stale.contains(document.activeElement) ? document.activeElement : null;
+    for (const { id } of stale.querySelectorAll("details[open]")) element.querySelector(`#${id}`)?.setAttribute("open", "");
     stale.replaceWith(element);
     if (focused) (element.querySelector(`[data-action="${focused.dataset.action}"]`) ?? document.getElementById("main")).focus();
   }

@@ -1,25 +1,26 @@
 // Shows a secret once. It is in the dialog only, and is gone from it when that is closed or the page is left.
-import { notify } from "./api.js";
 
 const dialog = document.getElementById("secret");
 const shown = dialog?.querySelector("[data-secret]");
+const copied = dialog?.querySelector("[data-copied]");
 const usage = dialog?.querySelector("[data-usage]");
 const example = usage?.querySelector("pre");
 
 dialog?.querySelector("[data-copy]").addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(shown.textContent);
-    notify("Copied.");
+    copied.textContent = "Copied.";
   } catch {
     // Browsers allow it only to pages that came over TLS or from this machine, and people can forbid it.
     getSelection().selectAllChildren(shown);
-    notify("Selected: copy it with Ctrl+C or ⌘C.");
+    copied.textContent = "Selected: copy it with Ctrl+C or ⌘C.";
   }
 });
 
 function drop() {
   shown.textContent = "";
   example.textContent = "";
+  copied.textContent = "";
 }
 addEventListener("pagehide", () => dialog && drop());
 

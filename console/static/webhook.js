@@ -33,7 +33,7 @@ const actions = {
     if (!replayed) return;
     const count = replayed.data.deliveries;
     notify(count === 1 ? "1 delivery is due now." : `${count} deliveries are due now.`);
-    await refresh("webhook", "list");
+    followList();
   },
   async delete(dialog) {
     if (await ask(dialog, () => call("DELETE", path))) location.assign("/console/webhooks");
@@ -63,6 +63,14 @@ function chooseReplay() {
   replay.elements.after.disabled = replay.elements.which.value !== "after";
 }
 replay.addEventListener("change", chooseReplay);
+
+// Shows what becomes due now, as it is delivered; not while somebody uses the list.
+async function followList() {
+  for (const pause of [0, 1_000, 2_000, 4_000]) {
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    if (!document.getElementById("list").contains(document.activeElement)) await refresh("list");
+  }
+}
 
 async function setEnabled(enabled) {
   await call("PATCH", path, { body: { enabled } });
