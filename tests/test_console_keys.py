@@ -25,6 +25,22 @@ def _sign_in(page: Page, key: str, path: str = "/console/keys") -> None:
     page.wait_for_url(path)
 
 
+def _wait_until_signed_out(page: Page) -> None:
+    def signed_out() -> bool:
+        page.goto("/console/health")
+        return "/console/sign-in" in page.url
+
+    wait_until(signed_out, "the session ended with its key", pause=0.2)
+
+
+def _wait_until_refused(console: Console, key: str) -> None:
+    def refused() -> bool:
+        headers = {"Authorization": f"Bearer {key}"}
+        return console.api.client.get("/caller", headers=headers).status_code == 401
+
+    wait_until(refused, "the leaked secret opens nothing")
+
+
 def _sound(page: Page) -> None:
     assert accessibility_faults(page) == []
     assert sideways_scroll(page) == 0
@@ -96,26 +112,15 @@ def test_a_session_ends_with_its_key_or_its_secret(browser: Browser, guarded_con
     shown = page.get_by_role("dialog", name="The key's new secret")
     renewed = shown.get_by_label("The secret").inner_text()
     shown.get_by_role("button", name="I have stored it").click()
-
-    def refused() -> bool:
-        headers = {"Authorization": f"Bearer {key}"}
-        return guarded_console.api.client.get("/caller", headers=headers).status_code == 401
-
-    wait_until(refused, "the leaked secret opens nothing")
-    other.goto("/console/health")
-    other.wait_for_url("/console/sign-in?**")
+    _wait_until_refused(guarded_console, key)
+    _wait_until_signed_out(other)
     _sign_in(other, renewed, "/console/health")
     page.get_by_role("button", name="Revoke reader").click()
     page.get_by_role("button", name="Keep it").click()
     page.get_by_role("button", name="Revoke reader").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     expect(page.get_by_role("row", name="reader")).to_have_count(0)
-
-    def signed_out() -> bool:
-        other.goto("/console/health")
-        return "/console/sign-in" in other.url
-
-    wait_until(signed_out, "the session ended with its key", pause=0.2)
+    _wait_until_signed_out(other)
 
 
 def test_revoking_the_key_of_the_own_session_says_so_and_signs_out(
@@ -126,6 +131,16 @@ def test_revoking_the_key_of_the_own_session_says_so_and_signs_out(
     _sign_in(page, guarded_console.key("admin"))
     _sound(page)
     browser.screenshot(page, "phone")
+    page.get_by_role("button", name="Rotate admin").click()
+    expect(page.get_by_text("your session ends when its old secret does")).to_be_visible()
+    page.get_by_label("The old secret is also accepted").select_option("no longer: it leaked")
+    page.get_by_role("button", name="Rotate", exact=True).click()
+    renewed = page.get_by_label("The secret").inner_text()
+    _wait_until_refused(guarded_console, guarded_console.key("admin"))
+    browser.expect("401")
+    page.get_by_role("button", name="I have stored it").click()
+    page.wait_for_url("/console/sign-in?**")
+    _sign_in(page, renewed)
     page.get_by_role("button", name="Revoke finance").click()
     expect(page.get_by_text("revoking it signs you out")).to_be_hidden()
     page.get_by_role("button", name="Keep it").click()
@@ -135,3 +150,29 @@ def test_revoking_the_key_of_the_own_session_says_so_and_signs_out(
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     page.wait_for_url("/console/sign-in")
     assert page.context.cookies() == [] or "session" not in str(page.context.cookies())
+
+
+def test_a_key_gives_no_scope_that_it_lacks_and_a_lost_response_is_explained(
+    browser: Browser, guarded_console: Console
+) -> None:
+    """A key that may only manage keys. Of one whose response was lost, only the hash is left."""
+    admin = {"Authorization": f"Bearer {guarded_console.key('admin')}"}
+    new = {"name": "keeper", "scopes": ["keys:manage"]}
+    keeper = guarded_console.api.client.post("/keys", json=new, headers=admin).json()["key"]
+    page = browser.open(guarded_console.url)
+    _sign_in(page, keeper)
+    expect(page.get_by_role("button", name="Rotate keeper")).to_be_visible()
+    expect(page.get_by_role("button", name="Rotate admin")).to_have_count(0)
+    expect(page.get_by_role("link", name="Webhooks")).to_have_count(0)
+    page.get_by_role("button", name="Make a key").click()
+    assert page.get_by_role("checkbox").count() == 1
+    page.get_by_label("Name").fill("second")
+    page.get_by_label("keys:manage").check()
+    browser.expect("ERR_FAILED")
+    page.route("**/console/api/keys", lambda route: (route.fetch(), route.abort()), times=1)
+    page.get_by_role("button", name="Make", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("The service can't be reached")
+    page.get_by_role("button", name="Make", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("second was stored, but the response with its secret")
+    page.reload()
+    expect(page.get_by_role("row", name="second")).to_have_count(1)

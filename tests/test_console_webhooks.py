@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from playwright.sync_api import expect
 
-from tests.browser import LARGEST_PAGE_BYTES, accessibility_faults, sideways_scroll, transferred_bytes
+from tests.browser import (
+    LARGEST_PAGE_BYTES,
+    accessibility_faults,
+    sideways_scroll,
+    tab_through,
+    transferred_bytes,
+)
 from tests.builders import later
 from tests.drivers import wait_until
 from tests.serving import serving
@@ -15,7 +21,7 @@ from tests.webhook_receiver import Answer
 from tests.webhook_steps import missed, subscribe
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
     from tests.browser import Browser
     from tests.browser_fixtures import Console
@@ -88,6 +94,7 @@ def test_each_attempt_appears_with_what_the_endpoint_responded(
     expect(page.locator("details[open] pre").first).to_have_text("out of order")
     _sound(page)
     browser.screenshot(page, "tested")
+    tab_through(page)
     page.get_by_label("Status").select_option("delivered")
     page.get_by_role("button", name="Filter").click()
     expect(page.locator("details")).to_have_count(1)
@@ -99,6 +106,37 @@ def test_each_attempt_appears_with_what_the_endpoint_responded(
     expect(dialog).to_be_hidden()
     assert renewed != secret
     assert "whsec_" not in page.content()
+
+    receiver.answer = lambda _: Answer(410)
+    page.get_by_role("button", name="Send a test").click()
+    expect(page.get_by_text("its endpoint responded with 410 (Gone)")).to_be_visible()
+
+
+def test_many_webhooks_have_pages_and_a_lost_response_adds_none_twice(
+    page: Page, browser: Browser, console: Console
+) -> None:
+    """The connection breaks after the webhook was stored; the same form again shows its secret."""
+    for number in range(25):
+        subscribe(console.api, f"http://127.0.0.1:9999/{number}")
+    page.goto("/console/webhooks")
+    page.get_by_role("button", name="Add a webhook").click()
+    page.get_by_role("textbox", name="URL").fill("http://127.0.0.1:9999/last")
+    browser.expect("ERR_FAILED")
+    page.route("**/console/api/webhooks", _lose_response, times=1)
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("The service can't be reached")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_label("The secret")).to_contain_text("whsec_")
+    page.goto("/console/webhooks")
+    expect(page.locator("tbody tr")).to_have_count(25)
+    page.get_by_role("link", name="Next page").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(page.get_by_role("link", name="http://127.0.0.1:9999/last")).to_be_visible()
+
+
+def _lose_response(route: Route) -> None:
+    route.fetch()
+    route.abort()
 
 
 def test_what_a_disabled_webhook_missed_is_listed_with_reasons_and_replayed(
