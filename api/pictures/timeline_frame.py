@@ -85,9 +85,11 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _summary(timeline: Timeline) -> str:
-    orders = sum(len(row.orders) for row in timeline.rows)
+    orders = [order for row in timeline.rows for order in row.orders]
+    cancelled = sum(order.status != "booked" for order in orders)
+    of_them = f" ({cancelled:,} cancelled)" if cancelled else ""
     calendars = f" on {_plural(len(timeline.rows), 'calendar')}" if timeline.rows else ""
-    return _plural(orders, "order") + calendars
+    return _plural(len(orders), "order") + of_them + calendars
 
 
 def _heading(timeline: Timeline) -> str:
@@ -112,7 +114,7 @@ def _legend(timeline: Timeline, detail: str) -> str:
         if any(order.status != "booked" for row in timeline.rows for order in row.orders):
             kinds.append(("cancelled", MUTED, "cancelled"))
     else:
-        kinds.append(("", "", "orders per day"))
+        kinds.append(("", "", "number: orders of a day"))
     written, x = [], WIDTH - RIGHT
     for kind, fill, label in reversed(kinds):
         x -= len(label) * 6
