@@ -104,6 +104,7 @@ def test_each_attempt_appears_with_what_the_endpoint_responded(
     renewed = dialog.get_by_label("The secret").inner_text()
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
+    expect(page.locator("[data-secret]")).to_be_empty()
     assert renewed != secret
     assert "whsec_" not in page.content()
 
