@@ -31,7 +31,7 @@ _PLOT_HEIGHT = 300
 _WIDEST_BAR = 44.0
 _MOST_LABELS = 10
 _LEGEND_COLUMNS = 4
-_LONGEST_NAME = 32
+_LONGEST_NAME = 28
 _LONGEST_LINE = 150
 
 
@@ -76,7 +76,7 @@ def draw(chart: BarChart) -> bytes:
         )
     y += 16
     legend = ""
-    if len(chart.series) > 1:
+    if any(series.name for series in chart.series):
         legend, y = _legend(chart.series, y)
     y += 12
     has_bars = any(amount > 0 for series in chart.series for amount in series.amounts.values())
