@@ -145,6 +145,8 @@ def _range_text(report: ReportChart) -> str:
     if end is None:
         return f"from {first} on"
     last = end - timedelta(days=1)
+    if first == last:
+        return str(first)
     return f"{first} to {last}" if first else f"until {last}"
 
 

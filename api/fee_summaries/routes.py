@@ -34,7 +34,7 @@ from api.http.json_text import encode, encode_text
 from api.http.media_types import CSV, JSON, SVG
 from api.http.pages import limit_of
 from api.http.parameters import query_of
-from api.http.pictures import OFFERED, PICTURE_HEADERS, VARY, wants_picture
+from api.http.pictures import OFFERED, VARY, answer_picture, wants_picture
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
 from api.http.row_streams import RowStream, attachment, stream_rows
@@ -110,8 +110,9 @@ async def list_fee_summaries(request: AnyRequest) -> Response[bytes]:
         not_modified.headers.update(VARY)
         return not_modified
     if is_picture:
-        picture = await draw_report(query, figures)
-        return BytesResponse(picture, media_type=SVG, headers={**figures.headers(), **PICTURE_HEADERS})
+        chart = answer_picture(await draw_report(query, figures))
+        chart.headers.update(figures.headers())
+        return chart
     page = await read_report(query, figures.position, figures.after, limit_of(request) + 1)
     figures.check(page.as_of)
     query.check_size(page.totals)

@@ -96,6 +96,7 @@ def draw(chart: BarChart) -> bytes:
         + legend
         + plot,
         xmlns="http://www.w3.org/2000/svg",
+        class_="chart",
         viewBox=f"0 0 {WIDTH:g} {height:g}",
         width=WIDTH,
         height=height,
