@@ -31,7 +31,7 @@ ROWS = 50
 """How many orders the table has; the others are on its next pages."""
 
 _EARLIEST, _LATEST = date(1970, 1, 1), date(2199, 12, 31)
-_DAY = timedelta(days=1)
+_DAY, _MILLISECOND = timedelta(days=1), timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,10 @@ class Period:
         """A day of the period after it, if orders can be that late."""
         return self.after if self.after <= _LATEST else None
 
-    def window(self, zone: ZoneInfo) -> tuple[str, str]:
-        """Return when it begins and ends, as the API takes it."""
-        begin, end = (_midnight(day, zone) for day in (self.first, self.after))
-        # Both are moments of an order; only the zone can put a first or a last day beyond them.
-        first, last = _midnight(_EARLIEST, UTC), _midnight(_LATEST, UTC) + _DAY - timedelta(milliseconds=1)
-        return _text(min(max(begin, first), last)), _text(min(max(end, first), last))
+    def window(self, zone: ZoneInfo) -> tuple[datetime, datetime]:
+        """Return its first and its last millisecond, as far as orders can have them."""
+        begin, end = _midnight(self.first, zone), _midnight(self.after, zone) - _MILLISECOND
+        return max(begin, _midnight(_EARLIEST, UTC)), min(end, _midnight(_LATEST, UTC) + _DAY - _MILLISECOND)
 
 
 def _midnight(day: date, zone: Any) -> datetime:
@@ -92,12 +90,11 @@ async def show_schedule(request: PageRequest) -> Template:
     chosen = list(dict.fromkeys(chosen))
     known = (await ask(request, "/calendars", [("limit", "100")])).data
     calendars = chosen or [each["name"] for each in known["items"][:CALENDARS_SHOWN]]
-    is_live = visitor.may_read("changes:read")
     begin, end = period.window(zone)
     if calendars:
         shown = await _gather(request, calendars, begin, end, zone)
     else:
-        shown = await _gather_nothing(request, is_live=is_live)
+        shown = await _gather_nothing(request)
     return await render(
         request,
         "schedule.html",
@@ -111,7 +108,7 @@ async def show_schedule(request: PageRequest) -> Template:
         known=known["items"],
         more_known=known["next_cursor"] or "",
         shows_all=not chosen and len(known["items"]) < CALENDARS_SHOWN,
-        is_live=is_live,
+        is_live=visitor.may_read("changes:read"),
         limit=ROWS,
         cursor=request.query_params.get("cursor", ""),
         **shown,
@@ -119,31 +116,44 @@ async def show_schedule(request: PageRequest) -> Template:
 
 
 async def _gather(
-    request: PageRequest, calendars: list[str], begin: str, end: str, zone: ZoneInfo
+    request: PageRequest, calendars: list[str], begin: datetime, end: datetime, zone: ZoneInfo
 ) -> dict[str, Any]:
     """Ask for the picture and for the table's orders."""
-    query = [("from", begin), ("to", end), *(("calendar", name) for name in calendars)]
+    query = [("from", _text(begin)), *(("calendar", name) for name in calendars)]
+    # The window of free times includes its end; that of orders does not.
+    of_picture = [*query, ("to", _text(end)), ("time_zone", zone.key)]
     cursor = request.query_params.get("cursor", "")
+    of_table = [*query, ("to", _text(end + _MILLISECOND)), ("count", "exact"), ("limit", str(ROWS))]
     picture, orders = await asyncio.gather(
-        ask(request, "/availability", [*query, ("time_zone", zone.key)], accept="image/svg+xml"),
-        ask(request, "/orders", [*query, ("limit", str(ROWS)), ("count", "exact"), ("cursor", cursor)]),
+        # A refusal of both is shown in place of the page: here, there may be too many orders for a picture.
+        ask(request, "/availability", of_picture, accept="image/svg+xml", refusals=frozenset({400})),
+        ask(request, "/orders", [*of_table, ("cursor", cursor)]),
     )
     return {
         # Our own API's picture, in which every text of callers is escaped.
-        "picture": Markup(picture.text),  # noqa: S704 (as said above)
-        "position": "",  # the picture has it
+        "picture": Markup(picture.text) if picture.status < 400 else None,  # noqa: S704 (as said above)
+        "refusal": picture.data["detail"] if picture.status >= 400 else "",
+        # A picture has its own.
+        "position": "" if picture.status < 400 else await _latest_position(request),
         "orders": orders.data["items"],
         "next_cursor": orders.data["next_cursor"],
         "count": int(orders.headers["x-total-count"]),
     }
 
 
-async def _gather_nothing(request: PageRequest, *, is_live: bool) -> dict[str, Any]:
+async def _gather_nothing(request: PageRequest) -> dict[str, Any]:
     """Ask from where on to follow changes, and whether there is something to order."""
     # The position first, so that no change between both is missed.
-    latest = (await ask(request, "/order-changes/latest")).data["position"] if is_live else ""
+    latest = await _latest_position(request)
     services = (await ask(request, "/services", [("limit", "1")])).data["items"]
     return {"position": latest, "services": services}
+
+
+async def _latest_position(request: PageRequest) -> str:
+    visitor = await visitor_of(request)
+    if not visitor.may_read("changes:read"):
+        return ""
+    return str((await ask(request, "/order-changes/latest")).data["position"])
 
 
 def _read_period(request: PageRequest, today: date) -> Period:

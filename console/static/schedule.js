@@ -60,6 +60,13 @@ function leadToDay({ target }) {
   location.assign(`?${query}`);
 }
 
+// On a narrow screen, the timeline begins at the current time.
+function scrollToNow() {
+  const now = content.querySelector(".now circle");
+  const box = document.getElementById("timeline");
+  if (now && box) box.scrollLeft += now.getBoundingClientRect().x - box.getBoundingClientRect().x - box.clientWidth / 2;
+}
+
 const isBusy = () => moves?.busy || document.querySelector("dialog[open]") !== null;
 
 function refreshIfStale() {
@@ -212,6 +219,7 @@ if (mayWrite) {
 }
 preparePicker(document.getElementById("picker"));
 prepare();
+scrollToNow();
 if (content.dataset.live) {
   const position = content.querySelector("svg.timeline")?.dataset.position ?? content.dataset.position;
   follow(Number(position), (change) => isShown(change) && refreshSoon());

@@ -63,7 +63,7 @@ export class Timeline {
   // A quarter of an hour; near an end of a free interval, exactly that end.
   snap(at, calendar) {
     const near = (SNAP_PIXELS / this.svg.getScreenCTM().a / this.width) * (this.to - this.from);
-    const quarter = Math.round(at / QUARTER) * QUARTER;
+    const quarter = Math.min(Math.round(at / QUARTER), Math.floor(this.to / QUARTER)) * QUARTER;
     const ends = (this.free.get(calendar) ?? []).flat().filter((end) => Math.abs(end - at) <= near);
     // A quarter that is free is a nicer time than the end beside it.
     const best = this.isFree(calendar, quarter) ? quarter : ends.sort((a, b) => Math.abs(a - at) - Math.abs(b - at))[0] ?? quarter;
