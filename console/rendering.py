@@ -67,7 +67,8 @@ async def render(request: PageRequest, template: str, *, status: int = 200, **va
 
 def show_problem(request: PageRequest, status: int, problem: Mapping[str, Any]) -> Template:
     """Return a page with a problem."""
-    return _template(request, "problem.html", known_visitor_of(request), status, {"problem": problem})
+    shown = {"title": "", "detail": "", "errors": [], "request_id": "", **problem}
+    return _template(request, "problem.html", known_visitor_of(request), status, {"problem": shown})
 
 
 def show_without_visitor(

@@ -26,6 +26,8 @@ export class Moves {
     this.timeline = timeline;
     const { svg } = timeline;
     svg.addEventListener("pointerdown", (event) => this.press(event));
+    // A finger on an order moves it, and does not scroll. (Chromium ignores touch-action inside an SVG.)
+    svg.addEventListener("touchmove", (event) => this.busy && event.preventDefault(), { passive: false });
     svg.addEventListener("click", (event) => this.click(event));
     svg.addEventListener("keydown", (event) => this.key(event));
     svg.addEventListener("focusout", () => this.current?.byKeys && this.giveUp());
@@ -53,7 +55,16 @@ export class Moves {
     const { x, y } = timeline.point(event);
     const calendar = timeline.rowAt(y).calendar;
     current.target = { calendar, at: timeline.snap(timeline.timeAt(x) - current.grip, calendar) };
-    timeline.showGhost(current.target.at, calendar);
+    this.show();
+  }
+
+  // Shows where the order would be, and says it to those who move it by keys.
+  show() {
+    const { target, byKeys } = this.current;
+    this.timeline.showGhost(target.at, target.calendar);
+    if (!byKeys) return;
+    const free = this.timeline.isFree(target.calendar, target.at) ? "free" : "not free";
+    this.say(`${formatTime(target.at)}, ${target.calendar}, ${free}. Enter moves it there, Escape leaves it.`);
   }
 
   // Marks the order, and asks where it may go: it is not in its own way.
@@ -64,7 +75,7 @@ export class Moves {
       (items) => {
         if (this.current !== current) return;
         timeline.showReachable(items);
-        if (current.target) timeline.showGhost(current.target.at, current.target.calendar);
+        if (current.target) this.show();
       },
       (error) => this.say(error.message),
     );
@@ -140,8 +151,6 @@ export class Moves {
     const row = timeline.rows.findIndex(({ calendar }) => calendar === target.calendar) + rows;
     target.calendar = timeline.rows[Math.min(Math.max(row, 0), timeline.rows.length - 1)].calendar;
     target.at = Math.min(Math.max(target.at + time, timeline.from), timeline.to);
-    timeline.showGhost(target.at, target.calendar);
-    const free = timeline.isFree(target.calendar, target.at) ? "free" : "not free";
-    this.say(`${formatTime(target.at)}, ${target.calendar}, ${free}. Enter moves it there, Escape leaves it.`);
+    this.show();
   }
 }
