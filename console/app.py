@@ -18,7 +18,7 @@ from litestar.template.config import TemplateConfig
 from console import static_files
 from console.errors import answer_error
 from console.gateway import PREFIX, pass_on
-from console.pages import health, keys, sign_in, webhooks
+from console.pages import health, keys, schedule, sign_in, webhooks
 from console.rendering import ENVIRONMENT
 from console.requests import api_state
 
@@ -32,6 +32,7 @@ LARGEST_BODY_BYTES = 16_384
 
 ROUTES = [
     *sign_in.ROUTES,
+    *schedule.ROUTES,
     *webhooks.ROUTES,
     *keys.ROUTES,
     *health.ROUTES,

@@ -39,7 +39,9 @@ def answer_error(request: PageRequest, error: Any) -> Response[Any]:
     if isinstance(error, HTTPException) and error.status_code < 500:
         titles = {404: "There is no such page", 405: "This page can't do that"}
         title = titles.get(error.status_code, "The request can't be read")
-        return show_problem(request, error.status_code, {"title": title})
+        # What a page found wrong with its address.
+        detail = error.detail if error.status_code == 400 else ""
+        return show_problem(request, error.status_code, {"title": title, "detail": detail})
     log.error("internal_error", exc_info=error)
     return show_problem(
         request,

@@ -35,6 +35,7 @@ NOTHING = Markup("&ndash;")
 """What is shown where there is no value."""
 
 PAGES: tuple[tuple[str, str, str | None], ...] = (
+    ("/console/schedule", "Schedule", "orders:read"),
     ("/console/webhooks", "Webhooks", "webhooks:manage"),
     ("/console/keys", "Keys", "keys:manage"),
     ("/console/health", "Health", None),
@@ -68,7 +69,8 @@ async def render(request: PageRequest, template: str, *, status: int = 200, **va
 
 def show_problem(request: PageRequest, status: int, problem: Mapping[str, Any]) -> Template:
     """Return a page with a problem."""
-    return _template(request, "problem.html", known_visitor_of(request), status, {"problem": problem})
+    shown = {"title": "", "detail": "", "errors": [], "request_id": "", **problem}
+    return _template(request, "problem.html", known_visitor_of(request), status, {"problem": shown})
 
 
 def show_without_visitor(
