@@ -18,7 +18,7 @@ from litestar.template.config import TemplateConfig
 from console import static_files
 from console.errors import answer_error
 from console.gateway import PREFIX, pass_on
-from console.pages import health, sign_in
+from console.pages import changes, health, orders, search, sign_in
 from console.rendering import ENVIRONMENT
 from console.requests import api_state
 
@@ -32,6 +32,9 @@ LARGEST_BODY_BYTES = 16_384
 
 ROUTES = [
     *sign_in.ROUTES,
+    *changes.ROUTES,
+    *orders.ROUTES,
+    *search.ROUTES,
     *health.ROUTES,
     *static_files.ROUTES,
 ]

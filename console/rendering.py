@@ -34,7 +34,10 @@ HEADERS = {
 NOTHING = Markup("&ndash;")
 """What is shown where there is no value."""
 
-PAGES: tuple[tuple[str, str, str | None], ...] = (("/console/health", "Health", None),)
+PAGES: tuple[tuple[str, str, str | None], ...] = (
+    ("/console/changes", "Changes", "changes:read"),
+    ("/console/health", "Health", None),
+)
 """Address, title and the scope without which a page shows nothing, in the order of the navigation."""
 
 ENVIRONMENT = Environment(
