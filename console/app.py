@@ -11,8 +11,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 from litestar import Litestar
-from litestar.contrib.jinja import JinjaTemplateEngine
 from litestar.enums import ScopeType
+from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.template.config import TemplateConfig
 
 from console import static_files
@@ -54,6 +54,7 @@ def create_pages(api: ASGIApp) -> Litestar:
         request_max_body_size=LARGEST_BODY_BYTES,
         state=api_state(api),
         openapi_config=None,
+        logging_config=None,
     )
 
 

@@ -12,7 +12,6 @@ import json
 import os
 import time
 from functools import cache
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 
 from shared.secret_keys import SecretKeys, UnreadableSecretError, make_secret_key, read_secret_keys
@@ -84,11 +83,13 @@ def key_of(scope: Scope) -> str | None:
 
 
 def _cookie(scope: Scope, name: str) -> str | None:
-    try:
-        cookies = SimpleCookie(header_of(scope, b"cookie") or "")
-    except CookieError:
-        return None
-    return cookies[name].value if name in cookies else None
+    # Not http.cookies: it gives up at the first cookie that it can't read, and other applications of the host
+    # may have set such ones.
+    for pair in (header_of(scope, b"cookie") or "").split(";"):
+        each, _, value = pair.strip().partition("=")
+        if each == name:
+            return value
+    return None
 
 
 def zone_name_of(scope: Scope) -> str | None:

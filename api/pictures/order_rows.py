@@ -77,7 +77,7 @@ def _with_room(axis: TimeAxis, lane: list[TimelineOrder]) -> list[tuple[Timeline
     begins = [axis.x(order.datetime) for order in lane]
     return [
         (order, following - begin)
-        for order, begin, following in zip(lane, begins, [*begins[1:], WIDTH - RIGHT], strict=True)
+        for order, begin, following in zip(lane, begins, [*begins, WIDTH - RIGHT][1:], strict=True)
     ]
 
 
