@@ -44,12 +44,17 @@ def differences(previous: Mapping[str, Any] | None, order: Mapping[str, Any] | N
         if not (previous and order) or (member in old and member in new)
     ]
     compared += _elements("Service", _services(old), _services(new))
-    compared += _elements("Metadata", old.get("metadata", {}), new.get("metadata", {}))
+    compared += _elements("Metadata", _metadata(old), _metadata(new))
     return [each for each in compared if each.old != each.new]
 
 
 def _services(order: Mapping[str, Any]) -> dict[str, str]:
     return {service["id"]: service["name"] for service in order.get("services", ())}
+
+
+def _metadata(order: Mapping[str, Any]) -> dict[str, str]:
+    # In the order in which JavaScript sorts texts: its objects don't keep the order of keys that are numbers.
+    return dict(sorted(order.get("metadata", {}).items(), key=lambda item: item[0].encode("utf-16-be")))
 
 
 def _elements(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:

@@ -19,6 +19,7 @@ function matches(change) {
 }
 
 function show(change, position) {
+  document.getElementById("positions").hidden = false;
   for (const latest of document.querySelectorAll(".latest")) latest.textContent = formatNumber(position);
   if (!matches(change)) return;
   const row = document.getElementById("row").content.firstElementChild.cloneNode(true);
@@ -47,9 +48,12 @@ function show(change, position) {
 
 function dropOldest() {
   while (list.childElementCount > Number(list.dataset.rows)) list.lastElementChild.remove();
+  const first = list.lastElementChild.dataset.position;
+  document.getElementById("first").textContent = formatNumber(first);
+  document.getElementById("begin")?.remove();
   const older = document.getElementById("older");
   const address = new URL(older.href);
-  address.searchParams.set("before", list.lastElementChild.dataset.position);
+  address.searchParams.set("before", first);
   older.href = address;
   older.hidden = false;
 }

@@ -16,16 +16,16 @@ function differences(previous, order) {
   const all = MEMBERS.filter(([member]) => member in previous && member in order).map(([member, name, kind]) => (
     { name, kind, old: previous[member], new: order[member] }
   ));
-  const services = (each) => Object.fromEntries((each.services ?? []).map((service) => [service.id, service.name]));
+  const services = (each) => new Map((each.services ?? []).map((service) => [service.id, service.name]));
+  const metadata = (each) => new Map(Object.entries(each.metadata ?? {}).sort(([one], [other]) => (one < other ? -1 : 1)));
   all.push(...elements("Service", services(previous), services(order)));
-  all.push(...elements("Metadata", previous.metadata ?? {}, order.metadata ?? {}));
+  all.push(...elements("Metadata", metadata(previous), metadata(order)));
   return all.filter((each) => each.old !== each.new);
 }
 
 function elements(name, previous, order) {
-  const keys = new Set([...Object.keys(previous), ...Object.keys(order)]);
-  const value = (map, key) => (Object.hasOwn(map, key) ? map[key] : null);
-  return [...keys].map((key) => ({ name, key, kind: "text", old: value(previous, key), new: value(order, key) }));
+  const keys = new Set([...previous.keys(), ...order.keys()]);
+  return [...keys].map((key) => ({ name, key, kind: "text", old: previous.get(key) ?? null, new: order.get(key) ?? null }));
 }
 
 // Fills a list with what a change did: an update's differences, else what tells the order from others.
