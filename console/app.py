@@ -18,7 +18,7 @@ from litestar.template.config import TemplateConfig
 from console import static_files
 from console.errors import answer_error
 from console.gateway import PREFIX, pass_on
-from console.pages import health, keys, schedule, sign_in, webhooks
+from console.pages import changes, health, keys, orders, schedule, search, sign_in, webhooks
 from console.rendering import ENVIRONMENT
 from console.requests import api_state
 
@@ -33,6 +33,9 @@ LARGEST_BODY_BYTES = 16_384
 ROUTES = [
     *sign_in.ROUTES,
     *schedule.ROUTES,
+    *changes.ROUTES,
+    *orders.ROUTES,
+    *search.ROUTES,
     *webhooks.ROUTES,
     *keys.ROUTES,
     *health.ROUTES,

@@ -36,6 +36,7 @@ NOTHING = Markup("&ndash;")
 
 PAGES: tuple[tuple[str, str, str | None], ...] = (
     ("/console/schedule", "Schedule", "orders:read"),
+    ("/console/changes", "Changes", "changes:read"),
     ("/console/webhooks", "Webhooks", "webhooks:manage"),
     ("/console/keys", "Keys", "keys:manage"),
     ("/console/health", "Health", None),
