@@ -19,7 +19,7 @@ from litestar.template.config import TemplateConfig
 from console import gateway, static_files
 from console.errors import answer_error
 from console.gateway import is_for_api, pass_on
-from console.pages import health, sign_in
+from console.pages import changes, health, keys, orders, schedule, search, sign_in, webhooks
 from console.rendering import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ LARGEST_BODY_BYTES = 16_384
 
 ROUTES = [
     *sign_in.ROUTES,
+    *schedule.ROUTES,
+    *changes.ROUTES,
+    *orders.ROUTES,
+    *search.ROUTES,
+    *webhooks.ROUTES,
+    *keys.ROUTES,
     *health.ROUTES,
     *static_files.ROUTES,
     *gateway.ROUTES,
@@ -56,6 +62,7 @@ def create_pages(
         request_max_body_size=LARGEST_BODY_BYTES,
         state=State({"api": api, "answer": answer}),
         openapi_config=None,
+        logging_config=None,
     )
 
 

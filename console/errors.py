@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from console.requests import PageRequest
 
 _TITLES = {
+    400: "The request can't be read",
     403: "A page of another origin sent this request",
     404: "There is no such page",
     405: "This page can't do that",
@@ -41,7 +42,10 @@ def answer_error(request: PageRequest, error: Any) -> Response[Any]:
             return Redirect(f"/console/sign-in?next={quote(_here(request), safe='')}", status_code=303)
         return show_problem(request, error.status, error.problem)
     if isinstance(error, HTTPException) and error.status_code in _TITLES:
-        return show_problem(request, error.status_code, {"title": _TITLES[error.status_code]}, error.headers)
+        problem = {"title": _TITLES[error.status_code]}
+        if error.status_code == 400:  # what a page found wrong with its address
+            problem["detail"] = error.detail
+        return show_problem(request, error.status_code, problem, error.headers)
     answer: Response[bytes] = request.app.state.answer(request, error)
     return show_problem(request, answer.status_code or 500, json.loads(answer.content), answer.headers)
 

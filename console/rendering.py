@@ -35,7 +35,13 @@ HEADERS = {
 NOTHING = Markup("&ndash;")
 """What is shown where there is no value."""
 
-PAGES: tuple[tuple[str, str, str | None], ...] = (("/console/health", "Health", None),)
+PAGES: tuple[tuple[str, str, str | None], ...] = (
+    ("/console/schedule", "Schedule", "orders:read"),
+    ("/console/changes", "Changes", "changes:read"),
+    ("/console/webhooks", "Webhooks", "webhooks:manage"),
+    ("/console/keys", "Keys", "keys:manage"),
+    ("/console/health", "Health", None),
+)
 """Address, title and the scope without which a page shows nothing, in the order of the navigation."""
 
 ENVIRONMENT = Environment(
@@ -67,7 +73,8 @@ def show_problem(
     request: PageRequest, status: int, problem: Mapping[str, Any], headers: Mapping[str, str] | None = None
 ) -> Template:
     """Return a page with a problem, and more headers."""
-    page = _template(request, "problem.html", known_visitor_of(request), status, {"problem": problem})
+    shown = {"title": "", "detail": "", "errors": [], "request_id": "", **problem}
+    page = _template(request, "problem.html", known_visitor_of(request), status, {"problem": shown})
     page.headers.update(headers or {})
     return page
 
