@@ -39,9 +39,7 @@ def test_health_shows_each_figure_with_its_state_in_words(browser: Browser, cons
         assert sideways_scroll(page) == 0
         browser.screenshot(page, f"dark-{dark}")
     console.api.placed_order(at="2031-01-01T12:00:00Z")
-    wait_until(
-        lambda: "position 2," in page.inner_text("main") or bool(page.wait_for_timeout(200)), "again", 15
-    )
+    page.get_by_text("position 2, 0 changes").first.wait_for()
 
 
 def test_without_redis_the_page_says_so(postgres_url: str, database: Database) -> None:
