@@ -23,7 +23,7 @@ NOON = datetime(2030, 6, 5, 12, tzinfo=ZoneInfo("Europe/Rome"))
 """A Wednesday, in the zone of the visitor."""
 
 DAY = "/console/schedule?view=day&date=2030-06-05"
-REFUSED = "the server responded with a status of (409|412|422)"
+REFUSED = "the server responded with a status of (400|409|412|422)"
 
 
 def order_on(console: Console, calendar: str, at: datetime = NOON, **more: Any) -> dict[str, Any]:
@@ -306,6 +306,7 @@ def test_without_javascript_it_is_read_and_an_empty_system_says_what_to_do(
     expect(row).to_contain_text(["2030-06-05 10:00"])
     expect(row.get_by_role("link", name=order["id"])).to_be_visible()
     assert page.locator("button:visible").all_text_contents() == ["Go"]
+    browser.expect(REFUSED)
     page.goto("/console/schedule?view=year")
     expect(page.get_by_role("heading")).to_have_text("The request can't be read")
     expect(page.get_by_role("alert")).to_have_text("view is day, week or month, not year")
