@@ -19,7 +19,7 @@ _MOST_LANES = 4
 _PADDING = 5.0
 _CHARACTER = 6.0
 """The width of an average character of a label."""
-_NARROWEST = 4.0
+_NARROWEST = 3.0
 _LONGEST_LABEL, _LONGEST_SERVICES = 40, 120
 
 

@@ -47,7 +47,8 @@ export function showProblem(element, error) {
   element.className = "problem";
   element.setAttribute("role", "alert");
   element.hidden = false;
-  if (problem.errors) {
+  // The detail of a single fault says all of it.
+  if (problem.errors && !(problem.errors.length === 1 && problem.detail?.includes(problem.errors[0].detail))) {
     const list = document.createElement("ul");
     for (const fault of problem.errors) {
       const item = document.createElement("li");

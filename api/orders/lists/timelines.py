@@ -15,7 +15,7 @@ from api.orders.spacing import CLEARANCE
 from api.pictures.timeline import draw_timeline
 from api.pictures.timeline_rows import Timeline, TimelineOrder, TimelineRow
 from shared.database.statements import fetch_all, fetch_one
-from shared.database.transaction import transaction
+from shared.database.transaction import retry_on_lock_timeout, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -27,8 +27,8 @@ SHORTEST_WINDOW = timedelta(hours=1)
 
 MOST_ORDERS = 5_000
 _AT_ONCE = 1_000
-_MOST_READS = 10
-"""Where few of a window's orders match, one read may find none, and still have read thousands."""
+_MOST_READS = 12
+"""A read that finds few may have looked at as few as 500 orders, of one of 20 values: so 12 are enough."""
 
 _MOMENT = "SELECT last_position AS position, statement_timestamp() AS time FROM change_log WHERE id = 1"
 
@@ -100,6 +100,12 @@ async def draw_orders(filters: OrderFilters, begin: datetime, end: datetime, zon
         ProblemError: 400, they are too many.
 
     """
+    moment, rows = await _read_rows(filters)
+    return await draw(Timeline(begin, end, zone, rows, moment.position, moment.time))
+
+
+@retry_on_lock_timeout
+async def _read_rows(filters: OrderFilters) -> tuple[Moment, list[TimelineRow]]:
     async with transaction("repeatable_read", readonly=True):
         moment, orders = await read_orders(filters)
         calendars = filters.calendars or sorted({order.calendar for order in orders})
@@ -107,7 +113,7 @@ async def draw_orders(filters: OrderFilters, begin: datetime, end: datetime, zon
     by_name = {one.name: one.spacing for one in spacings}
     rows = [TimelineRow(name, by_name.get(name, CLEARANCE)) for name in calendars]
     place_orders(rows, orders)
-    return await draw(Timeline(begin, end, zone, rows, moment.position, moment.time))
+    return moment, rows
 
 
 async def read_orders(filters: OrderFilters) -> OrdersOfWindow:
@@ -123,7 +129,7 @@ async def read_orders(filters: OrderFilters) -> OrdersOfWindow:
     after = None
     for _ in range(_MOST_READS):
         found = await find_page(filters, after, _AT_ONCE)
-        orders += [_read(order.json) for order in found.orders if order.json is not None]
+        orders += [_drawn(order.json) for order in found.orders if order.json is not None]
         last = found.edge or (found.orders[-1] if len(found.orders) == _AT_ONCE else None)
         if last is None and len(orders) <= MOST_ORDERS:
             return OrdersOfWindow(moment, orders)
@@ -134,7 +140,7 @@ async def read_orders(filters: OrderFilters) -> OrdersOfWindow:
     raise malformed(Fault(f"must be closer to from: {most}", parameter="to"))
 
 
-def _read(text: str) -> TimelineOrder:
+def _drawn(text: str) -> TimelineOrder:
     order = msgspec.json.decode(text, type=_Order)
     return TimelineOrder(
         id=order.id,
