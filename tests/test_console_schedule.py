@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import accessibility_faults, sideways_scroll
+from tests.browser import LARGEST_PAGE_BYTES, accessibility_faults, sideways_scroll, transferred_bytes
 from tests.builders import text_of
 
 if TYPE_CHECKING:
@@ -327,3 +327,20 @@ def test_it_fits_a_phone_in_the_dark_and_a_finger_moves_an_order(console: Consol
     expect(page.get_by_text("Moved to")).to_be_visible()
     assert current(console, order)["datetime"] > order["datetime"]
     browser.screenshot(page, "phone")
+
+
+def test_a_full_week_of_many_calendars_is_small_enough(console: Console, page: Page) -> None:
+    """With all that it loads, whatever is drawn: each order, or each day's number of them."""
+    for number in range(12):
+        batch = [
+            {
+                "datetime": text_of(NOON + timedelta(hours=4 * hour)),
+                "totalfee": 100,
+                "calendar": f"crew-{number}",
+            }
+            | {"services": [{"id": "123"}], "reference": f"PO-{number}-{hour}"}
+            for hour in range(24)
+        ]
+        assert console.api.client.post("/orders/batch", json={"orders": batch}).status_code == 201
+    sizes = transferred_bytes(page, "/console/schedule?date=2030-06-05")
+    assert sum(sizes.values()) < LARGEST_PAGE_BYTES, "\n".join(f"{size} {url[-60:]}" for url, size in sizes.items())
