@@ -342,5 +342,10 @@ def test_a_full_week_of_many_calendars_is_small_enough(console: Console, page: P
             for hour in range(24)
         ]
         assert console.api.client.post("/orders/batch", json={"orders": batch}).status_code == 201
+    # The first page of a visitor is loaded twice, as it finds out their zone.
+    page.goto(DAY)
+    expect(page.locator("#live")).to_have_text("Live")
     sizes = transferred_bytes(page, "/console/schedule?date=2030-06-05")
-    assert sum(sizes.values()) < LARGEST_PAGE_BYTES, "\n".join(f"{size} {url[-60:]}" for url, size in sizes.items())
+    assert sum(sizes.values()) < LARGEST_PAGE_BYTES, "\n".join(
+        f"{size} {url[-60:]}" for url, size in sizes.items()
+    )
