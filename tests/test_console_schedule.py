@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 
 from tests.browser import LARGEST_PAGE_BYTES, accessibility_faults, sideways_scroll, transferred_bytes
 from tests.builders import text_of
+from tests.drivers import wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -157,8 +158,12 @@ def test_an_order_is_cancelled_with_a_reason_and_reinstated(console: Console, pa
     dialog.get_by_label("Reason").fill("Die Kundin möchte nicht mehr")
     dialog.get_by_role("button", name="Cancel order").click()
     expect(page.locator("g.order.cancelled")).to_have_count(1)
-    changes = console.api.client.get(f"/orders/{order['id']}/changes").json()["items"]
-    assert "Die Kundin möchte nicht mehr" in [change.get("reason") for change in changes]
+
+    def reasons() -> list[str | None]:
+        changes = console.api.client.get(f"/orders/{order['id']}/changes").json()["items"]
+        return [change.get("reason") for change in changes]
+
+    wait_until(lambda: "Die Kundin möchte nicht mehr" in reasons(), "the reason is in the history")
     page.get_by_role("button", name=f"Change order {order['id']}").click()
     assert accessibility_faults(page) == []
     dialog.get_by_role("button", name="Reinstate").click()
