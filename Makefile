@@ -12,7 +12,7 @@ CODE   := $(wildcard api bench console contract oms shared stack tests worker)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run import key verify rebuild test matrix faults fuzz bench bench-check bench-scale har contract contract-static check format format-check lint types imports audit docs lock clean
+.PHONY: help run import key verify rebuild test matrix faults fuzz bench bench-check bench-scale bench-console har contract contract-static check format format-check lint types imports audit docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -95,6 +95,9 @@ bench-check: $(VENV)/dev.stamp $(BENCH)/peers.stamp  ## fail if a ratio is 20% u
 # The peers have no part in it.
 bench-scale: $(VENV)/dev.stamp  ## what stays the same with many orders and over time [ORDERS=1000000] [OPERATIONS=200000]
 	@$(PY) -m bench.at_scale $(if $(ORDERS),--orders $(ORDERS)) $(if $(OPERATIONS),--operations $(OPERATIONS))
+
+bench-console: $(VENV)/dev.stamp  ## how soon a change is on 200 open pages of the console, and their memory [BENCH_SECONDS=60] [CHANGES=20000]
+	@$(PY) -m bench.console_live $(if $(STREAMS),--streams $(STREAMS)) $(if $(PAGES),--pages $(PAGES)) $(if $(CHANGES),--changes $(CHANGES))
 
 $(BENCH)/peers.stamp: bench/peers/requirements.lock | $(PY)
 	@$(PY) -m venv --clear $(BENCH)

@@ -139,7 +139,8 @@ class _Run:
             return
         due = int((time.perf_counter() - self._began) * self._rate) - self._sent
         for _ in range(min(due, len(self._idle))):
-            self._send_next(self._idle.pop())
+            # The longest idle one: a server closes connections that it gets no request from.
+            self._send_next(self._idle.pop(0))
         asyncio.get_running_loop().call_later(0.001, self._send_due)
 
     def _end(self) -> None:

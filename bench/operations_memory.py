@@ -28,10 +28,11 @@ _MOST_SECONDS = 60
 """For the operations of one kind in one round."""
 
 _CREATED = "SELECT id::text FROM orders WHERE datetime >= $1 ORDER BY id LIMIT $2"
-_BEHIND = """
+BEHIND = """
 SELECT EXISTS (SELECT FROM order_change WHERE position IS NULL)
     OR (SELECT last_position FROM change_log) > (SELECT min(position) FROM consumer_cursor) AS behind
 """
+"""Whether relay or worker have not processed every change yet."""
 
 
 def measure_operations(url: str, redis_url: str, folder: Path, operations: int) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def measure_operations(url: str, redis_url: str, folder: Path, operations: int) 
         for server in (api, relay, worker):
             server.start()
         api.wait_for(port, "/orders?limit=1")
-        relay.wait_until(lambda: not fetch(url, _BEHIND)[0]["behind"])
+        relay.wait_until(lambda: not fetch(url, BEHIND)[0]["behind"])
         with MemorySamples(read, every=1) as samples:
             started = read()
             sent, settled = 0, started
@@ -71,7 +72,7 @@ def measure_operations(url: str, redis_url: str, folder: Path, operations: int) 
                 if sent <= SETTLED + sum(_MIX.values()) // 2:
                     settled = read()
                 print(f"  {sent:,} operations", flush=True)
-            relay.wait_until(lambda: not fetch(url, _BEHIND)[0]["behind"])
+            relay.wait_until(lambda: not fetch(url, BEHIND)[0]["behind"])
             ended = read()
     finally:
         for server in (api, relay, worker):

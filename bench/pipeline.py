@@ -43,11 +43,14 @@ SELECT (SELECT count(*) FROM order_change WHERE position IS NULL) AS unassigned,
     (SELECT min(position) FROM consumer_cursor) AS applied
 FROM change_log
 """
-# The order of a new change was written in the change's transaction, and not since.
-_COMMITTED = """
+COMMITTED = """
 SELECT c.position, extract(epoch FROM pg_xact_commit_timestamp(o.xmin))::float8 AS committed_at
 FROM order_change AS c JOIN orders AS o ON o.id = c.order_id AND o.version = c.order_version
 WHERE c.position > $1 ORDER BY c.position
+"""
+"""When each change after a position was committed, if its order was not changed again.
+
+The order was written in the change's transaction, and not since.
 """
 
 
@@ -159,7 +162,7 @@ class Pipeline:
             if time.monotonic() > deadline:
                 raise BenchError("the summaries do not keep up with half the rate of creates")
             await asyncio.sleep(_POLL_SECONDS)
-        committed = await connection.fetch(_COMMITTED, start)
+        committed = await connection.fetch(COMMITTED, start)
         await connection.close()
         latencies = _latencies(committed, positions, times)
         return {

@@ -8,23 +8,24 @@ too, with the key of the session in place of the cookie (``console/gateway.py``)
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar
-from litestar.contrib.jinja import JinjaTemplateEngine
+from litestar.datastructures import State
 from litestar.enums import ScopeType
+from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.template.config import TemplateConfig
 
-from console import static_files
+from console import gateway, static_files
 from console.errors import answer_error
-from console.gateway import PREFIX, pass_on
-from console.pages import health, sign_in
+from console.gateway import is_for_api, pass_on
+from console.pages import changes, health, keys, orders, schedule, search, sign_in, webhooks
 from console.rendering import ENVIRONMENT
-from console.requests import api_state
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
+    from litestar import Request, Response
     from litestar.types import ASGIApp, Receive, Scope, Send
 
 LARGEST_BODY_BYTES = 16_384
@@ -32,16 +33,26 @@ LARGEST_BODY_BYTES = 16_384
 
 ROUTES = [
     *sign_in.ROUTES,
+    *schedule.ROUTES,
+    *changes.ROUTES,
+    *orders.ROUTES,
+    *search.ROUTES,
+    *webhooks.ROUTES,
+    *keys.ROUTES,
     *health.ROUTES,
     *static_files.ROUTES,
+    *gateway.ROUTES,
 ]
 
 
-def create_pages(api: ASGIApp) -> Litestar:
+def create_pages(
+    api: ASGIApp, answer: Callable[[Request[Any, Any, Any], Exception], Response[bytes]]
+) -> Litestar:
     """Assemble the pages.
 
     Args:
         api: the public API with everything in front of it, as a caller from outside would reach it.
+        answer: describes an error as problem details.
 
     """
     return Litestar(
@@ -49,8 +60,9 @@ def create_pages(api: ASGIApp) -> Litestar:
         exception_handlers={Exception: answer_error},
         template_config=TemplateConfig(instance=JinjaTemplateEngine.from_environment(ENVIRONMENT)),
         request_max_body_size=LARGEST_BODY_BYTES,
-        state=api_state(api),
+        state=State({"api": api, "answer": answer}),
         openapi_config=None,
+        logging_config=None,
     )
 
 
@@ -70,7 +82,7 @@ def with_console(api: ASGIApp, pages: ASGIApp) -> ASGIApp:
         if path != "/console" and not path.startswith("/console/"):
             return api(scope, receive, send)
         _name_request(scope)
-        if path.startswith(PREFIX):
+        if is_for_api(scope):
             return pass_on(api, scope, receive, send)
         return pages(scope, receive, send)
 

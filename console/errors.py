@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException
 from litestar.response import Redirect
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from console.requests import PageRequest
 
-log = structlog.get_logger(__name__)
+_TITLES = {400: "The request can't be read", 404: "There is no such page", 405: "This page can't do that"}
 
 
 @dataclass
@@ -36,22 +36,16 @@ def answer_error(request: PageRequest, error: Any) -> Response[Any]:
         if error.status == 401:
             return Redirect(f"/console/sign-in?next={quote(_here(request), safe='')}", status_code=303)
         return show_problem(request, error.status, error.problem)
-    if isinstance(error, HTTPException) and error.status_code < 500:
-        titles = {404: "There is no such page", 405: "This page can't do that"}
-        title = titles.get(error.status_code, "The request can't be read")
-        return show_problem(request, error.status_code, {"title": title})
-    log.error("internal_error", exc_info=error)
-    return show_problem(
-        request,
-        500,
-        {
-            "title": "Internal error",
-            "detail": "The log has the details, under this request id.",
-            "request_id": request.headers.get("x-request-id", ""),
-        },
-    )
+    if isinstance(error, HTTPException) and error.status_code in _TITLES:
+        problem = {"title": _TITLES[error.status_code]}
+        if error.status_code == 400:  # what a page found wrong with its address
+            problem["detail"] = error.detail
+        return show_problem(request, error.status_code, problem, error.headers)
+    answer: Response[bytes] = request.app.state.answer(request, error)
+    return show_problem(request, answer.status_code or 500, json.loads(answer.content), answer.headers)
 
 
 def _here(request: PageRequest) -> str:
     query = request.scope["query_string"].decode("latin-1")
-    return request.scope["path"] + (f"?{query}" if query else "")
+    path = request.scope["raw_path"].partition(b"?")[0].decode("latin-1")
+    return path + (f"?{query}" if query else "")

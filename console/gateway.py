@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from litestar.response.base import ASGIResponse
+from litestar import Response, route
+from litestar.enums import HttpMethod
 
-from console.requests import api_scope
+from console.requests import PageRequest, api_scope
 from console.sessions import header_of, key_of
 
 if TYPE_CHECKING:
@@ -19,28 +20,34 @@ if TYPE_CHECKING:
 PREFIX = "/console/api/"
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_WRITING = [HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
+_ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>[^/?#]+)")
 _NOT_PASSED_ON = frozenset({b"authorization", b"cookie"})
 
 
-def pass_on(api: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-    """Send a request of a page's script on to the public API.
+def is_for_api(scope: Scope) -> bool:
+    """Return whether a request is to be passed on: it is one of a page's script, and may be.
 
     A browser adds the cookie by itself, so what may write has to come from a page of this origin. The cookie
     is SameSite=Strict; this also keeps out pages of other hosts of the same site.
     """
-    method = str(scope.get("method"))
-    if method not in _READING and not is_same_origin(scope):
-        return _refusal()(scope, receive, send)
+    if not _raw_path(scope).startswith(PREFIX.encode()):  # "%61pi" may be anything to a proxy in front
+        return False
+    return scope.get("method") in _READING or is_same_origin(scope)
+
+
+def pass_on(api: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    """Send a request on to the public API, with the session's key as its only credentials."""
     headers = [pair for pair in scope["headers"] if pair[0] not in _NOT_PASSED_ON]
     if key := key_of(scope):
         headers.append((b"authorization", b"Bearer " + key.encode()))
-    path = scope["path"].removeprefix(PREFIX[:-1])
-    raw_path = scope.get("raw_path") or scope["path"].encode()
-    return api(
-        api_scope(scope, method, path, raw_path.removeprefix(PREFIX[:-1].encode()), headers),
-        receive,
-        send,
-    )
+    prefix = PREFIX.rstrip("/")
+    path, raw_path = scope["path"].removeprefix(prefix), _raw_path(scope).removeprefix(prefix.encode())
+    return api(api_scope(scope, str(scope.get("method")), path, raw_path, headers), receive, send)
+
+
+def _raw_path(scope: Scope) -> bytes:
+    return scope.get("raw_path") or scope["path"].encode()
 
 
 def is_same_origin(scope: Scope) -> bool:
@@ -49,17 +56,27 @@ def is_same_origin(scope: Scope) -> bool:
     if site is not None:
         return site == "same-origin"
     # Browsers send no Sec-Fetch-Site over plain HTTP to other hosts than this machine.
-    origin = header_of(scope, b"origin")
-    return origin is not None and urlsplit(origin).netloc.lower() == (header_of(scope, b"host") or "").lower()
+    origin, host = origin_of(scope), header_of(scope, b"host")
+    return origin is not None and host is not None and origin[1] == host.lower()
 
 
-def _refusal() -> ASGIResponse:
+def origin_of(scope: Scope) -> tuple[str, str] | None:
+    """Return scheme and host of the page that sent a request, as its browser says it."""
+    match = _ORIGIN.fullmatch((header_of(scope, b"origin") or "").lower())
+    return match and (match["scheme"], match["host"])
+
+
+@route("/console/api/{path:path}", http_method=_WRITING)
+async def refuse(request: PageRequest, path: str) -> Response[bytes]:  # noqa: ARG001 (whatever it is)
+    """Answer a request that is not passed on, in the form and with the type of the API's problems."""
     problem = {
-        "type": "about:blank",
-        "title": "Forbidden",
+        "type": "/problems/forbidden",
+        "title": "This caller may not do this",
         "status": 403,
         "detail": "A page of another origin sent this request. Only the console's own pages may write.",
+        "request_id": request.scope.get("request_id", ""),
     }
-    return ASGIResponse(
-        body=json.dumps(problem).encode(), status_code=403, media_type="application/problem+json"
-    )
+    return Response(json.dumps(problem).encode(), status_code=403, media_type="application/problem+json")
+
+
+ROUTES = [refuse]

@@ -15,6 +15,7 @@ from litestar.response import Template
 from markupsafe import Markup
 
 from console.visitors import Visitor, known_visitor_of, service_zone, visitor_of
+from shared.api_access import read_address
 from shared.version import version
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ HEADERS = {
 NOTHING = Markup("&ndash;")
 """What is shown where there is no value."""
 
-PAGES: tuple[tuple[str, str, str | None], ...] = (("/console/health", "Health", None),)
+PAGES: tuple[tuple[str, str, str | None], ...] = (
+    ("/console/schedule", "Schedule", "orders:read"),
+    ("/console/changes", "Changes", "changes:read"),
+    ("/console/webhooks", "Webhooks", "webhooks:manage"),
+    ("/console/keys", "Keys", "keys:manage"),
+    ("/console/health", "Health", None),
+)
 """Address, title and the scope without which a page shows nothing, in the order of the navigation."""
 
 ENVIRONMENT = Environment(
@@ -62,9 +69,14 @@ async def render(request: PageRequest, template: str, *, status: int = 200, **va
     return _template(request, template, await visitor_of(request), status, values)
 
 
-def show_problem(request: PageRequest, status: int, problem: Mapping[str, Any]) -> Template:
-    """Return a page with a problem."""
-    return _template(request, "problem.html", known_visitor_of(request), status, {"problem": problem})
+def show_problem(
+    request: PageRequest, status: int, problem: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Template:
+    """Return a page with a problem, and more headers."""
+    shown = {"title": "", "detail": "", "errors": [], "request_id": "", **problem}
+    page = _template(request, "problem.html", known_visitor_of(request), status, {"problem": shown})
+    page.headers.update(headers or {})
+    return page
 
 
 def show_without_visitor(
@@ -81,12 +93,26 @@ def _template(
         "visitor": visitor,
         "pages": [(path, title) for path, title, scope in PAGES if scope is None or visitor.may_read(scope)],
         "path": request.scope["path"],
-        "host": str(request.base_url).rstrip("/"),
+        "host": _address_of(request),
         "version": version(),
         "now": datetime.now(UTC),
         **values,
     }
     return Template(template, context=context, headers=HEADERS, status_code=status)
+
+
+def _address_of(request: PageRequest) -> str:
+    """Return where the visitor's browser sees the service: a proxy in front may speak TLS to it."""
+    host = request.headers.get("host", "")
+    # Browsers send Sec-Fetch-Site over TLS, and to this machine. Some proxies say what they spoke themselves.
+    over_tls = "sec-fetch-site" in request.headers and not _is_this_machine(request.url.hostname or "")
+    proxied = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip() == "https"
+    return f"{'https' if over_tls or proxied else request.url.scheme}://{host}"
+
+
+def _is_this_machine(name: str) -> bool:
+    address = read_address(name)
+    return address.is_loopback if address else name == "localhost" or name.endswith(".localhost")
 
 
 def read_instant(value: str | datetime) -> datetime:

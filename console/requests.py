@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
 from litestar import Request
-from litestar.datastructures import State
 
 from console.errors import ApiRefusalError
 from console.sessions import key_of
@@ -25,11 +24,6 @@ JSON = "application/json"
 
 _STANDARD = ("type", "asgi", "http_version", "scheme", "root_path", "client", "server", "query_string")
 _PASSED_ON = frozenset({b"host", b"x-request-id", b"user-agent"})
-
-
-def api_state(api: ASGIApp) -> State:
-    """Return the state of the pages' application, which has the API."""
-    return State({"api": api})
 
 
 def api_scope(

@@ -29,8 +29,9 @@ def _files() -> dict[str, tuple[bytes, str, str]]:
 
 
 @route("/console/static/{name:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
-async def show_file(name: str, request: PageRequest) -> Response[Any]:
+async def show_file(request: PageRequest) -> Response[Any]:
     """Return a file. Browsers ask each time whether it changed: modules import each other by plain names."""
+    name = request.path_params["name"]
     if name not in _files():
         raise NotFoundException
     content, media_type, tag = _files()[name]

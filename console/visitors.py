@@ -27,6 +27,7 @@ class Visitor:
     reads_all: bool = False
     has_session: bool = False
     zone: ZoneInfo = _UTC
+    keys_required: bool = True
 
     def may(self, scope: str) -> bool:
         """Return whether they may do what needs a scope."""
@@ -66,7 +67,12 @@ async def _identify(request: PageRequest) -> Visitor:
             raise
         return Visitor(has_session=has_session, zone=zone)
     return Visitor(
-        caller["name"], frozenset(caller["scopes"]), caller.get("reads_all", False), has_session, zone
+        name=caller["name"],
+        scopes=frozenset(caller["scopes"]),
+        reads_all=caller["reads_all"],
+        has_session=has_session,
+        zone=zone,
+        keys_required=caller["keys_required"],
     )
 
 

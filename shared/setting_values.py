@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from functools import cache
 from typing import Annotated
 from zoneinfo import available_timezones
 
@@ -16,9 +17,17 @@ from shared.redis_address import read_redis_url
 from shared.secret_keys import SecretKeys, read_secret_keys
 from shared.webhook_addresses import Network, read_networks, read_ports
 
+_zone_names = cache(available_timezones)
 
-def _check_zone_name(name: str) -> str:
-    if name not in available_timezones():
+
+def check_zone_name(name: str) -> str:
+    """Check that a time zone has this name.
+
+    Raises:
+        ValueError: none has.
+
+    """
+    if name not in _zone_names():
         raise ValueError("is not the name of a time zone; use an IANA name such as UTC or Europe/Rome")
     return name
 
@@ -48,7 +57,7 @@ def _read_duration(text: str) -> timedelta:
 # The environment has texts, and so have the defaults of these types (``validate_default``).
 DatabaseUrl = Annotated[str, AfterValidator(check_database_url), Field(repr=False)]
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Field(repr=False)]
-ZoneName = Annotated[str, AfterValidator(_check_zone_name)]
+ZoneName = Annotated[str, AfterValidator(check_zone_name)]
 YesOrNo = Annotated[bool, BeforeValidator(_read_yes_or_no)]
 ApiKeys = Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(read_api_keys)]
 SecretKeySetting = Annotated[SecretKeys, NoDecode, BeforeValidator(read_secret_keys), Field(repr=False)]

@@ -48,15 +48,22 @@ addEventListener("securitypolicyviolation", event => console.error(
 
 
 @cache
-def _find_chromium() -> str | None:
+def find_chromium() -> str | None:
+    """Return the path of the Chromium that is installed, if there is one."""
     # Debian, other distributions, Google's own.
     names = ("chromium", "chromium-browser", "google-chrome")
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
+def chromium_arguments() -> list[str]:
+    """Return what it is started with."""
+    # Its sandbox does not work for root, which is who runs tests in a container.
+    return [*_ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+
+
 def require_chromium() -> str:
     """Return the browser's path; skip the test without one, with a warning, or fail it if required."""
-    path = _find_chromium()
+    path = find_chromium()
     if path is None:
         reason = "no Chromium on this machine (Debian's package chromium)"
         if os.environ.get(REQUIRED) == "required":
@@ -70,10 +77,8 @@ def require_chromium() -> str:
 def running_chromium() -> Iterator[Chromium]:
     """Start Chromium, and stop it after the block."""
     path = require_chromium()
-    # Its sandbox does not work for root, which is who runs tests in a container.
-    more = ("--no-sandbox",) if os.geteuid() == 0 else ()
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=[*_ARGUMENTS, *more])
+        chromium = playwright.chromium.launch(executable_path=path, args=chromium_arguments())
         yield chromium
         chromium.close()
 

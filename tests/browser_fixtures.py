@@ -78,11 +78,14 @@ def guarded_api(_pipeline_processes: Pipeline) -> Iterator[Api]:
 @pytest.fixture
 def guarded_console(pipeline: Pipeline, guarded_api: Api) -> Console:
     """The same system with an API that asks for keys, and has ``KEYS``."""
-    name = ""
     for name, scopes in KEYS.items():
         pipeline.database.rows(_ADD_KEY, _key(name).id, name, list(scopes), _key(name).hash)
-    last = {"Authorization": f"Bearer {_key(name).text}"}
-    wait_until(lambda: guarded_api.client.get("/caller", headers=last).status_code == 200, "keys are known")
+
+    def is_known(name: str) -> bool:
+        headers = {"Authorization": f"Bearer {_key(name).text}"}
+        return guarded_api.client.get("/caller", headers=headers).status_code == 200
+
+    wait_until(lambda: all(map(is_known, KEYS)), "keys are known")
     return Console(guarded_api, pipeline)
 
 

@@ -39,6 +39,7 @@ ENTITY_TAGS = CONTRACT.target("#/components/schemas/EntityTags")
 REASONS = {
     ("from", "must not be later than to"),
     ("to", "must be at most 32 days after from"),
+    ("from|to", "is required"),  # for a picture of orders
     ("#/id", r"must be \d+, as in the path"),
     ("#/(name|title)|actor", "must contain only characters that can be seen"),
     # No pattern can compare durations, and no schema a member with the path.
@@ -49,6 +50,9 @@ REASONS = {
     (r"#(/orders/\d+)?/calendar", "there is a calendar .*; a name may not differ only in case"),
     ("position", "can't be combined with min_position or after_version"),
     ("bom", "has no meaning with application/x-ndjson"),
+    ("limit|cursor|count|sort|next", r"has no meaning with image/svg\+xml"),
+    ("time_zone", "has no meaning with application/json|is not the name of a time zone"),
+    ("to", "must be at least an hour after from, for a picture|must be closer to from"),
     ("fill", r"zero would make [\d,]+ items"),
     ("#/orders", "must not use (an id|a reference) for two orders|must name each order once"),
     # The status may only be the order's own. No pattern has the characters beyond U+FFFF that can't be seen.
@@ -265,7 +269,7 @@ def _file_as_bytes(_context: SerializationContext, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
 
 
-@schemathesis.deserializer("text/csv", "application/x-ndjson")
+@schemathesis.deserializer("text/csv", "application/x-ndjson", "image/svg+xml")
 def _as_text(_context: DeserializationContext, response: Response) -> str:
     return response.content.decode()
 

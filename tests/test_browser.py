@@ -106,7 +106,7 @@ def test_a_missing_browser_skips_the_test_with_a_warning_and_fails_it_in_ci(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """CI says that it is required."""
-    monkeypatch.setattr(browsers, "_find_chromium", lambda: None)
+    monkeypatch.setattr(browsers, "find_chromium", lambda: None)
     monkeypatch.delenv(browsers.REQUIRED, raising=False)
     with pytest.warns(UserWarning, match="NOT TESTED"), pytest.raises(pytest.skip.Exception):
         browsers.require_chromium()

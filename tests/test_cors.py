@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 APP = "https://app.example.com"
 LOCAL = "http://localhost:5173"
 KEY = {"Authorization": "Bearer key of the board"}
-READABLE = {"access-control-allow-origin", "access-control-expose-headers", "vary"}
+READABLE = {"access-control-allow-origin", "access-control-expose-headers"}
 SAFELISTED = {
     "Cache-Control",
     "Content-Type",
@@ -68,6 +68,11 @@ def preflight(
         **more,
     }
     return api.client.options(path, headers=headers)
+
+
+def what_varies(answer: httpx.Response) -> list[str]:
+    """Return the headers that an answer depends on; some routes have one of their own there."""
+    return answer.headers.get_list("vary", split_commas=True)
 
 
 @pytest.mark.parametrize("origin", [APP, LOCAL])
@@ -134,7 +139,7 @@ def test_pages_of_other_origins_can_read_nothing(guarded: Api, origin: str) -> N
     assert [answer.status_code for answer in answers] == [401, 200]
     for answer in answers:
         assert not any(name.startswith("access-control-") for name in answer.headers)
-        assert answer.headers["vary"] == "Origin"
+        assert "Origin" in what_varies(answer)
 
 
 def test_two_origins_are_none(guarded: Api) -> None:
@@ -159,6 +164,7 @@ def test_without_the_setting_nothing_is_allowed(api: Api) -> None:
     assert [answer.status_code for answer in answers] == [204, 200, 403]
     for answer in answers:
         assert not READABLE.intersection(answer.headers), answer.headers
+        assert "Origin" not in what_varies(answer)
 
 
 def test_without_keys_pages_of_allowed_origins_may_write_and_others_may_not(

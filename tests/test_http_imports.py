@@ -80,9 +80,12 @@ def test_an_imported_file_stores_what_the_command_stores_of_it(
 
 
 @pytest.fixture
-def guarded_api(api: Api, postgres_url: str, redis_url: str) -> Iterator[Api]:
+def guarded_api(
+    api: Api,  # noqa: ARG001 - its fixture cleans the database
+    postgres_url: str,
+    redis_url: str,
+) -> Iterator[Api]:
     """An API of its own: one that has seen a key asks for keys from then on."""
-    assert api
     with serving(database=postgres_url, redis=redis_url) as (guarded, _):
         yield guarded
 

@@ -151,7 +151,7 @@ REST = [
             ("GET", "/docs", None),
             ("GET", "/health/live", None),
         )
-        for accept in ("application/xml", "image/*", "*/*;q=0", "application/jsonp", "json")
+        for accept in ("application/xml", "audio/*", "*/*;q=0", "application/jsonp", "json")
     ),
     *(
         Case(f"{method} {path}", method, path, 405, "method-not-allowed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -10,24 +9,25 @@ from urllib.parse import urlencode
 from litestar import Response, route
 
 from api.calendars.availability import FreeTime, Window, find_free_time
+from api.calendars.availability_pictures import draw_availability
 from api.http.durations import duration_text
 from api.http.fields import read_id
 from api.http.json_text import encode
 from api.http.media_types import JSON
 from api.http.pages import encode_cursor, read_cursor
 from api.http.parameters import Query, Readers, parameters_of, path_value, query_of, require
+from api.http.pictures import OFFERED, TIMELINE, VARY, answer_picture, wants_timeline, zone_of
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
 from api.http.scopes import ORDERS_READ
 from api.http.times import LATEST, read_datetime, utc_text
 from api.orders.fields import read_calendar
+from api.orders.lists.timelines import LONGEST_WINDOW, check_length
 from api.orders.spacing import spaced_datetimes
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-LONGEST_WINDOW = timedelta(days=32)
 
 MOST_INTERVALS = 257
 """Of each calendar, in one answer."""
@@ -46,22 +46,24 @@ _WINDOW: Readers = {
     "to": read_datetime,
     "next": _read_number,
     "except_order": read_id,
+    **TIMELINE,
 }
 
 
 @route(
     "/calendars/{calendar:str}/availability",
     http_method=READ,
-    opt={"scope": ORDERS_READ, "query": Query({**_WINDOW, "cursor": str})},
+    opt={"scope": ORDERS_READ, "produces": OFFERED, "query": Query({**_WINDOW, "cursor": str})},
 )
 async def show_availability(request: AnyRequest) -> Response[bytes]:
     """Show the intervals in which an order's datetime may fall."""
     calendar = path_value(request, "calendar", read_calendar)
-    query = query_of(request)
-    _check_window(query)
+    if wants_timeline(request):
+        return await _draw(request, [calendar])
+    _check_window(query_of(request))
     begin = read_cursor(request, read_datetime)
     (shown,) = await _show(request, [calendar], begin)
-    return BytesResponse(encode(shown), media_type=JSON)
+    return BytesResponse(encode(shown), media_type=JSON, headers=VARY)
 
 
 @route(
@@ -69,6 +71,7 @@ async def show_availability(request: AnyRequest) -> Response[bytes]:
     http_method=READ,
     opt={
         "scope": ORDERS_READ,
+        "produces": OFFERED,
         "query": Query({"calendar": read_calendar, **_WINDOW}, repeatable=("calendar",)),
     },
 )
@@ -76,9 +79,20 @@ async def list_availability(request: AnyRequest) -> Response[bytes]:
     """Show the intervals of several calendars."""
     query = query_of(request)
     require(query, "calendar")
+    if wants_timeline(request):
+        return await _draw(request, query["calendar"])
     _check_window(query)
     items = await _show(request, query["calendar"], None)
-    return BytesResponse(encode({"items": items, "next": None, "next_cursor": None}), media_type=JSON)
+    content = encode({"items": items, "next": None, "next_cursor": None})
+    return BytesResponse(content, media_type=JSON, headers=VARY)
+
+
+async def _draw(request: AnyRequest, calendars: list[str]) -> Response[bytes]:
+    query = query_of(request)
+    _check_window(query)
+    check_length(query["from"], query["to"])
+    window = Window(query["from"], query["to"], query.get("except_order"))
+    return answer_picture(await draw_availability(calendars, window, zone_of(request)))
 
 
 def _check_window(query: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from api.fee_summaries import positions
 from api.fee_summaries.reports import PERIODS, ReportQuery
 from api.http import fields
 from api.http.parameters import PAGING, Query, Readers, read_bom, read_seconds
+from api.http.pictures import read_format
 from api.http.problems import Fault, malformed
 from api.http.times import EARLIEST, LATEST
 from api.orders.fields import read_calendar
@@ -55,7 +56,7 @@ _REPORT: Readers = {
     "fill": fields.one_of("zero"),
 }
 _REPEATABLE = ("by", "service", "calendar")
-REPORT = Query({**_REPORT, **PAGING}, repeatable=_REPEATABLE)
+REPORT = Query({**_REPORT, "format": read_format, **PAGING}, repeatable=_REPEATABLE)
 EXPORT = Query({**_REPORT, "bom": read_bom}, repeatable=_REPEATABLE)
 COUNTED_ORDERS = Query({**SCOPE, **PAGING}, repeatable=("service", "calendar"))
 

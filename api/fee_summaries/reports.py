@@ -21,6 +21,7 @@ MAX_FILLED_ITEMS = 200_000
 """Items that a report filled with zeros may have: PostgreSQL makes them all before it returns a page."""
 
 _REPORT = Statement("report.sql")
+_CHART = Statement("chart.sql")
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -73,12 +74,32 @@ class ReportQuery:
         self, position: int | None, after: tuple[date, int, str] | None, limit: int | None
     ) -> tuple[str, list[Any]]:
         """Return the statement for the items after a place, and its arguments."""
+        return _REPORT.sql, self._arguments(_REPORT, position, after, limit, fill=self.fill)
+
+    def chart_statement(self, position: int | None, **limits: int) -> tuple[str, list[Any]]:
+        """Return the statement for a chart, and its arguments. No axis has gaps, so ``fill`` has no effect.
+
+        Args:
+            position: see ``as_of.sql``.
+            limits: see ``chart.sql``.
+
+        """
+        return _CHART.sql, self._arguments(_CHART, position, None, None, fill=False, **limits)
+
+    def _arguments(
+        self,
+        statement: Statement,
+        position: int | None,
+        after: tuple[date, int, str] | None,
+        limit: int | None,
+        **more: object,
+    ) -> list[Any]:
         after_period, after_service, after_calendar = after or (None, None, None)
         by_service = "service" in self.by
         services = self.services
         if services is None and not by_service:
             services = [0]
-        return _REPORT.sql, _REPORT.arguments(
+        return statement.arguments(
             position=position,
             first=self.first,
             end=self.end,
@@ -91,8 +112,8 @@ class ReportQuery:
             after_service=after_service,
             after_calendar=after_calendar,
             limit=limit,
-            fill=self.fill,
             max_filled_items=MAX_FILLED_ITEMS,
+            **more,
         )
 
     def check_size(self, totals: Totals) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from litestar import Response, route
 
+from api.fee_summaries.chart import draw_report
 from api.fee_summaries.counted_orders import CountedOrder, CountedOrdersQuery
 from api.fee_summaries.csv_report import CSV_HEAD, CsvReport
 from api.fee_summaries.figures_request import FiguresRequest
@@ -30,9 +31,10 @@ from api.fee_summaries.reports import (
 )
 from api.http import fields
 from api.http.json_text import encode, encode_text
-from api.http.media_types import CSV, JSON
+from api.http.media_types import CSV, JSON, SVG
 from api.http.pages import limit_of
 from api.http.parameters import query_of
+from api.http.pictures import OFFERED, VARY, answer_picture, wants_picture
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
 from api.http.row_streams import RowStream, attachment, stream_rows
@@ -93,26 +95,35 @@ def _read_place(period: str, service_id: object, calendar: object) -> tuple[date
     http_method=READ,
     opt={
         "scope": SUMMARIES_READ,
+        "produces": OFFERED,
         "query": REPORT,
         "elsewhere": f"GET /fee-summaries/export answers with {CSV}.",
     },
 )
 async def list_fee_summaries(request: AnyRequest) -> Response[bytes]:
-    """Sum orders and fees: a page of the report."""
+    """Sum orders and fees: a page of the report, or a chart of the whole report."""
     query = read_report_query(query_of(request))
-    figures = await FiguresRequest.accept(request, _read_place)
+    is_picture = wants_picture(request)
+    figures = await FiguresRequest.accept(request, _read_place, *([SVG] if is_picture else []))
     not_modified = figures.not_modified()
     if not_modified:
+        not_modified.headers.update(VARY)
         return not_modified
+    if is_picture:
+        chart = answer_picture(await draw_report(query, figures))
+        chart.headers.update(figures.headers())
+        return chart
     page = await read_report(query, figures.position, figures.after, limit_of(request) + 1)
     figures.check(page.as_of)
     query.check_size(page.totals)
-    return figures.answer(
+    answer = figures.answer(
         page.rows,
         lambda row: _item(query, figures.as_of, row),
         _place_of,
         {"totals": total_figures(query, page.totals)},
     )
+    answer.headers.update(VARY)
+    return answer
 
 
 @route(

@@ -12,16 +12,17 @@ def _read(file: str) -> str:
 
 
 _AS_OF = _read("as_of.sql")
+_REPORT = _read("report.sql")
 
 
 class Statement:
     """A statement whose parameters have names (``$limit``); PostgreSQL gets numbers (``$9``).
 
-    ``{as_of}`` in its file is replaced by ``as_of.sql``.
+    ``{report}`` in its file is replaced by ``report.sql``, and ``{as_of}`` by ``as_of.sql``.
     """
 
     def __init__(self, file: str) -> None:
-        template = Template(_read(file).replace("{as_of}", f"\n{_AS_OF}"))
+        template = Template(_read(file).replace("{report}", _REPORT).replace("{as_of}", f"\n{_AS_OF}"))
         self._parameters = template.get_identifiers()
         self.sql = template.substitute(
             {name: f"${number}" for number, name in enumerate(self._parameters, start=1)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -11,6 +11,9 @@ LATEST = datetime(2199, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 """The first and the last datetime of an order."""
 
 _AFTER_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+MILLISECOND = timedelta(milliseconds=1)
+"""What datetimes of orders are multiples of."""
 
 _MILLISECONDS, _MICROSECONDS = 3, 6
 _LONGEST = 64

@@ -19,7 +19,7 @@ _MOST_LANES = 4
 _PADDING = 5.0
 _CHARACTER = 6.0
 """The width of an average character of a label."""
-_NARROWEST = 4.0
+_NARROWEST = 3.0
 _LONGEST_LABEL, _LONGEST_SERVICES = 40, 120
 
 
@@ -77,7 +77,7 @@ def _with_room(axis: TimeAxis, lane: list[TimelineOrder]) -> list[tuple[Timeline
     begins = [axis.x(order.datetime) for order in lane]
     return [
         (order, following - begin)
-        for order, begin, following in zip(lane, begins, [*begins[1:], WIDTH - RIGHT], strict=True)
+        for order, begin, following in zip(lane, begins, [*begins, WIDTH - RIGHT][1:], strict=True)
     ]
 
 

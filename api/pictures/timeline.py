@@ -20,6 +20,9 @@ LONGEST_WINDOW_OF_ORDERS = timedelta(days=10, hours=1)
 _FRAME_BYTES = 12_000
 """What all but the rows takes at most."""
 
+_ORDER_BYTES = 300
+"""What an order takes at least."""
+
 
 def draw_timeline(timeline: Timeline) -> bytes:
     """Draw each order, or each day's number of orders where they are too many or the time is too long."""
@@ -33,6 +36,8 @@ def _draw_orders(timeline: Timeline) -> str | None:
     """Draw each order; None: they are too many."""
     axis, height, size = timeline.axis, 0.0, 0
     rows: list[str] = []
+    if sum(len(row.orders) for row in timeline.rows) * _ORDER_BYTES > LARGEST_PICTURE_BYTES - _FRAME_BYTES:
+        return None
     for row in timeline.rows:
         drawn, row_height = draw_order_row(axis, row, TOP + height)
         rows.append(drawn)

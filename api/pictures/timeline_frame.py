@@ -85,16 +85,17 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _summary(timeline: Timeline) -> str:
-    orders = sum(len(row.orders) for row in timeline.rows)
-    return f"{_plural(orders, 'order')} on {_plural(len(timeline.rows), 'calendar')}"
+    orders = [order for row in timeline.rows for order in row.orders]
+    cancelled = sum(order.status != "booked" for order in orders)
+    of_them = f" ({cancelled:,} cancelled)" if cancelled else ""
+    calendars = f" on {_plural(len(timeline.rows), 'calendar')}" if timeline.rows else ""
+    return _plural(len(orders), "order") + of_them + calendars
 
 
 def _heading(timeline: Timeline) -> str:
     axis, at = timeline.axis, timeline.axis.local(timeline.time)
-    as_of = (
-        f"as of position {timeline.position:,}, read {_date_text(at)} {at:%H:%M:%S} {at.tzname()} "
-        f"({timeline.time.astimezone(UTC):%H:%M:%S} UTC)"
-    )
+    in_utc = "" if at.tzname() == "UTC" else f" ({timeline.time.astimezone(UTC):%H:%M:%S} UTC)"
+    as_of = f"as of position {timeline.position:,}, read {_date_text(at)} {at:%H:%M:%S} {at.tzname()}{in_utc}"
     summary = f"{_summary(timeline)} · {axis.zone} time"
     return (
         text(_range_text(axis), class_="heading", x=16, y=28, font_size=16, font_weight=600)
@@ -113,13 +114,13 @@ def _legend(timeline: Timeline, detail: str) -> str:
         if any(order.status != "booked" for row in timeline.rows for order in row.orders):
             kinds.append(("cancelled", MUTED, "cancelled"))
     else:
-        kinds.append(("", "", "orders per day"))
+        kinds.append(("", "", "number: orders of a day"))
     written, x = [], WIDTH - RIGHT
     for kind, fill, label in reversed(kinds):
-        x -= len(label) * 5.6
+        x -= len(label) * 6
         written.append(text(label, x=x, y=48, fill=MUTED))
-        x -= 15
         if kind:
+            x -= 15
             written.append(
                 element("rect", class_=f"key key-{kind}", x=x, y=39, width=10, height=10, rx=2, fill=fill)
             )

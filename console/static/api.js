@@ -47,7 +47,8 @@ export function showProblem(element, error) {
   element.className = "problem";
   element.setAttribute("role", "alert");
   element.hidden = false;
-  if (problem.errors) {
+  // The detail of a single fault says all of it.
+  if (problem.errors && !(problem.errors.length === 1 && problem.detail?.includes(problem.errors[0].detail))) {
     const list = document.createElement("ul");
     for (const fault of problem.errors) {
       const item = document.createElement("li");
@@ -70,11 +71,22 @@ function paragraph(text) {
   return element;
 }
 
-// Says something that needs no answer, to screen readers too.
-export function notify(text) {
+// Says something that needs no answer, to screen readers too. An action has a label and what it runs.
+export function notify(text, action = null) {
   const notice = document.createElement("div");
   notice.className = "notice";
   notice.textContent = text;
+  if (action) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "quiet";
+    button.textContent = action.label;
+    button.addEventListener("click", () => {
+      notice.remove();
+      action.run();
+    });
+    notice.append(" ", button);
+  }
   document.getElementById("notices").append(notice);
-  setTimeout(() => notice.remove(), 6000);
+  setTimeout(() => notice.remove(), action ? 15_000 : 6_000);
 }

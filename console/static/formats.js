@@ -26,6 +26,8 @@ export function formatFee(value) {
   return fees.format(String(value));
 }
 
+export const formatNumber = (value) => numbers.format(value);
+
 // Makes a <time> element like those that the server renders.
 export function timeElement(value, style = "minute") {
   const element = document.createElement("time");
@@ -34,6 +36,15 @@ export function timeElement(value, style = "minute") {
   element.dataset.style = style;
   element.dataset.zone = document.body.dataset.zone;
   element.textContent = formatTime(value, style);
+  return element;
+}
+
+// Makes a fee like those that the server renders.
+export function feeElement(value) {
+  const element = document.createElement("data");
+  element.className = "fee";
+  element.value = Number(value).toFixed(2);
+  element.textContent = formatFee(element.value);
   return element;
 }
 

@@ -9,7 +9,8 @@ from litestar import Response, route
 from api.http.fields import one_of, read_id
 from api.http.media_types import CSV, NDJSON, choose, media_type_of
 from api.http.pages import answer_page, limit_of, read_cursor
-from api.http.parameters import PAGING, Query, Readers, query_of, read_bom
+from api.http.parameters import PAGING, Query, Readers, query_of, read_bom, require
+from api.http.pictures import OFFERED, TIMELINE, VARY, answer_picture, wants_timeline, zone_of
 from api.http.problems import Fault, malformed
 from api.http.request import READ, AnyRequest
 from api.http.scopes import ORDERS_READ
@@ -21,7 +22,7 @@ from api.orders.fields import (
     read_reference,
     read_status,
 )
-from api.orders.lists import exports, pages
+from api.orders.lists import exports, pages, timelines
 from api.orders.lists.filters import SORTS, OrderFilters
 
 if TYPE_CHECKING:
@@ -85,17 +86,24 @@ def _filters_of(query: Mapping[str, Any]) -> OrderFilters:
     http_method=READ,
     opt={
         "scope": ORDERS_READ,
-        "query": _query({**PAGING, "count": one_of("exact", "estimated")}),
+        "produces": OFFERED,
+        "query": _query({**PAGING, **TIMELINE, "count": one_of("exact", "estimated")}),
         "elsewhere": f"GET /orders/export answers with {CSV} or {NDJSON}.",
     },
 )
 async def list_orders(request: AnyRequest) -> Response[bytes]:
-    """List orders page by page."""
+    """List orders page by page; or draw those of a window, all of them."""
     query = query_of(request)
+    if wants_timeline(request):
+        require(query, "from", "to")
+        begin, end = query["from"], query["to"]
+        filters = _filters_of(query)
+        timelines.check_length(begin, end)
+        return answer_picture(await timelines.draw_orders(filters, begin, end, zone_of(request)))
     filters = _filters_of(query)
     after = read_cursor(request, filters.place)
     page, count = await pages.list_orders(filters, after, limit_of(request), query.get("count"))
-    return answer_page(request, page, headers=count.headers if count else None)
+    return answer_page(request, page, headers={**VARY, **(count.headers if count else {})})
 
 
 @route(
