@@ -34,6 +34,7 @@ from api.keys import routes as keys
 from api.operations import contracts, documentation, health, metrics
 from api.orders import routes as orders
 from api.orders import update_routes as order_updates
+from api.orders.imports import routes as order_imports
 from api.problem_map import answer
 from api.server import draining_on_signals, end_with_server
 from api.services import routes as services
@@ -57,6 +58,7 @@ LARGEST_BODY_BYTES = 65_536
 ROUTES = [
     *orders.ROUTES,
     *order_updates.ROUTES,
+    *order_imports.ROUTES,
     *services.ROUTES,
     *calendars.ROUTES,
     *fee_summaries.ROUTES,

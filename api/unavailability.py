@@ -10,7 +10,7 @@ from api.http import errors as http
 from api.http.problem_types import UNAVAILABLE
 from api.http.problems import ProblemError
 from api.operations.health import NotReadyError, StoppingError
-from api.orders.errors import ContentionError
+from api.orders.errors import ContentionError, ImportsBusyError
 from shared.database.engine import (
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
@@ -84,6 +84,13 @@ def _too_many_bodies(_error: http.TooManyBodiesError) -> ProblemError:
     )
 
 
+def _imports_busy(_error: ImportsBusyError) -> ProblemError:
+    detail = (
+        "This process is importing another file, and imports one at a time; nothing of this one was stored."
+    )
+    return ProblemError(UNAVAILABLE, detail, headers=RETRY_LATER)
+
+
 def _not_ready(error: NotReadyError) -> ProblemError:
     return ProblemError(
         UNAVAILABLE,
@@ -112,6 +119,7 @@ UNAVAILABILITY: dict[type[Exception], Callable[[Any], ProblemError]] = {
     NotReadyError: _not_ready,
     StoppingError: _stopping,
     ContentionError: _database_unavailable,
+    ImportsBusyError: _imports_busy,
     http.ProviderKeysUnavailableError: _provider_keys_unavailable,
     http.TooManyStreamsError: _too_many_streams,
     http.TooManyBodiesError: _too_many_bodies,

@@ -23,7 +23,14 @@ from tests.contract_schemas import CONTRACT, SCHEMAS
 from tests.fuzz_access import GUARDED, VERSION_IN_BODY, orders_of, send_a_key
 
 if TYPE_CHECKING:
-    from schemathesis import Case, CheckContext, DeserializationContext, HookContext, Response
+    from schemathesis import (
+        Case,
+        CheckContext,
+        DeserializationContext,
+        HookContext,
+        Response,
+        SerializationContext,
+    )
 
 ORDER = CONTRACT.target("#/components/schemas/Order")
 REASON = CONTRACT.target("#/components/schemas/ChangeReason")
@@ -257,6 +264,11 @@ def _as_contract(_context: DeserializationContext, response: Response) -> Any:
     return yaml.load(response.content, Loader=yaml.CSafeLoader)
 
 
+@schemathesis.serializer("text/csv", "application/x-ndjson")
+def _file_as_bytes(_context: SerializationContext, value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+
+
 @schemathesis.deserializer("text/csv", "application/x-ndjson", "image/svg+xml")
 def _as_text(_context: DeserializationContext, response: Response) -> str:
     return response.content.decode()
@@ -283,6 +295,8 @@ def a_valid_request_is_refused_only_for_reasons_that_no_schema_expresses(
 
 
 def _is_known(fault: dict[str, str], case: Case[Any]) -> bool:
+    if case.operation.label == "POST /imports" and "parameter" not in fault and "header" not in fault:
+        return True  # no schema expresses what a file may hold
     place = fault.get("pointer") or fault.get("parameter") or fault.get("header") or ""
     if place == "Change-Reason":
         return not _gives_a_reason(case)

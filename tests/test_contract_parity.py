@@ -10,7 +10,7 @@ import pytest
 
 from api.app import LARGEST_BODY_BYTES, ROUTES
 from api.http import access
-from api.http.bodies import read_body, read_optional_body
+from api.http.bodies import read_body, read_file_body, read_optional_body
 from api.http.errors import BodyTimeoutError
 from api.http.media_types import JSON
 from api.http.parameters import NO_QUERY
@@ -168,7 +168,7 @@ def _statuses(key: tuple[str, str]) -> set[int]:
     statuses |= {414, 431}  # before any route
     if any(getattr(value, "__module__", "").startswith("shared.database") for value in code):
         statuses.add(503)
-    if read_body in code or read_optional_body in code:
+    if any(read in code for read in (read_body, read_file_body, read_optional_body)):
         statuses |= {408, 413}
     if method != "DELETE":
         statuses.add(406)
@@ -275,6 +275,7 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
         "TakenServiceName": post("/services", json={"name": "Inspection"}),
         "TakenServiceId": post("/services", json={"name": "Cleaning", "id": 123}),
         "LongBody": api.post_text("/orders", " " * 1_000_000),
+        **_provoke_with_files(api),
         "LongQuery": get(f"/orders?{'a' * 9_000}"),
         "LargeHeaders": get("/orders", headers={"X-Large": "a" * 33_000}),
         "TextBody": api.post_text("/orders", "223", "text/plain"),
@@ -293,6 +294,20 @@ def _provoke_with_requests(api: Api) -> dict[str, httpx.Response]:
     assert api.client.patch("/orders/223", json={"totalfee": 180}).status_code == 200
     answers["StaleVersion"] = api.client.delete("/orders/223", headers={"If-Match": tags('"1"')})
     return answers
+
+
+def _provoke_with_files(api: Api) -> dict[str, httpx.Response]:
+    """Return the problems of files that can't be imported."""
+
+    def send(text: str) -> httpx.Response:
+        return api.post_text("/imports", text, "text/csv")
+
+    rows = "2030-01-01T00:00:00Z,1,123\n2030-01-02T00:00:00Z,-1,123\n"
+    return {
+        "LargeFile": send("x" * 9_000_000),
+        "BrokenFile": send("datetime,fee,service_ids\n"),
+        "FaultyFile": send(f"datetime,totalfee,service_ids\n{rows}"),
+    }
 
 
 def _provoke_on_a_calendar(api: Api) -> dict[str, httpx.Response]:

@@ -155,7 +155,19 @@ def test_a_hopeless_file_is_reported_on_one_page_and_in_full_in_a_file(tmp_path:
         "line": None,
         "member": ".services",
         "detail": "must have at least 1 element",
+        "pointer": "/services",
     }
+
+
+@pytest.mark.usefixtures("api")
+def test_a_row_that_cannot_be_read_is_in_the_report_too(tmp_path: Path) -> None:
+    """As a text, like every other fault."""
+    report, orders = tmp_path / "faults.json", tmp_path / "orders.ndjson"
+    orders.write_text("[")
+    assert import_files(orders, "--report", report).returncode == 1
+    (fault,) = json.loads(report.read_text())
+    assert (fault["line"], fault["member"]) == (1, "")
+    assert fault["detail"].startswith("is not JSON")
 
 
 @pytest.mark.usefixtures("api")

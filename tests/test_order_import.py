@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.orders.errors import ImportRefusedError
-from api.orders.import_files import _check_orders as check_orders
 from api.orders.imports.commands import import_orders
 from api.orders.imports.faults import FaultReport
 from api.orders.imports.files import ImportedFile
+from api.orders.imports.rows import check_orders
 from tests.builders import MILLISECOND, later, order_body
 from tests.import_steps import import_rows, imported
 

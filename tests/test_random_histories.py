@@ -16,11 +16,12 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from api.http.attribution import Attribution
 from api.orders.errors import ImportRefusedError
-from api.orders.import_files import _check_orders
 from api.orders.imports.commands import import_orders
 from api.orders.imports.faults import FaultReport
 from api.orders.imports.files import ImportedFile
+from api.orders.imports.rows import check_orders
 from tests.builders import NOON, tag
 from tests.calendar_commands import (
     DeleteCalendar,
@@ -253,7 +254,7 @@ class History:
         digest = sha256(f"{self.imports}".encode()).hexdigest()
         faults = FaultReport()
         rows = ((None, value) for value in json.loads(file, parse_float=Decimal))
-        orders = _check_orders(ImportedFile("orders.json", digest, len(command.orders), rows), faults)
+        orders = check_orders(ImportedFile("orders.json", digest, len(command.orders), rows), faults)
         assert not faults
         expected = self.model.faults_of_import(
             [
@@ -264,7 +265,15 @@ class History:
         event(f"Import {'refused' if expected else 'accepted'}")
         reasons: set[str] = set()
         try:
-            done = self.run(import_orders("orders.json", digest, orders, faults=faults, reason=self.reason))
+            done = self.run(
+                import_orders(
+                    "orders.json",
+                    digest,
+                    orders,
+                    faults=faults,
+                    attribution=Attribution("import", self.reason),
+                )
+            )
             assert (done.orders, done.before) == (len(orders), False)
         except ImportRefusedError:
             *lines, _ = faults.page()

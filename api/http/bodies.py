@@ -144,6 +144,19 @@ async def read_optional_body(request: AnyRequest, model: type[Model]) -> Model:
     return _read(body, model)
 
 
+async def read_file_body(request: AnyRequest, media_types: tuple[str, ...]) -> tuple[str, bytes]:
+    """Read a body that is a file: its media type, one of these, and its bytes.
+
+    Raises:
+        ProblemError: 415 for another media type, 400 for a body that ended too soon.
+        RequestEntityTooLarge: it is larger than its route allows.
+
+    """
+    _require_media_type(request, media_types)
+    content = await _receive(request)
+    return header_values(request.scope, b"content-type")[0].partition(";")[0].strip().lower(), content
+
+
 def _require_media_type(request: AnyRequest, media_types: tuple[str, ...]) -> None:
     if not _is_unencoded(request, media_types):
         raise ProblemError(

@@ -26,11 +26,18 @@ class Fault:
     pointer: str | None = None
     parameter: str | None = None
     header: str | None = None
+    line: int | None = None
+    """The line of a body that is CSV or NDJSON, from 1; its ``pointer`` is into the array of the rows."""
 
     @property
-    def member(self) -> dict[str, str]:
+    def member(self) -> dict[str, str | int]:
         """The fault as an element of the problem's ``errors``."""
-        places = {"pointer": self.pointer, "parameter": self.parameter, "header": self.header}
+        places = {
+            "pointer": self.pointer,
+            "parameter": self.parameter,
+            "header": self.header,
+            "line": self.line,
+        }
         return {name: place for name, place in places.items() if place is not None} | {"detail": self.detail}
 
     def within(self, path: str) -> Fault:

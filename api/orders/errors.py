@@ -154,5 +154,9 @@ class ImportRefusedError(Exception):
     """Nothing was imported; the report that ``import_orders`` was called with says why."""
 
 
+class ImportsBusyError(Exception):
+    """This process is importing another file."""
+
+
 class ContentionError(Exception):
     """Other transactions changed what this command had read, several times in a row. Try again."""

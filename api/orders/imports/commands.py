@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from api.orders.imports.faults import FaultReport
     from api.orders.imports.imported_orders import ImportedOrder
 
+ACTOR = "import"
+"""Who makes the changes of an import that no caller of the API asks for."""
+
 CHUNK = 1_000
 """Orders that one statement compares or stores."""
 
@@ -108,6 +111,7 @@ SELECT setval('orders_id_seq', $1::bigint + 10000) FROM orders_id_seq WHERE last
 class Imported:
     """What an import stored, or what the same file's earlier import stored."""
 
+    id: int
     orders: int
     at: Datetime
     before: bool
@@ -139,7 +143,7 @@ async def import_orders(
     *,
     faults: FaultReport,
     faulty_services: Collection[int] = (),
-    reason: str | None = None,
+    attribution: Attribution = Attribution(ACTOR),  # noqa: B008 (immutable)
     only_if_empty: bool = False,
 ) -> Imported:
     """Store a file's orders, and the services of a file that the catalogue does not have, in one transaction.
@@ -155,7 +159,7 @@ async def import_orders(
         faults: has those found while the files were read, and gets all others. The orders and services that
             could be read are checked all the same, so that one refusal names everything.
         faulty_services: ids of services that ``faults`` is about. Orders of them are not refused for that.
-        reason: why, for the changes; their actor is ``import``.
+        attribution: who imports, and why, for the changes.
         only_if_empty: import only into a database that never held orders or changes and holds no service.
 
     Raises:
@@ -167,7 +171,7 @@ async def import_orders(
 
     """
     await execute("SET LOCAL statement_timeout = 0")
-    await attribute(Attribution("import", reason))
+    await attribute(attribution)
     if only_if_empty and await fetch_value(bool, _EVER_HELD_DATA):
         raise NotEmptyError
     this_import = await fetch_optional(_ImportRow, _INSERT_IMPORT, sha256, file_name, len(orders))
@@ -199,7 +203,7 @@ async def import_orders(
         progress(Progress(n * CHUNK, len(orders), "stored"))
         await execute(_INSERT_ORDERS, records, this_import.id)
         n += 1
-    return Imported(len(orders), this_import.imported_at, before=False, services_added=added)
+    return Imported(this_import.id, len(orders), this_import.imported_at, before=False, services_added=added)
 
 
 async def _import_services_again(
@@ -212,7 +216,13 @@ async def _import_services_again(
     added = await add_services(services, faults)
     if faults:
         raise ImportRefusedError
-    return Imported(earlier_import.orders, earlier_import.imported_at, before=True, services_added=added)
+    return Imported(
+        earlier_import.id,
+        earlier_import.orders,
+        earlier_import.imported_at,
+        before=True,
+        services_added=added,
+    )
 
 
 async def _records(

@@ -25,6 +25,8 @@ MOST_KINDS = 50
 _VALUES = re.compile(r"'[^']*'|(?<=[\[.])\d+(?=[\].])|\d[\w.:-]*")
 """What differs between faults of one kind."""
 
+_INDEX = re.compile(r"\[(\d+)\]")
+
 
 class RowFault(msgspec.Struct, frozen=True):
     """What is wrong with a row of a file."""
@@ -38,6 +40,8 @@ class RowFault(msgspec.Struct, frozen=True):
     member: str
     """``.totalfee`` for instance; empty for the row as a whole."""
     detail: str
+    pointer: str
+    """A JSON Pointer into the row; empty for the row as a whole."""
 
     @property
     def place(self) -> str:
@@ -69,7 +73,7 @@ class FaultReport:
         """The line that each row of a file begins on; none in a JSON array."""
         self._file = file
         self._separator = b"[\n"
-        self._page: list[str] = []
+        self._page: list[RowFault | str] = []
         self._named: Counter[tuple[str, int]] = Counter()
         self._left_out = 0
         self._bad: dict[str, set[int]] = {"orders": set(), "services": set()}
@@ -79,16 +83,28 @@ class FaultReport:
         """Whether there are faults."""
         return any(self._bad.values())
 
-    def add(self, file: str, row: int, member: str, detail: str) -> None:
-        """Add a fault of a row; see ``RowFault``."""
+    @property
+    def count(self) -> int:
+        """How many faults there are."""
+        return len(self.shown) + self._left_out
+
+    @property
+    def shown(self) -> list[RowFault]:
+        """The faults that the page names."""
+        return [fault for fault in self._page if isinstance(fault, RowFault)]
+
+    def add(self, file: str, row: int, member: str, detail: str, pointer: str | None = None) -> None:
+        """Add a fault of a row; see ``RowFault``. The pointer is the member's, unless it is given."""
+        if pointer is None:
+            pointer = _INDEX.sub(r"/\1", member).replace(".", "/")
         lines = self.lines[file]
-        fault = RowFault(file, row, lines[row] if row < len(lines) else None, member, detail)
+        fault = RowFault(file, row, lines[row] if row < len(lines) else None, member, detail, pointer)
         self._bad[file].add(row)
         self._count(fault)
         named = self._named[file, row]
         if named < MOST_FAULTS_OF_A_ROW and (named or len(self._named) < MOST_ROWS):
             self._named[file, row] += 1
-            self._page.append(str(fault))
+            self._page.append(fault)
         else:
             self._left_out += 1
         if self._file:
@@ -116,7 +132,7 @@ class FaultReport:
 
     def page(self) -> Iterator[str]:
         """Return the lines of the page: the first bad rows, and counts by kind if there are more."""
-        yield from self._page
+        yield from map(str, self._page)
         if self._left_out:
             yield f"{self._left_out:,} more faults are not shown. All faults by kind:"
             for kind in sorted(self._kinds.values(), key=lambda kind: -kind.count):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from api.http.csv_text import BYTE_ORDER_MARK, unescape_formula
 from api.http.json_text import UnreadableJsonError, read_json
@@ -20,7 +20,9 @@ from api.orders.lists.exports import CSV_COLUMNS
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FORMATS = {".csv": "CSV", ".tsv": "CSV", ".ndjson": "NDJSON", ".jsonl": "NDJSON"}
+Format = Literal["JSON", "NDJSON", "CSV"]
+
+_FORMATS: dict[str, Format] = {".csv": "CSV", ".tsv": "CSV", ".ndjson": "NDJSON", ".jsonl": "NDJSON"}
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _NUMBERS = ("totalfee", "version")
 _COLUMNS = {
@@ -34,6 +36,11 @@ LARGEST_CELL = 1_048_576
 
 class UnreadableFileError(Exception):
     """A file does not exist, can't be opened, or can't be read as rows."""
+
+    def __init__(self, reason: str, file: str = "") -> None:
+        """Say why, and of which file if there may be several."""
+        super().__init__(f"{file}: {reason}" if file else reason)
+        self.reason = reason
 
 
 class UnreadableRow(str):
@@ -64,20 +71,37 @@ def read_file(path: Path, kind: str) -> ImportedFile:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UnreadableFileError(f"{path}: {error.strerror}") from None
+        raise UnreadableFileError(error.strerror or "can't be read", str(path)) from None
+    format_name = _FORMATS.get(path.suffix.lower()) or _format_of(content.removeprefix(BYTE_ORDER_MARK), path)
+    return read_content(content, format_name, kind, path.name, str(path))
+
+
+def read_content(content: bytes, format_name: Format, kind: str, name: str, place: str = "") -> ImportedFile:
+    """Read the content of a file of orders or services.
+
+    Args:
+        content: its bytes.
+        format_name: the format that they are in.
+        kind: ``orders`` or ``services``.
+        name: the file's name, for people.
+        place: where it is, to name in errors; empty if there is only one file.
+
+    Raises:
+        UnreadableFileError: now, or while its rows are iterated.
+
+    """
     text = content.removeprefix(BYTE_ORDER_MARK)
-    format_name = _FORMATS.get(path.suffix.lower()) or _format_of(text, path)
     rows: Iterator[tuple[int | None, Any]]
     if format_name == "JSON":
-        values = _read_array(path, text)
+        values = _read_array(place, text)
         rows, most_rows = _values_of_array(values), len(values)
     else:
-        rows = _rows_of_csv(path, text, kind) if format_name == "CSV" else _rows_of_ndjson(text)
+        rows = _rows_of_csv(place, text, kind) if format_name == "CSV" else _rows_of_ndjson(text)
         most_rows = text.count(b"\n") + 1
-    return ImportedFile(path.name, sha256(content).hexdigest(), most_rows, rows)
+    return ImportedFile(name, sha256(content).hexdigest(), most_rows, rows)
 
 
-def _format_of(text: bytes, path: Path) -> str:
+def _format_of(text: bytes, path: Path) -> Format:
     is_called_json = path.suffix.lower() == ".json"
     begins = text[:1000].lstrip()[:1]
     if begins == b"{":
@@ -95,13 +119,13 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _read_array(path: Path, text: bytes) -> list[Any]:
+def _read_array(place: str, text: bytes) -> list[Any]:
     try:
         value = read_json(text, most_keys=math.inf)
     except UnreadableJsonError as error:
-        raise UnreadableFileError(f"{path}: the file {error}") from None
+        raise UnreadableFileError(f"the file {error}", place) from None
     if not isinstance(value, list):
-        raise UnreadableFileError(f"{path}: must be a JSON array")
+        raise UnreadableFileError("must be a JSON array", place)
     return value
 
 
@@ -121,7 +145,7 @@ def _rows_of_ndjson(text: bytes) -> Iterator[tuple[int, Any]]:
                 yield number, UnreadableRow(str(error))
 
 
-def _rows_of_csv(path: Path, text: bytes, kind: str) -> Iterator[tuple[int, Any]]:
+def _rows_of_csv(place: str, text: bytes, kind: str) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(LARGEST_CELL)
     lines = io.TextIOWrapper(io.BytesIO(text), encoding="utf-8", newline="")
     head = text.lstrip().partition(b"\n")[0]
@@ -138,17 +162,17 @@ def _rows_of_csv(path: Path, text: bytes, kind: str) -> Iterator[tuple[int, Any]
             if not any(cell.strip() for cell in cells):
                 continue  # an empty line, or a row of empty cells as spreadsheets write it
             if not columns:
-                columns = _read_columns(path, cells, kind, number)
+                columns = _read_columns(place, cells, kind, number)
             elif len(cells) == len(columns):
                 yield number, _value_of(dict(zip(columns, cells, strict=True)))
             else:
                 yield number, UnreadableRow(f"has {len(cells)} cells, and the first line {len(columns)}")
         if not columns:
-            _read_columns(path, [], kind, 1)
+            _read_columns(place, [], kind, 1)
     except UnicodeDecodeError:
-        raise UnreadableFileError(f"{path}: {_where_not_utf8(text)}; save it as CSV in UTF-8") from None
+        raise UnreadableFileError(f"{_where_not_utf8(text)}; save it as CSV in UTF-8", place) from None
     except csv.Error as error:
-        raise UnreadableFileError(f"{path}: line {reader.line_num} is not CSV: {error}") from None
+        raise UnreadableFileError(f"line {reader.line_num} is not CSV: {error}", place) from None
 
 
 def _where_not_utf8(text: bytes) -> str:
@@ -160,7 +184,7 @@ def _where_not_utf8(text: bytes) -> str:
     return "the file is not UTF-8"
 
 
-def _read_columns(path: Path, cells: list[str], kind: str, line: int) -> Sequence[str]:
+def _read_columns(place: str, cells: list[str], kind: str, line: int) -> Sequence[str]:
     columns = [cell.strip() for cell in cells]
     known, required = _COLUMNS[kind]
     faults = [f"{column!r} is not a column" for column in dict.fromkeys(columns) if column not in known]
@@ -168,7 +192,7 @@ def _read_columns(path: Path, cells: list[str], kind: str, line: int) -> Sequenc
     faults += [f"the column {column} is missing" for column in required if column not in columns]
     if faults:
         what = "; ".join(faults[:10])
-        raise UnreadableFileError(f"{path}: line {line}: {what}. The columns are: {', '.join(known)}")
+        raise UnreadableFileError(f"line {line}: {what}. The columns are: {', '.join(known)}", place)
     return columns
 
 
