@@ -47,12 +47,12 @@ export function follow(after, onChange) {
     source = null;
   }
 
-  // The browser gave up, for an answer that was no stream: the session ended, the log no longer goes back that
-  // far, or the service is starting. Only the first two can be mended by loading the page again.
+  // The browser gave up, for an answer that was no stream: the session ended, its key lost a scope, the log no
+  // longer goes back that far, or the service is starting. All but the last are mended by loading the page again.
   async function recover() {
     try {
       const answer = await fetch(`/console/api/order-changes?after=${position}&limit=1`);
-      if ([400, 401, 410].includes(answer.status)) location.reload();
+      if ([400, 401, 403, 410].includes(answer.status)) location.reload();
       else open();
     } catch {
       timer = setTimeout(recover, AGAIN_MS);
