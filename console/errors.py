@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from console.requests import PageRequest
 
-_TITLES = {400: "The request can't be read", 404: "There is no such page", 405: "This page can't do that"}
+_TITLES = {
+    400: "The request can't be read",
+    403: "A page of another origin sent this request",
+    404: "There is no such page",
+    405: "This page can't do that",
+}
 
 
 @dataclass

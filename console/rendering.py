@@ -38,6 +38,7 @@ NOTHING = Markup("&ndash;")
 PAGES: tuple[tuple[str, str, str | None], ...] = (
     ("/console/schedule", "Schedule", "orders:read"),
     ("/console/changes", "Changes", "changes:read"),
+    ("/console/fees", "Fees", "summaries:read"),
     ("/console/webhooks", "Webhooks", "webhooks:manage"),
     ("/console/keys", "Keys", "keys:manage"),
     ("/console/health", "Health", None),

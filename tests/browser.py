@@ -196,23 +196,33 @@ def transferred_bytes(page: Page, path: str) -> dict[str, int]:
     """
     session = page.context.new_cdp_session(page)
     addresses: dict[str, str] = {}
-    sizes: dict[str, int] = {}
+    received: dict[str, int] = {}
+    totals: dict[str, int] = {}
 
     def add(event: dict[str, Any], size: float) -> None:
-        address = addresses.get(event["requestId"], "?")
-        sizes[address] = sizes.get(address, 0) + int(size)
+        received[event["requestId"]] = received.get(event["requestId"], 0) + int(size)
 
     def note(event: dict[str, Any]) -> None:
         addresses[event["requestId"]] = event["request"]["url"]
 
     session.on("Network.requestWillBeSent", note)
+
+    def finish(event: dict[str, Any]) -> None:
+        # What came with the headers is in both events before; this is the sum, each byte once.
+        totals[event["requestId"]] = int(event["encodedDataLength"])
+
     session.on("Network.responseReceived", lambda e: add(e, e["response"]["encodedDataLength"]))
     session.on("Network.dataReceived", lambda e: add(e, e["encodedDataLength"] or e["dataLength"]))
+    session.on("Network.loadingFinished", finish)
     session.send("Network.enable")
     session.send("Network.setCacheDisabled", {"cacheDisabled": True})
     page.goto(path, wait_until="load")
     page.wait_for_timeout(300)  # what scripts ask for after that
     session.detach()
+    sizes: dict[str, int] = {}
+    for request, size in (received | totals).items():
+        address = addresses.get(request, "?")
+        sizes[address] = sizes.get(address, 0) + size
     return sizes
 
 

@@ -40,7 +40,8 @@ class AccessSettings(BaseModel):
     """Encrypts webhook secrets, and answers kept for an ``Idempotency-Key``, in the database; empty: nothing.
 
     Keys of 32 random bytes in base64 or hexadecimal, separated by commas: the first one encrypts, all of them
-    decrypt. API and worker need the same ones; see below before you set it.
+    decrypt. API and worker need the same ones; see below before you set it. Sessions of the console are
+    encrypted with it too; without it, a restart of the API ends them.
     """
 
     secret_key_file: str = ""
