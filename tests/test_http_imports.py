@@ -101,7 +101,10 @@ def test_the_caller_and_the_reason_are_in_the_changes_of_an_import(
     guarded_api: Api, database: Database
 ) -> None:
     """As for every other write."""
-    headers = {"Change-Reason": "Moved%20here", **bearer(make_key(database, "mover", "orders:write"))}
+    headers = {
+        "Change-Reason": "Moved%20here",
+        **bearer(make_key(database, "mover", "orders:write", "services:manage")),
+    }
     answer = guarded_api.client.post("/imports", json=far_apart(1), headers=headers)
     assert answer.status_code == 201, answer.text
     rows = database.rows("SELECT DISTINCT actor, reason FROM order_change")
@@ -233,9 +236,17 @@ def test_writing_needs_the_scope_for_it_and_the_list_that_for_reading(
     """A reader sees what was imported, and can import nothing, dry runs included."""
     client = guarded_api.client
     reader = bearer(make_key(database, "reader", "orders:read"))
-    writer = bearer(make_key(database, "writer", "orders:write"))
+    writer = bearer(make_key(database, "writer", "orders:write", "services:manage"))
+    manager = bearer(make_key(database, "manager", "services:manage"))
+    shop = bearer(make_key(database, "shop", "orders:write"))
     for query in ("", "?dry_run=true"):
-        assert client.post(f"/imports{query}", json=[], headers=reader).status_code == 403
+        for headers in (reader, manager):
+            assert client.post(f"/imports{query}", json=[], headers=headers).status_code == 403
+        refused = client.post(f"/imports{query}", json=[], headers=shop)
+        assert (refused.status_code, refused.json()["detail"]) == (
+            403,
+            "The key of shop lacks the scope services:manage.",
+        )
     assert client.post("/imports", json=[], headers=writer).status_code == 201
     assert client.get("/imports", headers=writer).status_code == 403
     assert len(client.get("/imports", headers=reader).json()["items"]) == 1

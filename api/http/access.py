@@ -169,6 +169,18 @@ async def _authorize(connection: AnyConnection, scope: str) -> Caller:
     return caller
 
 
+def require_scope(request: AnyConnection, scope: str) -> None:
+    """Check that the caller of a request has one more scope than its route declares.
+
+    Raises:
+        ProblemError: 403, it lacks it.
+
+    """
+    caller = caller_of(request)
+    if not caller.may(scope, method_of(request)):
+        raise _forbidden(caller, scope, "key" if caller.token_ends_at is None else "token")
+
+
 def _forbidden(caller: Caller, scope: str, what: str) -> ProblemError:
     lacking = "every scope of this service" if scope == ANY_KEY else f"the scope {scope}"
     named = "" if scope == ANY_KEY else f', scope="{scope}"'

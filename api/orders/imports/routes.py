@@ -7,6 +7,7 @@ from typing import Any
 from litestar import Response, post, route
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
+from api.http.access import require_scope
 from api.http.attribution import read_attribution
 from api.http.bodies import read_file_body
 from api.http.json_text import encode
@@ -16,7 +17,7 @@ from api.http.problem_types import BODY_TOO_LARGE
 from api.http.problems import Fault, ProblemError, invalid, malformed
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
-from api.http.scopes import ORDERS_READ, ORDERS_WRITE
+from api.http.scopes import ORDERS_READ, ORDERS_WRITE, SERVICES_MANAGE
 from api.http.texts import visible_text
 from api.http.times import utc_text
 from api.orders.answers import is_dry_run_of
@@ -32,6 +33,8 @@ _QUERY = Query({"dry_run": read_boolean, "file_name": visible_text(200)})
 @post("/imports", request_max_body_size=LARGEST_FILE_BYTES, opt={"scope": ORDERS_WRITE, "query": _QUERY})
 async def import_file(request: AnyRequest) -> Response[bytes]:
     """Store all orders of a file, or none; a file that was imported before is not imported again."""
+    # Orders of one import may be nearer to each other than the spacing, so its caller may change spacings.
+    require_scope(request, SERVICES_MANAGE)
     attribution = read_attribution(request)
     is_dry_run = is_dry_run_of(request)
     try:
