@@ -19,7 +19,7 @@ from litestar.template.config import TemplateConfig
 from console import gateway, static_files
 from console.errors import answer_error
 from console.gateway import is_for_api, pass_on
-from console.pages import changes, fees, health, keys, orders, schedule, search, sign_in, webhooks
+from console.pages import changes, fees, health, imports, keys, orders, schedule, search, sign_in, webhooks
 from console.rendering import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ ROUTES = [
     *search.ROUTES,
     *fees.ROUTES,
     *webhooks.ROUTES,
+    *imports.ROUTES,
     *keys.ROUTES,
     *health.ROUTES,
     *static_files.ROUTES,

@@ -40,6 +40,7 @@ PAGES: tuple[tuple[str, str, str | None], ...] = (
     ("/console/changes", "Changes", "changes:read"),
     ("/console/fees", "Fees", "summaries:read"),
     ("/console/webhooks", "Webhooks", "webhooks:manage"),
+    ("/console/imports", "Imports", "orders:read"),
     ("/console/keys", "Keys", "keys:manage"),
     ("/console/health", "Health", None),
 )
