@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, CDPSession, Page
 
 _CHANGES = "/console/changes"
-_ANY_PAGE = "/console/health"
 
 # `shown` has the position of each change and when the document had it, in milliseconds since 1970. It grows,
 # so only the last is kept while memory is measured.
@@ -33,20 +32,6 @@ _OBSERVE = """([after, keep]) => {
             if (keep) window.shown.push([window.last, now]);
         }
     }).observe(document.getElementById("main"), { childList: true, subtree: true });
-}"""
-
-# What the page of changes does, where there is none: the latest 100 changes are in the document.
-_FOLLOW = """async (after) => {
-    const { follow } = await import("/console/static/live.js");
-    const list = document.createElement("ol");
-    document.getElementById("main").append(list);
-    follow(after, (change, position) => {
-        const item = document.createElement("li");
-        item.dataset.position = position;
-        item.textContent = `${change.time} ${change.type} ${change.data.order.id} ${change.actor ?? ""}`;
-        list.prepend(item);
-        while (list.children.length > 100) list.lastChild.remove();
-    });
 }"""
 
 
@@ -65,13 +50,8 @@ class OpenPage:
             keep: whether to keep what was shown when; if not, only the last position.
 
         """
-        answer = await self._page.goto(_CHANGES)
-        if answer is not None and answer.ok:
-            await self._page.evaluate(_OBSERVE, [after, keep])
-        else:
-            await self._page.goto(_ANY_PAGE)
-            await self._page.evaluate(_OBSERVE, [after, keep])
-            await self._page.evaluate(_FOLLOW, after)
+        await self._page.goto(_CHANGES)
+        await self._page.evaluate(_OBSERVE, [after, keep])
         await self._page.wait_for_selector("#live[data-state=live]")
 
     async def shown(self) -> list[tuple[int, float]]:
