@@ -165,7 +165,9 @@ def create_app() -> ASGIApp:
     configure_logs()
     begin_tracing("api")
     api = _with_checks(create_litestar())
-    return track_requests(with_console(api, _with_checks(create_pages(api, answer))))
+    with without_opentelemetry():
+        pages = create_pages(api, answer)
+    return track_requests(with_console(api, _with_checks(pages)))
 
 
 def _with_checks(application: ASGIApp) -> ASGIApp:

@@ -158,5 +158,9 @@ class ImportsBusyError(Exception):
     """This process is importing another file."""
 
 
+class ImportTooSlowError(Exception):
+    """Storing a file took longer than the API allows; nothing of it was stored."""
+
+
 class ContentionError(Exception):
     """Other transactions changed what this command had read, several times in a row. Try again."""

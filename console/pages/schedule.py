@@ -32,6 +32,8 @@ ROWS = 50
 
 _EARLIEST, _LATEST = date(1970, 1, 1), date(2199, 12, 31)
 _DAY, _MILLISECOND = timedelta(days=1), timedelta(milliseconds=1)
+_LAST = datetime(2200, 1, 1, tzinfo=UTC) - _MILLISECOND
+"""The last datetime of an order."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ async def _gather(
     # The window of free times includes its end; that of orders does not.
     of_picture = [*query, ("to", _text(end)), ("time_zone", zone.key)]
     cursor = request.query_params.get("cursor", "")
-    of_table = [*query, ("to", _text(end + _MILLISECOND)), ("count", "exact"), ("limit", str(ROWS))]
+    to = _text(end + _MILLISECOND) if end < _LAST else ""  # no order is later
+    of_table = [*query, ("to", to), ("count", "exact"), ("limit", str(ROWS))]
     picture, orders = await asyncio.gather(
         # A refusal of both is shown in place of the page: here, there may be too many orders for a picture.
         ask(request, "/availability", of_picture, accept="image/svg+xml", refusals=frozenset({400})),

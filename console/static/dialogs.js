@@ -9,10 +9,17 @@ export function ask(dialog, submit) {
   problem.hidden = true;
   return new Promise((resolve) => {
     const ending = new AbortController();
+    let isSending = false;
+    // What a request that was sent returns may be shown only once, such as a secret: no closing meanwhile.
+    const stay = (event) => isSending && event.preventDefault();
+    dialog.addEventListener("cancel", stay, { signal: ending.signal });
+    dialog.addEventListener("keydown", (event) => event.key === "Escape" && stay(event), { signal: ending.signal });
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
+      if (isSending) return;
       if (event.submitter?.value === "close") return dialog.close();
-      const buttons = form.querySelectorAll("button:not([value=close])");
+      const buttons = form.querySelectorAll("button");
+      isSending = true;
       for (const button of buttons) button.disabled = true;
       try {
         const result = await submit(form, event.submitter);
@@ -22,6 +29,7 @@ export function ask(dialog, submit) {
         showProblem(problem, error);
         form.dispatchEvent(new CustomEvent("refused", { detail: error }));
       } finally {
+        isSending = false;
         for (const button of buttons) button.disabled = false;
       }
     }, { signal: ending.signal });

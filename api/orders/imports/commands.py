@@ -145,6 +145,7 @@ async def import_orders(
     faulty_services: Collection[int] = (),
     attribution: Attribution = Attribution(ACTOR),  # noqa: B008 (immutable)
     only_if_empty: bool = False,
+    only_compare: bool = False,
 ) -> Imported:
     """Store a file's orders, and the services of a file that the catalogue does not have, in one transaction.
 
@@ -160,6 +161,9 @@ async def import_orders(
             could be read are checked all the same, so that one refusal names everything.
         faulty_services: ids of services that ``faults`` is about. Orders of them are not refused for that.
         attribution: who imports, and why, for the changes.
+        only_compare: compare all orders with what is stored, and store none: for a dry run. Rows that are
+            inserted and rolled back would stay in the index of the spacing until VACUUM, where each further
+            dry run of a file with many orders near each other visited all of them (9, 69, 88 s).
         only_if_empty: import only into a database that never held orders or changes and holds no service.
 
     Raises:
@@ -197,13 +201,18 @@ async def import_orders(
     await check_spacing_in_file(booked, calendars, rejoining, faults)
     if faults:
         raise ImportRefusedError
+    imported = Imported(
+        this_import.id, len(orders), this_import.imported_at, before=False, services_added=added
+    )
+    if only_compare:
+        return imported
     await execute(_RAISE_SEQUENCE, max((order.id or 0 for order in orders.values()), default=0))
     n = 0
     async for records in _records(chunks, calendars):
         progress(Progress(n * CHUNK, len(orders), "stored"))
         await execute(_INSERT_ORDERS, records, this_import.id)
         n += 1
-    return Imported(this_import.id, len(orders), this_import.imported_at, before=False, services_added=added)
+    return imported
 
 
 async def _import_services_again(

@@ -21,10 +21,17 @@ from api.http.scopes import ORDERS_READ, ORDERS_WRITE, SERVICES_MANAGE
 from api.http.texts import visible_text
 from api.http.times import utc_text
 from api.orders.answers import is_dry_run_of
+from api.orders.errors import ImportTooSlowError
 from api.orders.imports import queries
 from api.orders.imports.faults import FaultReport
 from api.orders.imports.files import UnreadableFileError
-from api.orders.imports.uploads import FORMATS, LARGEST_FILE_BYTES, RefusedFileError, import_upload
+from api.orders.imports.uploads import (
+    FORMATS,
+    LARGEST_FILE_BYTES,
+    LONGEST_SECONDS,
+    RefusedFileError,
+    import_upload,
+)
 from shared.database.transaction import roll_back_if
 
 _QUERY = Query({"dry_run": read_boolean, "file_name": visible_text(200)})
@@ -41,9 +48,13 @@ async def import_file(request: AnyRequest) -> Response[bytes]:
         media_type, content = await read_file_body(request, tuple(FORMATS))
         with roll_back_if(is_dry_run=is_dry_run):
             name = query_of(request).get("file_name", "")
-            file, imported = await import_upload(content, media_type, name, attribution)
+            file, imported = await import_upload(
+                content, media_type, name, attribution, is_dry_run=is_dry_run
+            )
     except RequestEntityTooLarge:
         raise _too_large() from None
+    except ImportTooSlowError:
+        raise _too_slow() from None
     except UnreadableFileError as error:
         raise malformed(Fault(error.reason)) from None
     except RefusedFileError as refusal:
@@ -66,6 +77,14 @@ def _too_large() -> ProblemError:
         BODY_TOO_LARGE,
         f"A file may have {LARGEST_FILE_BYTES:,} bytes here; the command `oms import` takes larger ones.",
         headers={"Connection": "close"},  # as every 413: what is not read of the body stays in the way
+    )
+
+
+def _too_slow() -> ProblemError:
+    return ProblemError(
+        BODY_TOO_LARGE,
+        f"Storing this file took longer than {LONGEST_SECONDS} s, so nothing was stored; split it, or use "
+        "the command `oms import`.",
     )
 
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from api.http.media_types import CSV, JSON, NDJSON
-from api.orders.errors import ImportRefusedError, ImportsBusyError
+from api.orders.errors import ImportRefusedError, ImportsBusyError, ImportTooSlowError
 from api.orders.imports.commands import Imported, import_orders
 from api.orders.imports.faults import FaultReport
 from api.orders.imports.files import Format, UnreadableFileError, read_content
@@ -30,6 +30,12 @@ MOST_VALUES = 1_500_000
 MOST_ROWS = 100_000
 """Rows of a file: the largest file has a third as many orders. To say what is wrong with a row takes long."""
 
+LONGEST_SECONDS = 30
+"""How long storing a file may take; others' moves on its calendars wait meanwhile.
+
+Thousands of orders near each other take long.
+"""
+
 _slot = asyncio.Semaphore(1)
 
 
@@ -43,7 +49,7 @@ class RefusedFileError(Exception):
 
 
 async def import_upload(
-    content: bytes, media_type: str, name: str, attribution: Attribution
+    content: bytes, media_type: str, name: str, attribution: Attribution, *, is_dry_run: bool
 ) -> tuple[ImportedFile, Imported]:
     """Read, check and import a file, all or nothing.
 
@@ -53,6 +59,7 @@ async def import_upload(
     Raises:
         UnreadableFileError, RefusedFileError, ContentionError, DatabaseUnavailableError: nothing is stored.
         ImportsBusyError: another import is running.
+        ImportTooSlowError: it took longer than ``LONGEST_SECONDS``; nothing is stored.
 
     """
     if _slot.locked():
@@ -60,7 +67,11 @@ async def import_upload(
     async with _slot:
         with without_garbage_collection():
             file, orders, faults = await asyncio.to_thread(_read, content, FORMATS[media_type], name)
-            return file, await _store(file, orders, faults, attribution)
+            try:
+                async with asyncio.timeout(LONGEST_SECONDS):
+                    return file, await _store(file, orders, faults, attribution, is_dry_run=is_dry_run)
+            except TimeoutError:
+                raise ImportTooSlowError from None
 
 
 def _read(
@@ -77,11 +88,23 @@ def _read(
 
 @retry_on_lock_timeout
 async def _store(
-    file: ImportedFile, orders: dict[int, ImportedOrder], faults: FaultReport, attribution: Attribution
+    file: ImportedFile,
+    orders: dict[int, ImportedOrder],
+    faults: FaultReport,
+    attribution: Attribution,
+    *,
+    is_dry_run: bool,
 ) -> Imported:
     # A session that serves requests waits for no lock for long. Then all is compared again, from here.
     report = deepcopy(faults)
     try:
-        return await import_orders(file.name, file.sha256, orders, faults=report, attribution=attribution)
+        return await import_orders(
+            file.name,
+            file.sha256,
+            orders,
+            faults=report,
+            attribution=attribution,
+            only_compare=is_dry_run,
+        )
     except ImportRefusedError:
         raise RefusedFileError(report) from None
