@@ -67,7 +67,7 @@ def origin_of(scope: Scope) -> tuple[str, str] | None:
 
 
 @route("/console/api/{path:path}", http_method=_WRITING)
-async def refuse(request: PageRequest, path: str) -> Response[bytes]:  # noqa: ARG001 (whatever it is)
+async def refuse(request: PageRequest) -> Response[bytes]:
     """Answer a request that is not passed on, in the form and with the type of the API's problems."""
     problem = {
         "type": "/problems/forbidden",

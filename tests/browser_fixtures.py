@@ -11,6 +11,7 @@ import pytest
 from api.http.key_texts import KeyText, make_key_text
 from api.http.scopes import SCOPES
 from tests.browser import Browser, running_chromium
+from tests.console_steps import session
 from tests.drivers import Api, Pipeline, wait_until
 from tests.serving import serving
 
@@ -110,3 +111,15 @@ def browser(chromium: Chromium, request: pytest.FixtureRequest) -> Iterator[Brow
 def page(browser: Browser, console: Console) -> Page:
     """An empty page on a desktop in light colours, of ``console``."""
     return browser.open(console.url)
+
+
+@pytest.fixture
+def guarded(guarded_console: Console) -> Api:
+    """An API that asks for keys."""
+    return guarded_console.api
+
+
+@pytest.fixture
+def admin(guarded_console: Console) -> dict[str, str]:
+    """The header of an administrator's session."""
+    return session(guarded_console.api, guarded_console.key("admin"))

@@ -20,7 +20,16 @@ import asyncpg
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.browser_fixtures import browser, chromium, console, guarded_api, guarded_console, page
+from tests.browser_fixtures import (
+    admin,
+    browser,
+    chromium,
+    console,
+    guarded,
+    guarded_api,
+    guarded_console,
+    page,
+)
 from tests.drivers import Api, Database, Pipeline
 from tests.identity_provider import IdentityProvider
 from tests.open_files import raise_limit
@@ -37,7 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["browser", "chromium", "console", "guarded_api", "guarded_console", "page"]
+__all__ = ["admin", "browser", "chromium", "console", "guarded", "guarded_api", "guarded_console", "page"]
 """Fixtures that are defined elsewhere."""
 
 _POSTGRES = "ORDERS_TEST_POSTGRES"

@@ -9,8 +9,10 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import typer
 
@@ -165,6 +167,14 @@ def test_what_a_person_does_wrong_is_said_in_a_sentence(
     assert sentence in json.loads(line)["event"]
 
 
+def _is_idle(process_id: int) -> bool:
+    """Return whether a process uses no CPU for a moment."""
+    process = psutil.Process(process_id)
+    before = process.cpu_times()
+    time.sleep(0.3)
+    return process.status() == psutil.STATUS_SLEEPING and process.cpu_times() == before
+
+
 def test_interrupted_with_ctrl_c_a_command_is_quiet_and_its_status_is_130(
     tmp_path: Path, postgres_url: str
 ) -> None:
@@ -190,7 +200,9 @@ def test_interrupted_with_ctrl_c_a_command_is_quiet_and_its_status_is_130(
         return True
 
     try:
-        wait_until(is_reading, "the command reads", 20)
+        wait_until(is_reading, "the command opens the file", 20)
+        # A signal that arrives just before it begins to read is noticed only when the read ends.
+        wait_until(lambda: _is_idle(process.pid), "it waits for the content", 20)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=20)
     finally:

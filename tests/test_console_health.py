@@ -34,7 +34,7 @@ def test_health_shows_each_figure_with_its_state_in_words(browser: Browser, cons
         consumer = page.get_by_role("row").filter(has_text="Fee summaries").first
         assert "ok" in consumer.inner_text()
         assert f"position {position}, 0 changes" in consumer.inner_text()
-        assert "BacklogGrows above 60" in consumer.inner_text()
+        assert "BacklogGrows above 60 s for 5m" in consumer.inner_text()
         assert accessibility_faults(page) == []
         assert sideways_scroll(page) == 0
         browser.screenshot(page, f"dark-{dark}")

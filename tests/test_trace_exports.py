@@ -58,12 +58,20 @@ def test_every_span_arrives_from_children_that_end_after_a_few_tasks_and_from_pr
                     relay.start()  # its first round finds changes that waited for it
                 api.placed_order(at=later(hours=3 * number))
                 time.sleep(0.02)  # so that they come in many batches
+
+            def have_several_ended() -> bool:
+                nonlocal orders
+                if len(collector.named("fee_summaries.apply_changes")) > 3:
+                    return True
+                # A busy worker takes many changes in one task: further ones make further tasks.
+                api.placed_order(at=later(hours=3 * orders))
+                orders += 1
+                return False
+
+            wait_until(have_several_ended, "several children have ended", pause=0.2)
             wait_until(lambda: len(receiver.received) == orders, "every change was delivered")
             wait_until(
                 lambda: database.value("SELECT min(position) FROM consumer_cursor") == orders, "and counted"
-            )
-            wait_until(
-                lambda: len(collector.named("fee_summaries.apply_changes")) > 3, "several children have ended"
             )
         finally:
             worker.send_signal(signal.SIGTERM)

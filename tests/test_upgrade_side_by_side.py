@@ -35,7 +35,8 @@ PAUSE_SECONDS = 0.1
 ACCEPTING_NEWER_SCHEMAS = "2026-11-29T14:40:00:000000"
 """Releases that have this migration are ready on the next one's schema."""
 
-QUIET = {"OMS_LOG_LEVEL": "WARNING"}
+# A caller may have chosen an instance just before that is taken out, so it serves on for a while.
+QUIET = {"OMS_LOG_LEVEL": "WARNING", "OMS_DRAIN": "2"}
 
 
 class Fleet:

@@ -33,7 +33,7 @@ class History:
 
 
 @route("/console/orders/{order_id:str}", http_method=READ)
-async def show_order(request: PageRequest, order_id: str) -> Response[Any]:
+async def show_order(request: PageRequest) -> Response[Any]:
     """Show an order and its history, newest first.
 
     Raises:
@@ -42,15 +42,16 @@ async def show_order(request: PageRequest, order_id: str) -> Response[Any]:
 
     """
     visitor = await visitor_of(request)
+    order_id = request.path_params["order_id"]
     path = f"/orders/{quote(order_id, safe='')}"
     reads_changes = visitor.may_read("changes:read")
     before = read_position(request, "before")
     # First the position, then the states: what happens in between is shown twice, never not at all.
     position = await latest_position(request) if reads_changes else None
     # Without a history to show, the API says in its own words why there is no order.
-    found = await ask(request, path, refusals=frozenset({404} if reads_changes else ()))
+    answer = await ask(request, path, refusals=frozenset({404} if reads_changes else ()))
     history = await _history(request, path, before) if reads_changes else None
-    order: dict[str, Any] | None = found.data if found.status == 200 else None
+    order: dict[str, Any] | None = answer.data if answer.status == 200 else None
     shown = order or _last_state(history)
     return await render(
         request,
@@ -58,7 +59,7 @@ async def show_order(request: PageRequest, order_id: str) -> Response[Any]:
         order=shown,
         order_id=order_id,
         is_deleted=order is None,
-        tag=found.headers.get("etag", ""),
+        tag=answer.headers.get("etag", ""),
         position=position,
         history=history,
         before=before,

@@ -1,6 +1,7 @@
 // Fees: says how old the figures are, and replaces them when there are newer ones.
 import { formatAll } from "./formats.js";
 import { follow } from "./live.js";
+import { readParts } from "./refresh.js";
 
 const PAUSE_MS = 1_000;
 const POLL_MS = 15_000;
@@ -41,10 +42,7 @@ async function refresh() {
       for (const name of ["order", "version", "after_version"]) address.searchParams.delete(name);
       address.searchParams.set("min_position", wanted);
       address.searchParams.set("wait", 5);
-      const answer = await fetch(address);
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const newer = page.getElementById("figures");
-      if (!newer) break;
+      const [newer] = await readParts(["figures"], address);
       if (Number(newer.dataset.position) >= Number(figures.dataset.position)) {
         figures.replaceWith(newer);
         figures = newer;

@@ -1,8 +1,8 @@
 // An order's page: a new version appears when there is one, and the order is cancelled, reinstated or edited.
 import { call, notify } from "./api.js";
 import { ask } from "./dialogs.js";
-import { formatAll } from "./formats.js";
 import { follow } from "./live.js";
+import { readParts } from "./refresh.js";
 
 const AGAIN_MS = 2_000;
 
@@ -29,11 +29,8 @@ async function refresh() {
 }
 
 async function load() {
-  const answer = await fetch(location.pathname + location.search);
-  const rendered = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("order");
-  if (!rendered) return answer.status >= 500 ? Promise.reject(answer.status) : location.reload();
+  const [rendered] = await readParts(["order"]);
   const known = new Set([...page().querySelectorAll(".versions > li")].map((version) => version.id));
-  formatAll(rendered);
   for (const version of rendered.querySelectorAll(".versions > li")) version.classList.toggle("fresh", !known.has(version.id));
   const focused = document.activeElement?.closest("#order") && document.activeElement.textContent;
   page().replaceWith(rendered);

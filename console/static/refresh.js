@@ -1,14 +1,24 @@
 // Renders parts of the page again, as the server does, after something was changed.
 import { formatAll } from "./formats.js";
 
+// Returns elements of a page as the server renders it now. Throws if it can't; where the page has no such elements, as
+// when the session has ended, the visitor's page is loaded again.
+export async function readParts(ids, address = location.href) {
+  const answer = await fetch(address, { headers: { Accept: "text/html" } });
+  if (answer.status >= 500) throw new Error(`The page can't be shown anew: status ${answer.status}.`);
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const parts = ids.map((id) => page.getElementById(id));
+  if (answer.redirected || parts.includes(null)) {
+    location.reload();
+    throw new Error("The page is loaded again.");
+  }
+  for (const part of parts) formatAll(part);
+  return parts;
+}
+
 // Replaces the elements with these ids by those of the page as it is now.
 export async function refresh(...ids) {
-  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  const fresh = ids.map((id) => page.getElementById(id));
-  if (answer.redirected || !answer.ok || fresh.includes(null)) return location.reload();
-  for (const element of fresh) {
-    formatAll(element);
+  for (const element of await readParts(ids)) {
     const stale = document.getElementById(element.id);
     const focused = stale.contains(document.activeElement) ? document.activeElement : null;
     for (const { id } of stale.querySelectorAll("details[open]")) element.querySelector(`#${id}`)?.setAttribute("open", "");

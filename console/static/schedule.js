@@ -1,10 +1,11 @@
 // The schedule: writes what a visitor moves, creates and cancels, and shows what others change.
 import { notify, Problem } from "./api.js";
-import { formatAll, formatTime } from "./formats.js";
+import { formatTime } from "./formats.js";
 import { follow } from "./live.js";
 import { openNewOrder, openOrder, saysChangedMeanwhile, showRefusal } from "./order_dialogs.js";
 import { moveOrder } from "./orders.js";
 import { preparePicker } from "./picker.js";
+import { readParts } from "./refresh.js";
 import { Timeline, QUARTER } from "./timeline.js";
 import { Moves } from "./timeline_moves.js";
 
@@ -78,14 +79,11 @@ async function refresh() {
   isStale = true;
   if (isBusy() || fetching) return;
   isStale = false;
-  fetching = fetch(location.href, { headers: { Accept: "text/html" } });
+  fetching = readParts(["schedule"]);
   try {
-    const answer = await fetching;
-    if (answer.redirected) return location.reload();
-    if (!answer.ok) throw new Error(`The schedule can't be shown anew: status ${answer.status}.`);
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const [fresh] = await fetching;
     if (isBusy()) isStale = true;
-    else replace(page.getElementById("schedule"));
+    else replace(fresh);
   } catch (error) {
     notify(error instanceof TypeError ? "The service can't be reached." : error.message);
   } finally {
@@ -99,7 +97,6 @@ function replace(fresh) {
   const focus = selectorOf(document.activeElement);
   Object.assign(content.dataset, fresh.dataset);
   content.replaceChildren(...fresh.childNodes);
-  formatAll(content);
   prepare();
   for (const [id, left] of scrolled) {
     const element = document.getElementById(id);
