@@ -9,7 +9,7 @@ import { readParts } from "./refresh.js";
 import { Timeline, QUARTER } from "./timeline.js";
 import { Moves } from "./timeline_moves.js";
 
-const TOGETHER_MS = 100;
+const TOGETHER_MS = 20;
 const AGAIN_MS = 5 * 60_000;
 
 const content = document.getElementById("schedule");
