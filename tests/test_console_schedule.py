@@ -354,3 +354,20 @@ def test_a_full_week_of_many_calendars_is_small_enough(console: Console, page: P
     assert sum(sizes.values()) < LARGEST_PAGE_BYTES, "\n".join(
         f"{size} {url[-60:]}" for url, size in sizes.items()
     )
+
+
+def test_a_click_is_not_lost_to_a_change_that_arrives_while_the_button_is_pressed(
+    console: Console, page: Page
+) -> None:
+    """What is pressed stays until it is released; then the change is shown."""
+    order, other = order_on(console, "crew-7"), order_on(console, "crew-8")
+    page.goto(DAY)
+    button = page.get_by_role("button", name=f"Change order {order['id']}")
+    button.hover()
+    page.mouse.down()
+    console.api.client.post(f"/orders/{other['id']}/cancel")
+    page.wait_for_timeout(600)
+    page.mouse.up()
+    expect(page.get_by_role("dialog", name=f"Order {order['id']}")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("g.order.cancelled")).to_have_count(1)
