@@ -93,19 +93,19 @@ async def newest_changes(
     while len(page.changes) < PAGE_SIZE and page.first > max(page.begin, last + 1 - MOST_SEARCHED):
         start = max(page.first - size, page.begin, last + 1 - MOST_SEARCHED)
         try:
-            found = await _read_window(request, filters, start, page.first - 1)
+            window = await _read_window(request, filters, start, page.first - 1)
         except ApiRefusalError as refusal:
             begin = refusal.problem.get("first_position", 0)
             if refusal.status != 410 or begin <= start:
                 raise
             page.begin = min(begin, page.first)  # older changes are no longer retained
             continue
-        if found is None:
+        if window is None:
             size = max(size // _GROWTH, FEED_LIMIT)
             continue
-        page.changes += reversed(found)
+        page.changes += reversed(window)
         page.first = start
-        size *= 1 if found else _GROWTH
+        size *= 1 if window else _GROWTH
     if len(page.changes) >= PAGE_SIZE:
         del page.changes[PAGE_SIZE:]
         page.first = position_of(page.changes[-1])
@@ -130,15 +130,15 @@ async def _read_window(
     request: PageRequest, filters: Mapping[str, str], start: int, end: int
 ) -> list[dict[str, Any]] | None:
     """Read the changes of some positions, oldest first; None: too many for one answer."""
-    found: list[dict[str, Any]] = []
+    window: list[dict[str, Any]] = []
     after = start - 1
     while after < end:
         feed = await _ask_feed(request, filters, after, FEED_LIMIT)
-        found += [change for change in feed["items"] if position_of(change) <= end]
+        window += [change for change in feed["items"] if position_of(change) <= end]
         after = feed["next_cursor"]
-        if len(found) >= FEED_LIMIT and after < end:
+        if len(window) >= FEED_LIMIT and after < end:
             return None
-    return found
+    return window
 
 
 async def _ask_feed(request: PageRequest, filters: Mapping[str, str], after: int, limit: int) -> Any:

@@ -180,11 +180,11 @@ def accessibility_faults(page: Page, *, only: Sequence[str] = ()) -> list[str]:
         only: CSS selectors of the parts to look at; the whole page without any.
 
     """
-    found = Axe().run(page, context=list(only) or None)
+    report = Axe().run(page, context=list(only) or None)
     return [
         f"{violation['id']} ({violation['impact']}): {violation['help']}: {node['html'][:200]}\n"
         f"    {node['failureSummary']}"
-        for violation in found.response["violations"]
+        for violation in report.response["violations"]
         for node in violation["nodes"]
     ]
 

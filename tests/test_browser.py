@@ -56,7 +56,7 @@ def test_every_fault_of_a_page_is_noted(browser: Browser, faulty_url: str) -> No
     page = browser.open(faulty_url)
     page.goto("/")
     assert page.title() == "Faulty"
-    found = "\n".join(browser.faults)
+    faults = "\n".join(browser.faults)
     for fault in (
         "CSP violated: script-src",
         "CSP violated: style-src",
@@ -64,7 +64,7 @@ def test_every_fault_of_a_page_is_noted(browser: Browser, faulty_url: str) -> No
         "ERR_NAME_NOT_RESOLVED",
         "uncaught: noSuchFunction is not defined",
     ):
-        assert fault in found, found
+        assert fault in faults, faults
     with pytest.raises(AssertionError, match="nothing can be seen"):
         tab_through(page)
     named = "\n".join(accessibility_faults(page))

@@ -50,14 +50,14 @@ class TimeAxis:
 
     def days(self) -> list[Day]:
         """Return the days, from midnight to midnight in the zone, as far as they are on the axis."""
-        day, found = self.local(self.begin).date(), []
+        day, days = self.local(self.begin).date(), []
         while (begin := self._midnight(day)) < self.end:
             end = self._midnight(day + _DAY)
             # Where a country crossed the date line, a whole day is missing.
             if end > max(begin, self.begin):
-                found.append(Day(day, max(begin, self.begin), min(end, self.end)))
+                days.append(Day(day, max(begin, self.begin), min(end, self.end)))
             day += _DAY
-        return found
+        return days
 
     def _midnight(self, day: date) -> datetime:
         """Return when a day begins: at the first of two midnights, or when clocks skip it."""

@@ -25,8 +25,8 @@ async def search_orders(request: PageRequest) -> Response[Any]:
     orders = await _find(request, text) if text else []
     deleted = not orders and await _is_deleted(request, text)
     if len(orders) == 1 or deleted:
-        found = orders[0]["id"] if orders else text
-        return Redirect(f"/console/orders/{found}", status_code=303)
+        order = orders[0]["id"] if orders else text
+        return Redirect(f"/console/orders/{order}", status_code=303)
     return await render(request, "search.html", text=text, orders=orders)
 
 
@@ -34,8 +34,8 @@ async def _find(request: PageRequest, text: str) -> list[dict[str, Any]]:
     """Ask for both: a reference may look like an id. 400: the text can't be one, so no order has it."""
     by_id = await ask(request, "/orders", [("id", text)], refusals=frozenset({400}))
     by_reference = await ask(request, "/orders", [("reference", text)], refusals=frozenset({400}))
-    found = [order for answer in (by_id, by_reference) for order in answer.data.get("items", ())]
-    return list({order["id"]: order for order in found}.values())
+    orders = [order for answer in (by_id, by_reference) for order in answer.data.get("items", ())]
+    return list({order["id"]: order for order in orders}.values())
 
 
 async def _is_deleted(request: PageRequest, text: str) -> bool:

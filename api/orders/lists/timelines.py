@@ -128,9 +128,9 @@ async def read_orders(filters: OrderFilters) -> OrdersOfWindow:
     orders: list[TimelineOrder] = []
     after = None
     for _ in range(_MOST_READS):
-        found = await find_page(filters, after, _AT_ONCE)
-        orders += [_drawn(order.json) for order in found.orders if order.json is not None]
-        last = found.edge or (found.orders[-1] if len(found.orders) == _AT_ONCE else None)
+        page = await find_page(filters, after, _AT_ONCE)
+        orders += [_drawn(order.json) for order in page.orders if order.json is not None]
+        last = page.edge or (page.orders[-1] if len(page.orders) == _AT_ONCE else None)
         if last is None and len(orders) <= MOST_ORDERS:
             return OrdersOfWindow(moment, orders)
         if last is None or len(orders) > MOST_ORDERS:
