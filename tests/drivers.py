@@ -144,6 +144,14 @@ FEW_BYTES = 1_000_000
 """A smaller database is emptied with DELETE."""
 
 
+WAITING_FOR_LOCKS = """
+FROM pg_locks
+WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""Sessions that wait for a lock of this database. Those of other tests are copies of one template, in which a
+table has the same object id."""
+
+
 class Database:
     """Direct access to the database."""
 

@@ -11,6 +11,7 @@ import asyncpg
 import psutil
 
 from tests.builders import later
+from tests.drivers import WAITING_FOR_LOCKS
 from tests.webhook_receiver import Answer, Receiver
 from tests.webhook_steps import subscribe
 
@@ -121,7 +122,7 @@ def lose_tasks(system: ObservedSystem, watch: MetricWatch) -> None:
     system.database.rows("BEGIN")
     system.database.rows("SELECT FROM consumer_cursor WHERE consumer = 'fee_summaries' FOR UPDATE")
     system.api.placed_order(at=later(days=31))
-    blocked = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"
+    blocked = f"SELECT count(*) > 0 {WAITING_FOR_LOCKS}"
     watch.until(lambda: system.database.value(blocked), "it waits")
     for child in psutil.Process(system.worker.pid).children(recursive=True):
         child.kill()

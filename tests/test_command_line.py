@@ -19,7 +19,7 @@ import typer
 from oms.main import app
 from shared.settings import OF_COMMANDS
 from tests.command_steps import command_environment, oms
-from tests.drivers import Database, wait_until
+from tests.drivers import WAITING_FOR_LOCKS, Database, wait_until
 from tests.processes import ROOT, run_command, run_on_terminal
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def test_interrupted_while_the_database_works_a_command_cancels_it(
     database: Database, postgres_url: str
 ) -> None:
     """Here a proof waits for a lock: within a moment neither the command nor its session is left."""
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass"
+    waiting = f"SELECT count(*) {WAITING_FOR_LOCKS} AND relation = 'orders'::regclass"
 
     with Database(postgres_url) as holder:
         holder.run_script("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")

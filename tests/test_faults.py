@@ -16,7 +16,7 @@ import pytest
 from tests import faults
 from tests.builders import later
 from tests.callers import EXPECTED
-from tests.drivers import wait_until
+from tests.drivers import WAITING_FOR_LOCKS, wait_until
 from tests.faults import Deployment, with_load
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def blocked_task(deployment: Deployment, blocker: Callable[[str], object]) -> No
     with deployment.psql() as database:
         wait_until(
             lambda: bool(
-                database.value(
-                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'RowExclusiveLock'"
-                )
+                database.value(f"SELECT count(*) {WAITING_FOR_LOCKS} AND mode = 'RowExclusiveLock'")
             ),
             "the worker is in the middle of a batch",
         )

@@ -21,7 +21,7 @@ from shared.database.statements import execute, fetch_value, fetch_values
 from shared.database.transaction import transaction
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, APPLY_TO_WEBHOOK_DELIVERIES, CONSUMER_QUEUE
 from tests.builders import later
-from tests.drivers import wait_until
+from tests.drivers import WAITING_FOR_LOCKS, wait_until
 from tests.model import fee_shares
 from tests.processes import ServiceProcess
 from tests.steps import ANYONE, applied, apply_every_change, assign_all, place
@@ -184,16 +184,10 @@ def test_a_worker_that_dies_in_a_batch_writes_neither_rows_nor_cursor(
             async with blocker.transaction():
                 await blocker.execute("LOCK TABLE fee_summary IN SHARE MODE")
                 working = asyncio.create_task(apply_changes(second))
-                while not await blocker.fetchval(
-                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = "
-                    "(SELECT oid FROM pg_database WHERE datname = current_database())"
-                ):
+                while not await blocker.fetchval(f"SELECT count(*) {WAITING_FOR_LOCKS}"):
                     assert not working.done()
                     await asyncio.sleep(0.01)
-                await blocker.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND database = "
-                    "(SELECT oid FROM pg_database WHERE datname = current_database())"
-                )
+                await blocker.execute(f"SELECT pg_terminate_backend(pid) {WAITING_FOR_LOCKS}")
                 with pytest.raises(Exception, match=r"(?i)terminat|closed|connection"):
                     await working
         finally:

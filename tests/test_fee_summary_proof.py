@@ -17,7 +17,7 @@ from api.relay.main import Relay
 from shared.progress import ProgressLine
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES, CONSUMER_QUEUE, PROVE_FEE_SUMMARIES
 from tests.builders import later
-from tests.drivers import wait_until
+from tests.drivers import WAITING_FOR_LOCKS, wait_until
 from tests.fee_summary_history import History
 from tests.fee_summary_steps import differences
 from tests.processes import ServiceProcess, call_command, run_on_terminal
@@ -32,10 +32,7 @@ if TYPE_CHECKING:
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
-WAITING = """
-SELECT clock_timestamp() - waitstart AS since FROM pg_locks
-WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+WAITING = f"SELECT clock_timestamp() - waitstart AS since {WAITING_FOR_LOCKS}"
 """Sessions that wait for a lock in this database."""
 
 

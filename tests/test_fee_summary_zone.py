@@ -14,7 +14,7 @@ import pytest
 from shared.database.locks import RELAY_LOCK
 from shared.fee_summaries import OtherTimeZoneError, check_time_zone
 from tests.builders import later
-from tests.drivers import wait_until
+from tests.drivers import WAITING_FOR_LOCKS, wait_until
 from tests.fee_summary_history import History
 from tests.fee_summary_model import Query, report, shown_figures, shown_row
 from tests.fee_summary_steps import differences, exactly, pages
@@ -86,10 +86,7 @@ def test_a_page_read_while_the_time_zone_changes_never_mixes_days_of_both_zones(
             async with changing.transaction():
                 await changing.execute("LOCK TABLE fee_summary, orders IN ACCESS EXCLUSIVE MODE")
                 reading = asyncio.create_task(asyncio.to_thread(api.client.get, following))
-                while not await changing.fetchval(
-                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = "
-                    "(SELECT oid FROM pg_database WHERE datname = current_database())"
-                ):
+                while not await changing.fetchval(f"SELECT count(*) {WAITING_FOR_LOCKS}"):
                     assert not reading.done()
                     await asyncio.sleep(0.01)
                 await changing.execute("UPDATE fee_summary_state SET time_zone = 'Asia/Tokyo'")

@@ -15,7 +15,7 @@ import pytest
 
 from api.http.csv_text import escape_formula, unescape_formula
 from tests.builders import NOON, later
-from tests.drivers import Api, Database, wait_until
+from tests.drivers import WAITING_FOR_LOCKS, Api, Database, wait_until
 
 NDJSON = {"Accept": "application/x-ndjson"}
 CSV = {"Accept": "text/csv"}
@@ -223,7 +223,7 @@ def test_a_stream_that_loses_its_connection_before_the_first_byte_is_503(
     api: Api, database: Database, accept: dict[str, str], end: str
 ) -> None:
     """With Retry-After, as for every other failure of the database."""
-    waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass"
+    waiting = f"SELECT pid {WAITING_FOR_LOCKS} AND relation = 'orders'::regclass"
     api.placed_order()
     database.rows("BEGIN")
     try:

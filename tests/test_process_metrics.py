@@ -20,7 +20,7 @@ import pytest
 
 from stack.embedded_valkey import free_port
 from tests.builders import later
-from tests.drivers import wait_until
+from tests.drivers import WAITING_FOR_LOCKS, wait_until
 from tests.observed_system import ObservedSystem, observed_system
 from tests.processes import NO_REDIS, ROOT, ServiceProcess, environment, migrate, run_command
 from tests.scrapes import Metrics, documented, kinds_and_labels, scrape
@@ -126,7 +126,7 @@ def test_a_task_whose_process_is_killed_is_counted_as_lost(system: ObservedSyste
 
 
 def _blocked(system: ObservedSystem) -> int:
-    return int(system.database.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+    return int(system.database.value(f"SELECT count(*) {WAITING_FOR_LOCKS}"))
 
 
 def test_a_relay_that_waits_for_another_one_does_not_lead(system: ObservedSystem) -> None:

@@ -16,6 +16,7 @@ import pytest
 from shared.webhook_addresses import AddressPolicy, read_networks
 from tests import hostile_endpoints
 from tests.builders import later
+from tests.drivers import WAITING_FOR_LOCKS
 from tests.hostile_endpoints import all_in_another_process, listening
 from tests.webhook_receiver import CERTIFICATE, Answer, Receiver
 from tests.webhook_steps import client, deliveries, fan_out, subscribe
@@ -213,10 +214,7 @@ def test_the_end_of_an_attempt_is_recorded_although_its_database_session_ends(
     """And other attempts go on: each notification is sent once."""
     webhooks = [subscribe(api, receiver.url) for _ in range(3)]
     api.placed_order()
-    waiting = """
-        FROM pg_locks WHERE NOT granted AND relation = 'webhook_attempt'::regclass
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    """
+    waiting = f"{WAITING_FOR_LOCKS} AND relation = 'webhook_attempt'::regclass"
 
     async def end_sessions_that_record() -> None:
         await fan_out()
