@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,70 +19,37 @@ from piccolo.engine.postgres import PostgresEngine
 from shared.database.database_wait import WaitingForDatabase
 from shared.database.lock_retry import LOCK_ERRORS, LockWaiters, retry_while_locked
 from shared.database.pool import Pool
-from shared.database.sessions import (
-    DRIVER_ERRORS,
-    READ_ONLY,
-    Session,
-    ends_session,
-    is_unavailability,
-    sqlstate_of,
+from shared.database.sessions import DRIVER_ERRORS, Session, ends_session
+from shared.database.unavailability import (
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    LockTimeoutError,
+    OutcomeUnknownError,
+    OverloadedError,
+    translate_connection_errors,
+    translated,
 )
 from shared.database.waiting_line import Slots, TooLongError
 from shared.settings import settings
 from shared.tracing.spans import statement_span
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 T = TypeVar("T")
 
-
-class DatabaseUnavailableError(Exception):
-    """PostgreSQL can't be reached, is starting or stopping, or no connection is free. Try again soon."""
-
-
-class DatabaseReadOnlyError(DatabaseUnavailableError):
-    """The session can't write: a standby, or ``default_transaction_read_only``. Nothing is stored."""
-
-
-class OverloadedError(DatabaseUnavailableError):
-    """More wait for a connection than can get one in time. Nothing is stored; try again later."""
-
-
-class LockTimeoutError(DatabaseUnavailableError):
-    """Another transaction held a lock for ``OMS_STATEMENT_TIMEOUT``. Nothing is stored; try again later."""
-
-
-class OutcomeUnknownError(DatabaseUnavailableError):
-    """The connection broke during a COMMIT, or a statement that is one: nothing or all of it is stored."""
-
-
-@asynccontextmanager
-async def translate_connection_errors(*, connecting: bool = False) -> AsyncIterator[None]:
-    """Run a block that talks to PostgreSQL.
-
-    Args:
-        connecting: the block only opens a session, so whatever the server refuses is not a statement's fault.
-
-    Raises:
-        DatabaseUnavailableError: the server or the session failed; raised in place of asyncpg's error.
-
-    """
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        raise translated(error, connecting=connecting)  # noqa: B904 (it has its cause)
-
-
-def translated(error: Exception, *, connecting: bool = False) -> Exception:
-    """Return what to raise for an error of asyncpg; see ``translate_connection_errors``."""
-    if not (is_unavailability(error) or (connecting and isinstance(error, asyncpg.PostgresError))):
-        return error
-    kind = DatabaseReadOnlyError if sqlstate_of(error) == READ_ONLY else DatabaseUnavailableError
-    unavailable = kind(str(error) or type(error).__name__)
-    unavailable.__cause__ = error
-    return unavailable
-
+__all__ = [
+    "DB",
+    "DatabaseReadOnlyError",
+    "DatabaseUnavailableError",
+    "Engine",
+    "LockTimeoutError",
+    "OutcomeUnknownError",
+    "OverloadedError",
+    "translate_connection_errors",
+    "translated",
+]
+"""The engine, and what its callers catch (``shared/database/unavailability.py``)."""
 
 WAIT_WHILE_LOCKED_SECONDS = 1.0
 """The longest wait for a write slot while many wait for locks: most who come now would be refused when they
