@@ -25,6 +25,7 @@ from api.http.media_types import check_acceptable
 from api.http.open_connections import closing_silent_connections, most_connections, track_requests
 from api.http.options import options_routes
 from api.http.parameters import check_query
+from api.http.read_after import choose_read_place
 from api.http.request_bodies import receive_bodies
 from api.http.request_log import request_log
 from api.http.request_sizes import check_sizes
@@ -41,6 +42,8 @@ from api.services import routes as services
 from api.webhooks import routes as webhooks
 from console.app import create_pages, with_console
 from shared.database.engine import DB
+from shared.database.read_places import READ_PLACE
+from shared.database.standbys import STANDBYS
 from shared.logs import configure_logs
 from shared.settings import settings
 from shared.tracing.hidden import without_opentelemetry
@@ -78,9 +81,11 @@ ROUTES = [
 @asynccontextmanager
 async def _database_pool(_app: Litestar) -> AsyncIterator[None]:
     await DB.start(settings().pool_size, serving=True)
+    STANDBYS.start(settings().pool_size)
     try:
         yield
     finally:
+        await STANDBYS.stop()
         await DB.stop()
 
 
@@ -137,10 +142,12 @@ async def check_request(request: AnyRequest) -> None:
     because for each guard Litestar copies the route's handler for every request.
     """
     handler = request.route_handler
+    READ_PLACE.set(None)
     check_path(request)
     await check_access(request, handler)
     check_acceptable(request, handler)
     check_query(request, handler)
+    await choose_read_place(request, handler)
 
 
 def create_litestar() -> Litestar:

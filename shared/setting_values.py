@@ -56,6 +56,9 @@ def _read_duration(text: str) -> timedelta:
 
 # The environment has texts, and so have the defaults of these types (``validate_default``).
 DatabaseUrl = Annotated[str, AfterValidator(check_database_url), Field(repr=False)]
+OptionalDatabaseUrl = Annotated[
+    str, AfterValidator(lambda url: check_database_url(url) if url else url), Field(repr=False)
+]
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Field(repr=False)]
 ZoneName = Annotated[str, AfterValidator(check_zone_name)]
 YesOrNo = Annotated[bool, BeforeValidator(_read_yes_or_no)]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.fee_summaries.errors import SummariesBehindError
-from api.fee_summaries.positions import OrderVersion, wait_for
+from api.fee_summaries.positions import wait_for
 from api.orders.updates import delete_order
 from api.relay.retention import trim_log
 from shared.database.engine import DB
+from shared.database.standbys import OrderVersion
 from tests.builders import later
 from tests.drivers import Api, at_once, wait_until
 from tests.processes import NO_REDIS

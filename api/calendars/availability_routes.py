@@ -53,7 +53,12 @@ _WINDOW: Readers = {
 @route(
     "/calendars/{calendar:str}/availability",
     http_method=READ,
-    opt={"scope": ORDERS_READ, "produces": OFFERED, "query": Query({**_WINDOW, "cursor": str})},
+    opt={
+        "scope": ORDERS_READ,
+        "standby": True,
+        "produces": OFFERED,
+        "query": Query({**_WINDOW, "cursor": str}),
+    },
 )
 async def show_availability(request: AnyRequest) -> Response[bytes]:
     """Show the intervals in which an order's datetime may fall."""
@@ -71,6 +76,7 @@ async def show_availability(request: AnyRequest) -> Response[bytes]:
     http_method=READ,
     opt={
         "scope": ORDERS_READ,
+        "standby": True,
         "produces": OFFERED,
         "query": Query({"calendar": read_calendar, **_WINDOW}, repeatable=("calendar",)),
     },

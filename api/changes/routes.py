@@ -18,6 +18,7 @@ from api.http.json_text import encode_text
 from api.http.media_types import JSON
 from api.http.pages import Page, answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, parameters_of, path_id, query_of, read_limit, read_seconds
+from api.http.read_after import READ_AFTER, require_position
 from api.http.request import READ, AnyRequest
 from api.http.responses import BytesResponse
 from api.http.scopes import CHANGES_READ
@@ -37,6 +38,7 @@ read_actor = visible_text(100)
     http_method=READ,
     opt={
         "scope": CHANGES_READ,
+        "standby": True,
         "query": Query(
             {
                 "after": read_position,
@@ -55,7 +57,9 @@ async def list_order_changes(request: AnyRequest) -> Response[bytes]:
     query = query_of(request)
     filters = ChangeFilters(query.get("order"), query.get("type"), query.get("calendar"), query.get("actor"))
     limit, wait = limit_of(request), query.get("wait", 0)
-    page = await feed_page(filters, query.get("after", 0), limit)
+    after = query.get("after", 0)
+    await require_position(after)
+    page = await feed_page(filters, after, limit)
     if wait and not page.changes:
         TAIL.check_capacity()
         with TAIL.follow():
@@ -90,6 +94,8 @@ async def _wait_for_changes(filters: ChangeFilters, page: FeedPage, limit: int, 
         ):
             seen = max(seen, TAIL.last or 0)
             continue
+        # The tail may have read the primary, or another standby, which is further.
+        await require_position(TAIL.last or 0)
         page = await feed_page(filters, page.through, limit)
         if page.changes:
             return page
@@ -99,17 +105,27 @@ async def _wait_for_changes(filters: ChangeFilters, page: FeedPage, limit: int, 
 
 @route("/order-changes/latest", http_method=READ, opt={"scope": CHANGES_READ})
 async def show_latest_position() -> Response[bytes]:
-    """Return the position of the latest change: a place to start from."""
+    """Return the position of the latest change: a place to start from.
+
+    Read on the primary, so that it never goes back.
+    """
     return BytesResponse(f'{{"position":{(await log_bounds()).last}}}'.encode(), media_type=JSON)
 
 
 @route(
-    "/orders/{order_id:str}/changes", http_method=READ, opt={"scope": CHANGES_READ, "query": Query(PAGING)}
+    "/orders/{order_id:str}/changes",
+    http_method=READ,
+    opt={
+        "scope": CHANGES_READ,
+        "standby": "parameters",
+        "query": Query({**PAGING, **READ_AFTER}),
+    },
 )
 async def list_changes_of_order(request: AnyRequest) -> Response[bytes]:
     """List an order's changes, also those of a deleted order."""
     order_id = path_id(request, "order_id")
     after, limit = read_cursor(request, read_position), limit_of(request)
+    await require_position(after or 0)
     changes = await order_history(order_id, after, limit + 1)
     return answer_page(
         request, Page.of(changes, limit, Change.notification, lambda change: [change.position])

@@ -27,10 +27,16 @@ from api.http.scopes import CHANGES_READ
 from api.http.stream_tickets import read_ticket
 from shared.change_log import changes_after, log_bounds
 from shared.database.engine import DatabaseUnavailableError
+from shared.database.read_places import reading_at
+from shared.database.standbys import STANDBYS
 from shared.settings import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from litestar.types import Receive, Scope, Send
+
+    from shared.changes import Change
 
 log = structlog.get_logger("order_change_stream")
 
@@ -62,6 +68,7 @@ HEADERS = [
 )
 async def stream_order_changes(request: AnyRequest) -> ASGIApp:
     """Stream changes after a position: ``Last-Event-ID``, else ``after``, else the latest."""
+    # On the primary: where a stream starts must not go back, and so must not what it may resume at.
     bounds = await log_bounds()
     after: int = query_of(request).get("after", bounds.last)
     # A reconnecting client sends the header automatically; it is newer than ``after`` in the URL.
@@ -88,6 +95,11 @@ async def _head(_scope: Scope, _receive: Receive, send: Send) -> None:
 def _retry_hint() -> str:
     """Return a line: reconnect after 1 to 3 s, so that not all clients of a process return at once."""
     return f"retry: {random.randrange(1_000, 3_000)}\n"  # noqa: S311 (no secret)
+
+
+def _continues(changes: Sequence[Change], position: int) -> bool:
+    """Return whether changes begin with the one after a position."""
+    return bool(changes) and changes[0].position == position + 1
 
 
 class _Stream:
@@ -141,11 +153,14 @@ class _Stream:
         """Send a page from PostgreSQL to a client whose next change is no longer in the ring."""
         try:
             async with _catching_up:
-                changes = await changes_after(self.position, PAGE)
+                with reading_at(STANDBYS.place):
+                    changes = await changes_after(self.position, PAGE)
+                if not _continues(changes, self.position):  # or the standby is behind the tail
+                    changes = await changes_after(self.position, PAGE)
         except DatabaseUnavailableError:
             await asyncio.sleep(1)
             return
-        if not changes or changes[0].position != self.position + 1:
+        if not _continues(changes, self.position):
             # Retention has just deleted the next change. A stream that has begun can only be cut off; the
             # client gets 410 when it reconnects.
             raise SlowClientError

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -22,10 +23,12 @@ from api.http.request_metrics import process_gauge
 from shared.change_log import CHANGE, Bounds, log_bounds
 from shared.changes import Change
 from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.read_places import reading_at
+from shared.database.standbys import STANDBYS
 from shared.database.statements import read_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from api.changes.queries import ChangeFilters
 
@@ -129,7 +132,8 @@ class Tail:
         _followers.inc()
         if self._task is None or self._task.done():
             self._clear()
-            self._task = asyncio.create_task(self._poll_until_unused())
+            # In a context of its own: the place that a follower's request reads at is not the tail's.
+            self._task = asyncio.get_running_loop().create_task(self._poll_until_unused(), context=Context())
         try:
             yield
         finally:
@@ -258,12 +262,14 @@ class Tail:
             self._wake()
         # Read from the last known change on, not after it: if it is no longer the same change, the log was
         # replaced.
-        last, known = self._last, self._ring.get(self._last)
-        rows = await DB.fetch(_CHANGES_FROM, last, CHANGES_PER_POLL + 1)
+        last = self._last
+        with reading_at(STANDBYS.place):
+            rows = await DB.fetch(_CHANGES_FROM, last, CHANGES_PER_POLL + 1)
         bounds = read_row(Bounds, rows[0])
-        # If retention has deleted that change, it can no longer be compared.
-        comparable = known if bounds.first <= last else None
-        if bounds.last < last or (comparable and rows[0]["event_id"] != comparable.event_id):
+        if STANDBYS.all and self._is_of_another_log(rows, bounds):  # or the standby is behind
+            rows = await DB.fetch(_CHANGES_FROM, last, CHANGES_PER_POLL + 1)
+            bounds = read_row(Bounds, rows[0])
+        if self._is_of_another_log(rows, bounds):
             log.warning("log_replaced", known=last, latest=bounds.last)
             self._clear()
             self.generation += 1
@@ -276,6 +282,12 @@ class Tail:
             self._chunks = {}
             self._wake()
         return len(new)
+
+    def _is_of_another_log(self, rows: Sequence[Any], bounds: Bounds) -> bool:
+        last = self._last or 0
+        # If retention has deleted the last known change, it can no longer be compared.
+        known = self._ring.get(last) if bounds.first <= last else None
+        return bounds.last < last or (known is not None and rows[0]["event_id"] != known.event_id)
 
     def _add(self, change: Change, calendars: frozenset[str]) -> None:
         event = encode_event(change)

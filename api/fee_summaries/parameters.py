@@ -12,6 +12,7 @@ from api.http import fields
 from api.http.parameters import PAGING, Query, Readers, read_bom, read_seconds
 from api.http.pictures import read_format
 from api.http.problems import Fault, malformed
+from api.http.read_after import read_order_version
 from api.http.times import EARLIEST, LATEST
 from api.orders.fields import read_calendar
 
@@ -46,7 +47,7 @@ SCOPE: Readers = {
     "calendar": read_calendar,
     "position": fields.read_position,
     "min_position": fields.read_position,
-    "after_version": positions.read_order_version,
+    "after_version": read_order_version,
     "wait": read_seconds(positions.LONGEST_WAIT_SECONDS),
 }
 _REPORT: Readers = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ import msgspec
 
 from api.fee_summaries.errors import OrderVersionNotFoundError, ReportExpiredError, SummariesBehindError
 from api.fee_summaries.statements import Statement
-from api.http.fields import read_id
 from api.http.request_metrics import process_gauge
 from api.http.times import utc_text
 from shared.database.statements import fetch_one, fetch_optional, fetch_values
@@ -28,8 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from api.http.pages import Filters
-
-GREATEST_VERSION = 999_999_999
+    from shared.database.standbys import OrderVersion
 
 LONGEST_WAIT_SECONDS = 10
 DEFAULT_WAIT_SECONDS = 5
@@ -130,30 +127,6 @@ def check_read(as_of: ReadAsOf, time_zone: str | None = None) -> None:
         )
 
 
-@dataclass(frozen=True)
-class OrderVersion:
-    """A version of an order, as its ETag names it. A deletion is the version after the last."""
-
-    order_id: int
-    version: int
-
-
-def read_order_version(value: str) -> OrderVersion:
-    """Read ``<order>:<version>``.
-
-    Raises:
-        ValueError: it is not of that form.
-
-    """
-    order_id, _, version = value.partition(":")
-    try:
-        if read_id(version) <= GREATEST_VERSION:
-            return OrderVersion(read_id(order_id), read_id(version))
-    except ValueError:
-        pass
-    raise ValueError("must be an order's id and a version of it, such as 223:1")
-
-
 class _VersionPosition(msgspec.Struct, frozen=True):
     """Where a version is in the change log."""
 
@@ -188,8 +161,8 @@ async def _position_of(wanted: OrderVersion) -> int | None:
     return version.position
 
 
-async def wait_for(min_position: int, after_version: OrderVersion | None, seconds: int) -> None:
-    """Wait until the summaries include a position and an order's version.
+async def wait_for(min_position: int, after_version: OrderVersion | None, seconds: int) -> int:
+    """Wait until the summaries include a position and an order's version; return the greater position.
 
     Raises:
         OrderVersionNotFoundError: there is no such version.
@@ -207,7 +180,7 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
             goal = None if position is None else max(position, min_position)
             assigned_when_checked = summaries.assigned
         if goal is not None and summaries.position >= goal:
-            return
+            return goal
         # So far ahead that the summaries can't reach it in time: don't wait.
         is_far = goal is not None and goal - summaries.position > FURTHEST_BACK
         if time.monotonic() >= deadline or is_far or _Poll.waiting >= MAX_WAITING_REQUESTS:

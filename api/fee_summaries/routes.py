@@ -95,6 +95,7 @@ def _read_place(period: str, service_id: object, calendar: object) -> tuple[date
     http_method=READ,
     opt={
         "scope": SUMMARIES_READ,
+        "standby": True,
         "produces": OFFERED,
         "query": REPORT,
         "elsewhere": f"GET /fee-summaries/export answers with {CSV}.",
@@ -129,7 +130,7 @@ async def list_fee_summaries(request: AnyRequest) -> Response[bytes]:
 @route(
     "/fee-summaries/export",
     http_method=READ,
-    opt={"scope": SUMMARIES_READ, "produces": (CSV,), "query": EXPORT},
+    opt={"scope": SUMMARIES_READ, "standby": True, "produces": (CSV,), "query": EXPORT},
 )
 async def export_fee_summaries(request: AnyRequest) -> Response[Any]:
     """Sum orders and fees: the whole report as CSV."""
@@ -150,7 +151,11 @@ def _read_orders_place(at: object, order_id: object) -> tuple[datetime, int]:
     return read_time(at), fields.read_id(order_id)
 
 
-@route("/fee-summaries/orders", http_method=READ, opt={"scope": SUMMARIES_READ, "query": COUNTED_ORDERS})
+@route(
+    "/fee-summaries/orders",
+    http_method=READ,
+    opt={"scope": SUMMARIES_READ, "standby": True, "query": COUNTED_ORDERS},
+)
 async def list_counted_orders(request: AnyRequest) -> Response[bytes]:
     """List the orders behind fee summaries, as they were at the position of the figures."""
     parameters = query_of(request)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 REQUEST_HEADERS = (
     *("Accept", "Authorization", "Change-Reason", "Content-Type", "Idempotency-Key", "If-Match"),
-    *("If-None-Match", "Last-Event-ID", "X-Request-Id", "traceparent", "tracestate"),
+    *("If-None-Match", "Last-Event-ID", "Read-After", "X-Request-Id", "traceparent", "tracestate"),
 )
 """What a page may send."""
 
 RESPONSE_HEADERS = (
     *("Accept", "Accept-Patch", "Allow", "Content-Disposition", "ETag", "Idempotency-Replayed", "Link"),
-    *("Location", "Retry-After", "WWW-Authenticate", "X-Request-Id", "X-Total-Count"),
+    *("Location", "Read-After", "Retry-After", "WWW-Authenticate", "X-Request-Id", "X-Total-Count"),
     "X-Total-Count-Precision",
 )
 """What a page may read, beside what every page may."""

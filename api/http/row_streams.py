@@ -6,7 +6,7 @@ A client may take its time to read one. When its key is revoked meanwhile, the c
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,14 @@ from api.http.errors import TooManyStreamsError
 from api.http.request import method_of
 from shared.database.database_wait import WaitingForDatabase
 from shared.database.engine import DB, translate_connection_errors
+from shared.database.read_places import READ_PLACE, StandbyFailedError, leave_standby
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from litestar.types import Receive, Scope, Send
+
+    from shared.database.read_places import ReadPlace
 
 CHUNK = 500
 """Rows in memory at once, for each stream."""
@@ -129,15 +132,34 @@ async def stream_rows(
     """
     if _slots.locked():
         raise TooManyStreamsError(MAX_STREAMS, "exports")
+    query = _Query(statement, arguments, cursor_tuple_fraction)
+    place = READ_PLACE.get()
+    if place is not None:
+        try:
+            return await _open(query, encode, head, tail, place=place)
+        except StandbyFailedError as failure:
+            leave_standby(failure.reason)
+    async with translate_connection_errors():
+        return await _open(query, encode, head, tail, place=None)
+
+
+async def _open(
+    query: _Query,
+    encode: Callable[[Sequence[Any]], bytes],
+    head: bytes,
+    tail: Callable[[], bytes],
+    *,
+    place: ReadPlace | None,
+) -> AsyncGenerator[bytes, None]:
     await _slots.acquire()
     try:
-        connection = await DB.connect()
+        connection = await (DB if place is None else place).connect()
     except BaseException:
         _slots.release()
         raise
-    stream = _stream(connection, _Query(statement, arguments, cursor_tuple_fraction), encode, head, tail)
+    stream = _stream(connection, query, encode, head, tail, place=place)
     # The first chunk is read here, so that an error at once is still answered as a problem.
-    async with translate_connection_errors():
+    async with nullcontext() if place is None else place.until_over():
         first = await anext(stream)
     return _with_first(first, stream)
 
@@ -149,9 +171,11 @@ async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncG
             yield chunk
 
 
-async def _fetch(connection: Any, statement: str) -> Sequence[Any]:
+async def _fetch(connection: Any, statement: str, place: ReadPlace | None) -> Sequence[Any]:
     with WaitingForDatabase():
-        rows: Sequence[Any] = await connection.fetch(statement)
+        # A standby that stops answering in the middle ends the stream: the rest would be of another snapshot.
+        async with nullcontext() if place is None else place.until_over():
+            rows: Sequence[Any] = await connection.fetch(statement)
     return rows
 
 
@@ -161,6 +185,8 @@ async def _stream(
     encode: Callable[[Sequence[Any]], bytes],
     head: bytes,
     tail: Callable[[], bytes],
+    *,
+    place: ReadPlace | None,
 ) -> AsyncGenerator[bytes, None]:
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -169,8 +195,8 @@ async def _stream(
                 f"DECLARE stream NO SCROLL CURSOR FOR {query.statement}", *query.arguments
             )
             fetch = f"FETCH {CHUNK} FROM stream"
-            yield head + encode(await _fetch(connection, fetch))
-            while rows := await _fetch(connection, fetch):
+            yield head + encode(await _fetch(connection, fetch, place))
+            while rows := await _fetch(connection, fetch, place):
                 yield encode(rows)
             yield tail()
     finally:

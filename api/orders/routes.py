@@ -13,12 +13,14 @@ from api.http.bodies import read_body
 from api.http.entity_tags import etag, read_if_none_match
 from api.http.idempotency import answer_write, read_idempotency_key
 from api.http.json_text import encode, read_json
-from api.http.parameters import path_id
+from api.http.media_types import JSON
+from api.http.parameters import Query, path_id
+from api.http.read_after import READ_AFTER, read_after, require_known_version
 from api.http.request import READ, AnyRequest, note_calendars
 from api.http.responses import BytesResponse
 from api.http.scopes import ORDERS_READ
 from api.orders import commands, queries
-from api.orders.answers import WRITE, answer_order, is_dry_run_of
+from api.orders.answers import WRITE, is_dry_run_of, read_after_batch
 from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES, NewOrder, NewOrders
 from api.orders.lists import routes as list_routes
 from api.orders.members import SET_WHEN_STORED
@@ -52,7 +54,12 @@ async def create_order(request: AnyRequest) -> Response[bytes]:
     answer = await commands.create_order(new, attribution, key)
     order = msgspec.json.decode(answer.text, type=_Identity)
     return answer_write(
-        answer, {"Location": f"/orders/{order.id}", "ETag": etag(order.version, answer.format)}
+        answer,
+        {
+            "Location": f"/orders/{order.id}",
+            "ETag": etag(order.version, answer.format),
+            **read_after(order.id, order.version),
+        },
     )
 
 
@@ -69,18 +76,24 @@ async def create_orders(request: AnyRequest) -> Response[bytes]:
         orders = read_json(answer.text.encode(), math.inf)["orders"]
         previews = [_preview(order, new) for order, new in zip(orders, batch.orders, strict=True)]
         return BytesResponse(encode({"orders": previews}), status_code=200)
-    return answer_write(await commands.create_orders(batch.orders, attribution, key), {})
+    answer = await commands.create_orders(batch.orders, attribution, key)
+    return answer_write(answer, read_after_batch(answer))
 
 
-@route("/orders/{order_id:str}", http_method=READ, opt={"scope": ORDERS_READ})
+@route(
+    "/orders/{order_id:str}",
+    http_method=READ,
+    opt={"scope": ORDERS_READ, "standby": "parameters", "query": Query(READ_AFTER)},
+)
 async def read_order(request: AnyRequest) -> Response[bytes]:
     """Show an order."""
     order_id = path_id(request, "order_id")
     if_none_match = read_if_none_match(request)
+    await require_known_version(order_id, if_none_match)
     order = await queries.find_order(order_id)
     if if_none_match is not None and if_none_match.weakly_match(order.tag):
         return BytesResponse(b"", status_code=304, headers={"ETag": order.tag})
-    return answer_order(order)
+    return BytesResponse(order.json.encode(), status_code=200, media_type=JSON, headers={"ETag": order.tag})
 
 
 ROUTES = [

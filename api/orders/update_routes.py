@@ -11,9 +11,10 @@ from api.http.bodies import MERGE_PATCH, check_own_id, read_body, read_optional_
 from api.http.entity_tags import read_preconditions, require_versions
 from api.http.idempotency import answer_write, read_idempotency_key
 from api.http.parameters import path_id
+from api.http.read_after import read_after
 from api.http.request import AnyRequest, note_calendars
 from api.orders import batch_updates, updates
-from api.orders.answers import WRITE, answer_order, is_dry_run_of
+from api.orders.answers import WRITE, answer_order, is_dry_run_of, read_after_batch
 from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES, OrderPatch, OrderReplacement
 from api.orders.current_orders import StatusChange
 from api.orders.fields import BOOKED, CANCELLED
@@ -88,12 +89,14 @@ async def _update(
 
 
 @delete("/orders/{order_id:str}", status_code=204, opt=WRITE)
-async def delete_order(request: AnyRequest) -> None:
+async def delete_order(request: AnyRequest) -> Response[None]:
     """Delete an order."""
     order_id = path_id(request, "order_id")
     preconditions = read_preconditions(request)
-    with roll_back_if(is_dry_run=is_dry_run_of(request)):
-        await updates.delete_order(order_id, read_attribution(request), preconditions)
+    is_dry_run = is_dry_run_of(request)
+    with roll_back_if(is_dry_run=is_dry_run):
+        version = await updates.delete_order(order_id, read_attribution(request), preconditions)
+    return Response(None, status_code=204, headers={} if is_dry_run else read_after(order_id, version))
 
 
 @patch("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES, opt=WRITE)
@@ -102,9 +105,10 @@ async def patch_orders(request: AnyRequest) -> Response[bytes]:
     batch = await read_body(request, OrderPatches)
     note_calendars(request, *filter(None, (order.calendar for order in batch.orders)))
     require_versions(order.version for order in batch.orders)
-    with roll_back_if(is_dry_run=is_dry_run_of(request)):
+    is_dry_run = is_dry_run_of(request)
+    with roll_back_if(is_dry_run=is_dry_run):
         answer = await batch_updates.update_orders(batch.orders, read_attribution(request))
-    return answer_write(answer, {}, 200)
+    return answer_write(answer, {} if is_dry_run else read_after_batch(answer), 200)
 
 
 @post("/orders/batch/cancel", request_max_body_size=LARGEST_BATCH_BYTES, opt=WRITE)
@@ -127,7 +131,8 @@ async def _run(command: _BatchCommand, request: AnyRequest, operation: str) -> R
     is_dry_run = is_dry_run_of(request)
     with roll_back_if(is_dry_run=is_dry_run):
         answer = await command(batch.orders, attribution, None if is_dry_run else key)
-    return answer_write(answer, {}, 200)
+    is_deletion = operation == "deleteOrders"
+    return answer_write(answer, {} if is_dry_run else read_after_batch(answer, is_deletion=is_deletion), 200)
 
 
 ROUTES = [

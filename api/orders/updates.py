@@ -201,8 +201,10 @@ RETURNING id, version, format, rendered AS json
 @retry_on_lock_timeout
 async def delete_order(
     order_id: int, attribution: Attribution, preconditions: Preconditions | None = None
-) -> None:
-    """Delete an order and record that. Its place is free as soon as this returns.
+) -> int:
+    """Delete an order and record that; return the version that the deletion is.
+
+    Its place is free as soon as this returns.
 
     Raises:
         OrderNotFoundError: there is no such order, or no longer.
@@ -211,12 +213,14 @@ async def delete_order(
     """
     arguments = (order_id, *attribution.values)
     if preconditions is None or preconditions == Preconditions():
-        if await fetch_and_commit(StoredOrder, DELETE, *arguments) is None:
+        order = await fetch_and_commit(StoredOrder, DELETE, *arguments)
+        if order is None:
             raise OrderNotFoundError(order_id)
-        return
+        return order.version + 1
     async with transaction():
         order = await fetch_optional(StoredOrder, DELETE, *arguments)
         if order is None:
             raise OrderNotFoundError(order_id)
         # Checked after the deletion, which is rolled back if need be: the row can't change in between.
         check_version(order_id, order.version, order.format, preconditions)
+    return order.version + 1

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from shared.database.database_wait import WaitingForDatabase
 from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.read_places import READ_PLACE, reading_at
 from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+
+    from shared.database.read_places import ReadPlace
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -22,15 +25,14 @@ class CoalescedReads(Generic[K, R]):
 
     A caller only joins a statement that has not been sent yet, so it sees everything that was committed
     before it asked. Nobody waits for others to come: a statement is sent as soon as the one before has
-    returned.
+    returned. Those who read at a standby join each other only.
     """
 
     def __init__(self, fetch: Callable[[list[K]], Awaitable[Mapping[K, R]]]) -> None:
         """Read with ``fetch``, which returns the rows that exist, by key."""
         self._fetch = fetch
-        self._waiting: list[tuple[K, asyncio.Future[R | None]]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._sender: asyncio.Task[None] | None = None
+        self._on_primary = _Reader(fetch, None)
+        self._at_standbys: dict[ReadPlace, _Reader[K, R]] = {}
 
     async def read(self, key: K) -> R | None:
         """Return the row of a key, or None.
@@ -42,6 +44,28 @@ class CoalescedReads(Generic[K, R]):
         """
         if DB.current_transaction.get() is not None:  # only there is visible what it has written
             return (await self._fetch([key])).get(key)
+        place = READ_PLACE.get()
+        return await (self._on_primary if place is None else self._reader_at(place)).read(key)
+
+    def _reader_at(self, place: ReadPlace) -> _Reader[K, R]:
+        if place not in self._at_standbys:
+            self._at_standbys = {old: reader for old, reader in self._at_standbys.items() if not old.is_over}
+            self._at_standbys[place] = _Reader(self._fetch, place)
+        return self._at_standbys[place]
+
+
+class _Reader(Generic[K, R]):
+    """Those who read at one place."""
+
+    def __init__(self, fetch: Callable[[list[K]], Awaitable[Mapping[K, R]]], place: ReadPlace | None) -> None:
+        self._fetch = fetch
+        self._place = place
+        self._waiting: list[tuple[K, asyncio.Future[R | None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._sender: asyncio.Task[None] | None = None
+
+    async def read(self, key: K) -> R | None:
+        """Return the row of a key, or None; see ``CoalescedReads.read``."""
         loop = asyncio.get_running_loop()
         row: asyncio.Future[R | None] = loop.create_future()
         self._waiting.append((key, row))
@@ -70,7 +94,8 @@ class CoalescedReads(Generic[K, R]):
 
     async def _send_one(self, callers: list[tuple[K, asyncio.Future[R | None]]]) -> None:
         try:
-            rows = await self._fetch(list({key for key, _ in callers}))
+            with reading_at(self._place):
+                rows = await self._fetch(list({key for key, _ in callers}))
         except Exception as error:  # noqa: BLE001 - each caller raises it
             for _, row in callers:
                 if not row.done():

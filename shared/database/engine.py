@@ -19,6 +19,7 @@ from piccolo.engine.postgres import PostgresEngine
 from shared.database.database_wait import WaitingForDatabase
 from shared.database.lock_retry import LOCK_ERRORS, LockWaiters, retry_while_locked
 from shared.database.pool import Pool
+from shared.database.read_places import READ_PLACE, StandbyFailedError, leave_standby
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session
 from shared.database.unavailability import (
     DatabaseReadOnlyError,
@@ -215,6 +216,11 @@ class Engine(PostgresEngine):
     async def _run_statement(self, run: Callable[..., Awaitable[T]], sql: str, args: Sequence[object]) -> T:
         transaction = self.current_transaction.get()
         if transaction is None:
+            if (place := READ_PLACE.get()) is not None:
+                try:
+                    return await place.run(run, sql, *args)
+                except StandbyFailedError as failure:
+                    leave_standby(failure.reason)
             return await self.retry_while_locked(partial(self.run_alone, run, sql, *args))
         # No retry here: the whole transaction has to start over.
         try:

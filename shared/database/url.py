@@ -42,3 +42,19 @@ def check_database_url(url: str, environment: Mapping[str, str] = os.environ) ->
         if name in given:
             check_file(given[name], name)
     return url
+
+
+def hosts_of(url: str, environment: Mapping[str, str] = os.environ) -> list[tuple[str, int | None]]:
+    """Return the hosts of a URL that ``check_database_url`` accepts, with their ports; None: the default."""
+    parts = split_url(url, ("postgresql", "postgres"), _KNOWN, password_required=False)
+    given = parts.parameters
+    hosts = list(parts.hosts)
+    if not hosts:
+        hosts = [(host, None) for host in given.get("host", environment.get("PGHOST", "")).split(",")]
+    ports = [int(port) for port in given["port"].split(",")] if "port" in given else []
+    # As in libpq: one port is that of all hosts.
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    return [
+        (host, own or (ports[place] if place < len(ports) else None))
+        for place, (host, own) in enumerate(hosts)
+    ]

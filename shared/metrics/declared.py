@@ -35,7 +35,9 @@ class _Declared(ABC):
         _declared.append(self)
 
     def make(self) -> None:
-        """Make the metric in prometheus_client."""
+        """Make the metric in prometheus_client, once."""
+        if self._made is not None:
+            return
         self._made = self._make()
         for values in self.from_start:
             self._made.labels(*values)
@@ -101,6 +103,15 @@ class State(_Declared):
         from prometheus_client import Gauge
 
         return Gauge(self.name, self.documentation, registry=_registry())
+
+
+class Greatest(State):
+    """A gauge of one of several processes; ``/metrics`` shows the greatest value of those that run."""
+
+    def _make(self) -> Any:
+        from prometheus_client import Gauge
+
+        return Gauge(self.name, self.documentation, registry=_registry(), multiprocess_mode="livemax")
 
 
 def _registry() -> Any:

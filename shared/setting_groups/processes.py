@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from shared.redis_address import RedisAddress, read_redis_url
 from shared.server_urls import check_file
-from shared.setting_values import DatabaseUrl, RedisUrl, Share, ZoneName
+from shared.setting_values import DatabaseUrl, OptionalDatabaseUrl, RedisUrl, Seconds, Share, ZoneName
 
 
 class ProcessSettings(BaseModel):
@@ -21,6 +21,16 @@ class ProcessSettings(BaseModel):
     A socket folder goes in ``?host=``. The password may be given as ``PGPASSWORD`` instead, where it needs no
     escaping.
     """
+
+    database_read_url: OptionalDatabaseUrl = ""
+    """Standbys of that server, from which the API reads orders, changes and fee summaries; empty means none.
+
+    As ``OMS_DATABASE_URL``, with one host or several: ``postgresql://oms@db-2,db-3/oms``. While none can be
+    used, the primary is read. See [operations/standbys](operations/standbys.md).
+    """
+
+    database_read_max_lag: Seconds = 10
+    """A standby that is further behind is not read. The relay's sign of life makes 2 of these seconds."""
 
     redis_url: RedisUrl
     """The Redis-compatible server. Only speed depends on it: its data may be lost at any time.

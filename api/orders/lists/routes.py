@@ -12,6 +12,7 @@ from api.http.pages import answer_page, limit_of, read_cursor
 from api.http.parameters import PAGING, Query, Readers, query_of, read_bom, require
 from api.http.pictures import OFFERED, TIMELINE, VARY, answer_picture, wants_timeline, zone_of
 from api.http.problems import Fault, malformed
+from api.http.read_after import READ_AFTER
 from api.http.request import READ, AnyRequest
 from api.http.scopes import ORDERS_READ
 from api.http.times import read_time
@@ -55,7 +56,7 @@ def _query(more: Readers) -> Query:
         "sort": one_of(*(direction + sort for sort in SORTS for direction in ("", "-"))),
     }
     return Query(
-        {**readers, **more},
+        {**readers, **READ_AFTER, **more},
         repeatable=("calendar", "service", "id"),
         most={"id": MAX_IDS},
         keyed={"metadata": _read_metadata},
@@ -86,6 +87,7 @@ def _filters_of(query: Mapping[str, Any]) -> OrderFilters:
     http_method=READ,
     opt={
         "scope": ORDERS_READ,
+        "standby": "parameters",
         "produces": OFFERED,
         "query": _query({**PAGING, **TIMELINE, "count": one_of("exact", "estimated")}),
         "elsewhere": f"GET /orders/export answers with {CSV} or {NDJSON}.",
@@ -111,6 +113,7 @@ async def list_orders(request: AnyRequest) -> Response[bytes]:
     http_method=READ,
     opt={
         "scope": ORDERS_READ,
+        "standby": "parameters",
         "produces": tuple(_FORMATS.values()),
         "query": _query({"format": one_of(*_FORMATS), "bom": read_bom}),
     },
