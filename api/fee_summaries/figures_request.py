@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from litestar import Response
@@ -17,6 +16,7 @@ from api.http.problems import Fault, malformed
 from api.http.read_after import require_summaries
 from api.http.responses import BytesResponse
 from shared.database.read_places import reading_at
+from shared.database.standbys import STANDBYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 PlaceT = TypeVar("PlaceT")
 RowT = TypeVar("RowT")
-
-_POSITION_OF_TAG = re.compile(r'(?:W/)?"([0-9]{1,18})-')
 
 
 class FiguresRequest(Generic[PlaceT]):
@@ -73,7 +71,6 @@ class FiguresRequest(Generic[PlaceT]):
 
         """
         known_tags = read_if_none_match(request)
-        await require_summaries(_known_position(known_tags))
         as_of, after = await _as_of_and_place(request, read_place)
         return cls(request, as_of, after, known_tags, variant)
 
@@ -131,12 +128,6 @@ class FiguresRequest(Generic[PlaceT]):
         return answer
 
 
-def _known_position(tags: EntityTags | None) -> int:
-    """Return the greatest position of figures that a caller has, by their entity tags."""
-    matches = map(_POSITION_OF_TAG.match, (tags and tags.tags) or ())
-    return max((int(match[1]) for match in matches if match), default=0)
-
-
 async def _as_of_and_place(
     request: AnyRequest, read_place: Callable[..., PlaceT]
 ) -> tuple[AsOf, PlaceT | None]:
@@ -156,15 +147,20 @@ async def _as_of_and_place(
         as_of = await positions.read_as_of(position)
         positions.check_available(as_of, zone)
         return as_of, place
-    if exact is not None or must_include:
-        # The primary knows first, and one poll there serves all that wait; a standby then sums the figures.
-        with reading_at(None):
+    # The primary knows first, and one poll there serves all that wait. A standby that has reached what the
+    # primary has now then sums the figures: for one reader, their position never goes back.
+    with reading_at(None):
+        if exact is not None or must_include:
             reached = await positions.wait_for(
                 max(query.get("min_position", 0), exact or 0),
                 query.get("after_version"),
                 query.get("wait", positions.DEFAULT_WAIT_SECONDS),
             )
-        await require_summaries(reached)
+        elif STANDBYS.all:
+            reached = (await positions.read_as_of(None)).position
+        else:
+            reached = 0
+    await require_summaries(reached)
     as_of = await positions.read_as_of(exact)
     positions.check_available(as_of)
     return as_of, None

@@ -162,7 +162,7 @@ async def _position_of(wanted: OrderVersion) -> int | None:
 
 
 async def wait_for(min_position: int, after_version: OrderVersion | None, seconds: int) -> int:
-    """Wait until the summaries include a position and an order's version; return the greater position.
+    """Wait until the summaries include a position and an order's version; return the position they are at.
 
     Raises:
         OrderVersionNotFoundError: there is no such version.
@@ -180,7 +180,7 @@ async def wait_for(min_position: int, after_version: OrderVersion | None, second
             goal = None if position is None else max(position, min_position)
             assigned_when_checked = summaries.assigned
         if goal is not None and summaries.position >= goal:
-            return goal
+            return summaries.position
         # So far ahead that the summaries can't reach it in time: don't wait.
         is_far = goal is not None and goal - summaries.position > FURTHEST_BACK
         if time.monotonic() >= deadline or is_far or _Poll.waiting >= MAX_WAITING_REQUESTS:

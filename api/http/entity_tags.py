@@ -71,6 +71,12 @@ def etag(version: int, rendering: int) -> str:
     return f'"{version}"' if rendering == 1 else f'"{rendering}{version:010}"'
 
 
+def version_of(tag: str) -> int:
+    """Return the version in a tag of ``etag``, weak or strong; 0 if it is no such tag."""
+    digits = tag.removeprefix("W/").strip('"')
+    return int(digits[-10:]) if digits.isascii() and digits.isdigit() and len(digits) <= 20 else 0
+
+
 def _read(request: AnyRequest, name: str) -> EntityTags | None:
     values = header_values(request.scope, name.lower().encode())
     if not values:

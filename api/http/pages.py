@@ -113,7 +113,10 @@ def read_cursor(request: AnyRequest, read: Callable[..., T]) -> T | None:
 
 def filters_of(request: AnyRequest) -> Filters:
     """Return the parameters that decide what is in a list, as opposed to what is shown of it."""
-    return [pair for pair in parameters_of(request) if pair[0] not in ("cursor", "limit", "count")]
+    others = {"cursor", "limit", "count"}
+    if request.route_handler.opt.get("standby") == "parameters":
+        others |= {"min_position", "after_version", "wait"}
+    return [pair for pair in parameters_of(request) if pair[0] not in others]
 
 
 def _encode(text: str) -> str:

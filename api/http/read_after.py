@@ -7,9 +7,9 @@ them.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from api.http.entity_tags import version_of
 from api.http.fields import read_id, read_position
 from api.http.parameters import Readers, query_of, read_seconds
 from api.http.problems import Fault, malformed
@@ -31,8 +31,6 @@ MAX_VERSIONS = 20
 """How many versions one request may name."""
 
 LONGEST_WAIT_SECONDS = 10
-
-_NUMBERS_OF_TAG = re.compile(r'(?:W/)?"[0-9]*?0*([1-9][0-9]{0,8})"')
 
 
 def read_order_version(value: str) -> OrderVersion:
@@ -119,6 +117,5 @@ async def require_known_version(order_id: int, known: EntityTags | None) -> None
     """Have an order read where it has the versions that a caller knows, by its entity tags."""
     if READ_PLACE.get() is None or known is None or known.tags is None:
         return
-    versions = [int(match[1]) for tag in known.tags if (match := _NUMBERS_OF_TAG.fullmatch(tag))]
-    if versions:
-        await STANDBYS.require(Needed([OrderVersion(order_id, max(versions))]))
+    if version := max(map(version_of, known.tags), default=0):
+        await STANDBYS.require(Needed([OrderVersion(order_id, version)]))

@@ -1,0 +1,248 @@
+"""Reads from a standby: what callers may rely on while it is behind, paused, frozen or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shared.database.engine import DB, Engine
+from shared.database.read_places import ReadPlace, reading_at
+from tests.builders import later
+from tests.drivers import Api, Database, wait_until
+from tests.processes import ServiceProcess
+from tests.serving import serving
+from tests.streaming_standby import StreamingStandby, primary_with_standby
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+    from stack.embedded_postgres import EmbeddedPostgres
+
+OK, GONE = 200, 404
+
+
+class Replicated:
+    """An API and a relay whose reads go to a standby."""
+
+    def __init__(self, api: Api, primary: EmbeddedPostgres, standby: StreamingStandby) -> None:
+        self.api = api
+        self.primary = primary
+        self.standby = standby
+        self._hours = 0
+
+    def place(self) -> httpx.Response:
+        """Place an order that must be accepted."""
+        self._hours += 3
+        answer = self.api.place_order(at=later(hours=self._hours))
+        assert answer.status_code == 201, answer.text
+        return answer
+
+    def read_after(self, write: httpx.Response, path: str) -> httpx.Response:
+        """Read what must include a write."""
+        return self.api.client.get(path, headers={"Read-After": write.headers["Read-After"]})
+
+    def counted(self, metric: str) -> float:
+        """Return a metric's value."""
+        text = self.api.client.get("/metrics").text
+        (value,) = re.findall(rf"^{re.escape(metric)} (\S+)$", text, re.MULTILINE)
+        return float(value)
+
+    def wait_until_used(self) -> None:
+        """Wait until reads go to the standby."""
+
+        def is_used() -> bool:
+            before = self.counted('read_requests_total{place="standby"}')
+            self.api.client.get("/orders?limit=1").raise_for_status()
+            return self.counted('read_requests_total{place="standby"}') > before
+
+        wait_until(is_used, "reads go to the standby")
+
+    def last_position(self) -> int:
+        """Return the newest position."""
+        position: int = self.api.client.get("/order-changes/latest").json()["position"]
+        return position
+
+    def wait_for_position(self, position: int) -> None:
+        """Wait until the relay has given a position."""
+        wait_until(lambda: self.last_position() >= position, f"position {position} is given")
+
+
+@pytest.fixture(scope="module")
+def _replicated(redis_url: str) -> Iterator[Replicated]:
+    with (
+        tempfile.TemporaryDirectory(prefix="oms-") as folder,
+        primary_with_standby(Path(folder)) as (primary, standby),
+        Database(primary.url) as database,
+    ):
+        database.add_services()
+        with (
+            ServiceProcess("api.relay.main", database=primary.url, redis=redis_url),
+            serving(
+                database=primary.url,
+                redis=redis_url,
+                OMS_DATABASE_READ_URL=standby.url,
+                OMS_DATABASE_READ_MAX_LAG="600",
+                OMS_LOG_LEVEL="INFO",
+            ) as (api, _),
+        ):
+            yield Replicated(api, primary, standby)
+
+
+@pytest.fixture
+def replicated(_replicated: Replicated) -> Iterator[Replicated]:
+    """A system whose standby follows, and is used."""
+    standby = _replicated.standby
+    standby.thaw()
+    standby.server.start()
+    standby.resume_replay()
+    _replicated.wait_until_used()
+    yield _replicated
+    standby.thaw()
+
+
+def test_reads_go_to_the_standby(replicated: Replicated) -> None:
+    order = replicated.place()
+    path = f"/orders/{order.json()['id']}"
+    replicated.standby.pause_replay()
+    replicated.api.client.patch(path, json={"totalfee": 7}).raise_for_status()
+    assert replicated.read_after(order, path).json()["version"] == 1
+
+
+def test_a_caller_who_sends_read_after_reads_its_own_write_though_the_standby_is_behind(
+    replicated: Replicated,
+) -> None:
+    replicated.standby.pause_replay()
+    order = replicated.place()
+    path = f"/orders/{order.json()['id']}"
+    assert replicated.api.client.get(path).status_code == GONE
+    assert replicated.read_after(order, path).json() == order.json()
+    ids = [item["id"] for item in replicated.read_after(order, "/orders?sort=-id&limit=5").json()["items"]]
+    assert order.json()["id"] in ids
+    assert order.json()["id"] in replicated.read_after(order, "/orders/export?format=ndjson").text
+    change = replicated.api.client.patch(path, json={"totalfee": 9})
+    assert replicated.read_after(change, path).json()["version"] == 2
+    deletion = replicated.api.client.delete(path)
+    assert deletion.headers["Read-After"] == f"{order.json()['id']}:3"
+    assert replicated.read_after(deletion, path).status_code == GONE
+    assert replicated.counted('read_fallbacks_total{reason="behind"}') > 0
+
+
+def test_a_deletion_is_read_from_the_standby_once_it_has_it(replicated: Replicated) -> None:
+    order = replicated.place()
+    path = f"/orders/{order.json()['id']}"
+    deletion = replicated.api.client.delete(path)
+    before = replicated.counted('read_fallbacks_total{reason="behind"}')
+    assert (
+        replicated.api.client.get(
+            path, params={"after_version": deletion.headers["Read-After"], "wait": "10"}
+        ).status_code
+        == GONE
+    )
+    assert replicated.counted('read_fallbacks_total{reason="behind"}') == before
+
+
+def test_any_order_of_a_batch_stands_for_all_even_if_some_stayed_as_they_were(replicated: Replicated) -> None:
+    first, second = replicated.place().json(), replicated.place().json()
+    replicated.api.client.post(f"/orders/{first['id']}/cancel").raise_for_status()
+    replicated.standby.pause_replay()
+    body = {"orders": [{"id": first["id"]}, {"id": second["id"]}]}
+    batch = replicated.api.client.post("/orders/batch/cancel", json=body)
+    assert batch.headers["Read-After"] == f"{second['id']}:2"
+    assert replicated.read_after(batch, f"/orders/{second['id']}").json()["status"] == "cancelled"
+    deletion = replicated.api.client.post("/orders/batch/delete", json=body)
+    assert replicated.read_after(deletion, f"/orders/{first['id']}").status_code == GONE
+
+
+def test_an_etag_does_not_go_back_for_a_caller_who_sends_a_newer_one(replicated: Replicated) -> None:
+    order = replicated.place()
+    path = f"/orders/{order.json()['id']}"
+    replicated.read_after(order, path)
+    replicated.standby.pause_replay()
+    change = replicated.api.client.patch(path, json={"totalfee": 11})
+    answer = replicated.api.client.get(path, headers={"If-None-Match": change.headers["ETag"]})
+    assert answer.status_code == 304
+
+
+def test_the_feed_continues_from_a_position_that_the_standby_does_not_have_yet(
+    replicated: Replicated,
+) -> None:
+    start = replicated.last_position()
+    replicated.standby.pause_replay()
+    order = replicated.place().json()
+    replicated.wait_for_position(start + 1)
+    page = replicated.api.client.get("/order-changes", params={"after": start}).json()
+    assert page["next_cursor"] == start  # the standby has not got it yet
+    end = replicated.last_position()
+    again = replicated.api.client.get("/order-changes", params={"after": end})
+    assert (again.status_code, again.json()["next_cursor"]) == (OK, end)
+    with replicated.api.client.stream("GET", "/order-changes/stream", params={"after": start}) as stream:
+        replicated.standby.resume_replay()
+        lines = (line for line in stream.iter_lines() if line.startswith('data: {"specversion'))
+        assert f'"subject":"{order["id"]}"' in next(lines)
+    history = replicated.read_after(
+        replicated.api.client.patch(f"/orders/{order['id']}", json={"totalfee": 3}),
+        f"/orders/{order['id']}/changes",
+    )
+    assert history.status_code == OK
+
+
+@pytest.mark.parametrize("fault", ["frozen", "killed", "stopped"])
+def test_the_primary_answers_while_the_standby_does_not(replicated: Replicated, fault: str) -> None:
+    order = replicated.place()
+    standby = replicated.standby
+    {"frozen": standby.freeze, "killed": standby.server.kill, "stopped": standby.server.stop}[fault]()
+    for _ in range(3):
+        answer = replicated.read_after(order, f"/orders/{order.json()['id']}")
+        assert answer.json() == order.json()
+        assert replicated.api.client.get("/orders?limit=3").status_code == OK
+        assert replicated.api.client.get("/orders/export?format=ndjson").status_code == OK
+    assert replicated.api.client.get("/health/ready").status_code == OK
+    standby.thaw()
+    standby.server.start()
+    replicated.wait_until_used()
+
+
+def test_a_query_that_recovery_cancels_is_run_on_the_primary(replicated: Replicated) -> None:
+    primary = Engine(extensions=(), config={**DB.config, "dsn": replicated.primary.url})
+    standby = Engine(
+        extensions=(),
+        config={**DB.config, "dsn": replicated.standby.url, "target_session_attrs": None},
+    )
+    slow = "SELECT pg_is_in_recovery(), (SELECT count(*) FROM order_change), pg_sleep(2)"
+
+    async def read_while_rows_are_removed() -> tuple[bool, bool]:
+        place = ReadPlace(standby, 0)
+        with reading_at(place):
+            reading = asyncio.create_task(primary.fetch(slow))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(remove_rows)
+        ((is_in_recovery, _, _),) = await reading
+        return is_in_recovery, place.is_over
+
+    def remove_rows() -> None:
+        with Database(replicated.primary.url) as database:
+            database.run_script("CREATE TABLE removed AS SELECT generate_series(1, 9)")
+            database.run_script("DELETE FROM removed")
+            database.run_script("VACUUM removed")
+
+    with Database(replicated.standby.url) as database:
+        database.run_script("ALTER SYSTEM SET max_standby_streaming_delay = 0")
+        database.run_script("SELECT pg_reload_conf()")
+    assert asyncio.run(read_while_rows_are_removed()) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "1", "1:0", "x:1", "1:2:3", "1:1,", "1:1;wait=3", ",".join(["1:1"] * 21)]
+)
+def test_a_header_that_no_write_was_answered_with_is_refused(api: Api, value: str) -> None:
+    answer = api.client.get("/orders", headers={"Read-After": value})
+    assert answer.status_code == 400
+    fault: dict[str, Any] = answer.json()["errors"][0]
+    assert fault["header"] == "Read-After"
