@@ -52,6 +52,11 @@ class Settings(
             _ = self.redis_address
         except ValueError as error:
             raise ValueError(f"OMS_REDIS_URL: {error}") from None
+        if self.database_pooler == "transaction" and not self.database_direct_url:
+            raise ValueError(
+                "OMS_DATABASE_DIRECT_URL: must be set with OMS_DATABASE_POOLER=transaction, where a session "
+                "keeps no locks"
+            )
         _ = self.all_api_keys
         self.check_access()
         _ = self.secret_keys

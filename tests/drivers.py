@@ -66,6 +66,14 @@ class Api:
         """Wait until orders can be stored."""
         wait_until(self._is_ready, "the API is ready")
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether it answers at all, ready or not."""
+        try:
+            return bool(self.client.get("/health/live").is_success)
+        except httpx.TransportError:
+            return False
+
     def _is_ready(self) -> bool:
         try:
             return self.client.get("/health/ready").status_code == httpx.codes.OK

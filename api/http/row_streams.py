@@ -153,7 +153,7 @@ async def _open(
 ) -> AsyncGenerator[bytes, None]:
     await _slots.acquire()
     try:
-        connection = await (DB if place is None else place).connect()
+        connection = await (DB.connect(serving=True) if place is None else place.connect())
     except BaseException:
         _slots.release()
         raise

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
 from piccolo.engine.postgres import PostgresEngine
 
 from shared.database.database_wait import WaitingForDatabase
 from shared.database.lock_retry import LOCK_ERRORS, LockWaiters, retry_while_locked
 from shared.database.pool import Pool
 from shared.database.read_places import READ_PLACE, StandbyFailedError, leave_standby
+from shared.database.session_settings import TRACKED, open_session
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session
 from shared.database.unavailability import (
     DatabaseReadOnlyError,
@@ -70,6 +71,7 @@ class Engine(PostgresEngine):
     """Piccolo's engine, with a time limit on the wait for a connection."""
 
     pool: Pool | None  # type: ignore[assignment]  # ours in place of asyncpg's
+    _pool_is_checked = False
     _write_slots: Slots | None = None
     _lock_waiters: LockWaiters | None = None
 
@@ -79,21 +81,27 @@ class Engine(PostgresEngine):
     async def start(self, size: int, *, serving: bool = False) -> None:
         """Open the pool. One per process and event loop.
 
+        Its sessions go through the pooler, if there is one, only if the process serves requests.
+
         Args:
             size: connections at most.
             serving: the process serves requests. Then no statement waits long for a lock
                 (``shared/database/lock_retry.py``), and writers always leave connections for readers.
 
         """
-        session = dict(self.config["server_settings"])
-        if serving:
-            session["lock_timeout"] = f"{settings().lock_wait * 1000:.0f}"
         self._write_slots = Slots(max(1, size - CONNECTIONS_FOR_READERS)) if serving else None
         most_waiters = int(settings().statement_timeout / settings().lock_wait)
         self._lock_waiters = LockWaiters(most_waiters) if serving else None
-        config = {**self.config, "server_settings": session}
         # It connects at first use: a process may start while the server is unreachable.
-        self.pool = Pool(size, partial(asyncpg.connect, **config))
+        self.pool = Pool(size, partial(self._open_for_pool, serving=serving))
+
+    async def _open_for_pool(self, *, serving: bool) -> Session:
+        session = await self._open(serving=serving, is_checked=self._pool_is_checked)
+        self._pool_is_checked = True
+        return session
+
+    async def _open(self, *, serving: bool, is_checked: bool) -> Session:
+        return await open_session(self.config, settings(), serving=serving, is_checked=is_checked)
 
     async def stop(self, grace: float = 5) -> None:
         """Close the pool; terminate connections that are still in use after ``grace`` seconds."""
@@ -168,16 +176,22 @@ class Engine(PostgresEngine):
         finally:
             _is_retried.reset(retried)
 
-    async def connect(self) -> Session:
+    async def connect(self, *, serving: bool = False) -> Session:
         """Open a connection outside the pool; the caller closes it.
 
+        Args:
+            serving: it serves a request, so it may go through a pooler. If not, it keeps session locks.
+
         Raises:
-            DatabaseUnavailableError: the server can't be reached.
+            DatabaseUnavailableError: the server can't be reached, or a pooler would break the session.
 
         """
         async with translate_connection_errors(connecting=True):
-            connection: Any = await self.get_new_connection()
-            return connection  # type: ignore[no-any-return]  # Piccolo does not say of what type
+            return await self._open(serving=serving, is_checked=serving)
+
+    async def get_new_connection(self) -> Session:
+        """Open a connection for Piccolo, whose transactions take it outside the pool."""
+        return await self.connect()
 
     async def release(self, connection: Session) -> None:
         """Return a connection to its pool at once, or close one that belongs to none."""
@@ -201,8 +215,11 @@ class Engine(PostgresEngine):
         """
 
         async def fetch(connection: Session, sql: str, *args: object) -> list[Any]:
-            statement = await connection.prepare(sql, name="")
-            rows: list[Any] = await statement.fetch(*args)
+            # A pooler in transaction mode would run an unnamed statement in another session than prepared it.
+            is_shared = settings().database_pooler == "transaction" and not connection.is_in_transaction()
+            async with connection.transaction() if is_shared else nullcontext():
+                statement = await connection.prepare(sql, name="")
+                rows: list[Any] = await statement.fetch(*args)
             return rows
 
         return await self._run_statement(fetch, sql, args)
@@ -262,21 +279,7 @@ def _create_engine() -> Engine:
             "dsn": settings_.database_url,
             "timeout": settings_.pool_wait,
             "connection_class": Session,
-            # A standby stores nothing, and what it shows may be older than what callers were answered. Of
-            # several hosts, the primary is used.
-            "target_session_attrs": (
-                None if "target_session_attrs=" in settings_.database_url else SessionAttribute.primary
-            ),
-            "server_settings": {
-                "application_name": "oms",
-                "timezone": "UTC",
-                "statement_timeout": f"{int(settings_.statement_timeout * 1000)}",
-                "idle_in_transaction_session_timeout": "60000",
-                # Also of statements without BEGIN, whatever the role or the database has as its default.
-                "default_transaction_isolation": "read committed",
-                # Every statement is short and prepared once: compiling it costs more than it saves.
-                "jit": "off",
-            },
+            "server_settings": dict(TRACKED),
         },
     )
 

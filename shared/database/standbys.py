@@ -25,6 +25,7 @@ from shared.database.read_places import (
     StandbyFailedError,
     leave_standby,
 )
+from shared.database.session_settings import open_standby_session
 from shared.database.sessions import DRIVER_ERRORS, Session
 from shared.database.unavailability import DatabaseUnavailableError
 from shared.database.url import hosts_of
@@ -103,6 +104,14 @@ class _StandbySession(Session):
         return False
 
 
+class _StandbyEngine(Engine):
+    """Its sessions never go through a pooler, which would hide what answers."""
+
+    async def _open(self, *, serving: bool, is_checked: bool) -> Session:
+        del serving, is_checked
+        return await open_standby_session(self.config, settings())
+
+
 class _Probe(NamedTuple):
     last_position: int
     lag: float | None
@@ -126,7 +135,7 @@ class Standby:
         config |= {"host": host} if host else {}
         config |= {"port": port} if port else {}
         config["timeout"] = PROBE_TIMEOUT_SECONDS
-        self._engine = Engine(extensions=(), config=config)
+        self._engine = _StandbyEngine(extensions=(), config=config)
         self.place: ReadPlace | None = None
         """None: it can't be used now."""
         self.lag: float | None = None

@@ -32,6 +32,19 @@ class ProcessSettings(BaseModel):
     database_read_max_lag: Seconds = 10
     """A standby that is further behind is not read. The relay's sign of life makes 2 of these seconds."""
 
+    database_pooler: Literal["none", "session", "transaction"] = "none"
+    """The mode of the pooler, such as PgBouncer, that ``OMS_DATABASE_URL`` names; ``none`` without a pooler.
+
+    ``transaction`` needs PgBouncer 1.21 or newer, ``OMS_DATABASE_DIRECT_URL`` and settings of the role; see
+    ``docs/operations/poolers.md``.
+    """
+
+    database_direct_url: OptionalDatabaseUrl = ""
+    """PostgreSQL itself, or a pooler in session mode, for the relay, the worker, migrations and commands.
+
+    They hold locks of their session. Empty means ``OMS_DATABASE_URL``.
+    """
+
     redis_url: RedisUrl
     """The Redis-compatible server. Only speed depends on it: its data may be lost at any time.
 
