@@ -1,0 +1,1 @@
+"""Failover under load: ``make failover``. See ``tests/failover/__main__.py``."""
