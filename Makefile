@@ -12,7 +12,7 @@ CODE   := $(wildcard api bench console contract oms shared stack tests worker)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run import key verify rebuild test matrix faults fuzz bench bench-check bench-scale bench-console har contract contract-static check format format-check lint types imports audit docs lock clean
+.PHONY: help run import key verify rebuild test matrix faults failover fuzz bench bench-check bench-scale bench-console har contract contract-static check format format-check lint types imports audit docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -83,6 +83,17 @@ faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of separate systems unde
 	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 	$(PY) -m tests.stack_faults $(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(SEED),--seed $(SEED))
 
+# Patroni is in a virtual environment and a lock of its own, not in the product's.
+FAILOVER = .venv-failover
+
+failover: $(VENV)/dev.stamp $(FAILOVER)/patroni.stamp  ## kill, pause, cut off and switch over nodes of PostgreSQL under load [MINUTES=60] [SEED=7]
+	$(PY) -m tests.failover $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+$(FAILOVER)/patroni.stamp: tests/failover/patroni/requirements.lock | $(PY)
+	@$(PY) -m venv --clear $(FAILOVER)
+	$(FAILOVER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
 # What the peers are written with is in a virtual environment and a lock of their own, not in the product's.
 BENCH = .venv-bench
 
@@ -140,6 +151,7 @@ lock: $(VENV)/bin/python  ## write requirements*.lock from pyproject.toml [UPGRA
 	$(LOCK) $(UPGRADE) --constraint requirements-dev.lock --output-file requirements.lock
 	$(subst pyproject.toml,contract/clients/requirements.in,$(LOCK)) $(UPGRADE) --output-file contract/clients/requirements.lock
 	$(subst pyproject.toml,bench/peers/requirements.in,$(LOCK)) $(UPGRADE) --output-file bench/peers/requirements.lock
+	$(subst pyproject.toml,tests/failover/patroni/requirements.in,$(LOCK)) $(UPGRADE) --output-file tests/failover/patroni/requirements.lock
 
 clean:  ## remove virtual environments and caches; the data under .local stays
 	rm -rf $(VENV) .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis

@@ -37,6 +37,7 @@ LOCKS = (
     "requirements-dev.lock",
     "contract/clients/requirements.lock",
     "bench/peers/requirements.lock",
+    "tests/failover/patroni/requirements.lock",
 )
 
 # The same exceptions as in pyproject.toml, where the reasons are. What ships has two.

@@ -1,4 +1,4 @@
-"""etcd, three nodes of Patroni and PostgreSQL, and haproxy before them, with the files of the operations guide."""
+"""etcd, three nodes of Patroni and PostgreSQL, and haproxy, with the files of the operations guide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import httpx
 import psutil
 import yaml
 
-from stack.child_processes import living, start_process, working_in
+from stack.child_processes import start_process, working_in
 from tests.drivers import http_client, wait_until
 from tests.failover.network import HERE, Host, make_bridge
 from tests.failover.programs import PATRONI, program
@@ -184,7 +184,7 @@ class Cluster:
             self._start_server("haproxy", "-db", "-f", str(GUIDE / "haproxy.cfg"))
             for node in self.nodes:
                 node.start()
-            wait_until(lambda: self.is_whole(), "three nodes replicate", WHOLE_SECONDS, 0.3)
+            wait_until(self.is_whole, "three nodes replicate", WHOLE_SECONDS, 0.3)
             self._create_database()
             begun.pop_all()
         return self
@@ -223,11 +223,22 @@ class Cluster:
         return []
 
     def is_whole(self) -> bool:
-        """Return whether there is one primary, two standbys that follow it, and both may confirm commits."""
-        members = self._members()
-        roles = sorted(member["role"] for member in members)
-        states = {member["state"] for member in members}
-        return roles == ["leader", "quorum_standby", "quorum_standby"] and states == {"running", "streaming"}
+        """Return whether there is one primary, and two standbys that follow it and may confirm commits."""
+        # What nodes say of each other may be some seconds old, so each is asked about itself too.
+        states = [node.ask("/patroni") for node in self.nodes]
+        roles = sorted(member["role"] for member in self._members())
+        return (
+            roles == ["leader", "quorum_standby", "quorum_standby"]
+            and all(state.get("state") == "running" for state in states)
+            and sorted(state["role"] for state in states) == ["primary", "replica", "replica"]
+            and all(
+                state.get("replication_state") == "streaming"
+                for state in states
+                if state["role"] == "replica"
+            )
+            and len({state["timeline"] for state in states}) == 1
+            and all(state.get("quorum_standby") for state in states if state["role"] == "replica")
+        )
 
     @property
     def primary(self) -> Node:

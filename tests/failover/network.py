@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stack.child_processes import start_process
@@ -59,9 +59,9 @@ class Host:
 
     def _wait_for_namespace(self) -> None:
         # Compare until ``unshare`` has moved the holder out of our own namespace.
-        own = os.readlink("/proc/self/ns/net")
+        own = Path("/proc/self/ns/net").readlink()
         deadline = time.monotonic() + 10
-        while os.readlink(f"/proc/{self._holder.pid}/ns/net") == own:
+        while Path(f"/proc/{self._holder.pid}/ns/net").readlink() == own:
             if time.monotonic() > deadline:
                 raise TimeoutError("no network namespace within 10 s")
             time.sleep(0.01)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.processes import ROOT
 
 PATRONI = ROOT / ".venv-failover" / "bin" / "python"
-"""Patroni's own environment, which ``make failover`` makes from ``tests/failover/patroni/requirements.lock``."""
+"""Of an environment of its own, which ``make failover`` makes from ``tests/failover/patroni/``."""
 
 _NEEDED = {
     "etcd": "Debian: apt install etcd-server",
