@@ -22,8 +22,14 @@ from api.relay.scheduler import Scheduler
 from api.relay.sender import Sender
 from api.relay.traces import RoundTraces
 from shared.change_log import read_progress
-from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
+from shared.database.engine import (
+    ANSWER_GRACE_SECONDS,
+    DB,
+    DatabaseUnavailableError,
+    translate_connection_errors,
+)
 from shared.database.locks import RELAY_LOCK
+from shared.database.sessions import Session
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
@@ -141,8 +147,7 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
         while not stop.is_set() and not connection.is_closed():
             beat()
             if time.monotonic() - led_at > LEADING_SECONDS:
-                async with translate_connection_errors():
-                    await connection.execute(_RECORD_LEADING, timeout=settings().statement_timeout)
+                await _record_leading(connection)
                 led_at = time.monotonic()
             if time.monotonic() - deleted_at > RETENTION_SECONDS and await delete_expired_once():
                 deleted_at = time.monotonic()
@@ -166,6 +171,19 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
         connection.terminate()
 
 
+async def _record_leading(connection: Session) -> None:
+    # If the server does not answer in time the connection is closed. With asyncpg's own time limit the
+    # statement would be cancelled, and with it, perhaps, its commit's wait for standbys.
+    limit = settings().statement_timeout + ANSWER_GRACE_SECONDS
+    closing = asyncio.get_running_loop().call_later(limit, connection.terminate)
+    try:
+        async with translate_connection_errors():
+            await connection.execute(_RECORD_LEADING)
+            connection.check_replicated()
+    finally:
+        closing.cancel()
+
+
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
     try:
         await asyncio.wait_for(stop.wait(), seconds)
@@ -183,7 +201,7 @@ async def _main() -> None:
     serve_metrics()
     log.info("started")
     # One connection for the loop and one for the Redis stream's task.
-    await DB.start(size=2)
+    await DB.start(size=2, positioning=True)
     try:
         await relay_until(stop)
     finally:

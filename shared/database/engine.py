@@ -67,6 +67,10 @@ CONNECTIONS_FOR_READERS = 2
 """Connections that writing transactions leave free, in the pool of a process that serves requests."""
 
 
+ANSWER_GRACE_SECONDS = 2.0
+"""How much longer than ``OMS_STATEMENT_TIMEOUT`` a server may take to answer, also that it cancelled."""
+
+
 class Engine(PostgresEngine):
     """Piccolo's engine, with a time limit on the wait for a connection."""
 
@@ -78,7 +82,7 @@ class Engine(PostgresEngine):
     async def check_version(self) -> None:
         """Skip Piccolo's check of the server's version: it would connect while this module is imported."""
 
-    async def start(self, size: int, *, serving: bool = False) -> None:
+    async def start(self, size: int, *, serving: bool = False, positioning: bool = False) -> None:
         """Open the pool. One per process and event loop.
 
         Its sessions go through the pooler, if there is one, only if the process serves requests.
@@ -87,21 +91,30 @@ class Engine(PostgresEngine):
             size: connections at most.
             serving: the process serves requests. Then no statement waits long for a lock
                 (``shared/database/lock_retry.py``), and writers always leave connections for readers.
+            positioning: the process assigns positions. Then no statement is ever cancelled: whoever sees a
+                position has seen one that survives a failover, and a COMMIT that is cancelled while it waits
+                for standbys becomes visible without them. Waits for locks end after OMS_STATEMENT_TIMEOUT.
 
+        With either, a session that does not answer in time is closed.
         """
         self._write_slots = Slots(max(1, size - CONNECTIONS_FOR_READERS)) if serving else None
         most_waiters = int(settings().statement_timeout / settings().lock_wait)
         self._lock_waiters = LockWaiters(most_waiters) if serving else None
         # It connects at first use: a process may start while the server is unreachable.
-        self.pool = Pool(size, partial(self._open_for_pool, serving=serving))
+        longest = settings().statement_timeout + ANSWER_GRACE_SECONDS if serving or positioning else None
+        self.pool = Pool(
+            size, partial(self._open_for_pool, serving=serving, positioning=positioning), longest
+        )
 
-    async def _open_for_pool(self, *, serving: bool) -> Session:
-        session = await self._open(serving=serving, is_checked=self._pool_is_checked)
+    async def _open_for_pool(self, *, serving: bool, positioning: bool) -> Session:
+        session = await self._open(serving=serving, positioning=positioning, is_checked=self._pool_is_checked)
         self._pool_is_checked = True
         return session
 
-    async def _open(self, *, serving: bool, is_checked: bool) -> Session:
-        return await open_session(self.config, settings(), serving=serving, is_checked=is_checked)
+    async def _open(self, *, serving: bool, positioning: bool = False, is_checked: bool) -> Session:
+        return await open_session(
+            self.config, settings(), serving=serving, positioning=positioning, is_checked=is_checked
+        )
 
     async def stop(self, grace: float = 5) -> None:
         """Close the pool; terminate connections that are still in use after ``grace`` seconds."""
@@ -241,7 +254,7 @@ class Engine(PostgresEngine):
             return await self.retry_while_locked(partial(self.run_alone, run, sql, *args))
         # No retry here: the whole transaction has to start over.
         try:
-            with statement_span(sql), WaitingForDatabase():
+            with statement_span(sql), WaitingForDatabase(transaction.connection):
                 return await run(transaction.connection, sql, *args)
         except DRIVER_ERRORS as error:
             raise translated(error)  # noqa: B904 (it has its cause)
@@ -258,14 +271,17 @@ class Engine(PostgresEngine):
         with WaitingForDatabase():
             connection = await self.acquire()
         try:
-            with statement_span(sql), WaitingForDatabase():
-                return await run(connection, sql, *args)
+            with statement_span(sql), WaitingForDatabase(connection):
+                result = await run(connection, sql, *args)
+            connection.check_replicated()
         except BaseException as error:
             if ends_session(error):
                 connection.terminate()
             if isinstance(error, DRIVER_ERRORS):
                 raise translated(error)  # noqa: B904 (it has its cause)
             raise
+        else:
+            return result
         finally:
             await self.release(connection)
 

@@ -8,6 +8,7 @@ session that is free is taken, and returned, without waiting for anything.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,29 @@ if TYPE_CHECKING:
 IDLE_SECONDS = 60.0
 """A session that was not used for so long is closed."""
 
+WATCH_SECONDS = 1.0
+"""Pause between two looks at which sessions owe an answer."""
+
 SETTLE_SECONDS = 5.0
 """How long a session may take to end what a cancelled caller left behind."""
 
 
 class Pool:
-    """At most ``size`` sessions of one event loop, opened when they are needed."""
+    """At most ``size`` sessions of one event loop, opened when they are needed.
 
-    def __init__(self, size: int, connect: Callable[[], Awaitable[Any]]) -> None:
+    Args:
+        size: sessions at most.
+        connect: opens one.
+        longest_answer: a session that owes an answer for longer (seconds) is closed. A server that hangs, or
+            waits for standbys, says nothing, and the time limits of statements are its own. The connection
+            is closed, and no statement cancelled: a cancelled COMMIT would become visible although no standby
+            has it.
+
+    """
+
+    def __init__(
+        self, size: int, connect: Callable[[], Awaitable[Any]], longest_answer: float | None = None
+    ) -> None:
         self._connect = connect
         self._idle: list[Session] = []
         """Taken from its end, so that those that are not needed stay unused."""
@@ -41,6 +57,9 @@ class Pool:
         self._all_closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(IDLE_SECONDS / 2, self._close_unused)
+        self._watch: asyncio.TimerHandle | None = None
+        if longest_answer is not None:
+            self._watch = self._loop.call_later(WATCH_SECONDS, self._close_silent, longest_answer)
 
     def _take_idle(self) -> Session | None:
         while self._idle:
@@ -138,6 +157,13 @@ class Pool:
             self._places += 1
             session.terminate()
 
+    def _close_silent(self, longest_answer: float) -> None:
+        self._watch = self._loop.call_later(WATCH_SECONDS, self._close_silent, longest_answer)
+        limit = time.perf_counter() - longest_answer
+        for session in list(self._open):
+            if 0 < session.asked_at < limit and session.has_time_limit:
+                session.terminate()  # whoever waits for it gets an error, and returns it
+
     async def close(self, grace: float) -> None:
         """Close all sessions; those that are still in use after ``grace`` seconds are terminated."""
         self._closing = True
@@ -150,5 +176,7 @@ class Pool:
                     self._keep(session)
                 if self._open:
                     await self._all_closed.wait()
+        if self._watch is not None:
+            self._watch.cancel()
         for session in self._open:
             session.terminate()

@@ -42,17 +42,20 @@ FROM unnest($1::text[], $2::text[]) AS needed (name, value)
 """
 
 
-def limits(settings: Settings, *, serving: bool) -> dict[str, str]:
+def limits(settings: Settings, *, serving: bool, positioning: bool = False) -> dict[str, str]:
     """Return what holds for each statement of a session, as ``pg_settings`` writes it: durations in ms.
 
     Args:
         settings: the time limits.
         serving: the session is of a process that serves requests. The others wait for locks.
+        positioning: it is of a process that assigns positions. Its statements are never cancelled: a COMMIT
+            that is cancelled while it waits for standbys becomes visible without them.
 
     """
+    longest = f"{int(settings.statement_timeout * 1000)}"
     return {
-        "statement_timeout": f"{int(settings.statement_timeout * 1000)}",
-        "lock_timeout": f"{settings.lock_wait * 1000:.0f}" if serving else "0",
+        "statement_timeout": "0" if positioning else longest,
+        "lock_timeout": f"{settings.lock_wait * 1000:.0f}" if serving else longest if positioning else "0",
         "idle_in_transaction_session_timeout": "60000",
         # Also of statements without BEGIN, whatever the role or the database has as its default.
         "default_transaction_isolation": "read committed",
@@ -62,7 +65,12 @@ def limits(settings: Settings, *, serving: bool) -> dict[str, str]:
 
 
 async def open_session(
-    config: Mapping[str, Any], settings: Settings, *, serving: bool, is_checked: bool = True
+    config: Mapping[str, Any],
+    settings: Settings,
+    *,
+    serving: bool,
+    positioning: bool = False,
+    is_checked: bool = True,
 ) -> Session:
     """Open a session that has all settings.
 
@@ -70,6 +78,7 @@ async def open_session(
         config: for ``asyncpg.connect``; ``dsn`` is the URL that requests use.
         settings: what is between, and the time limits.
         serving: see ``limits``. Only such a session goes over ``dsn``, if there is a direct URL.
+        positioning: see ``limits``.
         is_checked: it is known what is between. If not, it is checked, with a session more.
 
     Raises:
@@ -78,14 +87,14 @@ async def open_session(
             the reason is logged too.
 
     """
-    arguments = _arguments(config, settings, serving=serving)
+    needed = limits(settings, serving=serving, positioning=positioning)
+    arguments = _arguments(config, settings, needed, serving=serving)
     session: Session = await asyncpg.connect(**arguments)
     try:
         if settings.database_pooler == "transaction" and serving:
-            await _check_settings(session, limits(settings, serving=serving))
+            await _check_settings(session, needed)
         elif settings.database_pooler != "none":
             # Not server_settings: what is named as direct may be a pooler in session mode.
-            needed = limits(settings, serving=serving)
             await session.execute("; ".join(f"SET {name} = '{value}'" for name, value in needed.items()))
         if not is_checked:
             await refuse_wrong_pooler(
@@ -117,7 +126,9 @@ async def open_standby_session(config: Mapping[str, Any], settings: Settings) ->
     return session
 
 
-def _arguments(config: Mapping[str, Any], settings: Settings, *, serving: bool) -> dict[str, Any]:
+def _arguments(
+    config: Mapping[str, Any], settings: Settings, needed: Mapping[str, str], *, serving: bool
+) -> dict[str, Any]:
     """Return what ``asyncpg.connect`` takes."""
     arguments = dict(config)
     is_direct = not serving and bool(settings.database_direct_url)
@@ -132,7 +143,7 @@ def _arguments(config: Mapping[str, Any], settings: Settings, *, serving: bool) 
     else:
         arguments["server_settings"] = dict(config["server_settings"])
         if settings.database_pooler == "none":
-            arguments["server_settings"] |= limits(settings, serving=serving)
+            arguments["server_settings"] |= needed
     if "target_session_attrs=" not in arguments["dsn"]:
         # A standby stores nothing, and what it shows may be older than what callers were answered. Of several
         # hosts, the primary is used. Which server a pooler uses is its own configuration's matter.

@@ -49,6 +49,9 @@ _DEAD_SERVER_OPTIONS = {
 nothing, and a statement would wait for it forever. Systems without an option leave it out.
 """
 
+_WAIT_FOR_STANDBYS = "SyncRepWaitForLSN"
+"""PostgreSQL's function that warns when a wait for standbys was cancelled. The text may be translated."""
+
 RENEWAL_SECONDS = 1.0
 """A session that says that it is read-only is replaced when it is this old."""
 
@@ -78,10 +81,14 @@ def sqlstate_of(error: BaseException | None) -> str:
     return (isinstance(error, asyncpg.PostgresError) and error.sqlstate) or ""
 
 
+class CommitNotReplicatedError(ConnectionError):
+    """A commit is on the primary's disk, and no standby has confirmed it: a failover may lose it."""
+
+
 class Session(asyncpg.Connection):
     """A connection that knows whether it has to be replaced."""
 
-    __slots__ = ("_began", "pool", "unused_since")
+    __slots__ = ("_began", "_is_replicated", "asked_at", "has_time_limit", "pool", "unused_since")
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, *arguments: Any) -> None:
         super().__init__(protocol, transport, *arguments)
@@ -89,12 +96,34 @@ class Session(asyncpg.Connection):
         self.pool: Pool | None = None
         self.unused_since = 0.0
         """By the event loop's clock, while it is idle in its pool."""
+        self.asked_at = 0.0
+        """When the statement was sent whose answer is awaited (``time.perf_counter``); 0: none is."""
+        self.has_time_limit = True
+        """False in a transaction that may take as long as it needs."""
+        self._is_replicated = True
         connection: socket.socket = transport.get_extra_info("socket")
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for name, value in _DEAD_SERVER_OPTIONS.items():
                 if option := getattr(socket, name, None):
                     connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    def _process_log_message(self, fields: dict[str, str], last_query: str) -> None:
+        # PostgreSQL answers a COMMIT whose wait for standbys was cancelled with success, after this warning.
+        # Not a log listener of asyncpg's: those are called later, when the statement may have returned.
+        if fields.get("R") == _WAIT_FOR_STANDBYS:
+            self._is_replicated = False
+        super()._process_log_message(fields, last_query)  # type: ignore[misc]  # the stubs lack it
+
+    def check_replicated(self) -> None:
+        """Check that no commit of this session returned without the standbys that it has to wait for.
+
+        Raises:
+            CommitNotReplicatedError: one did. The session must not be used again.
+
+        """
+        if not self._is_replicated:
+            raise CommitNotReplicatedError("committed on the primary, but not confirmed by a standby")
 
     @property
     def is_read_only(self) -> bool:

@@ -107,8 +107,8 @@ class _StandbySession(Session):
 class _StandbyEngine(Engine):
     """Its sessions never go through a pooler, which would hide what answers."""
 
-    async def _open(self, *, serving: bool, is_checked: bool) -> Session:
-        del serving, is_checked
+    async def _open(self, *, serving: bool, positioning: bool = False, is_checked: bool) -> Session:
+        del serving, positioning, is_checked
         return await open_standby_session(self.config, settings())
 
 

@@ -24,7 +24,7 @@ from shared.database.engine import (
     translated,
 )
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session, is_unavailability, sqlstate_of
-from shared.database.statements import fetch_optional, read_rows
+from shared.database.statements import execute, fetch_optional, read_rows
 from shared.tracing.spans import statement_span
 
 if TYPE_CHECKING:
@@ -62,22 +62,24 @@ class Transaction(PostgresTransaction):
         self.readonly = readonly
 
     async def __aenter__(self) -> Self:
-        with WaitingForDatabase():
-            await self._begin_on_connection()
+        await self._begin_on_connection()
         self.context = self.engine.current_transaction.set(self)
         return self
 
     async def _begin_on_connection(self) -> None:
         if not self.readonly:
-            await self.engine.take_write_slot()
+            with WaitingForDatabase():
+                await self.engine.take_write_slot()
         try:
             # Not get_connection(): Piccolo's waits for a connection without limit.
-            self.connection = await self.engine.acquire()
+            with WaitingForDatabase():
+                self.connection = await self.engine.acquire()
             try:
                 self.transaction = self.connection.transaction(
                     isolation=self.isolation, readonly=self.readonly
                 )
-                await self.begin()
+                with WaitingForDatabase(self.connection):
+                    await self.begin()
             except BaseException as error:
                 self.connection.terminate()
                 await self.engine.release(self.connection)
@@ -95,12 +97,13 @@ class Transaction(PostgresTransaction):
         traceback: TracebackType | None,
     ) -> Literal[False]:
         try:
-            with WaitingForDatabase():
+            with WaitingForDatabase(self.connection):
                 await self._end(exception)
         except DRIVER_ERRORS as error:
             raise translated(error)  # noqa: B904 (it has its cause)
         finally:
             self.engine.current_transaction.reset(self.context)
+            self.connection.has_time_limit = True
             await self.engine.release(self.connection)
             self._release_write_slot()
         if isinstance(exception, DRIVER_ERRORS) and (unavailable := translated(exception)) is not exception:
@@ -121,6 +124,7 @@ class Transaction(PostgresTransaction):
         try:
             with statement_span("COMMIT"):
                 await self.commit()
+            self.connection.check_replicated()
         except Exception as error:
             if ends_session(error):
                 self.connection.terminate()
@@ -151,11 +155,21 @@ def transaction(isolation: Isolation = "read_committed", *, readonly: bool = Fal
     Do not nest it, and start no task inside it: a child task would inherit the connection.
 
     Raises:
-        OutcomeUnknownError: the connection broke during the COMMIT, so it may have taken effect or not.
+        OutcomeUnknownError: the connection broke during the COMMIT, so it may have taken effect or not; or
+            its wait for standbys was cancelled.
         DatabaseUnavailableError: no connection, or the server went away before the COMMIT: nothing is stored.
 
     """
     return Transaction(DB, isolation, readonly=readonly)
+
+
+async def lift_time_limit() -> None:
+    """Let the statements of the current transaction take as long as they need."""
+    current = DB.current_transaction.get()
+    if current is None:
+        raise TransactionError("There is no transaction.")
+    await execute("SET LOCAL statement_timeout = 0")
+    current.connection.has_time_limit = False
 
 
 async def fetch_and_commit(row_type: type[T], sql: str, *args: object) -> T | None:
@@ -191,11 +205,13 @@ async def fetch_and_commit(row_type: type[T], sql: str, *args: object) -> T | No
 
 async def _fetch_known(connection: Session, sql: str, *args: object) -> list[Any]:
     try:
-        return await connection.fetch(sql, *args)
+        records: list[Any] = await connection.fetch(sql, *args)
+        connection.check_replicated()
     except DRIVER_ERRORS as error:
         if is_unavailability(error) and not _was_refused(error):
             raise OutcomeUnknownError(str(error) or type(error).__name__) from error
         raise
+    return records
 
 
 def _was_refused(error: Exception) -> bool:

@@ -30,7 +30,10 @@ class LockTimeoutError(DatabaseUnavailableError):
 
 
 class OutcomeUnknownError(DatabaseUnavailableError):
-    """The connection broke during a COMMIT, or a statement that is one: nothing or all of it is stored."""
+    """The connection broke during a COMMIT, or a statement that is one: nothing or all of it is stored.
+
+    Or it is stored on the primary, and no standby has confirmed that it has it too.
+    """
 
 
 @asynccontextmanager

@@ -57,16 +57,15 @@ def run(cluster: Cluster, system: System, faults: Iterator[Fault], rng: random.R
         outages[fault.__name__].append(outage)
         print(
             f"{datetime.now(UTC):%H:%M:%S} {what}; writes away {outage:.1f} s, "
-            f"whole {whole - healed:.1f} s after it",
+            f"whole {whole - healed:.1f} s after it (load {os.getloadavg()[0]:.0f})",
             flush=True,
         )
         if outage > limit:
             broken.append(f"{what}: writes were away for {outage:.1f} s")
     system.end_load()
     for name, seconds in outages.items():
-        print(
-            f"{name}: {len(seconds)} times, away {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s"
-        )
+        away = f"{statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s"
+        print(f"{name}: {len(seconds)} times, writes away {away}")
     print(f"{sum(map(len, outages.values()))} faults; {system.report()}", flush=True)
     return broken + system.broken_promises()
 
@@ -82,11 +81,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.failover", description="Failover under load.")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument(
-        "--once", action="store_true", help="one crash and one switchover, whatever the minutes"
-    )
+    parser.add_argument("--once", action="store_true", help="one crash, one switchover")
     parser.add_argument("--keep-logs", action="store_true", help="also if everything holds")
-    parser.add_argument("--only", choices=sorted(kind.__name__ for kind, _ in KINDS), help="only this fault")
+    parser.add_argument("--only", choices=sorted(kind.__name__ for kind, _ in KINDS), help="only it")
     options = parser.parse_args()
     if lacking := missing():
         print("\n".join(f"make failover: {what}" for what in lacking), file=sys.stderr)

@@ -141,9 +141,10 @@ class Node:
             return {}
         return answer
 
-    def switch_over(self, to: str) -> str:
+    def switch_over(self) -> str:
         """Have another node become the primary; return Patroni's answer."""
-        answer = self._rest.post("/switchover", json={"leader": self.name, "candidate": to}, timeout=60)
+        # If a candidate is named, the other standby pauses for 2 s before it follows, and commits wait.
+        answer = self._rest.post("/switchover", json={"leader": self.name}, timeout=60)
         return f"{answer.status_code} {answer.text}"
 
     def end(self) -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from shared.change_log import FEE_SUMMARIES, cursor_of
 from shared.database.statements import execute, fetch_all, fetch_one, fetch_values
-from shared.database.transaction import transaction
+from shared.database.transaction import lift_time_limit, transaction
 from shared.progress import Progress, ReportProgress
 from worker.fee_summaries.consumer import Generation, current_generation
 
@@ -135,7 +135,7 @@ async def open_snapshot(time_zone: str | None = None) -> AsyncIterator[Snapshot]
     """Open a transaction with one snapshot, prepared for ``ORDER_SHARES`` and ``EXPECTED_SUMMARIES``."""
     async with transaction("repeatable_read"):
         # Each chunk limits its own statement; the transaction as a whole has no time limit.
-        await execute("SET LOCAL statement_timeout = 0")
+        await lift_time_limit()
         await execute(_CREATE_LATER_CHANGES)
         cursor = await cursor_of(FEE_SUMMARIES)
         generation = await current_generation()

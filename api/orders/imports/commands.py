@@ -33,6 +33,7 @@ from api.orders.imports.imported_services import ImportedService, add_services
 from api.orders.members import COLUMNS, STORED_AS_SENT, TYPED_COLUMNS
 from api.orders.transactions import in_transaction
 from shared.database.statements import execute, fetch_optional, fetch_value
+from shared.database.transaction import lift_time_limit
 from shared.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ async def import_orders(
         ContentionError: other transactions kept interfering.
 
     """
-    await execute("SET LOCAL statement_timeout = 0")
+    await lift_time_limit()
     await attribute(attribution)
     if only_if_empty and await fetch_value(bool, _EVER_HELD_DATA):
         raise NotEmptyError
