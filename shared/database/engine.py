@@ -13,7 +13,6 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import asyncpg
 from piccolo.engine.postgres import PostgresEngine
 
 from shared.database.database_wait import WaitingForDatabase
