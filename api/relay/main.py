@@ -14,6 +14,7 @@ from dataclasses import replace
 import asyncpg
 import structlog
 
+from api.relay.leadership import keep_recording, try_to_lead
 from api.relay.metrics import DATABASE_FAILURES, LEADING, ROUNDS, assign_and_count
 from api.relay.publisher import Publisher
 from api.relay.redis_stream import RedisStream
@@ -22,14 +23,7 @@ from api.relay.scheduler import Scheduler
 from api.relay.sender import Sender
 from api.relay.traces import RoundTraces
 from shared.change_log import read_progress
-from shared.database.engine import (
-    ANSWER_GRACE_SECONDS,
-    DB,
-    DatabaseUnavailableError,
-    translate_connection_errors,
-)
-from shared.database.locks import RELAY_LOCK
-from shared.database.sessions import Session
+from shared.database.engine import DB, DatabaseUnavailableError
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
@@ -38,9 +32,6 @@ from shared.settings import settings
 from shared.tracing.spans import begin_tracing, check_tracing, end_tracing
 
 log = structlog.get_logger("relay")
-
-LEADING_SECONDS = 2.0
-"""Pause between two records that this relay works."""
 
 FIRST_PAUSE_SECONDS = 0.005
 """Pause after a round that had something to do: what is committed meanwhile shares the next round."""
@@ -54,8 +45,6 @@ ATTEMPTS_SECONDS = 0.1
 
 RETENTION_SECONDS = 60.0
 """Pause between two deletions of expired rows, and between two checks whether a proof is due."""
-
-_RECORD_LEADING = "UPDATE change_log SET led_at = now() WHERE id = 1"
 
 
 class Relay:
@@ -131,24 +120,22 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     # begin: positions stay right (assigning has a lock of its own), and consumers drop repeats. That it works
     # is recorded in this session, so a session whose server is gone or became read-only is noticed.
     connection = await DB.connect()
-    publishing: asyncio.Task[None] | None = None
+    tasks: list[asyncio.Task[None]] = []
     ended = asyncio.Event()
     try:
-        async with translate_connection_errors():
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):
-                return
+        if not await try_to_lead(connection):
+            return
         log.info("leading")
         LEADING.set(1)
         relay = Relay()
-        led_at = deleted_at = attempts_at = 0.0
+        deleted_at = attempts_at = 0.0
         pause = FIRST_PAUSE_SECONDS
+        recording = asyncio.create_task(keep_recording(connection))
         # In a task of its own: if Redis hangs, only the stream is delayed.
         publishing = asyncio.create_task(RedisStream().publish_until(ended, relay.assigned))
-        while not stop.is_set() and not connection.is_closed():
+        tasks = [recording, publishing]
+        while not stop.is_set() and not connection.is_closed() and not recording.done():
             beat()
-            if time.monotonic() - led_at > LEADING_SECONDS:
-                await _record_leading(connection)
-                led_at = time.monotonic()
             if time.monotonic() - deleted_at > RETENTION_SECONDS and await delete_expired_once():
                 deleted_at = time.monotonic()
                 await relay.request_proof_once()
@@ -161,27 +148,16 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             pause = FIRST_PAUSE_SECONDS if relayed else pause * PAUSE_GROWTH
             pause = min(pause, settings().relay_interval)
             await _pause(stop, pause)
+        if recording.done():
+            recording.result()  # raises why the session has ended
     finally:
         LEADING.set(0)
-        if publishing is not None:
-            # Both: if cleaning up fails, that error replaces the cancellation, and the task would continue.
-            ended.set()
-            publishing.cancel()
-            await asyncio.wait({publishing})
+        # Both: if cleaning up fails, that error replaces the cancellation, and the task would continue.
+        ended.set()
+        for task in tasks:
+            task.cancel()
         connection.terminate()
-
-
-async def _record_leading(connection: Session) -> None:
-    # If the server does not answer in time the connection is closed. With asyncpg's own time limit the
-    # statement would be cancelled, and with it, perhaps, its commit's wait for standbys.
-    limit = settings().statement_timeout + ANSWER_GRACE_SECONDS
-    closing = asyncio.get_running_loop().call_later(limit, connection.terminate)
-    try:
-        async with translate_connection_errors():
-            await connection.execute(_RECORD_LEADING)
-            connection.check_replicated()
-    finally:
-        closing.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
 from api.http.idempotency_keys import KEY_RETENTION
 from shared.change_log import Bounds
 from shared.database.statements import execute, fetch_optional, fetch_value
 from shared.database.transaction import transaction
 from shared.settings import settings
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 BATCH = 1_000
 """Rows deleted in one transaction. Assigning positions waits for it."""
+
+LONGEST_SILENCE_SECONDS = 2
+"""PostgreSQL ends a transaction whose relay says nothing for so long: one that is stopped in the middle of it
+would hold locks that its successor waits for."""
 
 TEST_RETENTION = "30 days"
 """How long deliveries without a change are kept: tests and announcements."""
@@ -56,6 +66,15 @@ DELETE FROM webhook AS w WHERE deleted_at < now() - interval '1 hour'
 """
 
 
+@asynccontextmanager
+async def short_transaction() -> AsyncIterator[None]:
+    """Run a block in a transaction that ends soon after a relay that falls silent within it."""
+    async with transaction():
+        limit = f"{LONGEST_SILENCE_SECONDS}s"
+        await fetch_value(str, "SELECT set_config('idle_in_transaction_session_timeout', $1, true)", limit)
+        yield
+
+
 async def delete_expired_once() -> bool:
     """Delete a batch of each kind; return whether nothing expired is left."""
     keys, tickets, changes = await delete_expired_keys(), await delete_expired_tickets(), await trim_log()
@@ -66,13 +85,13 @@ async def delete_expired_once() -> bool:
 
 async def delete_expired_keys() -> int:
     """Delete a batch of expired idempotency keys; return how many."""
-    async with transaction():
+    async with short_transaction():
         return await execute(_EXPIRED_KEYS)
 
 
 async def delete_expired_tickets() -> int:
     """Delete a batch of expired stream tickets; return how many."""
-    async with transaction():
+    async with short_transaction():
         return await execute(_EXPIRED_TICKETS)
 
 
@@ -82,7 +101,7 @@ async def trim_log(most: int = BATCH) -> int:
     Only the oldest changes that all consumers have processed are deleted, so the log has no hole, and a
     worker that is stopped for longer than the retention misses nothing.
     """
-    async with transaction():
+    async with short_transaction():
         bounds = await fetch_optional(
             Bounds,
             "SELECT first_position AS first, last_position AS last FROM change_log WHERE id = 1 FOR UPDATE",

@@ -594,7 +594,7 @@ CREATE TRIGGER orders_record_update AFTER UPDATE ON orders
 -- changes locks this row first, so only one does either at a time.
 --
 -- Written by: assign_positions, which the relay calls (last_position); api/relay/retention.py (first_position);
--- api/relay/main.py (led_at).
+-- api/relay/leadership.py (led_at).
 CREATE TABLE change_log (
     id integer PRIMARY KEY DEFAULT 1,
     last_position bigint NOT NULL DEFAULT 0,  -- the newest that is assigned; 0: no position is yet
