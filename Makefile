@@ -19,7 +19,7 @@ help:  ## list the targets
 
 # --- run it ------------------------------------------------------------------------------------------
 
-run: $(VENV)/run.stamp  ## run the whole system on this machine [PORT=8000] [STATE_DIR=.local] [SAMPLE_DATA=no]
+run: $(VENV)/run.stamp  ## run the whole system on this machine [PORT=8000] [API=4] [WORKERS=2] [STATE_DIR=.local] [SAMPLE_DATA=no]
 	@exec $(PY) -m oms run --stop-with-parent
 
 import: $(VENV)/run.stamp  ## import orders into the running system: FILE=orders.json [SERVICES=services.json] [REPORT=faults.json] [REASON="why"]

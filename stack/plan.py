@@ -1,4 +1,8 @@
-"""What ``make run`` is to run, as read from the environment."""
+"""What ``make run`` is to run, as read from the environment.
+
+PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (whether a new database gets the sample
+orders: yes, or no if OMS_DATABASE_URL is set), API and WORKERS (how many of each, 1). Others are settings.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from pathlib import Path
 
 from stack.child_processes import StackError
 from stack.state_folder import DEFAULT_FOLDER
+
+_MOST_PROCESSES = 64
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,26 @@ class Plan:
     sample_data: bool
     drain: float
     """Seconds for which the API serves on while it stops."""
+    api: int
+    """Processes of the API, on one port."""
+    workers: int
+    """Workers, each with children of its own."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of the processes that it decides."""
+        return {
+            "OMS_HOST": self.host,
+            "OMS_PORT": str(self.port),
+            # Otherwise 5 s where KUBERNETES_SERVICE_HOST is set: no load balancer has to notice.
+            "OMS_DRAIN": str(self.drain),
+            "OMS_API_PROCESSES": str(self.api),
+        }
+
+    @property
+    def max_connections(self) -> int:
+        """Connections of an embedded PostgreSQL, with room for commands; see docs/operations/scale.md."""
+        return 100 + 12 * (self.api - 1) + 10 * (self.workers - 1)
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Plan:
@@ -51,4 +77,16 @@ class Plan:
             redis_url=given.get("OMS_REDIS_URL", ""),
             sample_data=sample_data == "yes",
             drain=drain,
+            api=_read_count(given, "API", "OMS_API_PROCESSES"),
+            workers=_read_count(given, "WORKERS"),
         )
+
+
+def _read_count(given: Mapping[str, str], *names: str) -> int:
+    """Read the first of the variables that is set; 1 if none is."""
+    for name in names:
+        if count := given.get(name):
+            if not (count.isascii() and count.isdigit() and 1 <= int(count) <= _MOST_PROCESSES):
+                raise StackError(f"{name} is {count!r}; it must be a number from 1 to {_MOST_PROCESSES}")
+            return int(count)
+    return 1

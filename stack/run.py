@@ -1,8 +1,7 @@
 """``oms run``: start every process of the system on this machine, supervise them, and stop them together.
 
-Reads PORT (8000; 0 picks a free one), STATE_DIR (.local), SAMPLE_DATA (whether a new database gets the sample
-orders: yes, or no if OMS_DATABASE_URL is set) and the processes' own OMS_ variables. Exit status: 0 stopped
-on request, 1 failed, 2 refused to start.
+Reads the variables of ``stack/plan.py`` and the processes' own OMS_ variables. Exit status: 0 stopped on
+request, 1 failed, 2 refused to start.
 """
 
 from __future__ import annotations
@@ -31,14 +30,9 @@ from stack.plan import Plan
 from stack.preconditions import check_folders, check_port, check_settings
 from stack.process_output import ProcessOutput
 from stack.restarts import Restarts
+from stack.services import services_of, stopped_together
 from stack.state_folder import StateFolder
 
-PROCESSES = {"api": "api.server", "relay": "api.relay.main", "worker": "worker.main"}
-_STOPPED_TOGETHER = ((("api", "relay"), 2.5), (("worker",), 3.0))
-"""Which processes stop together, in order, and their grace in seconds: what publishes tasks stops before
-what runs them. With the servers' own grace, 1 s and 2 s, everything ends within 10 s, and
-OMS_DRAIN."""
-_NAMES = [*PROCESSES, "migrate", "import", "stack"]
 _READY_SECONDS = 60.0
 """After this time the names of those that are not ready are printed."""
 _MOST_FAILED_STARTS = 5
@@ -58,15 +52,18 @@ class Stack:
     def __init__(self, plan: Plan, state: StateFolder) -> None:
         self._plan = plan
         self._state = state
-        self._output = ProcessOutput(_NAMES)
-        self._postgres = None if plan.database_url else EmbeddedPostgres(state.path / "postgres")
+        self._services = services_of(plan)
+        self._output = ProcessOutput([*self._services, "migrate", "import", "stack"])
+        connections = {"max_connections": str(plan.max_connections)}
+        data = state.path / "postgres"
+        self._postgres = None if plan.database_url else EmbeddedPostgres(data, settings=connections)
         self._valkey = None if plan.redis_url else EmbeddedValkey(state.path / "valkey")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._servers: dict[str, EmbeddedPostgres | EmbeddedValkey | None] = {
             "PostgreSQL": self._postgres,
             "Valkey": self._valkey,
         }
-        self._restarts = {name: Restarts() for name in (*PROCESSES, *self._servers)}
+        self._restarts = {name: Restarts() for name in (*self._services, *self._servers)}
         self._environment: dict[str, str] = {}
         self._was_ready = False
         self._stop_requested = False
@@ -84,7 +81,7 @@ class Stack:
                 {name: value for name, value in environment.items() if name.startswith("OMS_")}
             )
             self._environment = environment
-            for name in PROCESSES:
+            for name in self._services:
                 self._start_service(name)
             self._wait_until_ready()
             while True:
@@ -119,10 +116,8 @@ class Stack:
             self._valkey.start(self._pump_output)
             urls["OMS_REDIS_URL"] = self._valkey.url
             self._output.print_line("stack", f"Valkey is running; its log is {self._valkey.log}")
-        address = {"OMS_HOST": self._plan.host, "OMS_PORT": str(self._plan.port)}
-        # No load balancer has to notice, also where KUBERNETES_SERVICE_HOST is set.
-        address["OMS_DRAIN"] = str(self._plan.drain)
-        return os.environ | urls | address | {_STACK_VARIABLE: str(self._state.path), "PYTHONUNBUFFERED": "1"}
+        own = {_STACK_VARIABLE: str(self._state.path), "PYTHONUNBUFFERED": "1"}
+        return os.environ | urls | self._plan.settings | own
 
     def _start(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         process = start_process(command, output=subprocess.PIPE, env=environment)
@@ -154,18 +149,14 @@ class Stack:
 
     def _start_service(self, name: str) -> None:
         """Start one of the system's own processes, with a heartbeat file of its own."""
-        heartbeat = self._heartbeat(name)
-        heartbeat.unlink(missing_ok=True)
-        environment = self._environment | {"OMS_HEARTBEAT_FILE": str(heartbeat)}
-        metrics_port = environment.get("OMS_METRICS_PORT", "")
-        if name == "worker" and metrics_port.isdecimal() and int(metrics_port):
-            # The relay has the port itself.
-            environment["OMS_METRICS_PORT"] = str(int(metrics_port) + 1)
+        service = self._services[name]
+        self._heartbeat(name).unlink(missing_ok=True)
+        environment = service.environment(self._environment, self._state.path)
         self._restarts[name].record_start()
-        self._processes[name] = self._start(name, [sys.executable, "-m", PROCESSES[name]], environment)
+        self._processes[name] = self._start(name, service.command, environment)
 
     def _heartbeat(self, name: str) -> Path:
-        return self._state.path / f"heartbeat-{name}"
+        return self._services[name].heartbeat(self._state.path)
 
     def _supervise_once(self) -> None:
         """Print the processes' output, and start again what has ended.
@@ -259,7 +250,7 @@ class Stack:
     def _stop(self) -> None:
         self._state.mark_stopping()
         try:
-            for names, grace in _STOPPED_TOGETHER:
+            for names, grace in stopped_together(self._services):
                 together = [self._processes[name] for name in names if name in self._processes]
                 drain = self._plan.drain if "api" in names else 0
                 stop_processes(*together, grace=grace + drain, meanwhile=self._output.pump)

@@ -58,13 +58,15 @@ def test_a_document_without_a_place_for_the_table_of_settings_is_refused() -> No
 
 
 def test_the_configuration_reference_names_the_defaults_of_make_run() -> None:
-    """Its own three variables are no settings of a process."""
+    """Its own five variables are no settings of a process."""
     section = REFERENCE[REFERENCE.index("## `make run`") :]
-    named = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^|]+)` \|", section, re.MULTILINE)[:3])
+    named = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^|]+)` \|", section, re.MULTILINE)[:5])
     plan = Plan.read({})
     assert named == {
         "PORT": str(plan.port),
         "STATE_DIR": str(plan.state),
+        "API": str(plan.api),
+        "WORKERS": str(plan.workers),
         "SAMPLE_DATA": "yes" if plan.sample_data else "no",
     }
     assert not Plan.read({"OMS_DATABASE_URL": "postgres://db/orders"}).sample_data

@@ -71,7 +71,9 @@ class Rival:
         if fault in {"cut off", "host gone"}:
             self._network.speak()
         if fault in {"killed", "host gone"}:
+            starts = self.process.log.count(" started")
             self.process.start()
+            wait_until(lambda: self.process.log.count(" started") > starts, "it has started again", 30)
 
 
 class Follower:

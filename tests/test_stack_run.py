@@ -26,7 +26,8 @@ from stack.child_processes import StackError, living, working_in
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import free_port
 from stack.plan import Plan
-from stack.run import PROCESSES, Stack
+from stack.run import Stack
+from stack.services import PROCESSES
 from stack.state_folder import StateFolder
 from tests.drivers import http_client, wait_until
 from tests.processes import ROOT, ServiceProcess, call_command

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import gc
 import multiprocessing
+import os
 import signal
+import socket
 import sys
 import tempfile
 import warnings
@@ -168,6 +170,8 @@ def _create_worker() -> Worker:
         concurrency=_concurrency(),
         queues=[CONSUMER_QUEUE, ATTEMPTS_QUEUE],
         loglevel=settings().log_level,
+        # Distinct, where several workers run on one host.
+        hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

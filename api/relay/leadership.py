@@ -2,7 +2,7 @@
 
 The lock ends with the session, and the session ends with the process. But a process that is stopped, or whose
 host or network is gone without a word, leaves a session that PostgreSQL keeps for hours. So the leader says
-something in it every second, and a relay that waits ends the session of a leader that has said nothing for
+something in it twice a second, and a relay that waits ends the session of a leader that has said nothing for
 ``SILENCE_SECONDS``. If that leader goes on later, two may lead for a moment, which is harmless: positions are
 assigned under a lock of their own.
 """
@@ -10,6 +10,7 @@ assigned under a lock of their own.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("relay")
 
-LEADING_SECONDS = 1.0
+LEADING_SECONDS = 2.0
 """Pause between two records that this relay works."""
 
-SILENCE_SECONDS = 3.0
-"""A leader that has recorded nothing for this long is gone. Not less: a busy machine may hold it up."""
+STATEMENT_SECONDS = 0.5
+"""Pause between two statements in the session that holds, or waits for, the lock."""
+
+SILENCE_SECONDS = 2.5
+"""A leader that has said nothing for this long is gone. Not less: a busy machine may hold it up."""
 
 _RECORD_LEADING = "UPDATE change_log SET led_at = now() WHERE id = 1"
 
@@ -50,35 +54,48 @@ async def try_to_lead(connection: Session) -> bool:
 
     """
     async with translate_connection_errors():
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):
-            for ended in await connection.fetch(_END_SILENT_LEADER, RELAY_LOCK, SILENCE_SECONDS):
-                log.warning("silent_leader_ended", session=ended["pid"], has_ended=ended["has_ended"])
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):
+        if not await _take_lock(connection):
+            silent = await connection.fetch(
+                _END_SILENT_LEADER, RELAY_LOCK, SILENCE_SECONDS, timeout=settings().statement_timeout
+            )
+            for leader in silent:
+                log.warning("silent_leader_ended", session=leader["pid"], has_ended=leader["has_ended"])
+            if not silent or not await _take_lock(connection):
                 return False
-    await _record(connection)
+    await _execute(connection, _RECORD_LEADING)
     return True
 
 
-async def keep_recording(connection: Session) -> None:
-    """Record every second that this relay leads, until cancelled: also while a round takes long.
+async def _take_lock(connection: Session) -> bool:
+    timeout = settings().statement_timeout
+    return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK, timeout=timeout))
+
+
+async def keep_leading(connection: Session) -> None:
+    """Say that this relay leads, until cancelled: also while a round takes long.
 
     Raises:
         DatabaseUnavailableError: the session has ended, or its server is gone or became read-only.
 
     """
+    recorded_at = time.monotonic()
     while True:
-        await asyncio.sleep(LEADING_SECONDS)
-        await _record(connection)
+        await asyncio.sleep(STATEMENT_SECONDS)
+        if time.monotonic() - recorded_at < LEADING_SECONDS:
+            await _execute(connection, "SELECT")
+        else:
+            await _execute(connection, _RECORD_LEADING)
+            recorded_at = time.monotonic()
 
 
-async def _record(connection: Session) -> None:
+async def _execute(connection: Session, sql: str) -> None:
     # If the server does not answer in time the connection is closed. With asyncpg's own time limit the
     # statement would be cancelled, and with it, perhaps, its commit's wait for standbys.
     limit = settings().statement_timeout + ANSWER_GRACE_SECONDS
     closing = asyncio.get_running_loop().call_later(limit, connection.terminate)
     try:
         async with translate_connection_errors():
-            await connection.execute(_RECORD_LEADING)
+            await connection.execute(sql)
             connection.check_replicated()
     finally:
         closing.cancel()

@@ -14,7 +14,7 @@ from dataclasses import replace
 import asyncpg
 import structlog
 
-from api.relay.leadership import keep_recording, try_to_lead
+from api.relay.leadership import STATEMENT_SECONDS, keep_leading, try_to_lead
 from api.relay.metrics import DATABASE_FAILURES, LEADING, ROUNDS, assign_and_count
 from api.relay.publisher import Publisher
 from api.relay.redis_stream import RedisStream
@@ -123,18 +123,21 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
     tasks: list[asyncio.Task[None]] = []
     ended = asyncio.Event()
     try:
-        if not await try_to_lead(connection):
-            return
+        while not await try_to_lead(connection):
+            beat()
+            await _pause(stop, STATEMENT_SECONDS)
+            if stop.is_set():
+                return
         log.info("leading")
         LEADING.set(1)
         relay = Relay()
         deleted_at = attempts_at = 0.0
         pause = FIRST_PAUSE_SECONDS
-        recording = asyncio.create_task(keep_recording(connection))
+        leading = asyncio.create_task(keep_leading(connection))
         # In a task of its own: if Redis hangs, only the stream is delayed.
         publishing = asyncio.create_task(RedisStream().publish_until(ended, relay.assigned))
-        tasks = [recording, publishing]
-        while not stop.is_set() and not connection.is_closed() and not recording.done():
+        tasks = [leading, publishing]
+        while not stop.is_set() and not connection.is_closed() and not leading.done():
             beat()
             if time.monotonic() - deleted_at > RETENTION_SECONDS and await delete_expired_once():
                 deleted_at = time.monotonic()
@@ -148,8 +151,8 @@ async def _relay_while_leading(stop: asyncio.Event) -> None:
             pause = FIRST_PAUSE_SECONDS if relayed else pause * PAUSE_GROWTH
             pause = min(pause, settings().relay_interval)
             await _pause(stop, pause)
-        if recording.done():
-            recording.result()  # raises why the session has ended
+        if leading.done():
+            leading.result()  # raises why the session has ended
     finally:
         LEADING.set(0)
         # Both: if cleaning up fails, that error replaces the cancellation, and the task would continue.
