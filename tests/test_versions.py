@@ -32,7 +32,7 @@ def test_the_command_line_prints_it() -> None:
 
 def test_the_kubernetes_manifests_run_the_image_of_the_projects_version() -> None:
     """An earlier one would refuse settings that it does not know."""
-    kustomization = ROOT / "docs" / "operations" / "kubernetes" / "kustomization.yaml"
+    kustomization = ROOT / "deploy" / "kubernetes" / "base" / "kustomization.yaml"
     (image,) = yaml.safe_load(kustomization.read_text())["images"]
     assert image["newTag"] == PROJECT["version"]
 
