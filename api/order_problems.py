@@ -130,6 +130,16 @@ ORDER_PROBLEMS: dict[type[Exception], Callable[[Any], ProblemError]] = {
             for pointer, namesake in zip(error.pointers, error.namesakes, strict=False)
         )
     ),
+    orders.CalendarNotInCellError: lambda error: invalid(
+        *(
+            Fault(
+                f"cell {error.cell} has no calendar {' or '.join(error.names)}; "
+                "if it is to have it, PUT it (/calendars/…) there first",
+                pointer=pointer,
+            )
+            for pointer in error.pointers
+        )
+    ),
     calendars.CalendarNotFoundError: lambda error: ProblemError(
         NOT_FOUND, f"There is no calendar {error.name}."
     ),

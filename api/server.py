@@ -22,6 +22,7 @@ from api.http.open_connections import most_connections, raise_open_files
 from console.sessions import prepare_sessions
 from shared.api_access import resolve
 from shared.database.engine import DatabaseUnavailableError
+from shared.database.stored_cell import check_cell
 from shared.fee_summaries import check_time_zone
 from shared.logs import configure_logs
 from shared.metrics.shared_counts import shared_counts
@@ -74,6 +75,7 @@ def main() -> None:
     Raises:
         SettingsError: other machines could reach it, and it would let everyone in.
         OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
+        OtherCellError: the database is of another cell than OMS_CELL.
         MissingSecretKeyError: something is encrypted under a key that OMS_SECRET_KEY lacks.
 
     """
@@ -85,6 +87,7 @@ def main() -> None:
     # and an answer that can't be decrypted is a 503.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+        asyncio.run(check_cell())
         asyncio.run(check_secret_keys(of_answers=True))
     prepare_sessions()
     with shared_counts(settings().api_processes):

@@ -23,7 +23,8 @@ WEBHOOK_DELIVERIES = "webhook_deliveries"
 
 CHANGE = """
     position, event_id, type, order_id, order_version, utc_text(recorded_at) AS time,
-    order_state AS order, previous_state AS previous, actor, reason
+    order_state AS order, previous_state AS previous, actor, reason,
+    CASE WHEN position > (SELECT starts_after FROM cell) THEN (SELECT name FROM cell) END AS cell
 """
 """The columns of ``order_change`` that are the fields of a ``Change``."""
 

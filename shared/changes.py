@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 SOURCE = "/orders"
 
 
+def source_in(cell: str | None, collection: str = SOURCE) -> str:
+    """Return the ``source`` of notifications about a collection: a URI reference, which a cell's name begins.
+
+    Args:
+        cell: the cell's name; None or empty where the installation is none.
+        collection: its path, such as ``/webhooks``.
+
+    """
+    return f"/cells/{cell}{collection}" if cell else collection
+
+
 @dataclass(frozen=True)
 class Change:
     """What one commit did to one order, at its place in the order of all changes: ``type`` says what."""
@@ -36,6 +47,8 @@ class Change:
     """Who made it; None if a release recorded it that did not know it."""
     reason: str | None = None
     """Why, if they said it."""
+    cell: str | None = None
+    """The name of the cell whose change it is; None where there are no cells, or were none yet."""
 
     def notification(self) -> str:
         """Encode the change as its notification.
@@ -51,7 +64,7 @@ class Change:
             if text is not None
         )
         return (
-            f'{{"specversion":"1.0","id":"{self.event_id}","source":"{SOURCE}","type":"{self.type}",'
+            f'{{"specversion":"1.0","id":"{self.event_id}","source":"{source_in(self.cell)}","type":"{self.type}",'
             f'"subject":"{self.order_id}","time":"{self.time}","datacontenttype":"application/json",'
             f'"sequence":"{self.position:019}","orderversion":{self.order_version},{attribution}'
             f'"data":{{"order":{self.order or "null"},"previous":{self.previous or "null"}}}}}'

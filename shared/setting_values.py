@@ -17,6 +17,8 @@ from shared.redis_address import read_redis_url
 from shared.secret_keys import SecretKeys, read_secret_keys
 from shared.webhook_addresses import Network, read_networks, read_ports
 
+_CELL_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
+
 _zone_names = cache(available_timezones)
 
 
@@ -35,6 +37,14 @@ def check_zone_name(name: str) -> str:
 def _check_redis_url(url: str) -> str:
     read_redis_url(url)
     return url
+
+
+def _check_cell_name(name: str) -> str:
+    if name and not _CELL_NAME.fullmatch(name):
+        raise ValueError(
+            "must be 1 to 32 small letters, digits and hyphens, and neither begin nor end with one"
+        )
+    return name
 
 
 def _read_yes_or_no(text: str) -> bool:
@@ -60,6 +70,7 @@ OptionalDatabaseUrl = Annotated[
     str, AfterValidator(lambda url: check_database_url(url) if url else url), Field(repr=False)
 ]
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Field(repr=False)]
+CellName = Annotated[str, AfterValidator(_check_cell_name)]
 ZoneName = Annotated[str, AfterValidator(check_zone_name)]
 YesOrNo = Annotated[bool, BeforeValidator(_read_yes_or_no)]
 ApiKeys = Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(read_api_keys)]

@@ -57,6 +57,7 @@ class Settings(
                 "OMS_DATABASE_DIRECT_URL: must be set with OMS_DATABASE_POOLER=transaction, where a session "
                 "keeps no locks"
             )
+        self.check_cell()
         _ = self.all_api_keys
         self.check_access()
         _ = self.secret_keys

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from shared.changes import source_in
+from shared.settings import settings
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
@@ -43,7 +46,7 @@ def notification(event_id: UUID, time: str, kind: str, webhook_id: int, data: Ma
     event = {
         "specversion": "1.0",
         "id": str(event_id),
-        "source": "/webhooks",
+        "source": source_in(settings().cell, "/webhooks"),
         "type": kind,
         "subject": str(webhook_id),
         "time": time,

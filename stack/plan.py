@@ -62,7 +62,9 @@ class Plan:
         if not (port.isascii() and port.isdigit() and int(port) <= 65535):  # the last port
             raise StackError(f"PORT is {port!r}; it must be a number up to 65535, or 0 for any free port")
         # A database that the user chose gets the sample orders only on request.
-        sample_data = given.get("SAMPLE_DATA", "no" if "OMS_DATABASE_URL" in given else "yes")
+        # The sample orders' ids are those of cell 1.
+        has_place = "OMS_DATABASE_URL" not in given and given.get("OMS_CELL_NUMBER", "0") in {"0", "1"}
+        sample_data = given.get("SAMPLE_DATA", "yes" if has_place else "no")
         if sample_data not in {"yes", "no"}:
             raise StackError(f"SAMPLE_DATA is {sample_data!r}; it must be yes or no")
         try:

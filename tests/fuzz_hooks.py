@@ -48,6 +48,7 @@ REASONS = {
     ("#/expires_at", "must be in the future|must be between 1970"),
     ("#/name", "must be .*, as in the path|there is a calendar .*; a name may not differ only in case"),
     (r"#(/orders/\d+)?/calendar", "there is a calendar .*; a name may not differ only in case"),
+    (r"#(/orders/\d+)?/calendar", "must be .*, as the parameter calendar says"),
     ("position", "can't be combined with min_position or after_version"),
     ("bom", "has no meaning with application/x-ndjson"),
     ("limit|cursor|count|sort|next", r"has no meaning with image/svg\+xml"),

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from shared.database.engine import DatabaseUnavailableError
+from shared.database.stored_cell import check_cell
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
@@ -120,6 +121,7 @@ def main() -> int:
 
     Raises:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
+        OtherCellError: the database is of another cell than OMS_CELL.
         MissingSecretKeyError: a webhook's secret is encrypted under a key that OMS_SECRET_KEY lacks.
 
     """
@@ -132,6 +134,7 @@ def main() -> int:
     # nothing whose secret it can't decrypt.
     with contextlib.suppress(DatabaseUnavailableError):
         asyncio.run(check_time_zone())
+        asyncio.run(check_cell())
         asyncio.run(check_secret_keys(of_answers=False))
     # Run as root, Celery warns about pickle. That does not apply here: accept_content is JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)

@@ -1,11 +1,12 @@
 """The contracts: ``/openapi.yaml``, ``/openapi.json``, ``/asyncapi.yaml``.
 
-``contract/openapi.yaml`` is written by hand and is authoritative. It is served byte for byte; as JSON it is
-the same document.
+``contract/openapi.yaml`` is written by hand and is authoritative. It is served byte for byte, except that a
+cell puts its own name into the ``source`` of notifications; as JSON it is the same document.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from litestar import Response, route
 from api.http.json_text import encode
 from api.http.request import READ
 from api.http.responses import BytesResponse
+from shared.settings import settings
 
 CONTRACT = Path(__file__).parent.parent.parent / "contract" / "openapi.yaml"
 EVENTS = CONTRACT.with_name("asyncapi.yaml")
@@ -24,10 +26,21 @@ EVENTS = CONTRACT.with_name("asyncapi.yaml")
 YAML = "application/yaml"
 
 
+# As the value of ``source`` in YAML and JSON, also within a text in quotes; and as the constant in a schema.
+_SOURCE = re.compile(rb'\b(source\\?"?: ?\\?"?|source:\n +type: string\n +const: )(/orders|/webhooks)\b(?!/)')
+
+
+def _as_served(document: Path) -> bytes:
+    cell = settings().cell
+    return (
+        _SOURCE.sub(rf"\1/cells/{cell}\2".encode(), document.read_bytes()) if cell else document.read_bytes()
+    )
+
+
 @cache
 def contract_bytes() -> bytes:
-    """Return the contract, byte for byte."""
-    return CONTRACT.read_bytes()
+    """Return the contract, byte for byte; in a cell, with its name in the sources of notifications."""
+    return _as_served(CONTRACT)
 
 
 def _as_json(value: Any) -> Any:
@@ -65,7 +78,7 @@ async def show_contract_as_json() -> Response[bytes]:
 
 @cache
 def _events_bytes() -> bytes:
-    return EVENTS.read_bytes()
+    return _as_served(EVENTS)
 
 
 @route("/asyncapi.yaml", http_method=READ, opt={"produces": (YAML,)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from api.http.request import AnyRequest
     from api.orders.queries import StoredOrder
 
-WRITE = {"scope": ORDERS_WRITE, "query": Query({"dry_run": read_boolean})}
+WRITE: dict[str, Any] = {"scope": ORDERS_WRITE, "query": Query({"dry_run": read_boolean})}
 """The options of a route that writes orders."""
 
 

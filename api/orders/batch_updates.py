@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from api.http.idempotency_keys import Answer, IdempotencyKey, idempotent
-from api.orders.calendars import calendar_ids, lock_calendars
+from api.orders.calendars import calendar_ids, lock_calendars, refuse_other_cells
 from api.orders.current_orders import OrderChange, PendingChange, StatusChange, check_version, read_change
 from api.orders.errors import (
     BatchRefusedError,
     CalendarNameTakenError,
+    CalendarNotInCellError,
     OrderCancelledError,
     OrderNotFoundError,
     OrdersTooCloseError,
@@ -180,6 +181,13 @@ async def _find_calendars(batch: _Batch) -> None:
     moving = {index: pending for index, pending in batch.pending.items() if pending.takes_a_place}
     missing = {p.wanted.calendar for p in moving.values() if p.current.wanted_calendar_id is None}
     ids: dict[str, int] = {}
+    try:
+        await refuse_other_cells(missing)
+    except CalendarNotInCellError as refusal:
+        missing -= set(refusal.names)
+        for index, pending in moving.items():
+            if pending.wanted.calendar in refusal.names:
+                batch.refuse(index, CalendarNotInCellError(refusal.cell, [pending.wanted.calendar]))
     if missing:
         try:
             ids = await calendar_ids(missing)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, PlainValidator
 
 from api.http.bodies import Body, Patch, ReadOnly
-from api.http.fields import GREATEST_VERSION, read_callers_id, read_id, whole_number
+from api.http.fields import GREATEST_VERSION, read_id, whole_number
 from api.http.times import read_datetime
 from api.orders.fields import (
     DEFAULT_CALENDAR,
@@ -20,6 +20,7 @@ from api.orders.fields import (
     read_metadata_change,
     read_metadata_key,
     read_metadata_value,
+    read_new_order_id,
     read_reference,
     read_status,
     read_status_of_new,
@@ -30,7 +31,7 @@ LARGEST_BATCH_BYTES = 1_048_576
 LARGEST_ORDER_BYTES = 524_288
 """Any order, also if each character of its metadata is written as two escapes of six bytes."""
 
-OrderId = PlainValidator(read_callers_id)
+OrderId = PlainValidator(read_new_order_id)
 Fee = PlainValidator(read_fee)
 OrderDatetime = PlainValidator(read_datetime)
 CalendarName = PlainValidator(read_calendar)

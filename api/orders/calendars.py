@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING
 import asyncpg
 import msgspec
 
-from api.orders.errors import CalendarChangedError, CalendarNameTakenError, Namesake
+from api.orders.errors import (
+    CalendarChangedError,
+    CalendarNameTakenError,
+    CalendarNotInCellError,
+    Namesake,
+)
 from shared.database.locks import CALENDAR_LOCK
 from shared.database.statements import execute, fetch_all, fetch_one
+from shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -87,14 +93,38 @@ async def make_calendar(name: str) -> bool:
     return made.is_new
 
 
-async def calendar_ids(names: Collection[str]) -> dict[str, int]:
-    """Return the ids of calendars by name, making those that do not exist yet.
+async def refuse_other_cells(names: Collection[str]) -> None:
+    """Refuse calendars that do not exist, if this installation is a cell.
+
+    There an order makes no calendar, as a mistake of the router would make it in a second cell.
 
     Raises:
+        CalendarNotInCellError: there is one.
+
+    """
+    cell = settings().cell
+    if cell:
+        calendars = await fetch_all(_CalendarId, _FIND_CALENDARS, list(names))
+        missing = set(names) - {calendar.name for calendar in calendars}
+        if missing:
+            raise CalendarNotInCellError(cell, sorted(missing))
+
+
+async def calendar_ids(names: Collection[str], *, of_orders: bool = True) -> dict[str, int]:
+    """Return the ids of calendars by name, making those that do not exist yet.
+
+    Args:
+        names: their names.
+        of_orders: requests about single orders name them, so in a cell they must exist.
+
+    Raises:
+        CalendarNotInCellError: this is a cell, and they do not exist.
         CalendarNameTakenError: the names of new ones differ only in case from those of others.
         CalendarChangedError: as ``make_calendar``.
 
     """
+    if of_orders:
+        await refuse_other_cells(names)
     ids: dict[str, int] = {}
     while len(ids) < len(names):
         # By key: two transactions that make names of the same keys could deadlock otherwise.

@@ -28,10 +28,17 @@ from api.http.idempotency_keys import (
     store_with_key,
 )
 from api.http.times import current_millisecond
-from api.orders.calendars import calendar_ids, lock_calendars, make_calendar, refuse_namesakes
+from api.orders.calendars import (
+    calendar_ids,
+    lock_calendars,
+    make_calendar,
+    refuse_namesakes,
+    refuse_other_cells,
+)
 from api.orders.errors import (
     BatchRefusedError,
     CalendarNameTakenError,
+    CalendarNotInCellError,
     OrderIdTakenError,
     OrdersTooCloseError,
     ReferenceTakenError,
@@ -115,6 +122,7 @@ async def create_order(new: NewOrder, attribution: Attribution, key: Idempotency
         OrderIdTakenError: the id that the caller chose is, or was, another order's.
         ServicesNotOrderableError: a service is unknown or archived.
         CalendarNameTakenError: the calendar is new, and its name differs only in case from another's.
+        CalendarNotInCellError: this is a cell, and has no such calendar.
         ReferenceTakenError: another order has the reference.
         OrdersTooCloseError: another order on the calendar is nearer than its spacing.
         ContentionError: other transactions kept interfering.
@@ -178,6 +186,7 @@ async def _create(new: NewOrder, attribution: Attribution) -> StoredOrder:
     if order is None:
         await orderable_names([service.id for service in new.services])
         await refuse_if_reference_is_taken(new.reference)
+        await refuse_other_cells([new.calendar])
         if await make_calendar(new.calendar):
             order = await _insert(new, at, attribution)
         else:
@@ -209,6 +218,7 @@ async def create_orders(
         IdempotencyKeyReusedError: the key was used for other content.
         ServicesNotOrderableError: a service is unknown or archived.
         CalendarNameTakenError: calendars are new, and their names differ only in case from others.
+        CalendarNotInCellError: this is a cell, and has no such calendars.
         BatchRefusedError: some ids or references are taken or some orders too close; each is named.
         ContentionError: other transactions kept interfering.
 
@@ -238,6 +248,9 @@ async def _create_all(batch: Sequence[NewOrder], attribution: Attribution) -> li
         places_of = {f"#/orders/{i}/calendar": existing.get(new.calendar) for i, new in enumerate(batch)}
         namesakes = {pointer: namesake for pointer, namesake in places_of.items() if namesake}
         raise CalendarNameTakenError(list(namesakes.values()), list(namesakes)) from None
+    except CalendarNotInCellError as refusal:
+        named = [f"#/orders/{i}/calendar" for i, new in enumerate(batch) if new.calendar in refusal.names]
+        raise CalendarNotInCellError(refusal.cell, refusal.names, named) from None
     await lock_calendars(ids.values())
     await lock_references(new.reference for new in batch)
     stored: dict[int, StoredOrder] = {}

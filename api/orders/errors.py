@@ -122,12 +122,23 @@ class CalendarNameTakenError(Exception):
     """Where each was named in the body."""
 
 
+@dataclass
+class CalendarNotInCellError(Exception):
+    """This installation is a cell, and has no calendars of these names."""
+
+    cell: str
+    names: Sequence[str]
+    pointers: Sequence[str] = ("#/calendar",)
+    """Where they were named in the body."""
+
+
 Refusal = (
     OrdersTooCloseError
     | OrderIdTakenError
     | ReferenceTakenError
     | ServicesNotOrderableError
     | CalendarNameTakenError
+    | CalendarNotInCellError
     | OrderNotFoundError
     | VersionMismatchError
     | StatusNotSettableError

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from api.http.fields import read_callers_id
 from api.http.texts import visible_text
+from shared.cells import own_cell
 
 GREATEST_FEE = Decimal("9999999999.99")
 _CENT = Decimal("0.01")
@@ -85,3 +87,21 @@ def merge_metadata(metadata: Mapping[str, str], change: Mapping[str, str | None]
     if change is None:
         return {}
     return {key: value for key, value in {**metadata, **change}.items() if value is not None}
+
+
+def read_new_order_id(value: object) -> int:
+    """Read an id that a caller chooses for an order: in a cell, one by which a router finds the cell."""
+    cell = own_cell()
+    if cell is None:
+        return read_callers_id(value)
+    ids = cell.callers_ids
+    try:
+        order_id = read_callers_id(value)
+    except ValueError:
+        order_id = 0
+    if order_id not in ids:
+        raise ValueError(
+            f"must be a whole number from {ids.start} to {ids.stop - 1} in cell {cell.name}, or omitted "
+            "to have one assigned"
+        )
+    return order_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from litestar import Response, post, route
@@ -14,7 +14,8 @@ from api.http.entity_tags import etag, read_if_none_match
 from api.http.idempotency import answer_write, read_idempotency_key
 from api.http.json_text import encode, read_json
 from api.http.media_types import JSON
-from api.http.parameters import Query, path_id
+from api.http.parameters import Query, path_id, query_of
+from api.http.problems import Fault, invalid
 from api.http.read_after import READ_AFTER, read_after, require_known_version
 from api.http.request import READ, AnyRequest, note_calendars
 from api.http.responses import BytesResponse
@@ -22,9 +23,13 @@ from api.http.scopes import ORDERS_READ
 from api.orders import commands, queries
 from api.orders.answers import WRITE, is_dry_run_of, read_after_batch
 from api.orders.bodies import LARGEST_BATCH_BYTES, LARGEST_ORDER_BYTES, NewOrder, NewOrders
+from api.orders.fields import read_calendar
 from api.orders.lists import routes as list_routes
 from api.orders.members import SET_WHEN_STORED
 from shared.database.transaction import roll_back_if
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class _Identity(msgspec.Struct):
@@ -40,10 +45,27 @@ def _preview(order: dict[str, Any], new: NewOrder) -> dict[str, Any]:
     return {**shown, "id": None if new.id is None else shown["id"]}
 
 
-@post("/orders", request_max_body_size=LARGEST_ORDER_BYTES, opt=WRITE)
+CREATE = {**WRITE, "query": Query({**WRITE["query"].readers, "calendar": read_calendar})}
+"""The options of a route that creates orders. A proxy that divides calendars reads the parameter."""
+
+
+def _check_calendar(request: AnyRequest, calendars: Mapping[str, str]) -> None:
+    """Check that the query, if it names a calendar, names that of the body, given by pointers."""
+    named = query_of(request).get("calendar")
+    faults = [
+        Fault(f"must be {named}, as the parameter calendar says", pointer=pointer)
+        for pointer, calendar in calendars.items()
+        if named not in (None, calendar)
+    ]
+    if faults:
+        raise invalid(*faults)
+
+
+@post("/orders", request_max_body_size=LARGEST_ORDER_BYTES, opt=CREATE)
 async def create_order(request: AnyRequest) -> Response[bytes]:
     """Store an order, its calendar's spacing or more from every other one there."""
     new = await read_body(request, NewOrder)
+    _check_calendar(request, {"#/calendar": new.calendar})
     note_calendars(request, new.calendar)
     key = read_idempotency_key(request, "createOrder", new)
     attribution = read_attribution(request)
@@ -63,10 +85,11 @@ async def create_order(request: AnyRequest) -> Response[bytes]:
     )
 
 
-@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES, opt=WRITE)
+@post("/orders/batch", request_max_body_size=LARGEST_BATCH_BYTES, opt=CREATE)
 async def create_orders(request: AnyRequest) -> Response[bytes]:
     """Store all orders of a batch, or none."""
     batch = await read_body(request, NewOrders)
+    _check_calendar(request, {f"#/orders/{i}/calendar": new.calendar for i, new in enumerate(batch.orders)})
     note_calendars(request, *(order.calendar for order in batch.orders))
     key = read_idempotency_key(request, "createOrders", batch)
     attribution = read_attribution(request)

@@ -24,6 +24,7 @@ from api.relay.sender import Sender
 from api.relay.traces import RoundTraces
 from shared.change_log import read_progress
 from shared.database.engine import DB, DatabaseUnavailableError
+from shared.database.stored_cell import check_cell
 from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
@@ -97,6 +98,7 @@ async def relay_until(stop: asyncio.Event) -> None:
 
     Raises:
         OtherTimeZoneError: the fee summaries count days in another zone than OMS_TIME_ZONE.
+        OtherCellError: the database is of another cell than OMS_CELL.
 
     """
     zone_checked = False
@@ -107,6 +109,7 @@ async def relay_until(stop: asyncio.Event) -> None:
             # rebuild adopts later does not matter to it.
             if not zone_checked:
                 await check_time_zone()
+                await check_cell()
                 zone_checked = True
             await _relay_while_leading(stop)
         except (DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

@@ -11,9 +11,11 @@ import msgspec
 from api.operations.figures import Figures, read_figures
 from api.operations.readiness import Storability, check_storability
 from oms.checks.findings import Finding, ok, warning, wrong
+from shared.cells import Cell, own_cell
 from shared.database.engine import DatabaseUnavailableError
 from shared.database.migrate import REQUIRED_POSTGRESQL
 from shared.database.statements import fetch_one, fetch_values
+from shared.database.stored_cell import disagreement, stored_cell
 from shared.stored_secrets import missing_secret_keys
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ async def check_database(settings: Settings) -> tuple[list[Finding], float | Non
         findings += _judge_server(server, settings)
         if not storability.reason or storability.migrations == "ok":
             findings += [_judge_zone(await fetch_values(str, _OTHER_ZONE, settings.time_zone), settings)]
+            findings += _judge_cell(await stored_cell())
             findings += _judge_secret_keys(await missing_secret_keys(of_answers=True))
             findings += judge_figures(await read_figures(), began + ahead)
     except DatabaseUnavailableError as error:
@@ -152,6 +155,14 @@ def _judge_zone(other_zones: list[str], settings: Settings) -> Finding:
         f"OMS_TIME_ZONE is {settings.time_zone}, and the fee summaries count in days of {other_zones[0]}",
         f"Set it back, or, with everything running as before: OMS_TIME_ZONE={settings.time_zone} oms rebuild",
     )
+
+
+def _judge_cell(stored: Cell | None) -> Iterator[Finding]:
+    fault = disagreement(own_cell(), stored)
+    if fault:
+        yield wrong("database", fault[0], f"{fault[1][0].upper()}{fault[1][1:]}.")
+    elif stored:
+        yield ok("database", f"it is of cell {stored.name}, whose own ids begin with {stored.number}")
 
 
 def _judge_secret_keys(missing: list[str]) -> Iterator[Finding]:

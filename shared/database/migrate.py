@@ -21,6 +21,7 @@ from shared.command_output import print_line
 from shared.database.engine import DB, DatabaseUnavailableError, translate_connection_errors
 from shared.database.locks import MIGRATOR_LOCK
 from shared.database.statements import fetch_value, fetch_values
+from shared.database.stored_cell import store_cell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,6 +60,7 @@ async def migrate() -> int:
 
     Raises:
         MigrationFailedError: the server is too old, the schema too new, or a migration could not be applied.
+        OtherCellError: OMS_CELL is set, and the database is of another cell.
 
     """
     async with _only_migrator():
@@ -70,6 +72,7 @@ async def migrate() -> int:
             )
         pending = differences.pending
         if pending == 0:
+            await _store_cell()
             return 0
         # Imported only if a migration is pending: Piccolo's commands import a code formatter, which takes
         # time, and most starts apply nothing.
@@ -84,9 +87,18 @@ async def migrate() -> int:
             for line in piccolo_output.getvalue().splitlines()[-1:]:
                 print_line(line, level="error")
             raise
-    if not result.success:
-        raise MigrationFailedError(result.message or "a migration failed")
+        if not result.success:
+            raise MigrationFailedError(result.message or "a migration failed")
+        await _store_cell()
     return pending
+
+
+async def _store_cell() -> None:
+    connection = await DB.connect()
+    try:
+        await store_cell(connection)
+    finally:
+        await connection.close()
 
 
 async def _check_version() -> None:

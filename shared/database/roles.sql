@@ -38,7 +38,7 @@ GRANT SELECT, UPDATE ON orders_id_seq, service_id_seq TO oms_api;  -- imported i
 
 -- The relay. It reads no secret, no key and no kept answer.
 GRANT SELECT ON change_log, consumer_cursor, order_change, webhook, webhook_delivery, fee_summary_proof,
-    fee_summary_state, fee_summary TO oms_relay;
+    fee_summary_state, fee_summary, cell TO oms_relay;
 GRANT SELECT (caller, operation, key, created_at) ON idempotency_key TO oms_relay;
 GRANT SELECT (hash, expires_at) ON stream_ticket TO oms_relay;
 GRANT UPDATE ON change_log, fee_summary_proof TO oms_relay;
@@ -50,7 +50,8 @@ GRANT DELETE ON order_change, webhook, webhook_delivery, idempotency_key, stream
 -- The worker, and the commands oms verify and oms rebuild. It reads orders and changes, and can write none; it reads no key and no kept
 -- answer.
 GRANT SELECT ON orders, order_change, calendar, service, change_log, consumer_cursor, fee_summary, fee_summary_state,
-    fee_summary_step, fee_summary_proof, webhook, webhook_secret, webhook_delivery, webhook_attempt TO oms_worker;
+    fee_summary_step, fee_summary_proof, webhook, webhook_secret, webhook_delivery, webhook_attempt, cell
+    TO oms_worker;
 GRANT INSERT, UPDATE, DELETE ON fee_summary TO oms_worker;
 GRANT USAGE ON fee_summary_id_seq TO oms_worker;
 GRANT INSERT, UPDATE, DELETE ON fee_summary_step TO oms_worker;

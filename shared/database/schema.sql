@@ -982,6 +982,26 @@ CREATE INDEX stream_ticket_by_expiry ON stream_ticket (expires_at);
 
 
 -- =============================================================================================================
+-- Cells
+-- =============================================================================================================
+
+-- One row, or none: the cell that this installation is, one of several that divide a company's calendars. From then
+-- on orders and services get ids from number x 10^15 on, and changes have the source /cells/NAME/orders. Never changed.
+--
+-- Written by: shared/database/stored_cell.py (store_cell), after the migrations that first run with OMS_CELL.
+CREATE TABLE cell (
+    id integer PRIMARY KEY CHECK (id = 1),
+    name text NOT NULL,
+    number integer NOT NULL,
+    starts_after bigint NOT NULL,  -- changes up to this position keep the source /orders, as subscribers have read them
+    stored_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+
+    CONSTRAINT cell_name CHECK (name ~ '^[a-z0-9]([a-z0-9-]*[a-z0-9])?$' AND length(name) <= 32),
+    CONSTRAINT cell_number CHECK (number BETWEEN 1 AND 99)
+);
+
+
+-- =============================================================================================================
 -- Releases
 -- =============================================================================================================
 

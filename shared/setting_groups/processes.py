@@ -9,7 +9,15 @@ from pydantic import BaseModel, Field
 
 from shared.redis_address import RedisAddress, read_redis_url
 from shared.server_urls import check_file
-from shared.setting_values import DatabaseUrl, OptionalDatabaseUrl, RedisUrl, Seconds, Share, ZoneName
+from shared.setting_values import (
+    CellName,
+    DatabaseUrl,
+    OptionalDatabaseUrl,
+    RedisUrl,
+    Seconds,
+    Share,
+    ZoneName,
+)
 
 
 class ProcessSettings(BaseModel):
@@ -79,6 +87,16 @@ class ProcessSettings(BaseModel):
     Three more are always started: two to deliver webhooks, one to prove the fee summaries.
     """
 
+    cell: CellName = ""
+    """The name of this cell, where a company divides its calendars among several installations: ``eu-1``.
+
+    Empty means that this is the only one. Small letters, digits and hyphens, at most 32. It is part of the
+    changes' ``source``; a process refuses to start if the database is of another cell (docs/scaling.md).
+    """
+
+    cell_number: Annotated[int, Field(ge=0, le=99)] = 0
+    """The number of this cell, 1 to 99, which its ids begin with; 0 where there is no ``OMS_CELL``."""
+
     time_zone: ZoneName = "UTC"
     """The time zone in which fee summaries count days: an IANA name such as ``Europe/Rome``.
 
@@ -113,6 +131,16 @@ class ProcessSettings(BaseModel):
     Give each process a file of its own. The health check, ``python -m shared.heartbeat``, fails when the file
     is older than 30 seconds.
     """
+
+    def check_cell(self) -> None:
+        """Check that a cell has a name and a number, or neither.
+
+        Raises:
+            ValueError: it has one of them.
+
+        """
+        if bool(self.cell) != bool(self.cell_number):
+            raise ValueError("OMS_CELL, OMS_CELL_NUMBER: a cell needs both; set both or neither")
 
     @property
     def redis_address(self) -> RedisAddress:

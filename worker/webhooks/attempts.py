@@ -98,7 +98,7 @@ WITH held AS (
 )
 SELECT
     begun.id AS attempt_id, d.url, d.id AS delivery_id, d.round, d.position, d.event_id, d.type, d.payload,
-    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason, c.traceparent,
+    d.order_id, c.order_version, c.time, c."order", c.previous, c.actor, c.reason, c.cell, c.traceparent,
     valid.secret_ids, valid.secrets
 FROM d CROSS JOIN begun
 CROSS JOIN LATERAL (
@@ -141,6 +141,7 @@ class _BegunAttempt(msgspec.Struct, frozen=True):
     previous: str | None
     actor: str | None
     reason: str | None
+    cell: str | None
     traceparent: str | None
     secret_ids: list[int]
     secrets: list[str]

@@ -152,7 +152,7 @@ async def calendars_of_file(orders: Mapping[int, ImportedOrder], faults: FaultRe
 
     """
     try:
-        return await calendar_ids({order.calendar for order in orders.values()})
+        return await calendar_ids({order.calendar for order in orders.values()}, of_orders=False)
     except CalendarNameTakenError as refusal:
         reasons = {namesake.name: namesake.reason for namesake in refusal.namesakes}
     for place, order in orders.items():

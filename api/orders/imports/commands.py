@@ -19,6 +19,7 @@ from api.http.json_text import encode_text
 from api.orders.calendars import lock_calendars
 from api.orders.errors import ContentionError, ImportRefusedError
 from api.orders.fields import CANCELLED
+from api.orders.imports.cell_ids import check_cell_ids
 from api.orders.imports.checks import (
     calendars_of_file,
     check_references,
@@ -183,6 +184,7 @@ async def import_orders(
     if this_import is None:
         return await _import_services_again(sha256, services, faults)
     added = await add_services(services, faults)
+    await check_cell_ids(orders, faults)
     imported_ids = await claim_ids_of_file(orders, faults)
     calendars = await calendars_of_file(orders, faults)
     await lock_calendars(calendars.values())

@@ -10,6 +10,7 @@ import msgspec
 
 from api.services.commands import lock_catalogue
 from shared.database.statements import execute, fetch_all
+from shared.database.stored_cell import stored_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,7 +106,9 @@ async def add_services(services: Sequence[ImportedService], faults: FaultReport)
             faults.add("services", service.place, member, detail)
         if not service_faults and comparison.known_as is None:
             missing.append(service)
-    await execute(_RAISE_SEQUENCE, max((service.id for service in missing), default=0))
+    cell = await stored_cell()
+    own_ids = [service.id for service in missing if not cell or service.id in cell.server_ids]
+    await execute(_RAISE_SEQUENCE, max(own_ids, default=0))
     await execute(
         _INSERT_SERVICES,
         [service.id for service in missing],
