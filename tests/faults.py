@@ -49,10 +49,14 @@ class Deployment:
         folder: where Redis keeps its data.
         database_url: a migrated database that nothing else uses.
         postgres: its server, if that may be killed.
+        more: settings of all processes, such as another OMS_REDIS_URL than that of the server here.
 
     """
 
-    def __init__(self, folder: Path, database_url: str, postgres: EmbeddedPostgres | None = None) -> None:
+    def __init__(
+        self, folder: Path, database_url: str, postgres: EmbeddedPostgres | None = None, **more: str
+    ) -> None:
+        self._more = more
         self.database_url = database_url
         self.postgres = postgres
         self.valkey = EmbeddedValkey(folder / "valkey")
@@ -66,7 +70,12 @@ class Deployment:
 
             def started(module: str, port: int = 0, **settings: str) -> ServiceProcess:
                 process = ServiceProcess(
-                    module, database=self.database_url, redis=self.valkey.url, port=port, **settings
+                    module,
+                    database=self.database_url,
+                    redis=self.valkey.url,
+                    port=port,
+                    **self._more,
+                    **settings,
                 )
                 return begun.enter_context(process)
 
