@@ -126,8 +126,8 @@ app.conf.update(
         "socket_connect_timeout": 1,
         "socket_keepalive": True,
         "socket_keepalive_options": {socket.TCP_KEEPIDLE: 30} if hasattr(socket, "TCP_KEEPIDLE") else {},
-        # A worker whose read is not answered for a second and this long connects again: its server may hang while
-        # sentinels have made another the master. Kombu looks each time this has passed, so after 7 s at most.
+        # A worker whose read is not answered for a second and this long connects again: its server may hang
+        # while sentinels have made another the master. Kombu looks that often, so after 7 s at most.
         "health_check_interval": 3,
         "max_retries": 1,
         # No message has a priority, so each queue is one key.
