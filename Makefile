@@ -12,7 +12,7 @@ CODE   := $(wildcard api bench console contract oms shared stack tests worker)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run import key verify rebuild test matrix faults failover fuzz bench bench-check bench-scale bench-console har contract contract-static check format format-check lint types imports audit docs lock clean
+.PHONY: help run import key verify rebuild test matrix faults failover fuzz bench bench-check bench-scale bench-capacity bench-console har contract contract-static check format format-check lint types imports audit docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -79,7 +79,7 @@ har: $(VENV)/dev.stamp  ## check recorded traffic (HAR) against the contract: FI
 
 # First with parts that the test starts again, which can also hang them; then in a running `make run`, which must do
 # that by itself, with a table of how soon orders are stored and summed.
-faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of separate systems under load [MINUTES=2] [OPERATIONS=10000] [SEED=7]
+faults: $(VENV)/dev.stamp  ## kill, hang and wipe parts of separate systems under load [MINUTES=2] [OPERATIONS=5000] [SEED=7]
 	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 	$(PY) -m tests.stack_faults $(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(SEED),--seed $(SEED))
 
@@ -106,6 +106,9 @@ bench-check: $(VENV)/dev.stamp $(BENCH)/peers.stamp  ## fail if a ratio is 20% u
 # The peers have no part in it.
 bench-scale: $(VENV)/dev.stamp  ## what stays the same with many orders and over time [ORDERS=1000000] [OPERATIONS=200000]
 	@$(PY) -m bench.at_scale $(if $(ORDERS),--orders $(ORDERS)) $(if $(OPERATIONS),--operations $(OPERATIONS))
+
+bench-capacity: $(VENV)/dev.stamp  ## what one primary takes: CPU, WAL and disk of an order [ORDERS=1000000] [OPERATIONS=5000]
+	@$(PY) -m bench.capacity $(if $(ORDERS),--orders $(ORDERS)) $(if $(OPERATIONS),--operations $(OPERATIONS))
 
 bench-console: $(VENV)/dev.stamp  ## how soon a change is on 200 open pages of the console, and their memory [BENCH_SECONDS=60] [CHANGES=20000]
 	@$(PY) -m bench.console_live $(if $(STREAMS),--streams $(STREAMS)) $(if $(PAGES),--pages $(PAGES)) $(if $(CHANGES),--changes $(CHANGES))
