@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from api.relay.main import Relay
-from api.relay.retention import delete_old_deliveries
+from api.relay.retention import OLD_DELIVERIES, delete_old_deliveries
 from api.relay.scheduler import attempts_are_due
 from shared.task_queue import ATTEMPTS_QUEUE
 from tests.builders import later
@@ -107,3 +107,19 @@ def test_deliveries_are_removed_with_their_changes_and_the_list_names_its_first_
     assert (refused.status_code, refused.json()["type"]) == (410, "/problems/position-expired")
     assert (refused.json()["first_position"], refused.json()["latest_position"]) == (4, 6)
     assert api.client.post(f"/webhooks/{webhook['id']}/replay", json={"after": 3}).json() == {"deliveries": 3}
+
+
+def test_looking_for_old_deliveries_reads_none_of_those_that_are_kept(api: Api, database: Database) -> None:
+    """It happens each minute, and there may be millions of them."""
+    webhook = subscribe(api, "https://orders.example/")
+    database.rows(
+        "INSERT INTO webhook_delivery (webhook_id, position, event_id, type, state, acknowledged_at)"
+        f" SELECT {webhook['id']}, n, uuidv7(), 'order.created', 'delivered', now()"
+        " FROM generate_series(1, 20000) AS n"
+    )
+    database.rows("ANALYZE webhook_delivery")
+    for deletes in (0, 1):
+        if deletes:
+            api.client.delete(f"/webhooks/{webhook['id']}")
+        plan = "\n".join(row["QUERY PLAN"] for row in database.rows(f"EXPLAIN {OLD_DELIVERIES}"))
+        assert "Seq Scan on webhook_delivery" not in plan
