@@ -66,7 +66,7 @@ def costs(results: Mapping[str, Any]) -> str:
 
 def sizes(results: Mapping[str, Any]) -> str:
     """Return what a million orders, and a million changes, take on disk."""
-    lines = ["| table | MB of a million rows' orders | MB of their indexes |", "|---|---|---|"]
+    lines = ["| table | MB per million orders | MB of its indexes |", "|---|---|---|"]
     lines += [
         f"| `{name}` | {heap:,.0f} | {indexes:,.0f} |"
         for name, (heap, indexes) in results["bytes_per_order"].items()
