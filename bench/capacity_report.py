@@ -22,6 +22,9 @@ CHANGE_DAYS = 90
 ORDER_DAYS = 365
 """How long orders are assumed to be kept."""
 
+CORES = 32
+"""Of a large server, of which PostgreSQL has all."""
+
 _DAY_SECONDS = 86_400
 _LABELS = {
     "reference": "bare row, inserted (reference)",
@@ -42,7 +45,7 @@ _DAYS = f"""\
 
 def document(results: Mapping[str, Any]) -> str:
     """Return all tables in Markdown, as docs/scaling.md has them."""
-    return "\n\n".join((costs(results), sizes(results), days(results)))
+    return "\n\n".join((costs(results), sizes(results), days(results), ends(results)))
 
 
 def costs(results: Mapping[str, Any]) -> str:
@@ -106,6 +109,23 @@ def days(results: Mapping[str, Any]) -> str:
             ", ".join(f"{each:,.2g}" if each < 100 else f"{each:,.0f}" for each in headroom),
         )
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ends(results: Mapping[str, Any]) -> str:
+    """Return at how many orders a day one primary ends, by what ends first."""
+    steps: _Steps = results["steps"]
+    changes = sum(CHANGES.values())
+    most = {
+        "the worker's summaries, one task at a time": 1e6 / steps["summaries"]["seconds_us"] / changes,
+        "the relay's positions, one relay at a time": 1e6 / steps["positions"]["seconds_us"] / changes,
+        f"PostgreSQL on {CORES} cores": CORES * 1e6 / _of_an_order(steps, "postgres_cpu_us"),
+    }
+    lines = [f"| keeps up with the peak of {PEAK} times | million orders a day |", "|---|---|"]
+    lines += [
+        f"| {name} | {rate / PEAK * _DAY_SECONDS / 1e6:,.0f} |"
+        for name, rate in sorted(most.items(), key=lambda each: each[1])
+    ]
     return "\n".join(lines)
 
 

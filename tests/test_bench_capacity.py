@@ -36,3 +36,10 @@ def test_a_day_of_orders_is_computed_from_what_one_order_takes() -> None:
 def test_what_one_order_takes_is_compared_with_a_bare_row() -> None:
     assert "| create | 100 | 1.0 | 50 | 10,000 | 1,000 | 1,000 | 2,000 |" in document(_RESULTS)
     assert "| `orders` | 500 | 250 |" in document(_RESULTS)
+
+
+def test_one_primary_ends_at_what_ends_first() -> None:
+    """A thousand changes a second, of which an order has 2.1 and the peak has five times as many."""
+    ends = document(_RESULTS).rpartition("\n\n")[2]
+    assert "| the relay's positions, one relay at a time | 8 |" in ends
+    assert f"| PostgreSQL on 32 cores | {32 / (2.1 * 3 * 100e-6) / 5 * 86_400 / 1e6:,.0f} |" in ends
