@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shared.database.engine import ANSWER_GRACE_SECONDS
+from stack.child_processes import working_in
 from stack.embedded_postgres import EmbeddedPostgres
 from tests.builders import order_body
 from tests.drivers import Api, Database, wait_until
@@ -28,9 +31,14 @@ QUICK = {"OMS_STATEMENT_TIMEOUT": "2"}
 class WaitingServer:
     """A primary whose standby can be taken away, and an API on it."""
 
-    url: str
+    postgres: EmbeddedPostgres
     database: Database
     api: Api
+
+    @property
+    def url(self) -> str:
+        """The URL of its database."""
+        return self.postgres.url
 
     @contextmanager
     def without_standby(self) -> Iterator[None]:
@@ -65,7 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WaitingServer]:
         database = stack.enter_context(Database(postgres.url))
         database.add_services()
         api, _ = stack.enter_context(serving(database=postgres.url, redis=NO_REDIS, **QUICK))
-        yield WaitingServer(postgres.url, database, api)
+        yield WaitingServer(postgres, database, api)
 
 
 def _answer_to(request: Callable[[], httpx.Response], meanwhile: Callable[[], object]) -> httpx.Response:
@@ -120,6 +128,25 @@ def test_a_write_that_no_standby_confirms_is_answered_in_time_and_waits_on(serve
         assert len(server.database.rows(WAITING)) == 1
         assert len(server.api.every_item("/orders?calendar=waits")) == 1
     assert len(server.api.every_item("/orders?calendar=waits")) == 2
+
+
+def test_a_request_to_a_server_that_hangs_is_answered_in_time(server: WaitingServer) -> None:
+    """Its kernel acknowledges every packet, and its time limits of statements hang too."""
+    server.api.placed_order(calendar="hangs")  # the API has a session
+    processes = working_in(server.postgres.home / "data", "postgres")
+    for process in processes:
+        process.suspend()
+    try:
+        began = time.monotonic()
+        answer = server.api.place_order(calendar="hangs", at="2034-01-01T00:00:00Z")
+        seconds = time.monotonic() - began
+    finally:
+        for process in processes:
+            process.resume()
+    assert answer.status_code == 503
+    assert seconds < 2 * (
+        2 + ANSWER_GRACE_SECONDS
+    )  # OMS_STATEMENT_TIMEOUT, and the time that it takes to tell
 
 
 _ASSIGN_LIKE_THE_RELAY = """
