@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 GUIDE = ROOT / "docs" / "operations" / "patroni"
 DATABASE = "orders"
 NODES = 3
-WHOLE_SECONDS = 90.0
+WHOLE_SECONDS = 180.0
 """How long a node may take to be back as a standby; a copy made anew takes a few seconds."""
 
 
