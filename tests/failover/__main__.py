@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.failover.cluster import Cluster
-from tests.failover.faults import KINDS, crash_postgres, longest_outage, random_fault, switch_over
+from tests.failover.faults import (
+    BACK_AFTER_CRASH_SECONDS,
+    KINDS,
+    crash_postgres,
+    longest_outage,
+    random_fault,
+    switch_over,
+)
 from tests.failover.programs import enter_network_of_its_own, missing
 from tests.failover.system import System
 
@@ -42,32 +49,47 @@ def run(cluster: Cluster, system: System, faults: Iterator[Fault], rng: random.R
     broken: list[str] = []
     outages: defaultdict[str, list[float]] = defaultdict(list)
     for fault in faults:
-        time.sleep(CALM_SECONDS * rng.random())
-        began = time.monotonic()
-        limit = longest_outage(fault)
-        system.wait_until_writes_are_back(began, limit)
-        what = fault(cluster, rng)
-        healed = time.monotonic()
-        # First the writes: right after a crash the others do not know of it.
-        system.wait_until_writes_are_back(healed, limit)
-        cluster.wait_until_whole()
-        whole = time.monotonic()
-        system.wait_until_writes_are_back(whole, limit)
-        outage = system.writes.longest_outage(began, time.monotonic())
-        outages[fault.__name__].append(outage)
-        print(
-            f"{datetime.now(UTC):%H:%M:%S} {what}; writes away {outage:.1f} s, "
-            f"whole {whole - healed:.1f} s after it (load {os.getloadavg()[0]:.0f})",
-            flush=True,
-        )
-        if outage > limit:
-            broken.append(f"{what}: writes were away for {outage:.1f} s")
+        try:
+            outages[fault.__name__].append(_survive(cluster, system, fault, rng))
+        except AssertionError as error:
+            broken.append(str(error))
+            break
+        if outages[fault.__name__][-1] > longest_outage(fault):
+            broken.append(f"{fault.__name__}: writes were away for {outages[fault.__name__][-1]:.1f} s")
     system.end_load()
     for name, seconds in outages.items():
-        away = f"{statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s"
-        print(f"{name}: {len(seconds)} times, writes away {away}")
+        if seconds:
+            away = f"{statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s"
+            print(f"{name}: {len(seconds)} times, writes away {away}")
     print(f"{sum(map(len, outages.values()))} faults; {system.report()}", flush=True)
     return broken + system.broken_promises()
+
+
+def _survive(cluster: Cluster, system: System, fault: Fault, rng: random.Random) -> float:
+    """Do something to a whole cluster, and wait until it is whole again; return how long writes were away.
+
+    Raises:
+        AssertionError: writes are not back in time, or the cluster is not whole again.
+
+    """
+    time.sleep(CALM_SECONDS * rng.random())
+    began = time.monotonic()
+    limit = longest_outage(fault)
+    system.wait_until_writes_are_back(began, limit)
+    what = fault(cluster, rng)
+    healed = time.monotonic()
+    # First the writes: right after a crash the others do not know of it.
+    system.wait_until_writes_are_back(healed, BACK_AFTER_CRASH_SECONDS)
+    cluster.wait_until_whole()
+    whole = time.monotonic()
+    system.wait_until_writes_are_back(whole, limit)
+    outage = system.writes.longest_outage(began, time.monotonic())
+    print(
+        f"{datetime.now(UTC):%H:%M:%S} {what}; writes away {outage:.1f} s, "
+        f"whole {whole - healed:.1f} s after it (load {os.getloadavg()[0]:.0f})",
+        flush=True,
+    )
+    return outage
 
 
 def _faults_for(minutes: float, rng: random.Random) -> Iterator[Fault]:
@@ -108,7 +130,7 @@ def main() -> int:
                 faults = (chosen for _ in faults)
             try:
                 broken = run(cluster, system, faults, rng)
-            except AssertionError as error:
+            except AssertionError as error:  # the summaries are not complete in time
                 broken = [str(error)]
             if broken or options.keep_logs:
                 _keep_logs(cluster, system, folder)
