@@ -72,6 +72,10 @@ async def _examine_servers(settings: Settings) -> tuple[list[Finding], dict[str,
         )
     finally:
         await DB.stop()
+    if settings.broker_address is not None:
+        from oms.checks.rabbitmq import check_rabbitmq
+
+        of_broker += await check_rabbitmq(settings.broker_address)
     ahead = {"PostgreSQL": database_ahead, "Redis": broker_ahead}
     known = {name: seconds for name, seconds in ahead.items() if seconds is not None}
     return of_database + of_broker, known

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from shared.api_access import ApiKey, check_key_set_place, read_api_keys, read_hosts, read_origins
+from shared.broker_address import read_broker_url
 from shared.database.url import check_database_url
 from shared.redis_address import read_redis_url
 from shared.secret_keys import SecretKeys, read_secret_keys
@@ -47,6 +48,12 @@ def _check_cell_name(name: str) -> str:
     return name
 
 
+def _check_broker_url(url: str) -> str:
+    if url:
+        read_broker_url(url)
+    return url
+
+
 def _read_yes_or_no(text: str) -> bool:
     if text not in {"yes", "no"}:
         raise ValueError("must be yes or no")
@@ -71,6 +78,7 @@ OptionalDatabaseUrl = Annotated[
 ]
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Field(repr=False)]
 CellName = Annotated[str, AfterValidator(_check_cell_name)]
+BrokerUrl = Annotated[str, AfterValidator(_check_broker_url), Field(repr=False)]
 ZoneName = Annotated[str, AfterValidator(check_zone_name)]
 YesOrNo = Annotated[bool, BeforeValidator(_read_yes_or_no)]
 ApiKeys = Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(read_api_keys)]

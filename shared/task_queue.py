@@ -1,4 +1,6 @@
-"""The task queue between the relay and the worker: Celery over Redis, with the reason for each setting.
+"""The task queue between the relay and the worker: Celery, with the reason for each setting.
+
+In Redis, or in RabbitMQ if OMS_BROKER_URL names one; see ``shared/rabbitmq_transport.py``.
 
 Only speed depends on the queue. A message may be lost, repeated or late: the relay publishes again from a
 cursor that does not move, and the cursors of the consumers make the effect exactly-once.
@@ -22,7 +24,7 @@ from kombu import Producer
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as redis_transport
 
-from shared import queues
+from shared import queues, rabbitmq_transport
 from shared.redis_clients import connection_class, connection_pool
 from shared.settings import settings
 
@@ -85,10 +87,12 @@ class Transport(redis_transport.Transport):
     Channel = _Channel
 
 
-# The URL is for logs only: the channel connects by itself.
-app = Celery("oms", broker=settings().redis_address.label, include=["worker.tasks"])
+BROKER = settings().broker_address
+"""RabbitMQ, if it has the queue; None if Redis has it."""
+
+# Of Redis, the URL is for logs only: the channel connects by itself.
+app = Celery("oms", broker=BROKER.url if BROKER else settings().redis_address.label, include=["worker.tasks"])
 app.conf.update(
-    broker_transport=f"{__name__}:{Transport.__name__}",
     task_default_queue=CONSUMER_QUEUE,
     task_routes={ATTEMPT_DUE_DELIVERIES: {"queue": ATTEMPTS_QUEUE}},
     task_serializer="json",
@@ -120,7 +124,11 @@ app.conf.update(
     worker_enable_prefetch_count_reduction=False,
     worker_send_task_events=False,
     worker_enable_remote_control=False,
-    broker_transport_options={
+)
+
+_OF_REDIS: dict[str, Any] = {
+    "broker_transport": f"{__name__}:{Transport.__name__}",
+    "broker_transport_options": {
         # Without these limits a Redis that hangs blocks a publisher without limit.
         "socket_timeout": 5,
         "socket_connect_timeout": 1,
@@ -136,7 +144,8 @@ app.conf.update(
         # nothing.
         "interval_start": 0.1,
     },
-)
+}
+app.conf.update(rabbitmq_transport.configuration(BROKER) if BROKER else _OF_REDIS)
 
 
 def send_unless_full(
@@ -144,31 +153,39 @@ def send_unless_full(
 ) -> bool:
     """Send a task to the worker unless that many messages wait already; return whether it was sent.
 
-    The call blocks, up to the socket's timeout when Redis hangs.
+    The call blocks, up to the socket's timeout when the broker hangs.
 
     Raises:
-        OperationalError: Redis can't be reached, or refuses to store the message.
+        OperationalError: the broker can't be reached, or refuses to store the message.
 
     """
-    with app.producer_or_acquire() as producer:
+
+    def send() -> bool:
         if _waiting(producer, queue) >= most_waiting:
             return False
         app.send_task(task, arguments, retry=False, producer=producer)
-    return True
+        return True
+
+    with app.producer_or_acquire() as producer:
+        return rabbitmq_transport.call(producer, send) if BROKER else send()
 
 
 def is_empty(queue: str = CONSUMER_QUEUE) -> bool:
     """Return whether no message waits in the queue. Blocks as ``send_unless_full`` does.
 
     Raises:
-        OperationalError: Redis can't be reached, or refuses to count them.
+        OperationalError: the broker can't be reached, or refuses to count them.
 
     """
     with app.producer_or_acquire() as producer:
+        if BROKER:
+            return rabbitmq_transport.call(producer, lambda: _waiting(producer, queue)) == 0
         return _waiting(producer, queue) == 0
 
 
 def _waiting(producer: Producer, queue: str) -> int:
+    if BROKER:
+        return rabbitmq_transport.count_waiting(producer, queue)
     try:
         channel: Any = producer.channel  # Kombu's for Redis
         return int(channel.client.llen(queue))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import redis
@@ -122,7 +122,7 @@ class SentinelQuorum:
             return False
         try:
             roles = [self.client(each).info("replication") for each in self.ports]
-            states = [sentinel.sentinel_master(MASTER) for sentinel in self.sentinel.sentinels]
+            states: list[Any] = [sentinel.sentinel_master(MASTER) for sentinel in self.sentinel.sentinels]
             online = self.client(port).info("replication")
         except redis.RedisError:
             return False

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import redis
 
@@ -37,7 +37,7 @@ class StreamFollower(threading.Thread):
         read_at = time.monotonic()
         while not self._ended.is_set():
             try:
-                entries = client.xrange(STREAM, min=f"({self.last}-0", count=500)
+                entries: Any = client.xrange(STREAM, min=f"({self.last}-0", count=500)
             except redis.RedisError:
                 time.sleep(0.1)
                 continue

@@ -15,6 +15,7 @@ from tests.drivers import wait_until
 from tests.faults import Deployment, with_load
 from tests.sentinel_quorum import SentinelQuorum, require_redis_sentinel
 from tests.stream_follower import STREAM, StreamFollower
+from tests.summary_progress import applied, last_position
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -80,22 +81,6 @@ def test_everything_follows_a_failover_and_each_change_counts_once(
     assert_stream_is_complete(deployment, quorum)
 
 
-def last_position(deployment: Deployment) -> int:
-    """The last position that was assigned; 0 before the first."""
-    return number(deployment, "SELECT coalesce(max(position), 0) FROM order_change")
-
-
-def applied(deployment: Deployment) -> int:
-    """The position up to which the fee summaries have the changes."""
-    return number(deployment, "SELECT position FROM consumer_cursor WHERE consumer = 'fee_summaries'")
-
-
-def number(deployment: Deployment, sql: str) -> int:
-    """Read a number from the database."""
-    with deployment.psql() as database:
-        return int(database.value(sql))
-
-
 def feed(deployment: Deployment) -> list[Any]:
     """Read every change from the feed, in order."""
     changes: list[Any] = []
@@ -112,5 +97,5 @@ def is_read(deployment: Deployment, follower: StreamFollower) -> bool:
 def assert_stream_is_complete(deployment: Deployment, quorum: SentinelQuorum) -> None:
     """The master's stream has each change once, also after the old master came back as a replica."""
     last = last_position(deployment)
-    entries = quorum.client(quorum.master_port).xrange(STREAM)
+    entries: Any = quorum.client(quorum.master_port).xrange(STREAM)
     assert [entry for entry, _ in entries] == [f"{position}-0" for position in range(1, last + 1)]

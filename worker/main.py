@@ -23,9 +23,10 @@ from shared.heartbeat import beat
 from shared.logs import configure_logs
 from shared.metrics.endpoint import serve_metrics
 from shared.metrics.shared_counts import shared_counts
+from shared.redis_cluster import check_no_cluster
 from shared.settings import settings
 from shared.stored_secrets import check_secret_keys
-from shared.task_queue import ATTEMPTS_QUEUE, CONSUMER_QUEUE, app
+from shared.task_queue import ATTEMPTS_QUEUE, BROKER, CONSUMER_QUEUE, app
 from shared.tracing.spans import import_tracing
 
 # After shared.task_queue, which sets REMAP_SIGTERM before Celery reads it.
@@ -122,6 +123,7 @@ def main() -> int:
     Raises:
         OtherTimeZoneError: the fee summaries count in days of another zone than OMS_TIME_ZONE.
         OtherCellError: the database is of another cell than OMS_CELL.
+        RedisClusterError: OMS_REDIS_URL names a node of a Redis Cluster.
         MissingSecretKeyError: a webhook's secret is encrypted under a key that OMS_SECRET_KEY lacks.
 
     """
@@ -130,6 +132,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_at_once)
     _share_memory_without_a_folder()
+    if BROKER is None:
+        asyncio.run(check_no_cluster())
     # If PostgreSQL is unavailable this can't be checked; the worker then counts in the stored zone, and sends
     # nothing whose secret it can't decrypt.
     with contextlib.suppress(DatabaseUnavailableError):

@@ -52,6 +52,29 @@ def _argument_types(task: str) -> Any:
     return tuple[tuple(hints.values())]  # type: ignore[misc]  # known at run time only
 
 
+def _check_size(text: bytes) -> None:
+    if len(text) > LARGEST_MESSAGE_BYTES:
+        raise UnreadableMessageError(f"larger than {LARGEST_MESSAGE_BYTES} bytes")
+
+
+def read_arguments(task: str, body: bytes) -> Any:
+    """Read the arguments of a task from the body of its message.
+
+    Raises:
+        UnreadableMessageError: they are not such as the relay sends.
+
+    """
+    _check_size(body)
+    try:
+        given, named, _ = _decode_body(body)
+        arguments = msgspec.convert(given, _argument_types(task), strict=True)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise UnreadableMessageError(f"not a task's message: {error}") from None
+    if named:
+        raise UnreadableMessageError("a task has no named arguments")
+    return arguments
+
+
 def read_message(text: bytes, queue: str) -> dict[str, Any]:
     """Read a message of the queue, and return one as Celery would have sent it.
 
@@ -62,18 +85,14 @@ def read_message(text: bytes, queue: str) -> dict[str, Any]:
         UnreadableMessageError: it is not one that the relay sends.
 
     """
-    if len(text) > LARGEST_MESSAGE_BYTES:
-        raise UnreadableMessageError(f"larger than {LARGEST_MESSAGE_BYTES} bytes")
+    _check_size(text)
     try:
         message = _decode_message(text)
         body = base64.b64decode(message.body, validate=True)
-        given, named, _ = _decode_body(body)
-        arguments = msgspec.convert(given, _argument_types(message.headers.task), strict=True)
     # ValueError: base64's errors, and those of text that is no UTF-8.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UnreadableMessageError(f"not a task's message: {error}") from None
-    if named:
-        raise UnreadableMessageError("a task has no named arguments")
+    arguments = read_arguments(message.headers.task, body)
     identity = str(uuid4())
     return {
         "body": base64.b64encode(msgspec.json.encode([arguments, {}, {}])).decode(),

@@ -13,6 +13,7 @@ from queue import Empty
 from typing import Any
 
 import structlog
+from amqp import AMQPError
 from celery.concurrency import asynpool, prefork
 from celery.exceptions import CPendingDeprecationWarning, WorkerLostError
 from celery.utils.log import get_multiprocessing_logger
@@ -22,7 +23,8 @@ from kombu.exceptions import OperationalError
 from kombu.utils.encoding import bytes_to_str
 
 from shared.redis_library import RedisError
-from shared.task_queue import app
+from shared.task_queue import BROKER, app
+from worker import rabbitmq_reader
 from worker.messages import UnreadableMessageError, read_message
 from worker.metrics import DROPPED_MESSAGES, QUEUE_FAILURES
 
@@ -44,7 +46,7 @@ class _Availability:
         QUEUE_FAILURES.add()
         if not self._pause:
             # What is no Redis may answer so that its client raises anything: then the log shows where.
-            is_expected = isinstance(error, (RedisError, OSError, OperationalError))
+            is_expected = isinstance(error, (RedisError, AMQPError, OSError, OperationalError))
             reason = str(error) or type(error).__name__
             log.warning("queue_unavailable", reason=reason, exc_info=None if is_expected else error)
         self._pause = min(self._pause * 2 or FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
@@ -89,6 +91,8 @@ class _Reading:
 
 def _transport() -> type:
     """Return the queue's transport, with channels that read as above."""
+    if BROKER:
+        return rabbitmq_reader.Transport
     transport: Any = app.connection_for_read().get_transport_cls()
     channel = type("Channel", (_Reading, transport.Channel), {})
     # Whatever happens while the queue is read is a reason to connect again, not to end: an error that Redis
@@ -99,8 +103,18 @@ def _transport() -> type:
 Transport = _transport()
 
 
+_CeleryBlueprint: Any = celery_consumer.Consumer.Blueprint
+
+
 class Consumer(celery_consumer.Consumer):
     """Celery's consumer, which connects again after any error of Redis, within a second of its end."""
+
+    class Blueprint(_CeleryBlueprint):
+        """Celery's steps, without the one that declares exchanges in RabbitMQ for delayed tasks."""
+
+        default_steps = tuple(
+            step for step in _CeleryBlueprint.default_steps if not step.endswith(":DelayedDelivery")
+        )
 
     def ensure_connected(self, connection: Any) -> Any:
         """Connect, trying without limit. Celery's own pauses grow to 30 s, and it logs each of them."""
@@ -123,6 +137,8 @@ class Consumer(celery_consumer.Consumer):
 
         Until then Celery does not expect a signal that stops the worker.
         """
+        if BROKER:  # it has answered that it will deliver; Redis answers each read
+            _availability.record_reply()
         self.call_soon(super().on_ready)
 
     def on_connection_error_before_connected(self, error: Exception) -> None:

@@ -1,6 +1,9 @@
-"""The queue as the API sees it. The only code in the API that connects to Redis; no order waits for it."""
+"""The queue as the API sees it: the only code in the API that connects to a broker. No order waits for it."""
 
 from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -9,6 +12,10 @@ from api.operations.time_limit import within
 from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
 from shared.redis_clients import async_client, close_client
 from shared.redis_library import RedisError
+from shared.settings import settings
+
+if TYPE_CHECKING:
+    from shared.broker_address import BrokerAddress
 
 log = structlog.get_logger(__name__)
 
@@ -18,14 +25,23 @@ QUEUES = (CONSUMER_QUEUE, ATTEMPTS_QUEUE)
 
 
 async def queue_lengths() -> dict[str, int] | None:
-    """Count the messages that wait in each queue; None if Redis is unavailable. Takes 0.5 s at most."""
+    """Count the messages that wait in each queue; None if the broker is unavailable. Takes 0.5 s at most."""
     try:
-        return await within(REDIS_TIMEOUT_SECONDS, _count())
+        address = settings().broker_address
+        counting = _count_in_rabbitmq(address) if address else _count()
+        return await within(REDIS_TIMEOUT_SECONDS, counting)
     except (RedisError, OSError):
         return None
     except Exception as error:  # noqa: BLE001 - its client raises anything if what answers is no Redis
         log.warning("queue_unreadable", reason=repr(error))
         return None
+
+
+async def _count_in_rabbitmq(address: BrokerAddress) -> dict[str, int]:
+    from shared import rabbitmq_queues  # not imported where Redis has the queue
+
+    state = await asyncio.to_thread(rabbitmq_queues.read_state, address, REDIS_TIMEOUT_SECONDS)
+    return state.lengths
 
 
 async def _count() -> dict[str, int]:

@@ -29,6 +29,7 @@ from shared.fee_summaries import check_time_zone
 from shared.heartbeat import beat
 from shared.logs import configure_logs
 from shared.metrics.endpoint import serve_metrics
+from shared.redis_cluster import check_no_cluster
 from shared.settings import settings
 from shared.tracing.spans import begin_tracing, check_tracing, end_tracing
 
@@ -180,6 +181,7 @@ async def _main() -> None:
     configure_logs()
     check_tracing()
     begin_tracing("relay")
+    await check_no_cluster()
     serve_metrics()
     log.info("started")
     # One connection for the loop and one for the Redis stream's task.

@@ -1,4 +1,4 @@
-"""Redis: reachable, a primary, and set so that it drops no message by itself."""
+"""Redis: reachable, a primary, no cluster, and set so that it drops no message by itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from oms.checks.findings import Finding, ok, warning, wrong
 from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
 from shared.redis_clients import async_client, close_client
+from shared.redis_cluster import ADVICE, CLUSTER
 from shared.redis_library import RedisError
 
 TIMEOUT_SECONDS = 3.0
@@ -25,8 +26,11 @@ async def check_broker() -> tuple[list[Finding], float | None]:
         seconds, microseconds = await client.time()
         ahead = seconds + microseconds / 1e6 - (began + time.time()) / 2
         information: Mapping[str, Any] = await client.info()
-        lengths = {queue: int(await client.llen(queue)) for queue in (CONSUMER_QUEUE, ATTEMPTS_QUEUE)}
-        return [*judge_information(information), *_judge_queues(lengths)], ahead
+        lengths: dict[str, int] = {}
+        if not int(information.get("cluster_enabled") or 0):  # a cluster answers MOVED
+            for queue in (CONSUMER_QUEUE, ATTEMPTS_QUEUE):
+                lengths[queue] = int(await client.llen(queue))
+        return [*judge_information(information), *judge_queues("redis", lengths)], ahead
     except (RedisError, OSError) as error:
         text = str(error).rstrip(".") or type(error).__name__
         advice = (
@@ -49,6 +53,8 @@ def judge_information(information: Mapping[str, Any]) -> Iterator[Finding]:
         yield ok("redis", f"{name} {version}")
     if information.get("role", "master") != "master":
         yield wrong("redis", "it is a replica, which refuses writes", "Name the primary in OMS_REDIS_URL.")
+    if int(information.get("cluster_enabled") or 0):
+        yield wrong("redis", CLUSTER, ADVICE)
     policy = information.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         yield wrong(
@@ -81,11 +87,12 @@ def judge_information(information: Mapping[str, Any]) -> Iterator[Finding]:
         yield wrong("redis", "it is still loading its data", "Wait until it has.")
 
 
-def _judge_queues(lengths: Mapping[str, int]) -> Iterator[Finding]:
+def judge_queues(area: str, lengths: Mapping[str, int]) -> Iterator[Finding]:
+    """Judge how many messages wait in each queue."""
     for queue, length in lengths.items():
         if length > MANY_MESSAGES:
             yield wrong(
-                "redis",
+                area,
                 f"{length:,} messages wait in {queue}",
                 "Start the worker (python -m worker.main), or look at its log.",
             )

@@ -7,9 +7,11 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, Field
 
+from shared.broker_address import BrokerAddress, read_broker_url
 from shared.redis_address import RedisAddress, read_redis_url
 from shared.server_urls import check_file
 from shared.setting_values import (
+    BrokerUrl,
     CellName,
     DatabaseUrl,
     OptionalDatabaseUrl,
@@ -65,6 +67,12 @@ class ProcessSettings(BaseModel):
 
     redis_ca_file: str = ""
     """A file of CA certificates (PEM) to trust for Redis in addition to the system's; empty means none."""
+
+    broker_url: BrokerUrl = ""
+    """RabbitMQ for the queue between relay and worker: ``amqp://user:password@host/vhost``, or ``amqps://``.
+
+    Empty: the queue is in Redis. With it, Redis has only the Redis stream for subscribers.
+    """
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """The address that the API listens on.
@@ -151,6 +159,11 @@ class ProcessSettings(BaseModel):
         if self.redis_ca_file:
             address = address.with_ca_file(check_file(self.redis_ca_file, "OMS_REDIS_CA_FILE"))
         return address
+
+    @property
+    def broker_address(self) -> BrokerAddress | None:
+        """Where RabbitMQ is; None if the queue is in Redis."""
+        return read_broker_url(self.broker_url) if self.broker_url else None
 
     @property
     def zone(self) -> ZoneInfo:
