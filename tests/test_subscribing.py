@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from tests.drivers import Pipeline
 
 GUIDE = (ROOT / "docs" / "subscribing.md").read_text()
-PROGRAMS: dict[str, str] = dict(re.findall(r"```python\n# (\w+)\.py: (.*?)```", GUIDE, re.DOTALL))
+OF_ONE_LOG = GUIDE[: GUIDE.index("## Several cells")]
+"""tests/test_cells_together.py runs the others."""
+PROGRAMS: dict[str, str] = dict(re.findall(r"```python\n# (\w+)\.py: (.*?)```", OF_ONE_LOG, re.DOTALL))
 WEBHOOKS = GUIDE[GUIDE.index("## Webhooks") :]
 """It has a test of its own."""
 COMMANDS = re.findall(r"^curl .*", GUIDE.removesuffix(WEBHOOKS), re.MULTILINE)

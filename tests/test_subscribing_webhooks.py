@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 GUIDE = (ROOT / "docs" / "subscribing.md").read_text()
-SECTION = GUIDE[GUIDE.index("## Webhooks") : GUIDE.index("## Limits")]
+SECTION = GUIDE[GUIDE.index("## Webhooks") : GUIDE.index("## Several cells")]
 BLOCKS = re.findall(r"```sh\n(.*?)\n```", SECTION, re.DOTALL)
 
 
