@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,99 +11,32 @@ import pytest
 
 from shared.database.engine import DB, Engine
 from shared.database.read_places import ReadPlace, reading_at
-from tests.builders import later
-from tests.drivers import Api, Database, wait_until
-from tests.processes import ServiceProcess
-from tests.serving import serving
-from tests.streaming_standby import StreamingStandby, primary_with_standby
+from tests.drivers import Api, Database
+from tests.random_rounds import seeds
+from tests.replicated_system import Replicated, replicated_system
+from tests.standby_load import run_load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import httpx
-
-    from stack.embedded_postgres import EmbeddedPostgres
-
 OK, GONE = 200, 404
-
-
-class Replicated:
-    """An API and a relay whose reads go to a standby."""
-
-    def __init__(self, api: Api, primary: EmbeddedPostgres, standby: StreamingStandby) -> None:
-        self.api = api
-        self.primary = primary
-        self.standby = standby
-        self._hours = 0
-
-    def place(self) -> httpx.Response:
-        """Place an order that must be accepted."""
-        self._hours += 3
-        answer = self.api.place_order(at=later(hours=self._hours))
-        assert answer.status_code == 201, answer.text
-        return answer
-
-    def read_after(self, write: httpx.Response, path: str) -> httpx.Response:
-        """Read what must include a write."""
-        return self.api.client.get(path, headers={"Read-After": write.headers["Read-After"]})
-
-    def counted(self, metric: str) -> float:
-        """Return a metric's value."""
-        text = self.api.client.get("/metrics").text
-        (value,) = re.findall(rf"^{re.escape(metric)} (\S+)$", text, re.MULTILINE)
-        return float(value)
-
-    def wait_until_used(self) -> None:
-        """Wait until reads go to the standby."""
-
-        def is_used() -> bool:
-            before = self.counted('read_requests_total{place="standby"}')
-            self.api.client.get("/orders?limit=1").raise_for_status()
-            return self.counted('read_requests_total{place="standby"}') > before
-
-        wait_until(is_used, "reads go to the standby")
-
-    def last_position(self) -> int:
-        """Return the newest position."""
-        position: int = self.api.client.get("/order-changes/latest").json()["position"]
-        return position
-
-    def wait_for_position(self, position: int) -> None:
-        """Wait until the relay has given a position."""
-        wait_until(lambda: self.last_position() >= position, f"position {position} is given")
 
 
 @pytest.fixture(scope="module")
 def _replicated(redis_url: str) -> Iterator[Replicated]:
     with (
         tempfile.TemporaryDirectory(prefix="oms-") as folder,
-        primary_with_standby(Path(folder)) as (primary, standby),
-        Database(primary.url) as database,
+        replicated_system(Path(folder), redis_url) as one,
     ):
-        database.add_services()
-        with (
-            ServiceProcess("api.relay.main", database=primary.url, redis=redis_url),
-            serving(
-                database=primary.url,
-                redis=redis_url,
-                OMS_DATABASE_READ_URL=standby.url,
-                OMS_DATABASE_READ_MAX_LAG="600",
-                OMS_LOG_LEVEL="INFO",
-            ) as (api, _),
-        ):
-            yield Replicated(api, primary, standby)
+        yield one
 
 
 @pytest.fixture
 def replicated(_replicated: Replicated) -> Iterator[Replicated]:
     """A system whose standby follows, and is used."""
-    standby = _replicated.standby
-    standby.thaw()
-    standby.server.start()
-    standby.resume_replay()
-    _replicated.wait_until_used()
+    _replicated.repair()
     yield _replicated
-    standby.thaw()
+    _replicated.standby.thaw()
 
 
 def test_reads_go_to_the_standby(replicated: Replicated) -> None:
@@ -236,6 +168,17 @@ def test_a_query_that_recovery_cancels_is_run_on_the_primary(replicated: Replica
         database.run_script("ALTER SYSTEM SET max_standby_streaming_delay = 0")
         database.run_script("SELECT pg_reload_conf()")
     assert asyncio.run(read_while_rows_are_removed()) == (False, False)
+
+
+@pytest.mark.parametrize("seed", seeds(1))
+def test_under_faults_every_caller_reads_its_own_writes_and_no_position_goes_back(
+    replicated: Replicated, seed: int
+) -> None:
+    report = run_load(replicated, seconds=10, seed=seed)
+    assert report.wrong == [], report
+    assert report.own_writes_read > 20, report
+    assert report.faults > 3, report
+    assert report.on_standby > 20, report
 
 
 @pytest.mark.parametrize(
