@@ -90,6 +90,7 @@ def replicated_system(folder: Path, redis: str) -> Iterator[Replicated]:
                 redis=redis,
                 OMS_DATABASE_READ_URL=standby.url,
                 OMS_DATABASE_READ_MAX_LAG="600",
+                OMS_STREAM_SILENCE="1",
                 OMS_LOG_LEVEL="WARNING",
             ) as (api, _),
         ):

@@ -217,7 +217,7 @@ def run_load(replicated: Replicated, *, seconds: float, seed: int) -> Report:
     load = _Load(replicated, time.monotonic() + seconds, report)
     before = replicated.counted('read_requests_total{place="standby"}')
     works: list[Callable[[random.Random], None]] = [
-        *(lambda rng, number=n: _write_and_read(load, number, rng) for n in range(WRITERS)),  # type: ignore[misc]  # lambdas have no types
+        *(lambda rng, number=n: _write_and_read(load, number, rng) for n in range(WRITERS)),
         lambda rng: _follow_feed(load, rng),
         lambda rng: _follow_stream(load, rng),
         lambda rng: _watch_positions(load, rng),

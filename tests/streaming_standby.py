@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
@@ -74,7 +74,8 @@ class StreamingStandby:
         if process is None:  # it was stopped, or killed
             return
         for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
-            os.kill(one.pid, number)
+            with suppress(ProcessLookupError):  # a session that has just ended
+                os.kill(one.pid, number)
 
 
 @contextmanager

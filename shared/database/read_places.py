@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
 import asyncpg
 
-from shared.database.sessions import ends_session, sqlstate_of
+from shared.database.sessions import DRIVER_ERRORS, ends_session, sqlstate_of
 from shared.database.unavailability import DatabaseUnavailableError, OverloadedError
 from shared.metrics.declared import Count, Greatest
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from shared.database.engine import Engine
+    from shared.database.sessions import Session
 
 T = TypeVar("T")
 
@@ -52,6 +54,7 @@ class ReadPlace:
     def __init__(self, engine: Engine, position: int) -> None:
         self._engine = engine
         self._running: set[asyncio.Timeout] = set()
+        self._connections: WeakSet[Session] = WeakSet()
         self._ended = asyncio.Event()
         self.position = position
         """A position of the change log that it has reached."""
@@ -68,6 +71,8 @@ class ReadPlace:
         running, self._running = self._running, set()
         for timeout in running:
             timeout.reschedule(now)
+        for connection in self._connections:  # otherwise their transactions would wait to be rolled back
+            connection.terminate()
 
     async def wait_for_end(self) -> None:
         """Wait until it fails."""
@@ -90,7 +95,7 @@ class ReadPlace:
                     yield
                 finally:
                     self._running.discard(timeout)
-        except (DatabaseUnavailableError, asyncpg.PostgresError, OSError) as error:
+        except (DatabaseUnavailableError, *DRIVER_ERRORS) as error:
             self._judge(error)
             raise
 
@@ -121,7 +126,7 @@ class ReadPlace:
         async with self.until_over():
             return await self._engine.run_alone(run, sql, *args)
 
-    async def connect(self) -> Any:
+    async def connect(self) -> Session:
         """Open a connection of its own to the standby; the caller closes it.
 
         Raises:
@@ -129,7 +134,9 @@ class ReadPlace:
 
         """
         async with self.until_over():
-            return await self._engine.connect()
+            connection = await self._engine.connect()
+        self._connections.add(connection)
+        return connection
 
 
 READ_PLACE: ContextVar[ReadPlace | None] = ContextVar("read_place", default=None)
