@@ -38,6 +38,8 @@ def api_scope(
         "raw_path": raw_path,
         "headers": list(headers),
         "extensions": {},
+        # People at a page expect to see what they have just done: their pages are read on the primary.
+        "reads_primary": True,
     }  # type: ignore[return-value]  # the names that ASGI defines
 
 

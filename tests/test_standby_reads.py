@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OK, GONE = 200, 404
 
+pytestmark = pytest.mark.timeout(240)  # two database servers, three processes
+
 
 @pytest.fixture(scope="module")
 def _replicated(redis_url: str) -> Iterator[Replicated]:

@@ -87,7 +87,7 @@ async def choose_read_place(request: AnyRequest, handler: BaseRouteHandler) -> N
     if not handler.opt.get("standby"):
         return
     versions = _versions_of(request)
-    if not STANDBYS.all:
+    if not STANDBYS.all or request.scope.get("reads_primary"):
         return
     STANDBYS.begin_read()
     if handler.opt["standby"] == "parameters":
