@@ -14,14 +14,14 @@ import httpx
 from stack.embedded_valkey import EmbeddedValkey, free_port
 from tests.drivers import Api, Database, Pipeline, wait_until
 from tests.key_steps import bearer
+from tests.kubernetes_manifests import by_name, ours
 from tests.processes import ROOT, ServiceProcess, run_command
-from tests.test_kubernetes import by_name, ours
 
 OVERLAY = "with-external-database"
 ELSEWHERE = {"OMS_REDIS_URL", "OMS_HOST", "OMS_PORT", "OMS_METRICS_HOST"}
 
 
-def settings_of(name: str, folder: Path) -> dict[str, str]:
+def environment_of(name: str, folder: Path) -> dict[str, str]:
     """Return a pod's environment, except addresses, and passwords that the servers here do not ask for."""
     values = dict(by_name(OVERLAY, "ConfigMap")["oms"]["data"])
     values |= {each["name"]: each["value"] for each in ours(OVERLAY)[name]["env"] if "value" in each}
@@ -52,7 +52,7 @@ def test_pods_that_start_before_the_migrations_wait_for_them_and_then_work(
                 database=new_database_url,
                 redis=own_valkey.url,
                 port=port if name == "api" else 0,
-                **settings_of(name, tmp_path),
+                **environment_of(name, tmp_path),
             )
             for name in ("api", "relay", "worker")
         }
@@ -75,7 +75,7 @@ def test_pods_that_start_before_the_migrations_wait_for_them_and_then_work(
         printed = ""
         for name in ("migrate", "first-key"):
             module = ours(OVERLAY)[name]["command"][2]
-            done = run_command(module, database=new_database_url, **settings_of(name, tmp_path))
+            done = run_command(module, database=new_database_url, **environment_of(name, tmp_path))
             assert done.returncode == 0, done.stderr
             printed = done.stdout
         (key,) = re.findall(r"oms_\w+", printed)
