@@ -22,8 +22,8 @@ _WIDTH = len("warning")
 def doctor(as_json: AsJson = False, state_dir: StateDir = None) -> int:
     """Say what is wrong with a deployment, and what to do.
 
-    Looks at settings, database, Redis, clocks, versions, disks, relay and worker. It changes nothing. Exit
-    status: 0 nothing is wrong, there may be warnings; 1 something is.
+    Looks at settings, database, pooler, Redis, clocks, versions, disks, relay and worker. It changes nothing.
+    Exit status: 0 nothing is wrong, there may be warnings; 1 something is.
     """
     findings = _examine(state_dir)
     is_wrong = any(finding.level == "wrong" for finding in findings)
@@ -62,13 +62,14 @@ async def _examine_servers(settings: Settings) -> tuple[list[Finding], dict[str,
     import asyncio
 
     from oms.checks.broker import check_broker
+    from oms.checks.connections import check_connections
     from oms.checks.database import check_database
     from shared.database.engine import DB
 
     await DB.start(size=2)
     try:
-        (of_database, database_ahead), (of_broker, broker_ahead) = await asyncio.gather(
-            check_database(settings), check_broker()
+        of_connections, (of_database, database_ahead), (of_broker, broker_ahead) = await asyncio.gather(
+            check_connections(settings), check_database(settings), check_broker()
         )
     finally:
         await DB.stop()
@@ -78,7 +79,7 @@ async def _examine_servers(settings: Settings) -> tuple[list[Finding], dict[str,
         of_broker += await check_rabbitmq(settings.broker_address)
     ahead = {"PostgreSQL": database_ahead, "Redis": broker_ahead}
     known = {name: seconds for name, seconds in ahead.items() if seconds is not None}
-    return of_database + of_broker, known
+    return of_connections + of_database + of_broker, known
 
 
 def _show(finding: Finding) -> None:

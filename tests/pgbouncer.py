@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,17 +20,23 @@ import asyncpg
 import pytest
 
 from stack.child_processes import start_process, stop_processes
+from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import free_port
 from stack.server_user import claim_folder
-from tests.drivers import wait_until
+from tests.drivers import Database, wait_until
 from tests.operations_guide import commands
+from tests.processes import migrate
 
 if TYPE_CHECKING:
-    from stack.embedded_postgres import EmbeddedPostgres
+    from collections.abc import Iterator
 
 PROGRAM = "ORDERS_TEST_PGBOUNCER"
 PASSWORD = "pooled"
 ROLE = "oms"
+
+STATEMENT_TIMEOUT = 4
+OF_PREPARED_STATEMENTS = (1, 21)
+LIMITS = {"OMS_STATEMENT_TIMEOUT": f"{STATEMENT_TIMEOUT}", "OMS_LOCK_WAIT": "0.1"}
 
 
 def require_pgbouncer(*, least: tuple[int, int] = (1, 0)) -> str:
@@ -120,3 +128,45 @@ class PgBouncer:
     ) -> None:
         if self._process is not None:
             stop_processes(self._process, grace=0.0, with_signal=signal.SIGKILL)
+
+
+@dataclass
+class Server:
+    """A PostgreSQL with the database ``orders``, whose owner is no superuser."""
+
+    postgres: EmbeddedPostgres
+
+    @property
+    def url(self) -> str:
+        """The database, directly."""
+        return self.postgres.url_of("orders").replace("postgres@", f"{ROLE}:{PASSWORD}@")
+
+    def run(self, script: str, database: str = "postgres") -> None:
+        """Run statements as the superuser."""
+        with Database(self.postgres.url_of(database)) as admin:
+            for statement in filter(str.strip, script.split(";")):
+                admin.rows(statement)
+
+
+@contextmanager
+def pooled_server(folder: Path) -> Iterator[Server]:
+    """Start a server whose role has the settings that the guide says, but for ``LIMITS``."""
+    with EmbeddedPostgres(folder / "postgres", durable=False) as postgres:
+        rules = postgres.home / "data" / "pg_hba.conf"
+        rules.write_text(f"local all {ROLE} scram-sha-256\n{rules.read_text()}")
+        server = Server(postgres)
+        server.run("SELECT pg_reload_conf()")
+        server.run(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
+        server.run(f"DROP DATABASE orders; CREATE DATABASE orders OWNER {ROLE}")
+        migrate(server.url)
+        with Database(server.url) as owner:
+            owner.add_services()
+            for statement in commands("poolers", "role").replace("15000", "4000").splitlines():
+                owner.rows(statement)
+        yield server
+
+
+def of_mode(mode: str, server: Server) -> dict[str, str]:
+    """Return the settings of a mode."""
+    direct = {"OMS_DATABASE_DIRECT_URL": server.url} if mode == "transaction" else {}
+    return {"OMS_DATABASE_POOLER": mode, **direct, **LIMITS}

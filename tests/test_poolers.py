@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 import pytest
@@ -16,59 +16,30 @@ import pytest
 from shared.database.session_settings import TRACKED, open_session
 from shared.database.sessions import Session
 from shared.settings import settings
-from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import free_port
 from tests.builders import later, order_body
+from tests.command_steps import oms_json
 from tests.drivers import Api, Database, wait_until
-from tests.operations_guide import commands
-from tests.pgbouncer import PASSWORD, ROLE, PgBouncer, require_pgbouncer
-from tests.processes import NO_REDIS, ServiceProcess, migrate, run_command
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.pgbouncer import (
+    OF_PREPARED_STATEMENTS,
+    STATEMENT_TIMEOUT,
+    PgBouncer,
+    Server,
+    of_mode,
+    pooled_server,
+    require_pgbouncer,
+)
+from tests.processes import ServiceProcess, run_command
 
 pytestmark = pytest.mark.timeout(180)
 
-STATEMENT_TIMEOUT = 4
-OF_PREPARED_STATEMENTS = (1, 21)
-LIMITS = {"OMS_STATEMENT_TIMEOUT": f"{STATEMENT_TIMEOUT}", "OMS_LOCK_WAIT": "0.1"}
-
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
-
-
-@dataclass
-class Server:
-    """A PostgreSQL with the database ``orders``, whose owner is no superuser."""
-
-    postgres: EmbeddedPostgres
-
-    @property
-    def url(self) -> str:
-        """The database, directly."""
-        return self.postgres.url_of("orders").replace("postgres@", f"{ROLE}:{PASSWORD}@")
-
-    def run(self, script: str, database: str = "postgres") -> None:
-        """Run statements as the superuser."""
-        with Database(self.postgres.url_of(database)) as admin:
-            for statement in filter(str.strip, script.split(";")):
-                admin.rows(statement)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose role has the settings that the guide says."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("pooled") / "postgres", durable=False) as postgres:
-        rules = postgres.home / "data" / "pg_hba.conf"
-        rules.write_text(f"local all {ROLE} scram-sha-256\n{rules.read_text()}")
-        server = Server(postgres)
-        server.run("SELECT pg_reload_conf()")
-        server.run(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
-        server.run(f"DROP DATABASE orders; CREATE DATABASE orders OWNER {ROLE}")
-        migrate(server.url)
-        with Database(server.url) as owner:
-            owner.add_services()
-            for statement in commands("poolers", "role").replace("15000", "4000").splitlines():
-                owner.rows(statement)
+    with pooled_server(tmp_path_factory.mktemp("pooled")) as server:
         yield server
 
 
@@ -81,13 +52,8 @@ class System:
     database: Database
     pooler: PgBouncer
     mode: str
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-def of_mode(mode: str, server: Server) -> dict[str, str]:
-    """Return the settings of a mode."""
-    direct = {"OMS_DATABASE_DIRECT_URL": server.url} if mode == "transaction" else {}
-    return {"OMS_DATABASE_POOLER": mode, **direct, **LIMITS}
+    redis_url: str
+    environment: dict[str, str]
 
 
 @pytest.fixture(scope="module", params=["session", "transaction"])
@@ -113,7 +79,7 @@ def system(
         api = stack.enter_context(Api(port))
         api.wait_until_ready()
         database = stack.enter_context(Database(server.postgres.url_of("orders")))
-        yield System(api, relays, database, pooler, mode, of_mode(mode, server))
+        yield System(api, relays, database, pooler, mode, redis_url, of_mode(mode, server))
 
 
 def wait_until_summed(database: Database) -> None:
@@ -153,13 +119,19 @@ def test_the_whole_system_works_behind_a_pooler(system: System) -> None:
         assert api.client.delete(f"/orders/{order['id']}").status_code == 204
     left = len(orders) - len(orders[::4])
     assert len(api.every_order()) == left
-    exported = api.client.get("/orders", headers={"Accept": "application/x-ndjson"})
+    exported = api.client.get("/orders/export", headers={"Accept": "application/x-ndjson"})
     assert len(exported.text.splitlines()) == left
     wait_until_summed(database)
     changes = api.every_item("/order-changes")
     assert len(changes) == 2 * len(orders) + len(orders[::4])
     assert database.wrong_summaries() == []
     assert database.too_close_pairs() == []
+    result = oms_json(
+        "doctor", OMS_DATABASE_URL=system.pooler.url, OMS_REDIS_URL=system.redis_url, **system.environment
+    )
+    assert f"requests go through a pooler in {system.mode} mode" in [
+        finding["text"] for finding in result["findings"]
+    ]
     verified = run_command("oms", "verify", database=system.pooler.url, **system.environment)
     assert verified.returncode == 0, verified.stderr
 
@@ -217,52 +189,3 @@ def locked(database: Database, order: str) -> Iterator[None]:
         yield
     finally:
         database.rows("ROLLBACK")
-
-
-@pytest.fixture
-def transaction_pooler(server: Server, tmp_path: Path) -> Iterator[PgBouncer]:
-    """A pooler of any version in transaction mode, set to drop time limits silently."""
-    ignored = (
-        "ignore_startup_parameters = statement_timeout,lock_timeout,idle_in_transaction_session_timeout,"
-        "default_transaction_isolation,jit"
-    )
-    with PgBouncer(
-        tmp_path / "pooler", server.postgres, "transaction", require_pgbouncer(), ignored
-    ) as pooler:
-        yield pooler
-
-
-@pytest.mark.parametrize("declared", ["none", "session"])
-def test_an_api_that_is_told_the_wrong_mode_is_not_ready_and_says_why(
-    server: Server, transaction_pooler: PgBouncer, declared: str
-) -> None:
-    """Its time limits would not hold, or would hold for others."""
-    port = free_port()
-    process = ServiceProcess(
-        "api.server",
-        database=transaction_pooler.url,
-        redis=NO_REDIS,
-        port=port,
-        OMS_DATABASE_POOLER=declared,
-        OMS_DATABASE_DIRECT_URL=server.url,
-        **LIMITS,
-    )
-    with process, Api(port) as api:
-        wait_until(lambda: api.is_listening, "it listens")
-        assert api.client.get("/health/ready").status_code == 503
-        assert api.place_order(at=later(days=300)).status_code == 503
-        assert "OMS_DATABASE_" in process.log
-
-
-def test_no_relay_leads_through_a_pooler_in_transaction_mode(transaction_pooler: PgBouncer) -> None:
-    """Its lock would stay with a session of the pooler's: two could lead."""
-    process = ServiceProcess(
-        "api.relay.main",
-        database=transaction_pooler.url,
-        redis=NO_REDIS,
-        OMS_DATABASE_POOLER="transaction",
-        OMS_DATABASE_DIRECT_URL=transaction_pooler.url,
-    )
-    with process:
-        wait_until(lambda: "OMS_DATABASE_DIRECT_URL" in process.log, "the log says why")
-        assert "leading" not in process.log

@@ -10,6 +10,7 @@ from asyncpg.exceptions import TargetServerAttributeNotMatched
 from api.operations.time_limit import within
 from shared.database.engine import DatabaseUnavailableError, OverloadedError
 from shared.database.migrate import compare_migrations
+from shared.database.poolers import PoolerMisusedError
 from shared.database.sessions import sqlstate_of
 from shared.database.statements import fetch_value, fetch_values
 
@@ -116,6 +117,10 @@ def _unavailable(error: DatabaseUnavailableError) -> Storability:
     cause = error.__cause__
     if isinstance(cause, TargetServerAttributeNotMatched):
         return Storability("standby", "unknown", "the database server is a standby")
+    if isinstance(cause, PoolerMisusedError):
+        return Storability(
+            "refused", "unknown", "a pooler is not set up as it must be; `oms doctor` says how"
+        )
     if isinstance(cause, TimeoutError):
         return Storability("unavailable", "unknown", "no connection to the database was free in time")
     state = sqlstate_of(cause)

@@ -10,6 +10,7 @@ import msgspec
 
 from api.operations.figures import Figures, read_figures
 from api.operations.readiness import Storability, check_storability
+from oms.checks.connections import check_migrating_rights
 from oms.checks.findings import Finding, ok, warning, wrong
 from shared.cells import Cell, own_cell
 from shared.database.engine import DatabaseUnavailableError
@@ -82,6 +83,8 @@ async def check_database(settings: Settings) -> tuple[list[Finding], float | Non
         server = await fetch_one(Server, _SERVER)
         ahead = server.now - (began + time.time()) / 2
         findings += _judge_server(server, settings)
+        if storability.migrations == "pending":
+            findings += await check_migrating_rights()
         if not storability.reason or storability.migrations == "ok":
             findings += [_judge_zone(await fetch_values(str, _OTHER_ZONE, settings.time_zone), settings)]
             findings += _judge_cell(await stored_cell())

@@ -188,18 +188,19 @@ class Engine(PostgresEngine):
         finally:
             _is_retried.reset(retried)
 
-    async def connect(self, *, serving: bool = False) -> Session:
+    async def connect(self, *, serving: bool = False, is_checked: bool | None = None) -> Session:
         """Open a connection outside the pool; the caller closes it.
 
         Args:
             serving: it serves a request, so it may go through a pooler. If not, it keeps session locks.
+            is_checked: see ``open_session``; as ``serving``, if it is not given.
 
         Raises:
             DatabaseUnavailableError: the server can't be reached, or a pooler would break the session.
 
         """
         async with translate_connection_errors(connecting=True):
-            return await self._open(serving=serving, is_checked=serving)
+            return await self._open(serving=serving, is_checked=serving if is_checked is None else is_checked)
 
     async def get_new_connection(self) -> Session:
         """Open a connection for Piccolo, whose transactions take it outside the pool."""

@@ -31,6 +31,14 @@ class PoolerMisusedError(asyncpg.InterfaceError):
     """A session that a pooler makes unfit for its use; ``hint`` says what to change."""
 
 
+def undeclared() -> PoolerMisusedError:
+    """Return what to raise where there is a pooler that the settings do not mention."""
+    return PoolerMisusedError(
+        "a pooler is between this process and PostgreSQL, and OMS_DATABASE_POOLER is none",
+        hint="Set OMS_DATABASE_POOLER to its mode, session or transaction.",
+    )
+
+
 class PooledSession(Session):
     """A session of a pooler. What it reports of the server, a session of the pooler's has once reported."""
 
@@ -96,10 +104,7 @@ async def refuse_wrong_pooler(
     if not await is_pooled(session):
         return
     if not is_declared:
-        raise PoolerMisusedError(
-            "a pooler is between this process and PostgreSQL, and OMS_DATABASE_POOLER is none",
-            hint="Set OMS_DATABASE_POOLER to its mode, session or transaction.",
-        )
+        raise undeclared()
     if await is_shared(session, open_another) and must_last:
         raise PoolerMisusedError(
             "a pooler in transaction mode is where a session must keep its locks and settings",

@@ -18,7 +18,12 @@ import asyncpg
 import structlog
 from asyncpg.connect_utils import SessionAttribute
 
-from shared.database.poolers import PooledSession, PoolerMisusedError, refuse_wrong_pooler
+from shared.database.poolers import (
+    PooledSession,
+    PoolerMisusedError,
+    refuse_wrong_pooler,
+    undeclared,
+)
 from shared.database.sessions import Session
 
 if TYPE_CHECKING:
@@ -89,7 +94,7 @@ async def open_session(
     """
     needed = limits(settings, serving=serving, positioning=positioning)
     arguments = _arguments(config, settings, needed, serving=serving)
-    session: Session = await asyncpg.connect(**arguments)
+    session = await _connect(arguments)
     try:
         if settings.database_pooler == "transaction" and serving:
             await _check_settings(session, needed)
@@ -123,6 +128,18 @@ async def open_standby_session(config: Mapping[str, Any], settings: Settings) ->
     session: Session = await asyncpg.connect(
         **{**config, "server_settings": config["server_settings"] | limits(settings, serving=True)}
     )
+    return session
+
+
+async def _connect(arguments: Mapping[str, Any]) -> Session:
+    try:
+        session: Session = await asyncpg.connect(**arguments)
+    except asyncpg.ProtocolViolationError as error:
+        if "startup parameter" not in str(error):
+            raise
+        misuse = undeclared()
+        log.warning("pooler_misused", reason=str(misuse))
+        raise misuse from error
     return session
 
 
