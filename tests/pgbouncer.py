@@ -44,14 +44,21 @@ def require_pgbouncer(*, least: tuple[int, int] = (1, 0)) -> str:
     path = os.environ.get(PROGRAM) or shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     reason = f"no PgBouncer on this machine (Debian's package pgbouncer, or {PROGRAM})"
     if path is not None:
-        text = subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
-        version = re.match(r"PgBouncer (\d+)\.(\d+)", text)
-        assert version, text
-        if (int(version[1]), int(version[2])) >= least:
+        version = version_of(path)
+        if version >= least:
             return path
-        reason = f"{path} is {version[0]}, and this test needs {'.'.join(map(str, least))} ({PROGRAM})"
+        numbers = [".".join(map(str, numbers)) for numbers in (version, least)]
+        reason = f"{path} is {numbers[0]}, and this test needs {numbers[1]} ({PROGRAM})"
     warnings.warn(f"{reason}: a pooler is NOT TESTED", stacklevel=1)
     pytest.skip(reason)
+
+
+def version_of(path: str) -> tuple[int, int]:
+    """Ask a PgBouncer for its version."""
+    text = subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
+    version = re.match(r"PgBouncer (\d+)\.(\d+)", text)
+    assert version, text
+    return int(version[1]), int(version[2])
 
 
 class PgBouncer:
@@ -84,7 +91,7 @@ class PgBouncer:
         text = commands("poolers", "pgbouncer").replace("host=db.example", f"host={sockets}")
         for name, value in settings.items():
             text = re.sub(rf"^{name} = .*\n", "", text, flags=re.MULTILINE) + f"{name} = {value}\n"
-        if mode == "session":
+        if mode == "session" or version_of(program) < OF_PREPARED_STATEMENTS:
             text = re.sub(r"^max_prepared_statements.*\n", "", text, flags=re.MULTILINE)
         (home / "pgbouncer.ini").write_text(text)
         (home / "userlist.txt").write_text(f'"{ROLE}" "{PASSWORD}"\n')

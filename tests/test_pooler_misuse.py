@@ -6,8 +6,9 @@ And so it is with a role that may not do what the migrations need.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -29,9 +30,7 @@ from tests.pgbouncer import (
 )
 from tests.processes import NO_REDIS, ServiceProcess, migrate, run_command
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+EXTENSION = "extension btree_gist"
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -74,7 +73,7 @@ def test_an_api_that_is_told_the_wrong_mode_is_not_ready_and_says_why(
         wait_until(lambda: api.is_listening, "it listens")
         assert api.client.get("/health/ready").status_code == 503
         assert api.place_order(at=later(days=300)).status_code == 503
-        assert "OMS_DATABASE_" in process.log
+        assert "pooler_misused" in process.log
 
 
 def test_no_relay_leads_through_a_pooler_in_transaction_mode(transaction_pooler: PgBouncer) -> None:
@@ -87,7 +86,7 @@ def test_no_relay_leads_through_a_pooler_in_transaction_mode(transaction_pooler:
         OMS_DATABASE_DIRECT_URL=transaction_pooler.url,
     )
     with process:
-        wait_until(lambda: "OMS_DATABASE_DIRECT_URL" in process.log, "the log says why")
+        wait_until(lambda: "transaction mode" in process.log, "the log says why")
         assert "leading" not in process.log
 
 
@@ -145,35 +144,36 @@ def test_doctor_says_what_is_wrong_with_the_urls(server: Server, transaction_poo
     assert [*elsewhere] == ["OMS_DATABASE_DIRECT_URL leads to another database than OMS_DATABASE_URL"]
 
 
-def test_without_a_superuser_doctor_says_what_the_migrations_need(tmp_path: Path) -> None:
+@pytest.fixture
+def untrusted() -> Iterator[Path]:
+    """A folder in which btree_gist is an extension that only a superuser may create."""
+    with tempfile.TemporaryDirectory(prefix="oms-") as folder:
+        copies = Path(folder) / "extension"
+        copies.mkdir()
+        for file in (postgres_programs().parent / "share" / "extension").glob("btree_gist*"):
+            (copies / file.name).write_text(file.read_text().replace("trusted = true", "trusted = false"))
+        Path(folder).chmod(0o755)  # the server runs as another user
+        yield Path(folder)
+
+
+def test_without_a_superuser_doctor_says_what_the_migrations_need(tmp_path: Path, untrusted: Path) -> None:
     """As on a managed PostgreSQL that trusts no extension: its administrator runs the statements once."""
-    programs = postgres_programs()
-    extensions = programs.parent / "share" / "extension"
-    folder = tmp_path / "extensions" / "extension"
-    folder.mkdir(parents=True)
-    for file in extensions.glob("btree_gist*"):
-        text = file.read_text().replace("trusted = true", "trusted = false")
-        (folder / file.name).write_text(text)
-    path = {"extension_control_path": f"{tmp_path}/extensions:$system"}
+    path = {"extension_control_path": f"{untrusted}:$system"}
     with EmbeddedPostgres(tmp_path / "postgres", durable=False, settings=path) as postgres:
         server = Server(postgres)
         server.run(f"CREATE ROLE {ROLE} LOGIN")
-        assert "may not create the extension btree_gist" in run_migrations(server.url)
-        environment = {"OMS_DATABASE_URL": server.url}
-        needs = faults(**environment)
-        assert [*needs] == [
-            "the role may not create tables",
-            "the role may not create the extension btree_gist",
-        ]
-        for advice in needs.values():
-            _, _, statement = advice.partition(": ")
-            server.run(statement, "orders")
-        assert faults(**environment) == {}
+        needs = faults(OMS_DATABASE_URL=server.url)
+        assert [*needs] == ["the role may not create tables", f"the role may not create the {EXTENSION}"]
+        schema, extension = (advice.partition(": ")[2] for advice in needs.values())
+        server.run(f"{schema} GRANT CREATE ON DATABASE orders TO {ROLE}", "orders")
+        assert f"permission denied to create {EXTENSION}" in failing_migration(server.url)
+        server.run(extension, "orders")
+        assert faults(OMS_DATABASE_URL=server.url) == {}
         migrate(server.url)
 
 
-def run_migrations(url: str) -> str:
+def failing_migration(url: str) -> str:
     """Migrate, which must fail; return what it says."""
     done = run_command("shared.database.migrate", database=url)
     assert done.returncode == 1
-    return done.stderr
+    return done.stderr.replace('"', "")

@@ -13,11 +13,13 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import structlog
 from piccolo.engine.postgres import PostgresEngine
 
 from shared.database.database_wait import WaitingForDatabase
 from shared.database.lock_retry import LOCK_ERRORS, LockWaiters, retry_while_locked
 from shared.database.pool import Pool
+from shared.database.poolers import PoolerMisusedError
 from shared.database.read_places import READ_PLACE, StandbyFailedError, leave_standby
 from shared.database.session_settings import TRACKED, open_session
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session
@@ -36,6 +38,8 @@ from shared.tracing.spans import statement_span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+log = structlog.get_logger("database")
 
 T = TypeVar("T")
 
@@ -106,7 +110,14 @@ class Engine(PostgresEngine):
         )
 
     async def _open_for_pool(self, *, serving: bool, positioning: bool) -> Session:
-        session = await self._open(serving=serving, positioning=positioning, is_checked=self._pool_is_checked)
+        try:
+            session = await self._open(
+                serving=serving, positioning=positioning, is_checked=self._pool_is_checked
+            )
+        except PoolerMisusedError as error:
+            if serving:  # callers are told only that the database is unavailable
+                log.warning("pooler_misused", reason=str(error))
+            raise
         self._pool_is_checked = True
         return session
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-import structlog
 from asyncpg.connect_utils import SessionAttribute
 
 from shared.database.poolers import (
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shared.settings import Settings
-
-log = structlog.get_logger("database")
 
 TRACKED = {"application_name": "oms", "timezone": "UTC"}
 """PgBouncer keeps these for each client, and sets them wherever the client's next transaction runs."""
@@ -88,8 +85,7 @@ async def open_session(
 
     Raises:
         OSError, asyncpg.PostgresError, asyncpg.InterfaceError: it can't be opened.
-        PoolerMisusedError: a pooler is between that was not declared, or that breaks what the session is for;
-            the reason is logged too.
+        PoolerMisusedError: a pooler is between that was not declared, or that breaks what the session is for.
 
     """
     needed = limits(settings, serving=serving, positioning=positioning)
@@ -108,10 +104,6 @@ async def open_session(
                 is_declared=settings.database_pooler != "none",
                 must_last=not serving or settings.database_pooler != "transaction",
             )
-    except PoolerMisusedError as error:
-        session.terminate()
-        log.warning("pooler_misused", reason=str(error))
-        raise
     except BaseException:
         session.terminate()
         raise
@@ -137,9 +129,7 @@ async def _connect(arguments: Mapping[str, Any]) -> Session:
     except asyncpg.ProtocolViolationError as error:
         if "startup parameter" not in str(error):
             raise
-        misuse = undeclared()
-        log.warning("pooler_misused", reason=str(misuse))
-        raise misuse from error
+        raise undeclared() from error
     return session
 
 
