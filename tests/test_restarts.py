@@ -5,23 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import shutil
 import signal
 import threading
 import time
-import warnings
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stack.child_processes import start_process, stop_processes
 from stack.embedded_valkey import free_port
 from tests.builders import later, order_body
 from tests.consistency import seeded_random
 from tests.drivers import Api
 from tests.processes import NO_REDIS, ServiceProcess
+from tests.proxies import behind_haproxy, behind_nginx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,61 +33,6 @@ LONGEST_PAUSE_SECONDS = 0.5
 """Between two requests on a connection: shorter than the drain."""
 
 CLIENTS = 6
-
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-
-_NGINX_CONF = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log info;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    upstream api {{
-        server 127.0.0.1:{first} max_fails=0;
-        server 127.0.0.1:{second} max_fails=0;
-        keepalive 16;
-        keepalive_timeout {idle:.0f}ms;
-    }}
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://api;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host $http_host;
-        }}
-    }}
-}}
-"""
-
-
-@contextmanager
-def nginx(ports: list[int], folder: Path) -> Iterator[Callable[[], int]]:
-    """Run nginx in front of the APIs; yield a function that returns the port to connect to."""
-    port = free_port()
-    first, second = ports
-    configuration = folder / "nginx.conf"
-    idle = LONGEST_PAUSE_SECONDS * 1000
-    configuration.write_text(
-        _NGINX_CONF.format(folder=folder, first=first, second=second, port=port, idle=idle)
-    )
-    with (folder / "output").open("wb") as output:
-        process = start_process(
-            [str(NGINX), "-p", str(folder), "-e", "stderr", "-c", str(configuration)], output=output
-        )
-    try:
-        with Api(port) as api:
-            api.wait_until_ready()
-        yield lambda: port
-    finally:
-        stop_processes(process, grace=10)
 
 
 @contextmanager
@@ -158,7 +101,9 @@ class Client:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("in_front", "restarts"), [(nginx, 20), (load_balancer, 4)], ids=["nginx", "a load balancer"]
+    ("in_front", "restarts"),
+    [(behind_nginx, 20), (behind_haproxy, 6), (load_balancer, 4)],
+    ids=["nginx", "haproxy", "a load balancer"],
 )
 def test_clients_see_no_reset_and_no_error_while_apis_restart(
     in_front: Callable[[list[int], Path], AbstractContextManager[Callable[[], int]]],
@@ -168,9 +113,6 @@ def test_clients_see_no_reset_and_no_error_while_apis_restart(
     tmp_path: Path,
 ) -> None:
     """Creates among them, which no proxy may send twice."""
-    if in_front == nginx and NGINX is None:
-        warnings.warn("no nginx here (Debian: nginx-light): NOT TESTED behind it", stacklevel=1)
-        pytest.skip("no nginx here")
     generator = seeded_random()
     database.add_services()
     with ExitStack() as stack:
