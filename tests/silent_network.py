@@ -64,7 +64,8 @@ class SilentNetwork:
             return
         from_server, to_server = await asyncio.open_unix_connection(f"{self._there}/{_SOCKET}")
         self._writers.add(to_server)
-        await asyncio.gather(self._forward(reader, to_server), self._forward(from_server, writer))
+        with suppress(asyncio.CancelledError):  # the end
+            await asyncio.gather(self._forward(reader, to_server), self._forward(from_server, writer))
 
     async def listen(self) -> None:
         """Serve until the end."""
