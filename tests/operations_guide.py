@@ -12,7 +12,20 @@ from pathlib import Path
 from tests.processes import NO_REDIS, ROOT
 
 GUIDE = ROOT / "docs" / "operations"
-PAGES = ("install", "kubernetes", "watch", "scale", "poolers", "drain", "backups", "upgrade", "rotate")
+PAGES = (
+    "install",
+    "kubernetes",
+    "watch",
+    "scale",
+    "proxies",
+    "poolers",
+    "standbys",
+    "replication",
+    "drain",
+    "backups",
+    "upgrade",
+    "rotate",
+)
 """Those whose commands are marked: run by a test, under a name, or not run, with the reason."""
 
 _BLOCK = re.compile(
