@@ -109,7 +109,7 @@ _CeleryBlueprint: Any = celery_consumer.Consumer.Blueprint
 class Consumer(celery_consumer.Consumer):
     """Celery's consumer, which connects again after any error of Redis, within a second of its end."""
 
-    class Blueprint(_CeleryBlueprint):
+    class Blueprint(_CeleryBlueprint):  # type: ignore[misc]  # it has no type in celery-types
         """Celery's steps, without the one that declares exchanges in RabbitMQ for delayed tasks."""
 
         default_steps = tuple(
