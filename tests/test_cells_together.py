@@ -262,7 +262,7 @@ def test_a_consumer_with_a_cursor_per_source_gets_each_change_once_while_cells_a
 def _assert_summaries_add_up(cells: Cells, positions: dict[str, int]) -> None:
     for cell in cells.cells:
         answer = cells.router.client.get(
-            f"/cells/{cell.name}/fee-summaries?min_position={positions[cell.name]}&wait=30&limit=1"
+            f"/cells/{cell.name}/fee-summaries?min_position={positions[cell.name]}&wait=10&limit=1"
         )
         assert answer.status_code == httpx.codes.OK, answer.text
     output, _ = cells.program("summaries", stdout=subprocess.PIPE).communicate(timeout=60)

@@ -107,16 +107,17 @@ def test_a_create_that_an_earlier_release_answered_is_repeated_after_the_upgrade
     api: Api, database: Database, operation: str
 ) -> None:
     """Answers are lost when processes are replaced."""
+    path, body = "/orders", order_body()
+    stored = '{"id":"7","version":1,"updated_at":"2026-11-01T09:00:00.000Z"}'
+    if operation == "createOrders":
+        path, body, stored = "/orders/batch", {"orders": [body]}, f'{{"orders":[{stored}]}}'
     database.rows(
         "INSERT INTO idempotency_key (caller, operation, key, fingerprint, answer) "
         "VALUES ($1, $2, $3, $4, $5)",
-        *("anyone", operation, "k", bytes.fromhex(FINGERPRINTS_BEFORE[operation]), '{"id":"7","version":1}'),
+        *("anyone", operation, "k", bytes.fromhex(FINGERPRINTS_BEFORE[operation]), stored),
     )
-    path, body = ("/orders", order_body())
-    if operation == "createOrders":
-        path, body = ("/orders/batch", {"orders": [body]})
     answer = api.client.post(path, json=body, headers={"Idempotency-Key": "k"})
-    assert (answer.status_code, answer.text) == (201, '{"id":"7","version":1}')
+    assert (answer.status_code, answer.text) == (201, stored)
     assert api.every_order() == []
 
 

@@ -200,7 +200,8 @@ def test_a_leader_whose_session_waits_for_postgresql_is_left_alone(own_database_
         ]
         wait_until(lambda: any(" leading" in relay.log for relay in relays), "one leads")
         holder = (
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $1::bigint::oid AND granted"
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $1::bigint::oid AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
         leading = database.rows(holder, RELAY_LOCK)
         # Its record that it works waits for this lock.

@@ -319,6 +319,6 @@ def test_a_path_with_a_slash_too_many_is_told_the_right_one(api: Api, path: str)
 
 def test_a_parameter_of_a_path_that_takes_none_is_told_so(api: Api) -> None:
     """Instead of an empty list of known ones."""
-    answer = api.client.get("/orders/5?limit=3")
+    answer = api.client.get("/services/5?limit=3")
     assert answer.status_code == 400
     assert answer.json()["detail"] == "limit: is unknown; this path takes none"

@@ -33,7 +33,8 @@ class _Written(msgspec.Struct):
 
     id: str
     version: int
-    updated_at: str
+    updated_at: str = ""
+    """Absent from what the earliest releases answered."""
 
 
 class _WrittenOrders(msgspec.Struct):

@@ -144,18 +144,22 @@ READ_PLACE: ContextVar[ReadPlace | None] = ContextVar("read_place", default=None
 
 READS = Count(
     "read_requests_total",
-    "Requests that a standby may answer, by where they were begun; with OMS_DATABASE_READ_URL only.",
+    "Requests that a standby may answer, by where they were begun.",
     ("place",),
     from_start=(("primary",), ("standby",)),
+    is_optional=True,
 )
 FALLBACKS = Count(
     "read_fallbacks_total",
     "Reads that a standby was asked for and the primary answered, by reason.",
     ("reason",),
     from_start=(("behind",), ("busy",), ("conflict",), ("unavailable",)),
+    is_optional=True,
 )
 STANDBY_LAG = Greatest(
-    "standby_lag_seconds", "How far the standby in use is behind; of several processes, the furthest."
+    "standby_lag_seconds",
+    "How far the standby in use is behind; of several processes, the furthest.",
+    is_optional=True,
 )
 
 

@@ -201,9 +201,8 @@ class Standbys:
 
         """
         url = settings().database_read_url
-        if url:
-            for metric in (READS, FALLBACKS, STANDBY_LAG):
-                metric.make()
+        for metric in (READS, FALLBACKS, STANDBY_LAG):
+            metric.make()
         hosts = hosts_of(url) if url else []
         # Processes prefer different hosts, and each stays at one as long as it can.
         first = os.getpid() % len(hosts) if hosts else 0

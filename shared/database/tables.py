@@ -159,16 +159,6 @@ class FeeSummaryState(Table, tablename="fee_summary_state"):
     time_zone = Text(default=None, help_text="whose days are counted")
 
 
-class CellRow(Table, tablename="cell"):
-    """One row, or none: the cell that this installation is."""
-
-    id = Integer(primary_key=True, default=None)
-    name = Text(default=None)
-    number = Integer(default=None)
-    starts_after = BigInt(default=None, help_text="changes up to this position keep the source /orders")
-    stored_at = Timestamptz(default=TimestamptzNow())
-
-
 class FeeSummaryStep(Table, tablename="fee_summary_step"):
     """When the fee summaries reached each position, as far back as figures can be requested for."""
 

@@ -29,10 +29,13 @@ class _Declared(ABC):
     labels: tuple[str, ...] = ()
     from_start: Collection[tuple[str, ...]] = ()
     """Values of the labels that are shown, as 0, before anything is counted: a rate needs a first value."""
+    is_optional: bool = False
+    """Made by whoever needs it, not by ``make_metrics``."""
     _made: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        _declared.append(self)
+        if not self.is_optional:
+            _declared.append(self)
 
     def make(self) -> None:
         """Make the metric in prometheus_client, once."""
@@ -121,6 +124,6 @@ def _registry() -> Any:
 
 
 def make_metrics() -> None:
-    """Make all metrics that are declared so far."""
+    """Make all metrics that are declared so far, but for optional ones."""
     for metric in _declared:
         metric.make()
