@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 ORDER = CONTRACT.target("#/components/schemas/Order")
 REASON = CONTRACT.target("#/components/schemas/ChangeReason")
 ENTITY_TAGS = CONTRACT.target("#/components/schemas/EntityTags")
+STRICT_HEADERS = {
+    "If-Match": ENTITY_TAGS,
+    "If-None-Match": ENTITY_TAGS,
+    "Read-After": CONTRACT.target("#/components/parameters/ReadAfter/schema"),
+}
 
 REASONS = {
     ("from", "must not be later than to"),
@@ -114,7 +119,7 @@ def _keep_invalid_cases_invalid(case: Case[Any]) -> None:
         case.query["no-such-parameter"] = "1"
 
 
-def _drop_invalid_entity_tags(case: Case[Any]) -> None:
+def _drop_invalid_headers(case: Case[Any]) -> None:
     """Keep valid cases valid: whoever sends one is refused for the key, if at all.
 
     schemathesis 4.32 draws no valid header that needs more than letters and digits, and sends an invalid one
@@ -122,8 +127,8 @@ def _drop_invalid_entity_tags(case: Case[Any]) -> None:
     """
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
-    for name in ("If-Match", "If-None-Match"):
-        if name in case.headers and SCHEMAS.faults(ENTITY_TAGS, case.headers[name]):
+    for name, schema in STRICT_HEADERS.items():
+        if name in case.headers and SCHEMAS.faults(schema, case.headers[name]):
             del case.headers[name]
 
 
@@ -142,7 +147,7 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
     Drawn at random, an order names no existing service and a cursor is not one of ours, so the code behind
     those checks would hardly be reached.
     """
-    _drop_invalid_entity_tags(case)
+    _drop_invalid_headers(case)
     if GUARDED:
         send_a_key(case)
     _keep_invalid_cases_invalid(case)
