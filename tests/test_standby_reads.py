@@ -11,6 +11,7 @@ import pytest
 
 from shared.database.engine import DB, Engine
 from shared.database.read_places import ReadPlace, reading_at
+from shared.database.standbys import StandbyEngine
 from tests.drivers import Api, Database
 from tests.random_rounds import seeds
 from tests.replicated_system import Replicated, replicated_system
@@ -145,7 +146,7 @@ def test_the_primary_answers_while_the_standby_does_not(replicated: Replicated, 
 
 def test_a_query_that_recovery_cancels_is_run_on_the_primary(replicated: Replicated) -> None:
     primary = Engine(extensions=(), config={**DB.config, "dsn": replicated.primary.url})
-    standby = Engine(
+    standby = StandbyEngine(
         extensions=(),
         config={**DB.config, "dsn": replicated.standby.url, "target_session_attrs": None},
     )
@@ -169,7 +170,11 @@ def test_a_query_that_recovery_cancels_is_run_on_the_primary(replicated: Replica
     with Database(replicated.standby.url) as database:
         database.run_script("ALTER SYSTEM SET max_standby_streaming_delay = 0")
         database.run_script("SELECT pg_reload_conf()")
-    assert asyncio.run(read_while_rows_are_removed()) == (False, False)
+        try:
+            assert asyncio.run(read_while_rows_are_removed()) == (False, False)
+        finally:
+            database.run_script("ALTER SYSTEM RESET max_standby_streaming_delay")
+            database.run_script("SELECT pg_reload_conf()")
 
 
 @pytest.mark.parametrize("seed", seeds(1))

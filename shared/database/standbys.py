@@ -104,7 +104,7 @@ class _StandbySession(Session):
         return False
 
 
-class _StandbyEngine(Engine):
+class StandbyEngine(Engine):
     """Its sessions never go through a pooler, which would hide what answers."""
 
     async def _open(self, *, serving: bool, positioning: bool = False, is_checked: bool) -> Session:
@@ -135,7 +135,7 @@ class Standby:
         config |= {"host": host} if host else {}
         config |= {"port": port} if port else {}
         config["timeout"] = PROBE_TIMEOUT_SECONDS
-        self._engine = _StandbyEngine(extensions=(), config=config)
+        self._engine = StandbyEngine(extensions=(), config=config)
         self.place: ReadPlace | None = None
         """None: it can't be used now."""
         self.lag: float | None = None
