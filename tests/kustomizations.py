@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("with-cloudnativepg", "with-external-database")
-COMPONENTS = ("redis", "gateway", "pod-monitors", "autoscaling-on-lag")
+COMPONENTS = (
+    *("redis", "gateway", "pod-monitors", "autoscaling-on-lag"),
+    *("identity-provider", "traces", "rabbitmq"),
+)
 _MEMBERS = {"apiVersion", "kind", "resources", "components", "patches", "images"}
 
 Manifest = dict[str, Any]

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from api.server import LONGEST_STOP_SECONDS
-from tests.kubernetes_manifests import by_name, manifests, ours, settings_of
-from tests.kustomizations import FOLDER, OVERLAYS, containers_of, is_workload, read
+from tests.kubernetes_manifests import BUILDS, COMPLETE, by_name, manifests, ours, settings_of
+from tests.kustomizations import FOLDER, containers_of, is_workload
 from tests.processes import ROOT
 from tests.test_deployments import PROCESSES
 from tests.test_docker_compose import COPIED, SERVICES
 
 COMMANDS = {**PROCESSES, "first-key": "python -m api.keys.first_key"}
-MADE_BY_CLOUDNATIVEPG = {
-    "oms-database-app": {"username", "user", "password", "dbname", "host", "port", "uri", "pgpass"},
-    "oms-database-ca": {"ca.crt", "ca.key"},
-}
+MADE_BY_CLOUDNATIVEPG = {("oms-database-app", "password"), ("oms-database-ca", "ca.crt")}
+OPTIONAL = {"OMS_SECRET_KEY", "OMS_DATABASE_DIRECT_URL", "OMS_DATABASE_READ_URL"}
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_every_process_runs_its_command_in_the_image_of_the_release(overlay: str) -> None:
     """The modules are in the image; the key is made after the migrations, in the same job."""
     containers = ours(overlay)
@@ -40,7 +39,7 @@ def test_every_process_runs_its_command_in_the_image_of_the_release(overlay: str
     ]
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_every_pod_is_confined_and_has_limits(overlay: str) -> None:
     """As the profile `restricted` of Kubernetes asks; it gets no variables that the settings would refuse."""
     (user,) = re.findall(r"^USER (\d+):", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
@@ -67,7 +66,7 @@ def test_every_pod_is_confined_and_has_limits(overlay: str) -> None:
                 assert written or mount["readOnly"] is True
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_every_setting_is_known_and_all_that_are_needed_are_given(overlay: str, tmp_path: Path) -> None:
     """Keys are asked for, and any Host is answered: Prometheus and other pods use addresses."""
     for name, container in ours(overlay).items():
@@ -75,34 +74,48 @@ def test_every_setting_is_known_and_all_that_are_needed_are_given(overlay: str, 
         assert (settings.asks_for_keys, settings.allowed_hosts) == (True, ())
         assert settings.secret_keys.encrypts == (name in ("api", "worker"))
         assert (settings.drain, settings.statement_timeout) == (5, 15)
+        complete = overlay in COMPLETE
+        assert bool(settings.database_direct_url) == (complete or overlay == "with-external-database")
+        assert bool(settings.broker_url) == (complete and name in ("api", "relay", "worker"))
+        assert bool(settings.jwks) == complete
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_secret_has_a_placeholder_or_is_made_by_cloudnativepg(overlay: str) -> None:
-    """No value is written down, and no kustomization would overwrite one."""
+def _examples(overlay: str) -> list[dict[str, Any]]:
+    """Return the examples of secrets, with the members that are commented out."""
     files = (FOLDER / "secrets.example.yaml", FOLDER / overlay / "secrets.example.yaml")
-    examples = [secret for file in files if file.exists() for secret in read(file)]
-    keys = {secret["metadata"]["name"]: set(secret["stringData"]) for secret in examples}
+    texts = [file.read_text() for file in files if file.exists()]
+    return [
+        secret
+        for text in texts
+        for secret in yaml.safe_load_all(re.sub(r"^  # (?=[\w-]+: REPLACE)", "  ", text, flags=re.MULTILINE))
+    ]
+
+
+@pytest.mark.parametrize("build", COMPLETE)
+def test_every_secret_has_a_placeholder_or_is_made_by_cloudnativepg(build: str) -> None:
+    """No value is written down, and no kustomization would overwrite one."""
+    overlay = build.partition(",")[0]
+    examples = _examples(overlay)
+    keys = {(secret["metadata"]["name"], key) for secret in examples for key in secret["stringData"]}
     assert {value for secret in examples for value in secret["stringData"].values()} == {"REPLACE-ME"}
-    if overlay == "with-cloudnativepg":
-        keys |= MADE_BY_CLOUDNATIVEPG
     used = set()
-    for container in containers_of(*manifests(overlay)):
+    for container in containers_of(*manifests(build)):
         for variable in container.get("env", []):
             if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
-                used.add(reference["name"])
-                assert reference["key"] in keys[reference["name"]]
-                assert reference.get("optional", False) == (reference["name"] == "oms-secret-key")
-    for manifest in filter(is_workload, manifests(overlay)):
+                used.add((reference["name"], reference["key"]))
+                assert reference.get("optional", False) == (variable["name"] in OPTIONAL)
+    for manifest in filter(is_workload, manifests(build)):
         for volume in manifest["spec"]["template"]["spec"].get("volumes", []):
             if "secret" in volume:
-                used.add(volume["secret"]["secretName"])
-                assert [item["key"] for item in volume["secret"]["items"]] == ["ca.crt"]
-    assert used == set(keys) - {"oms-metrics"}  # that one is Prometheus'
-    assert not by_name(overlay, "Secret")
+                (item,) = volume["secret"]["items"]
+                used.add((volume["secret"]["secretName"], item["key"]))
+    assert used == keys - {("oms-metrics", "key")} | (  # that one is Prometheus'
+        MADE_BY_CLOUDNATIVEPG if overlay == "with-cloudnativepg" else set()
+    )
+    assert not by_name(build, "Secret")
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_only_liveness_restarts_a_pod_and_readiness_is_asked_more_often_than_it_drains(overlay: str) -> None:
     """While the database is away, restarts would not help. The API drains itself, from SIGTERM on."""
     containers = ours(overlay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from ipaddress import ip_network
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from shared.settings import Settings
 from shared.webhook_addresses import RefusedAddressError
-from tests.kustomizations import FOLDER, OVERLAYS, build, is_workload
+from tests.kubernetes_manifests import COMPLETE, by_name, manifests
+from tests.kustomizations import OVERLAYS, is_workload
 from tests.network_policies import Peer, is_allowed
+from tests.processes import ROOT
 
 PUBLIC, PRIVATE, METADATA = (
     Peer(address="93.184.215.14"),
@@ -23,19 +26,27 @@ DATABASES = {
     "with-cloudnativepg": Peer({"cnpg.io/cluster": "oms-database", "cnpg.io/podRole": "instance"}),
     "with-external-database": Peer(address="192.0.2.10"),
 }
+TARGETS = {
+    "PostgreSQL": "database",
+    "Redis": "redis",
+    "`OMS_JWKS`": "identity provider",
+    "webhook endpoints": "https",
+    "RabbitMQ": "rabbitmq",
+}
+"""What docs/operations/scale.md says, and what that is in the tests."""
+HAVE_A_QUEUE = ("api", "relay", "worker")
+
+
+def policies(build: str) -> list[dict[str, Any]]:
+    """Return the policies of a build."""
+    return list(by_name(build, "NetworkPolicy").values())
 
 
 @cache
-def policies(overlay: str) -> list[dict[str, Any]]:
-    """Return the policies of an overlay."""
-    return [each for each in build(FOLDER / overlay) if each["kind"] == "NetworkPolicy"]
-
-
-@cache
-def pods(overlay: str) -> dict[str, Peer]:
+def pods(build: str) -> dict[str, Peer]:
     """Return one pod of each deployment and job, by its component."""
     peers = {}
-    for manifest in filter(is_workload, build(FOLDER / overlay)):
+    for manifest in filter(is_workload, manifests(build)):
         template = manifest["spec"]["template"]
         labels = template["metadata"]["labels"]
         ports = [port for container in template["spec"]["containers"] for port in container.get("ports", [])]
@@ -45,39 +56,64 @@ def pods(overlay: str) -> dict[str, Peer]:
     return peers
 
 
+def _reached(build: str) -> dict[str, set[str]]:
+    """Return what each pod reaches."""
+    ours = pods(build)
+    targets = {
+        "dns": (DNS, 53),
+        "database": (DATABASES[build.partition(",")[0]], 5432),
+        "ssh of the database": (DATABASES[build.partition(",")[0]], 22),
+        "redis": (ours["redis"], 6379),
+        "api": (ours["api"], 8000),
+        "worker": (ours["worker"], 9100),
+        "https": (PUBLIC, 443),
+        "smtp": (PUBLIC, 25),
+        "private": (PRIVATE, 443),
+        "metadata": (METADATA, 80),
+        "another pod": (Peer({"app": "other"}, "other"), 443),
+        # In networks that are for examples:
+        "identity provider": (Peer(address="198.51.100.7"), 443),
+        "rabbitmq": (Peer(address="203.0.113.7"), 5671),
+        "collector": (Peer({"app": "collector"}, "monitoring"), 4318),
+        "prometheus": (Peer({"app": "prometheus"}, "monitoring"), 9090),
+    }
+    return {
+        name: {what for what, (to, port) in targets.items() if is_allowed(policies(build), origin, to, port)}
+        for name, origin in ours.items()
+    }
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_each_pod_reaches_the_servers_that_it_needs_and_no_others(overlay: str) -> None:
-    """Redis nothing at all, and only the worker the internet."""
-    reached = {}
-    ours = pods(overlay)
-    for name, origin in ours.items():
-        targets = {
-            "dns": (DNS, 53),
-            "database": (DATABASES[overlay], 5432),
-            "ssh of the database": (DATABASES[overlay], 22),
-            "redis": (ours["redis"], 6379),
-            "api": (ours["api"], 8000),
-            "worker": (ours["worker"], 9100),
-            "https": (PUBLIC, 443),
-            "smtp": (PUBLIC, 25),
-            "private": (PRIVATE, 443),
-            "metadata": (METADATA, 80),
-            "another pod": (Peer({"app": "other"}, "other"), 443),
-        }
-        reached[name] = {
-            what for what, (to, port) in targets.items() if is_allowed(policies(overlay), origin, to, port)
-        }
-    assert reached == {
+    """Redis nothing at all, and only the worker the internet, of which the examples' networks are a part."""
+    assert _reached(overlay) == {
         "migrate": {"dns", "database"},
         "api": {"dns", "database", "redis"},
         "relay": {"dns", "database", "redis"},
-        "worker": {"dns", "database", "redis", "https"},
+        "worker": {"dns", "database", "redis", "https", "identity provider", "rabbitmq"},
         "redis": set(),
     }
     assert all(
         is_allowed(policies(overlay), origin, DNS, 53, "UDP") == (name != "redis")
-        for name, origin in ours.items()
+        for name, origin in pods(overlay).items()
     )
+
+
+@pytest.mark.parametrize("build", COMPLETE)
+def test_each_pod_reaches_what_the_guide_says_that_its_process_must_reach(build: str) -> None:
+    """And DNS, the collector of traces, and RabbitMQ where it has the queue; nothing else."""
+    guide = (ROOT / "docs/operations/scale.md").read_text()
+    _, _, table = guide.partition("| process | must reach | is reached by |\n")
+    rows = dict(re.findall(r"^\| `?(\w+)`?[^|]*\| ([^|]+) \|", table.partition("\n\n")[0], re.MULTILINE))
+    reached = _reached(build)
+    assert set(rows) == {"API", *set(reached) - {"api", "redis"}}
+    for process, text in rows.items():
+        name = process.lower()
+        needed = {target for word, target in TARGETS.items() if word in text} | {"dns"}
+        if name in HAVE_A_QUEUE:
+            needed |= {"rabbitmq", "collector"}
+        public = {"identity provider", "rabbitmq"} if name == "worker" else set()
+        assert reached[name] - public == needed - public, name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -121,8 +157,7 @@ def test_cloudnativepg_reaches_its_servers_and_strangers_do_not() -> None:
 
 def test_the_worker_reaches_what_the_settings_let_webhooks_be_sent_to() -> None:
     """The same ports; and of the networks that the policy leaves out, the settings refuse each."""
-    manifests = build(FOLDER / "with-cloudnativepg")
-    values = next(each["data"] for each in manifests if each["kind"] == "ConfigMap")
+    values = by_name("with-cloudnativepg", "ConfigMap")["oms"]["data"]
     (spec,) = (
         p["spec"] for p in policies("with-cloudnativepg") if p["metadata"]["name"] == "oms-worker-webhooks"
     )

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.custom_resources import custom_manifests
-from tests.kubernetes_manifests import by_name, labels_of, manifests, ours, settings_of
-from tests.kustomizations import FOLDER, OVERLAYS, build, containers_of, is_workload, with_everything
+from tests.kubernetes_manifests import COMPLETE, by_name, labels_of, manifests, ours, settings_of
+from tests.kustomizations import OVERLAYS, containers_of, is_workload
 from tests.network_policies import selects
 from tests.processes import ROOT
 from tests.test_kubernetes import MADE_BY_CLOUDNATIVEPG
@@ -50,39 +49,41 @@ def test_selectors_select_the_pods_and_of_each_deployment_one_pod_at_most_is_awa
         )
 
 
-def _connections(overlay: str, tmp_path: Path) -> int:
-    """Return how many connections there are at most, by the table in docs/operations/scale.md."""
+def _connections(build: str, tmp_path: Path) -> tuple[int, int]:
+    """Return how many connections one server has at most, by the table in docs/operations/scale.md.
+
+    First without standbys, then with them: one that has become the primary keeps those that read from it.
+    """
     everything = {
-        (each["kind"], each["metadata"]["name"]): each.get("spec", {})
-        for each in build(with_everything(overlay, tmp_path))
+        (each["kind"], each["metadata"]["name"]): each.get("spec", {}) for each in manifests(COMPLETE[0])
     }
-    settings = settings_of(overlay, ours(overlay)["worker"], tmp_path)
+    settings = settings_of(build, ours(build)["worker"], tmp_path)
     apis = 2 * everything["HorizontalPodAutoscaler", "oms-api"]["maxReplicas"]  # old and new ones together
     workers = everything["ScaledObject", "oms-worker"]["maxReplicaCount"] + 1
     relays = everything["Deployment", "oms-relay"]["replicas"] + 1
     commands = 3 * 2  # the migrator, and commands
-    connections: int = (
-        apis * settings.api_processes * (settings.pool_size + EXPORTS_AT_ONCE)
-        + (3 + relays - 1)
-        + workers * (settings.worker_processes + 6)
-        + commands
-    )
-    return connections
+    of_apis: int = apis * settings.api_processes * (settings.pool_size + EXPORTS_AT_ONCE)
+    primary = of_apis + (3 + relays - 1) + workers * (settings.worker_processes + 6) + commands
+    return primary, primary + of_apis + apis * settings.api_processes
+
+
+def test_postgresql_has_the_connections_that_the_pods_need_at_the_upper_end(tmp_path: Path) -> None:
+    """Also while a rollout doubles the APIs, and after a standby that was read has become the primary."""
+    guide = (ROOT / "docs/operations/kubernetes.md").read_text()
+    needed = _connections(OVERLAYS[0], tmp_path)
+    for build, connections in zip((OVERLAYS[0], COMPLETE[0]), needed, strict=True):
+        parameters = by_name(build, "Cluster")["oms-database"]["spec"]["postgresql"]["parameters"]
+        assert connections <= int(parameters["max_connections"])
+        assert f"= {connections} of the {parameters['max_connections']}" in guide
 
 
 def test_the_cluster_of_cloudnativepg_is_what_the_settings_name(tmp_path: Path) -> None:
-    """Services, role and database; three servers, of which two have each commit; enough connections."""
-    cluster = by_name("with-cloudnativepg", "Cluster")["oms-database"]
-    (url,) = {
-        settings_of("with-cloudnativepg", each, tmp_path).database_url
-        for each in ours("with-cloudnativepg").values()
-    }
+    """Services, role and database; three servers, of which two have each commit."""
+    (overlay, complete) = (OVERLAYS[0], COMPLETE[0])
+    cluster = by_name(overlay, "Cluster")["oms-database"]
     initdb = cluster["spec"]["bootstrap"]["initdb"]
     name = cluster["metadata"]["name"]
-    assert url.startswith(
-        f"postgresql://{initdb['owner']}@{name}-rw:5432/{initdb['database']}?sslmode=verify-full&"
-    )
-    assert set(MADE_BY_CLOUDNATIVEPG) == {f"{name}-app", f"{name}-ca"}
+    assert {secret for secret, _ in MADE_BY_CLOUDNATIVEPG} == {f"{name}-app", f"{name}-ca"}
     assert cluster["spec"]["instances"] == 3
     assert cluster["spec"]["postgresql"]["synchronous"] == {
         "method": "any",
@@ -90,21 +91,39 @@ def test_the_cluster_of_cloudnativepg_is_what_the_settings_name(tmp_path: Path) 
         "dataDurability": "required",
         "failoverQuorum": True,
     }
-    assert _connections("with-cloudnativepg", tmp_path) <= int(
-        cluster["spec"]["postgresql"]["parameters"]["max_connections"]
-    )
-    (pooler,) = (each for each in custom_manifests() if each["kind"] == "Pooler")
-    text = (FOLDER / "with-cloudnativepg" / "settings.yaml").read_text()  # also what is commented out
-    hosts = set(re.findall(r"OMS_DATABASE_(?:READ_|DIRECT_)?URL: postgresql://oms@([\w-]+):5432/oms\?", text))
-    assert hosts == {f"{name}-rw", f"{name}-ro", pooler["metadata"]["name"]}
-    assert pooler["spec"]["cluster"]["name"] == name
-    assert cluster["spec"]["certificates"]["serverAltDNSNames"] == [pooler["metadata"]["name"]]
+    (pooler,) = by_name(complete, "Pooler").values()
+    assert (pooler["spec"]["cluster"]["name"], pooler["spec"]["type"]) == (name, "rw")
+    standbys = [f"{name}-{number}" for number in range(1, cluster["spec"]["instances"] + 1)]
+
+    def url(*hosts: str) -> str:
+        servers = ",".join(f"{host}:5432" for host in hosts)
+        return f"postgresql://{initdb['owner']}@{servers}/{initdb['database']}?sslmode=verify-full&"
+
+    for each in ours(overlay).values():
+        settings = settings_of(overlay, each, tmp_path)
+        assert settings.database_url.startswith(url(f"{name}-rw"))
+        assert (settings.database_read_url, settings.database_direct_url) == ("", "")
+    for each in ours(complete).values():
+        settings = settings_of(complete, each, tmp_path)
+        assert settings.database_url.startswith(url(pooler["metadata"]["name"]))
+        assert settings.database_pooler == pooler["spec"]["pgbouncer"]["poolMode"] == "transaction"
+        assert settings.database_direct_url.startswith(url(f"{name}-rw"))
+        assert settings.database_read_url.startswith(url(*standbys))
+    names = cluster["spec"]["certificates"]["serverAltDNSNames"]
+    assert names == [pooler["metadata"]["name"], *standbys]
+    services = {service: each["spec"]["selector"] for service, each in by_name(complete, "Service").items()}
+    for standby in standbys:  # each name is one server, as docs/operations/standbys.md asks
+        assert services[standby] == {
+            "cnpg.io/cluster": name,
+            "cnpg.io/instanceName": standby,
+            "cnpg.io/instanceRole": "replica",
+        }
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_watches_and_scales_names_metrics_jobs_and_pods_that_exist(overlay: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("build", COMPLETE)
+def test_what_watches_and_scales_names_metrics_jobs_and_pods_that_exist(build: str) -> None:
     """The alerts know the same jobs."""
-    everything = build(with_everything(overlay, tmp_path))
+    everything = manifests(build)
     pods = {each["metadata"]["name"]: each for each in everything if is_workload(each)}
     monitors = {each["metadata"]["name"]: each["spec"] for each in everything if each["kind"] == "PodMonitor"}
     monitors.pop("oms-database", None)
@@ -129,5 +148,5 @@ def test_what_watches_and_scales_names_metrics_jobs_and_pods_that_exist(overlay:
         assert query[2] == "oms-api"
     (route,) = (each["spec"] for each in everything if each["kind"] == "HTTPRoute")
     (backend,) = route["rules"][0]["backendRefs"]
-    service = by_name(overlay, "Service")[backend["name"]]
+    service = by_name(build, "Service")[backend["name"]]
     assert backend["port"] in {port["port"] for port in service["spec"]["ports"]}
