@@ -11,7 +11,7 @@ import pytest
 
 from shared.database.engine import DB, Engine
 from shared.database.read_places import ReadPlace, reading_at
-from shared.database.standbys import StandbyEngine
+from shared.database.standbys import StandbyEngine, in_order_of_preference
 from tests.drivers import Api, Database
 from tests.random_rounds import seeds
 from tests.replicated_system import Replicated, replicated_system
@@ -196,3 +196,16 @@ def test_a_header_that_no_write_was_answered_with_is_refused(api: Api, value: st
     assert answer.status_code == 400
     fault: dict[str, Any] = answer.json()["errors"][0]
     assert fault["header"] == "Read-After"
+
+
+def test_processes_prefer_different_standbys_also_in_pods_where_all_have_the_same_id() -> None:
+    hosts: list[tuple[str, int | None]] = [("db-1", None), ("db-2", None), ("db-3", 5433)]
+
+    def preferred(machine: str, process: int) -> tuple[str, int | None]:
+        order = in_order_of_preference(hosts, machine, process)
+        assert sorted(order) == hosts
+        return order[0]
+
+    assert {preferred("oms-api-7c9f", process) for process in (8, 9, 10)} == set(hosts)
+    assert {preferred(f"oms-api-{pod}", 1) for pod in range(12)} == set(hosts)
+    assert in_order_of_preference([]) == []

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
+import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -185,6 +187,25 @@ class Standby:
             STANDBY_LAG.set(lag)
 
 
+def in_order_of_preference(
+    hosts: list[tuple[str, int | None]], machine: str | None = None, process: int | None = None
+) -> list[tuple[str, int | None]]:
+    """Return the hosts in the order in which a process tries them: each process begins at one of its own.
+
+    Args:
+        hosts: all of them.
+        machine: its name; None: this one's. In containers, process ids are the same everywhere.
+        process: the process id; None: this one's.
+
+    """
+    if not hosts:
+        return []
+    machine = socket.gethostname() if machine is None else machine
+    process = os.getpid() if process is None else process
+    first = (zlib.crc32(machine.encode()) + process) % len(hosts)
+    return hosts[first:] + hosts[:first]
+
+
 class Standbys:
     """The standbys of a process; none, unless ``OMS_DATABASE_READ_URL`` is set."""
 
@@ -204,9 +225,7 @@ class Standbys:
         for metric in (READS, FALLBACKS, STANDBY_LAG):
             metric.make()
         hosts = hosts_of(url) if url else []
-        # Processes prefer different hosts, and each stays at one as long as it can.
-        first = os.getpid() % len(hosts) if hosts else 0
-        self.all = [Standby(*host, size) for host in hosts[first:] + hosts[:first]]
+        self.all = [Standby(*host, size) for host in in_order_of_preference(hosts)]
         self._watching = [asyncio.create_task(standby.watch()) for standby in self.all]
 
     async def stop(self) -> None:
