@@ -13,15 +13,13 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
 from piccolo.engine.postgres import PostgresEngine
 
 from shared.database.database_wait import WaitingForDatabase
 from shared.database.lock_retry import LOCK_ERRORS, LockWaiters, retry_while_locked
 from shared.database.pool import Pool
-from shared.database.poolers import PoolerMisusedError
 from shared.database.read_places import READ_PLACE, StandbyFailedError, leave_standby
-from shared.database.session_settings import TRACKED, open_session
+from shared.database.session_settings import TRACKED, open_session, session_opener
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session
 from shared.database.unavailability import (
     DatabaseReadOnlyError,
@@ -38,8 +36,6 @@ from shared.tracing.spans import statement_span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-
-log = structlog.get_logger("database")
 
 T = TypeVar("T")
 
@@ -69,7 +65,6 @@ Such a statement would wait for its turn to retry, which its own command may hav
 CONNECTIONS_FOR_READERS = 2
 """Connections that writing transactions leave free, in the pool of a process that serves requests."""
 
-
 ANSWER_GRACE_SECONDS = 2.0
 """How much longer than ``OMS_STATEMENT_TIMEOUT`` a server may take to answer, also that it cancelled."""
 
@@ -78,7 +73,6 @@ class Engine(PostgresEngine):
     """Piccolo's engine, with a time limit on the wait for a connection."""
 
     pool: Pool | None  # type: ignore[assignment]  # ours in place of asyncpg's
-    _pool_is_checked = False
     _write_slots: Slots | None = None
     _lock_waiters: LockWaiters | None = None
 
@@ -105,26 +99,8 @@ class Engine(PostgresEngine):
         self._lock_waiters = LockWaiters(most_waiters) if serving else None
         # It connects at first use: a process may start while the server is unreachable.
         longest = settings().statement_timeout + ANSWER_GRACE_SECONDS if serving or positioning else None
-        self.pool = Pool(
-            size, partial(self._open_for_pool, serving=serving, positioning=positioning), longest
-        )
-
-    async def _open_for_pool(self, *, serving: bool, positioning: bool) -> Session:
-        try:
-            session = await self._open(
-                serving=serving, positioning=positioning, is_checked=self._pool_is_checked
-            )
-        except PoolerMisusedError as error:
-            if serving:  # callers are told only that the database is unavailable
-                log.warning("pooler_misused", reason=str(error))
-            raise
-        self._pool_is_checked = True
-        return session
-
-    async def _open(self, *, serving: bool, positioning: bool = False, is_checked: bool) -> Session:
-        return await open_session(
-            self.config, settings(), serving=serving, positioning=positioning, is_checked=is_checked
-        )
+        opener = session_opener(self.config, settings(), serving=serving, positioning=positioning)
+        self.pool = Pool(size, opener, longest)
 
     async def stop(self, grace: float = 5) -> None:
         """Close the pool; terminate connections that are still in use after ``grace`` seconds."""
@@ -211,7 +187,12 @@ class Engine(PostgresEngine):
 
         """
         async with translate_connection_errors(connecting=True):
-            return await self._open(serving=serving, is_checked=serving if is_checked is None else is_checked)
+            return await open_session(
+                self.config,
+                settings(),
+                serving=serving,
+                is_checked=serving if is_checked is None else is_checked,
+            )
 
     async def get_new_connection(self) -> Session:
         """Open a connection for Piccolo, whose transactions take it outside the pool."""

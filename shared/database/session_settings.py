@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import structlog
 from asyncpg.connect_utils import SessionAttribute
 
 from shared.database.poolers import (
@@ -26,9 +27,11 @@ from shared.database.poolers import (
 from shared.database.sessions import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from shared.settings import Settings
+
+log = structlog.get_logger("database")
 
 TRACKED = {"application_name": "oms", "timezone": "UTC"}
 """PgBouncer keeps these for each client, and sets them wherever the client's next transaction runs."""
@@ -108,6 +111,28 @@ async def open_session(
         session.terminate()
         raise
     return session
+
+
+def session_opener(
+    config: Mapping[str, Any], settings: Settings, *, serving: bool, positioning: bool = False
+) -> Callable[[], Awaitable[Session]]:
+    """Return what opens the sessions of a pool (see ``open_session``) and checks what is between, once."""
+    is_checked = False
+
+    async def open_one() -> Session:
+        nonlocal is_checked
+        try:
+            session = await open_session(
+                config, settings, serving=serving, positioning=positioning, is_checked=is_checked
+            )
+        except PoolerMisusedError as error:
+            if serving:  # callers are told only that the database is unavailable
+                log.warning("pooler_misused", reason=str(error))
+            raise
+        is_checked = True
+        return session
+
+    return open_one
 
 
 async def open_standby_session(config: Mapping[str, Any], settings: Settings) -> Session:
