@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from shared.database.sessions import Session
 from shared.settings import settings
 from stack.embedded_valkey import free_port
 from tests.builders import later, order_body
-from tests.command_steps import oms_json
+from tests.command_steps import oms
 from tests.drivers import Api, Database, wait_until
 from tests.pgbouncer import (
     OF_PREPARED_STATEMENTS,
@@ -129,11 +130,10 @@ def test_the_whole_system_works_behind_a_pooler(system: System) -> None:
     assert len(changes) == 2 * len(orders) + len(orders[::4])
     assert database.wrong_summaries() == []
     assert database.too_close_pairs() == []
-    result = oms_json(
-        "doctor", OMS_DATABASE_URL=system.pooler.url, OMS_REDIS_URL=system.redis_url, **system.environment
-    )
-    assert f"requests go through a pooler in {system.mode} mode" in [
-        finding["text"] for finding in result["findings"]
+    urls = {"OMS_DATABASE_URL": system.pooler.url, "OMS_REDIS_URL": system.redis_url}
+    findings = json.loads(oms("doctor", "--json", **urls, **system.environment).stdout)["findings"]
+    assert [finding["text"] for finding in findings if finding["area"] == "pooler"] == [
+        f"requests go through a pooler in {system.mode} mode"
     ]
     verified = run_command("oms", "verify", database=system.pooler.url, **system.environment)
     assert verified.returncode == 0, verified.stderr

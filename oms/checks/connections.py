@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 SESSIONS = 3
-"""Sessions of a pooler that are looked at: some may be older than the role's settings."""
+"""Sessions of a pooler that are looked at, if it has as many: some may be older than the role's settings."""
+
+HOLD_SECONDS = 1.0
+"""How long they are kept from others at most."""
 
 EXTENSION = "btree_gist"
 
@@ -35,6 +39,12 @@ SELECT current_user::text AS role, current_database()::text AS database,
     EXISTS (SELECT FROM pg_extension WHERE extname = $1) AS is_installed,
     (SELECT bool_or(trusted) FROM pg_available_extension_versions WHERE name = $1) AS is_trusted
 """
+
+_NONE_FREE = warning(
+    "pooler",
+    "the pooler gave no session in time, so its mode is not known",
+    "If PostgreSQL answers, raise default_pool_size, or ask again when there is less to do.",
+)
 
 
 class Rights(msgspec.Struct, frozen=True):
@@ -62,6 +72,8 @@ async def check_connections(settings: Settings) -> list[Finding]:
                 here, there = await served.fetchrow(_DATABASE), await direct.fetchrow(_DATABASE)
         except DatabaseUnavailableError as error:
             misuse = error.__cause__
+            if isinstance(misuse, TimeoutError) and settings.database_pooler != "none":
+                return [_NONE_FREE]
             if not isinstance(misuse, PoolerMisusedError):
                 return []
             return [wrong("pooler", str(misuse.args[0]), misuse.hint or "See docs/operations/poolers.md.")]
@@ -76,8 +88,8 @@ async def check_connections(settings: Settings) -> list[Finding]:
     return findings
 
 
-async def _open(stack: AsyncExitStack, *, serving: bool) -> Session:
-    session = await DB.connect(serving=serving, is_checked=False)
+async def _open(stack: AsyncExitStack, *, serving: bool, is_checked: bool = False) -> Session:
+    session = await DB.connect(serving=serving, is_checked=is_checked)
     stack.callback(session.terminate)
     return session
 
@@ -95,11 +107,12 @@ async def _check_path(session: Session, settings: Settings) -> list[Finding]:
             )
         ]
     if mode == "transaction":
-        async with AsyncExitStack() as stack:
-            for _ in range(SESSIONS):
-                # Each keeps one of the pooler's sessions, whose settings were checked when it was opened.
-                another = await _open(stack, serving=True)
-                await stack.enter_async_context(another.transaction())
+        with suppress(TimeoutError):  # the pooler has fewer
+            async with asyncio.timeout(HOLD_SECONDS), AsyncExitStack() as stack:
+                for _ in range(SESSIONS):
+                    # Each keeps one of the pooler's sessions, whose settings are checked as it is opened.
+                    another = await _open(stack, serving=True, is_checked=True)
+                    await stack.enter_async_context(another.transaction())
     return [ok("pooler", f"requests go through a pooler in {mode} mode")]
 
 

@@ -37,8 +37,10 @@ TRACKED = {"application_name": "oms", "timezone": "UTC"}
 """PgBouncer keeps these for each client, and sets them wherever the client's next transaction runs."""
 
 _UNLIKE = """
-SELECT name, setting FROM pg_settings JOIN unnest($1::text[], $2::text[]) AS needed (name, value) USING (name)
-WHERE setting <> value
+SELECT name, setting
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS needed (name, value, place)
+JOIN pg_settings USING (name)
+WHERE setting <> value ORDER BY place
 """
 
 _TO_ALTER = """
