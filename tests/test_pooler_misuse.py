@@ -167,9 +167,22 @@ def test_without_a_superuser_doctor_says_what_the_migrations_need(tmp_path: Path
         schema, extension = (advice.partition(": ")[2] for advice in needs.values())
         server.run(f"{schema} GRANT CREATE ON DATABASE orders TO {ROLE}", "orders")
         assert f"permission denied to create {EXTENSION}" in failing_migration(server.url)
-        server.run(extension, "orders")
+        server.run(f"{extension} REVOKE CREATE ON DATABASE orders FROM {ROLE}", "orders")
         assert faults(OMS_DATABASE_URL=server.url) == {}
         migrate(server.url)
+
+
+def test_without_a_superuser_a_role_that_lacks_create_is_told_what_to_ask_for(server: Server) -> None:
+    """As on a managed PostgreSQL that trusts btree_gist: CREATE on the database is enough to migrate."""
+    server.run("CREATE DATABASE managed")
+    server.run(f"GRANT CREATE ON SCHEMA public TO {ROLE}", "managed")
+    url = server.url.replace("/orders", "/managed")
+    ((text, advice),) = faults(OMS_DATABASE_URL=url).items()
+    assert text == f"the role may not create the {EXTENSION}: it lacks CREATE on the database"
+    assert f"permission denied to create {EXTENSION}" in failing_migration(url)
+    server.run(advice.partition(" Or: ")[2])
+    assert faults(OMS_DATABASE_URL=url) == {}
+    migrate(url)
 
 
 def failing_migration(url: str) -> str:

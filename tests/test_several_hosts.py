@@ -48,7 +48,7 @@ def is_stored(url: str) -> bool:
         for finding in json.loads(done.stdout)["findings"]
         if finding["area"] == "database" and finding["text"].startswith("orders can")
     )
-    return text.startswith("orders can be stored")
+    return bool(text.startswith("orders can be stored"))
 
 
 def test_the_primary_is_used_wherever_the_url_names_it(
