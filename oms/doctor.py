@@ -61,25 +61,25 @@ def _examine(state_dir: Path | None) -> list[Finding]:
 async def _examine_servers(settings: Settings) -> tuple[list[Finding], dict[str, float]]:
     import asyncio
 
-    from oms.checks.broker import check_broker
     from oms.checks.connections import check_connections
     from oms.checks.database import check_database
+    from oms.checks.redis import check_redis
     from shared.database.engine import DB
 
     await DB.start(size=2)
     try:
-        of_connections, (of_database, database_ahead), (of_broker, broker_ahead) = await asyncio.gather(
-            check_connections(settings), check_database(settings), check_broker()
+        of_connections, (of_database, database_ahead), (of_queue, redis_ahead) = await asyncio.gather(
+            check_connections(settings), check_database(settings), check_redis()
         )
     finally:
         await DB.stop()
     if settings.broker_address is not None:
         from oms.checks.rabbitmq import check_rabbitmq
 
-        of_broker += await check_rabbitmq(settings.broker_address)
-    ahead = {"PostgreSQL": database_ahead, "Redis": broker_ahead}
+        of_queue += await check_rabbitmq(settings.broker_address)
+    ahead = {"PostgreSQL": database_ahead, "Redis": redis_ahead}
     known = {name: seconds for name, seconds in ahead.items() if seconds is not None}
-    return of_connections + of_database + of_broker, known
+    return of_connections + of_database + of_queue, known
 
 
 def _show(finding: Finding) -> None:

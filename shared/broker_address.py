@@ -53,8 +53,8 @@ def read_broker_url(url: str) -> BrokerAddress:
         raise ValueError("the host is missing; a password comes before it, and ends with @")
     tls: dict[str, Any] | None = None
     if scheme == "amqps":
-        # With a name to compare, py-amqp checks that the certificate is for that name; Kombu fills it in.
-        tls = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
+        # With server_hostname, which is the node's, py-amqp also checks for which name a certificate is.
+        tls = {"cert_reqs": ssl.CERT_REQUIRED}
         if "ssl_ca_certs" in parts.parameters:
             tls["ca_certs"] = check_file(parts.parameters["ssl_ca_certs"], "ssl_ca_certs")
     return BrokerAddress(

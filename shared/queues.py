@@ -1,4 +1,4 @@
-"""The queues' keys in Redis. ``shared/task_queue.py`` has the tasks; only relay and worker import that."""
+"""The queues' names: keys, in Redis. ``shared/task_queue.py`` has the tasks; relay and worker import it."""
 
 from __future__ import annotations
 
@@ -7,3 +7,5 @@ CONSUMER_QUEUE = "order-change-batches"
 
 ATTEMPTS_QUEUE = "webhook-attempts"
 """A queue of its own: at most one request to attempt deliveries waits in it, however many batches wait."""
+
+QUEUES = (CONSUMER_QUEUE, ATTEMPTS_QUEUE)

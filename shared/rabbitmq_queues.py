@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 
-from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
+from shared.queues import QUEUES
 
 if TYPE_CHECKING:
     from shared.broker_address import BrokerAddress
 
-QUEUES = (CONSUMER_QUEUE, ATTEMPTS_QUEUE)
+
+_silent: set[tuple[str, int]] = set()
+"""Nodes that did not answer the last time: others are asked first, since a host that is off takes the timeout."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def read_state(address: BrokerAddress, timeout: float) -> RabbitMQState:
 
     """
     failure: Exception = OSError("no node")
-    for host, port in address.hosts:
+    for host, port in sorted(address.hosts, key=_silent.__contains__):
         tls = None if address.tls is None else {**address.tls, "server_hostname": host}
         connection: Any = amqp.Connection(
             f"{host}:{port}",
@@ -51,8 +53,9 @@ def read_state(address: BrokerAddress, timeout: float) -> RabbitMQState:
             lengths = {queue: _count(connection, queue) for queue in QUEUES}
         except (OSError, amqp.AMQPError) as error:
             failure = error
-            continue
+            _silent.add((host, port))
         else:
+            _silent.discard((host, port))
             return RabbitMQState(str(connection.server_properties.get("version", "?")), lengths)
         finally:
             with suppress(OSError, amqp.AMQPError):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kombu import Queue
 from kombu.exceptions import OperationalError
+from kombu.transport import pyamqp
 
-from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
+from shared import queues
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,17 +23,32 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 QUEUES = {
-    # Sent to by their names, through the default exchange: there is no exchange or binding to declare.
-    name: Queue(name, durable=True, queue_arguments={"x-queue-type": "quorum"})
-    for name in (CONSUMER_QUEUE, ATTEMPTS_QUEUE)
+    name: Queue(name, durable=True, queue_arguments={"x-queue-type": "quorum"}) for name in queues.QUEUES
 }
+
+
+class Transport(pyamqp.Transport):
+    """Kombu's transport, which compares each node's certificate with the name of that node."""
+
+    def establish_connection(self) -> Any:
+        """Connect to the node whose turn it is.
+
+        Kombu would compare every node's certificate with the name of the first.
+        """
+        client: Any = self.client
+        if client.ssl:
+            client.ssl = {**client.ssl, "server_hostname": client.hostname}
+        return super().establish_connection()
 
 
 def configuration(address: BrokerAddress) -> dict[str, Any]:
     """Return Celery's settings that are RabbitMQ's own."""
     return {
+        "broker_transport": f"{__name__}:{Transport.__name__}",
         "broker_use_ssl": address.tls or False,
         "task_queues": list(QUEUES.values()),
+        # RabbitMQ's own, which sends to queues by their names: nothing has to be declared or bound.
+        "task_default_exchange": "",
         "broker_connection_timeout": 2,
         # A node that hangs is noticed after two of these.
         "broker_heartbeat": 5,

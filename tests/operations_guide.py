@@ -21,6 +21,7 @@ PAGES = (
     "poolers",
     "standbys",
     "replication",
+    "brokers",
     "drain",
     "backups",
     "upgrade",

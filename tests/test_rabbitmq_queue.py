@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,11 +12,15 @@ import pytest
 
 from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES
+from stack.embedded_valkey import free_port
 from tests.callers import EXPECTED
-from tests.drivers import wait_until
+from tests.command_steps import oms
+from tests.drivers import Api, Database, wait_until
 from tests.faults import Deployment, with_load
+from tests.processes import ServiceProcess
 from tests.rabbitmq_server import START_SECONDS, RabbitMQ, require_rabbitmq
 from tests.summary_progress import applied, last_position
+from tests.webhook_receiver import CERTIFICATE
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -78,14 +80,21 @@ def delete_queues(rabbitmq: RabbitMQ) -> None:
 
 
 def hang(rabbitmq: RabbitMQ) -> None:
-    os.killpg(rabbitmq.pid, signal.SIGSTOP)
-    try:
+    with rabbitmq.stopped():
         time.sleep(15)
-    finally:
-        os.killpg(rabbitmq.pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("fault", [restart, replace, delete_queues, hang], ids=lambda fault: fault.__name__)
+def block_publishers(rabbitmq: RabbitMQ) -> None:
+    rabbitmq.control("rabbitmqctl set_vm_memory_high_watermark 0")
+    time.sleep(10)
+    rabbitmq.control("rabbitmqctl set_vm_memory_high_watermark 0.4")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [restart, replace, delete_queues, hang, block_publishers],
+    ids=lambda fault: fault.__name__,
+)
 def test_summaries_become_exact_after_a_fault_of_rabbitmq(
     deployment: Deployment, rabbitmq: RabbitMQ, fault: Callable[[RabbitMQ], object]
 ) -> None:
@@ -105,6 +114,67 @@ def test_summaries_become_exact_after_a_fault_of_rabbitmq(
         assert caller.refusals(EXPECTED) == []
     for process in (deployment.relay, deployment.standby, deployment.worker):
         assert process.log.count("queue_unavailable") == process.log.count("queue_available_again")
+
+
+def test_health_answers_while_rabbitmq_hangs(deployment: Deployment, rabbitmq: RabbitMQ) -> None:
+    """Orders can be stored, so it is ready; the queue is shown as unavailable, within a second."""
+    with rabbitmq.stopped():
+        for _ in range(10):
+            began = time.monotonic()
+            answer = deployment.api.client.get("/health/ready")
+            assert (answer.status_code, answer.json()["checks"]["queue"]) == (200, "unavailable")
+            assert time.monotonic() - began < 1.5
+        assert "redis_up 0.0" in deployment.api.client.get("/metrics").text
+    wait_until(lambda: 'queue_messages{queue="' in deployment.api.client.get("/metrics").text, "counts", 10)
+
+
+def test_doctor_looks_at_rabbitmq(deployment: Deployment, rabbitmq: RabbitMQ) -> None:
+    """It names the version, or what RabbitMQ refuses, and never the password."""
+    environment = {"OMS_DATABASE_URL": deployment.database_url, "OMS_REDIS_URL": deployment.valkey.url}
+    assert "rabbitmq: RabbitMQ 3." in oms("doctor", OMS_BROKER_URL=rabbitmq.url, **environment).stdout
+    refused = oms("doctor", OMS_BROKER_URL=rabbitmq.url.replace("oms:", "oms:not-"), **environment)
+    assert refused.returncode == 1
+    assert "rabbitmq: it can't be used" in refused.stdout
+    assert "ACCESS_REFUSED" in refused.stdout
+    assert "not-" not in refused.stdout
+    untrusted = oms("doctor", OMS_BROKER_URL=rabbitmq.tls_url, **environment)
+    assert "CERTIFICATE_VERIFY_FAILED" in untrusted.stdout
+
+
+def test_changes_reach_the_summaries_over_amqps(
+    rabbitmq: RabbitMQ, database: Database, postgres_url: str, redis_url: str
+) -> None:
+    """Also if the first node of the URL, for whose name the certificate is not, does not answer."""
+    database.add_services()
+    url, port = f"{rabbitmq.tls_url}?ssl_ca_certs={CERTIFICATE}", free_port()
+    with (
+        ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, OMS_BROKER_URL=url),
+        ServiceProcess("api.relay.main", database=postgres_url, redis=redis_url, OMS_BROKER_URL=url),
+        ServiceProcess("worker.main", database=postgres_url, redis=redis_url, OMS_BROKER_URL=url),
+        Api(port) as api,
+    ):
+        api.wait_until_ready()
+        order = api.placed_order()
+        summaries = api.fee_summaries(after_version=f"{order['id']}:1", wait="10")
+        assert summaries["totals"]["orders"] == 1
+        assert api.client.get("/health/ready").json()["checks"]["queue"] == "ok"
+
+
+def test_processes_start_while_rabbitmq_is_away(deployment: Deployment, rabbitmq: RabbitMQ) -> None:
+    """Orders are accepted, and counted when it is there."""
+    for process in deployment.services:
+        process.kill()
+    rabbitmq.kill()
+    for process in deployment.services:
+        process.start()
+    deployment.api.wait_until_ready()
+    crowd = with_load(deployment, 11, lambda: time.sleep(3))
+    for process in (deployment.relay, deployment.standby, deployment.worker):
+        assert not process.has_ended
+    rabbitmq.start()
+    deployment.wait_until_exact(START_SECONDS)
+    assert deployment.faults() == []
+    assert all(caller.losses(deployment.api) == [] for caller in crowd)
 
 
 def test_messages_in_rabbitmq_that_are_none_of_ours_are_dropped(

@@ -188,7 +188,8 @@ def quieten_celery() -> None:
     """
     repeated = {"%s (%r)", "Frequent restarts detected: %r"}
     logging.getLogger("celery.worker.consumer.consumer").addFilter(lambda line: line.msg not in repeated)
-    for name in ("celery.worker.consumer.connection", "celery.worker.strategy", "celery.app.trace"):
+    of_consumer = [f"celery.worker.consumer.{name}" for name in ("connection", "tasks")]
+    for name in (*of_consumer, "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("celery.worker.request").addFilter(_shorten_lost_child)
 

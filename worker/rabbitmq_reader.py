@@ -9,6 +9,7 @@ import msgspec
 import structlog
 from kombu.transport import pyamqp
 
+from shared import rabbitmq_transport
 from worker.messages import UnreadableMessageError, read_arguments
 from worker.metrics import DROPPED_MESSAGES
 
@@ -57,7 +58,7 @@ class _Connection(pyamqp.Connection):
     Channel = _Channel
 
 
-class Transport(pyamqp.Transport):
+class Transport(rabbitmq_transport.Transport):
     """The queue's transport, with channels that read as above."""
 
     Connection = _Connection

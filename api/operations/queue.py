@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from api.operations.time_limit import within
-from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
+from shared.queues import QUEUES
 from shared.redis_clients import async_client, close_client
 from shared.redis_library import RedisError
 from shared.settings import settings
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-REDIS_TIMEOUT_SECONDS = 0.5
-
-QUEUES = (CONSUMER_QUEUE, ATTEMPTS_QUEUE)
+TIMEOUT_SECONDS = 0.5
 
 
 async def queue_lengths() -> dict[str, int] | None:
@@ -29,7 +27,7 @@ async def queue_lengths() -> dict[str, int] | None:
     try:
         address = settings().broker_address
         counting = _count_in_rabbitmq(address) if address else _count()
-        return await within(REDIS_TIMEOUT_SECONDS, counting)
+        return await within(TIMEOUT_SECONDS, counting)
     except (RedisError, OSError):
         return None
     except Exception as error:  # noqa: BLE001 - its client raises anything if what answers is no Redis
@@ -40,14 +38,14 @@ async def queue_lengths() -> dict[str, int] | None:
 async def _count_in_rabbitmq(address: BrokerAddress) -> dict[str, int]:
     from shared import rabbitmq_queues  # not imported where Redis has the queue
 
-    state = await asyncio.to_thread(rabbitmq_queues.read_state, address, REDIS_TIMEOUT_SECONDS)
+    state = await asyncio.to_thread(rabbitmq_queues.read_state, address, TIMEOUT_SECONDS)
     return state.lengths
 
 
 async def _count() -> dict[str, int]:
     client = async_client(
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
         retry=None,
     )
     try:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import amqp
 
-from oms.checks.broker import TIMEOUT_SECONDS, judge_queues
 from oms.checks.findings import Finding, ok, wrong
+from oms.checks.redis import TIMEOUT_SECONDS, judge_queues
 from shared.rabbitmq_queues import read_state
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from oms.checks.findings import Finding, ok, warning, wrong
-from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
+from shared.queues import QUEUES
 from shared.redis_clients import async_client, close_client
 from shared.redis_cluster import ADVICE, CLUSTER
 from shared.redis_library import RedisError
@@ -18,7 +18,7 @@ FULL_SHARE = 0.9
 MANY_MESSAGES = 1_000
 
 
-async def check_broker() -> tuple[list[Finding], float | None]:
+async def check_redis() -> tuple[list[Finding], float | None]:
     """Look at Redis; also return by how many seconds its clock is ahead, if it can be reached."""
     client = async_client(socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS, retry=None)
     try:
@@ -28,7 +28,7 @@ async def check_broker() -> tuple[list[Finding], float | None]:
         information: Mapping[str, Any] = await client.info()
         lengths: dict[str, int] = {}
         if not int(information.get("cluster_enabled") or 0):  # a cluster answers MOVED
-            for queue in (CONSUMER_QUEUE, ATTEMPTS_QUEUE):
+            for queue in QUEUES:
                 lengths[queue] = int(await client.llen(queue))
         return [*judge_information(information), *judge_queues("redis", lengths)], ahead
     except (RedisError, OSError) as error:
