@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 _silent: set[tuple[str, int]] = set()
-"""Nodes that did not answer the last time: others are asked first, since a host that is off takes the timeout."""
+"""Nodes that did not answer the last time. They are asked last: one whose host is off takes the timeout."""
 
 
 @dataclass(frozen=True)

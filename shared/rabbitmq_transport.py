@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kombu import Queue
 from kombu.exceptions import OperationalError
-from kombu.transport import pyamqp
+from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
 from shared import queues
 
@@ -41,10 +41,18 @@ class Transport(pyamqp.Transport):
         return super().establish_connection()
 
 
+def use_transport(name: str) -> None:
+    """Let Kombu use a transport, ``module:class``, for every node.
+
+    With Celery's ``broker_transport`` it would use it for the first node of a URL only.
+    """
+    TRANSPORT_ALIASES["amqp"] = name
+
+
 def configuration(address: BrokerAddress) -> dict[str, Any]:
     """Return Celery's settings that are RabbitMQ's own."""
+    use_transport(f"{__name__}:{Transport.__name__}")
     return {
-        "broker_transport": f"{__name__}:{Transport.__name__}",
         "broker_use_ssl": address.tls or False,
         "task_queues": list(QUEUES.values()),
         # RabbitMQ's own, which sends to queues by their names: nothing has to be declared or bound.

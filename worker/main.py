@@ -144,10 +144,8 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     celery_worker.safe_say = _print_nothing  # type: ignore[attr-defined]  # imported there, not exported
     app.steps["worker"].add(Heartbeat)
-    app.conf.update(
-        broker_transport=f"{queue_reader.__name__}:Transport",
-        worker_consumer=f"{queue_reader.__name__}:Consumer",
-    )
+    app.conf.worker_consumer = f"{queue_reader.__name__}:Consumer"
+    queue_reader.use_transport()
     setup_logging.connect(queue_reader.configure_celery_logs)
     queue_reader.quieten_celery()
     log.info("started")

@@ -22,6 +22,7 @@ from celery.worker.state import maybe_shutdown
 from kombu.exceptions import OperationalError
 from kombu.utils.encoding import bytes_to_str
 
+from shared import rabbitmq_transport
 from shared.redis_library import RedisError
 from shared.task_queue import BROKER, app
 from worker import rabbitmq_reader
@@ -90,9 +91,7 @@ class _Reading:
 
 
 def _transport() -> type:
-    """Return the queue's transport, with channels that read as above."""
-    if BROKER:
-        return rabbitmq_reader.Transport
+    """Return the transport over Redis, with channels that read as above."""
     transport: Any = app.connection_for_read().get_transport_cls()
     channel = type("Channel", (_Reading, transport.Channel), {})
     # Whatever happens while the queue is read is a reason to connect again, not to end: an error that Redis
@@ -100,7 +99,12 @@ def _transport() -> type:
     return type("Transport", (transport,), {"Channel": channel, "channel_errors": (Exception,)})
 
 
-Transport = _transport()
+def use_transport() -> None:
+    """Let the worker read the queue with channels that drop messages which are none of ours."""
+    if BROKER:
+        rabbitmq_transport.use_transport(f"{rabbitmq_reader.__name__}:Transport")
+    else:
+        app.conf.broker_transport = _transport()
 
 
 _CeleryBlueprint: Any = celery_consumer.Consumer.Blueprint
