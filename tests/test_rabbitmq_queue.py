@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import amqp
 import pytest
+from kombu import Connection
+from kombu.exceptions import OperationalError
 
+from shared.broker_address import read_broker_url
 from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
+from shared.rabbitmq_transport import configuration
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES
 from stack.embedded_valkey import free_port
 from tests.callers import EXPECTED
@@ -158,6 +163,19 @@ def test_changes_reach_the_summaries_over_amqps(
         summaries = api.fee_summaries(after_version=f"{order['id']}:1", wait="10")
         assert summaries["totals"]["orders"] == 1
         assert api.client.get("/health/ready").json()["checks"]["queue"] == "ok"
+
+
+def test_each_node_must_have_a_certificate_for_its_own_name(rabbitmq: RabbitMQ) -> None:
+    """Also if it is not the first of the URL; 127.1 is this node too, but its certificate is not for it."""
+    for host, name_is_right in (("localhost", True), ("127.1", False)):
+        url = f"{rabbitmq.tls_url}?ssl_ca_certs={CERTIFICATE}".replace("localhost", host)
+        address = read_broker_url(url)
+        options = configuration(address)
+        with (
+            Connection(address.url, ssl=options["broker_use_ssl"]) as connection,
+            nullcontext() if name_is_right else pytest.raises(OperationalError, match="mismatch"),
+        ):
+            connection.ensure_connection(max_retries=1, interval_start=0)
 
 
 def test_processes_start_while_rabbitmq_is_away(deployment: Deployment, rabbitmq: RabbitMQ) -> None:
