@@ -71,8 +71,8 @@ class ProcessSettings(BaseModel):
     broker_url: BrokerUrl = ""
     """RabbitMQ for the queue between relay and worker: ``amqp://user:password@host/vhost``, or ``amqps://``.
 
-    Several hosts are the nodes of one cluster. Empty: the queue is in Redis. With it, Redis has only the Redis
-    stream for subscribers. See [operations/brokers](operations/brokers.md).
+    Several hosts are the nodes of one cluster. Empty: the queue is in Redis. With it, Redis has only the
+    Redis stream for subscribers. See [operations/brokers](operations/brokers.md).
     """
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
