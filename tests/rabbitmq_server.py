@@ -38,7 +38,7 @@ def require_rabbitmq() -> None:
     """Skip the test, with a warning, where Debian's RabbitMQ is missing."""
     if PROGRAM is None or EPMD is None:
         reason = (
-            "no RabbitMQ here (Debian: rabbitmq-server, with Erlang 150 MB): the queue in it is NOT TESTED"
+            "no RabbitMQ here (Debian: rabbitmq-server, with Erlang 55 MB): the queue in it is NOT TESTED"
         )
         warnings.warn(reason, stacklevel=2)
         pytest.skip(reason)
