@@ -19,10 +19,12 @@ _SECRETS = {
     "OMS_DATABASE_URL": "postgresql://shop_api@db/orders",
     "OMS_DATABASE_DIRECT_URL": "postgresql://shop_api@db-1/orders",
     "OMS_DATABASE_READ_URL": "postgresql://shop_api@db-2,db-3/orders",
-    "OMS_BROKER_URL": "amqps://oms:secret@rabbitmq/oms",
+    "OMS_BROKER_URL": "amqps://oms:secret@rabbitmq/oms?ssl_ca_certs=/etc/rabbitmq/ca.crt",
     "OMS_REDIS_PASSWORD": "secret",
     "OMS_SECRET_KEY": bytes(range(32)).hex(),
 }
+_AUTHORITIES = {"database-ca": "OMS_DATABASE_URL", "rabbitmq-ca": "OMS_BROKER_URL"}
+"""Volumes with the certificate of an authority, and the setting that names its file."""
 _OF_LIBRARIES = {
     "PGPASSWORD",
     *re.findall(r"`(OTEL_\w+)`", (ROOT / "docs/operations/tracing.md").read_text()),
@@ -68,9 +70,9 @@ def settings_of(overlay: str, container: Manifest, tmp_path: Path) -> Settings:
     certificate = tmp_path / "ca.crt"
     certificate.touch()
     for mount in container["volumeMounts"]:
-        if mount["name"] == "database-ca":
+        if variable_name := _AUTHORITIES.get(mount["name"]):
             place = f"{mount['mountPath']}/ca.crt"
-            assert place in values["OMS_DATABASE_URL"]
+            assert place in values[variable_name]
             values = {name: value.replace(place, str(certificate)) for name, value in values.items()}
     return Settings.model_validate_strings(
         {name.removeprefix("OMS_").lower(): value for name, value in values.items()}

@@ -109,6 +109,7 @@ def test_every_secret_has_a_placeholder_or_is_made_by_cloudnativepg(build: str) 
             if "secret" in volume:
                 (item,) = volume["secret"]["items"]
                 used.add((volume["secret"]["secretName"], item["key"]))
+                assert volume["secret"].get("optional", False) == (volume["name"] == "rabbitmq-ca")
     assert used == keys - {("oms-metrics", "key")} | (  # that one is Prometheus'
         MADE_BY_CLOUDNATIVEPG if overlay == "with-cloudnativepg" else set()
     )
