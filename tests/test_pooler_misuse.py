@@ -5,11 +5,13 @@ And so it is with a role that may not do what the migrations need.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from stack.embedded_postgres import EmbeddedPostgres
@@ -27,6 +29,7 @@ from tests.pgbouncer import (
     of_mode,
     pooled_server,
     require_pgbouncer,
+    version_of,
 )
 from tests.processes import NO_REDIS, ServiceProcess, migrate, run_command
 
@@ -142,6 +145,29 @@ def test_doctor_says_what_is_wrong_with_the_urls(server: Server, transaction_poo
         OMS_DATABASE_DIRECT_URL=server.postgres.url_of("postgres"),
     )
     assert [*elsewhere] == ["OMS_DATABASE_DIRECT_URL leads to another database than OMS_DATABASE_URL"]
+
+
+def test_doctor_knows_a_pooler_by_the_statements_of_another_client(
+    server: Server, transaction_pooler: PgBouncer
+) -> None:
+    """PostgreSQL refuses a name that another client's statement has; PgBouncer 1.21 gives its own names."""
+    asyncio.run(leave_statements(transaction_pooler.url))
+    kept = version_of(require_pgbouncer()) >= OF_PREPARED_STATEMENTS
+    declared = {"OMS_DATABASE_URL": transaction_pooler.url, **of_mode("transaction", server)}
+    assert [*faults(**declared)] == (
+        [] if kept else ["the pooler is in transaction mode and keeps no prepared statements"]
+    )
+    assert [*faults(OMS_DATABASE_URL=transaction_pooler.url)] == [
+        "a pooler is between this process and PostgreSQL, and OMS_DATABASE_POOLER is none"
+    ]
+
+
+async def leave_statements(url: str) -> None:
+    """Prepare statements under the names that asyncpg gives to a process's first ones."""
+    session = await asyncpg.connect(url)
+    for number in range(1, 16):
+        await session.execute(f"PREPARE __asyncpg_stmt_{number:x}__ AS SELECT {number}")
+    await session.close()
 
 
 @pytest.fixture

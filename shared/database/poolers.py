@@ -24,7 +24,8 @@ ROUNDS = 3
 
 _PROCESS_ID = "SELECT pg_backend_pid()"
 
-_NOT_KEPT = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+NOT_KEPT = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+"""What PostgreSQL answers where a pooler lends a session to others, and knows nothing of their statements."""
 
 
 class PoolerMisusedError(asyncpg.InterfaceError):
@@ -36,6 +37,14 @@ def undeclared() -> PoolerMisusedError:
     return PoolerMisusedError(
         "a pooler is between this process and PostgreSQL, and OMS_DATABASE_POOLER is none",
         hint="Set OMS_DATABASE_POOLER to its mode, session or transaction.",
+    )
+
+
+def keeps_no_statements() -> PoolerMisusedError:
+    """Return what to raise where statements that were prepared are missing, or are another client's."""
+    return PoolerMisusedError(
+        "the pooler is in transaction mode and keeps no prepared statements",
+        hint="Use PgBouncer 1.21 or newer with max_prepared_statements = 200, or pool_mode = session.",
     )
 
 
@@ -52,7 +61,10 @@ class PooledSession(Session):
 
 async def is_pooled(session: Session) -> bool:
     """Return whether a pooler is between, of any mode."""
-    process_id: int = await session.fetchval(_PROCESS_ID)
+    try:
+        process_id: int = await session.fetchval(_PROCESS_ID)
+    except NOT_KEPT:
+        return True
     return process_id != session.get_server_pid()
 
 
@@ -77,11 +89,8 @@ async def is_shared(session: Session, open_another: Callable[[], Awaitable[Sessi
                         return True
             finally:
                 other.terminate()
-    except _NOT_KEPT:
-        raise PoolerMisusedError(
-            "the pooler is in transaction mode and keeps no prepared statements",
-            hint="Use PgBouncer 1.21 or newer with max_prepared_statements = 200, or pool_mode = session.",
-        ) from None
+    except NOT_KEPT as error:
+        raise keeps_no_statements() from error
     return False
 
 

@@ -19,8 +19,10 @@ import structlog
 from asyncpg.connect_utils import SessionAttribute
 
 from shared.database.poolers import (
+    NOT_KEPT,
     PooledSession,
     PoolerMisusedError,
+    keeps_no_statements,
     refuse_wrong_pooler,
     undeclared,
 )
@@ -188,11 +190,14 @@ def _arguments(
 
 
 async def _check_settings(session: Session, needed: Mapping[str, str]) -> None:
-    unlike = await session.fetch(_UNLIKE, list(needed), list(needed.values()))
-    if not unlike:
-        return
-    names = [row["name"] for row in unlike]
-    statements = await session.fetch(_TO_ALTER, names, [needed[name] for name in names])
+    try:
+        unlike = await session.fetch(_UNLIKE, list(needed), list(needed.values()))
+        if not unlike:
+            return
+        names = [row["name"] for row in unlike]
+        statements = await session.fetch(_TO_ALTER, names, [needed[name] for name in names])
+    except NOT_KEPT as error:
+        raise keeps_no_statements() from error
     values = ", ".join(f"{row['name']} = {row['setting']}" for row in unlike)
     raise PoolerMisusedError(
         f"the sessions behind the pooler have {values}",
