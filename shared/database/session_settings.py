@@ -118,10 +118,14 @@ async def open_session(
 
 
 def session_opener(
-    config: Mapping[str, Any], settings: Settings, *, serving: bool, positioning: bool = False
+    config: Mapping[str, Any],
+    settings: Settings,
+    *,
+    serving: bool,
+    positioning: bool = False,
+    is_checked: bool = False,
 ) -> Callable[[], Awaitable[Session]]:
-    """Return what opens the sessions of a pool (see ``open_session``) and checks what is between, once."""
-    is_checked = False
+    """Return what opens sessions (see ``open_session``) and checks what is between, once."""
 
     async def open_one() -> Session:
         nonlocal is_checked

@@ -13,6 +13,7 @@ import socket
 import time
 import zlib
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -34,7 +35,7 @@ from shared.database.url import hosts_of
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 log = structlog.get_logger("standbys")
 
@@ -109,9 +110,8 @@ class _StandbySession(Session):
 class StandbyEngine(Engine):
     """Its sessions never go through a pooler, which would hide what answers."""
 
-    async def _open(self, *, serving: bool, positioning: bool = False, is_checked: bool) -> Session:
-        del serving, positioning, is_checked
-        return await open_standby_session(self.config, settings())
+    def _opener(self, **_: bool) -> Callable[[], Awaitable[Session]]:
+        return partial(open_standby_session, self.config, settings())
 
 
 class _Probe(NamedTuple):
