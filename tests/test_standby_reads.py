@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 
+from shared.database import standbys
 from shared.database.engine import DB, Engine
-from shared.database.read_places import ReadPlace, reading_at
-from shared.database.standbys import StandbyEngine, in_order_of_preference
-from tests.drivers import Api, Database
+from shared.database.read_places import ReadPlace, StandbyFailedError, reading_at
+from shared.database.sessions import Session
+from shared.database.standbys import Standby, StandbyEngine, in_order_of_preference
+from shared.database.url import hosts_of
+from shared.settings import settings
+from tests.drivers import Api, Database, wait_until
 from tests.random_rounds import seeds
 from tests.replicated_system import Replicated, replicated_system
 from tests.standby_load import run_load
@@ -175,6 +184,42 @@ def test_a_query_that_recovery_cancels_is_run_on_the_primary(replicated: Replica
         finally:
             database.run_script("ALTER SYSTEM RESET max_standby_streaming_delay")
             database.run_script("SELECT pg_reload_conf()")
+
+
+def test_a_place_is_over_before_its_standby_answers_again_after_a_crash(
+    replicated: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may then show less than before, and a process that is asked knows only what it has shown."""
+    url = replicated.standby.url
+    monkeypatch.setattr(standbys, "PROBE_SECONDS", 60)
+    read_from = settings().model_copy(update={"database_read_url": url})
+    monkeypatch.setattr(standbys, "settings", lambda: read_from)
+
+    async def is_over_after_a_crash() -> bool:
+        standby = Standby(*hosts_of(url)[0], 2)
+        watching = asyncio.create_task(standby.watch())
+        try:
+            while (place := standby.place) is None:  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0.01)
+            ((process,),) = await place.run(Session.fetch, "SELECT pg_backend_pid()")
+            os.kill(process, signal.SIGKILL)
+            await asyncio.to_thread(wait_until_it_answers)
+            with suppress(StandbyFailedError):
+                await place.run(Session.fetch, "SELECT")
+            return place.is_over
+        finally:
+            watching.cancel()
+
+    def wait_until_it_answers() -> None:
+        def answers() -> bool:
+            with suppress(OSError, asyncpg.PostgresError), Database(url):
+                return True
+            return False
+
+        time.sleep(0.2)  # it has noticed the crash
+        wait_until(answers, "the standby answers again")
+
+    assert asyncio.run(is_over_after_a_crash())
 
 
 @pytest.mark.parametrize("seed", seeds(1))

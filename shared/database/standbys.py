@@ -161,6 +161,8 @@ class Standby:
             probe = await _probe(connection)
             await self._engine.start(self._size, serving=True)
             place = ReadPlace(self._engine, probe.last_position)
+            # The server ends its sessions before it answers again, then maybe with less than it has shown.
+            connection.add_termination_listener(lambda _, place=place: place.end())
             log.info("standby_available", standby=self.name)
             while not place.is_over:
                 self._judge_lag(place, probe.lag)
