@@ -157,7 +157,7 @@ class Server:
 
 @contextmanager
 def pooled_server(folder: Path) -> Iterator[Server]:
-    """Start a server whose role has the settings that the guide says, but for ``LIMITS``."""
+    """Start a server whose role has the settings that the guide says, except ``LIMITS``."""
     with EmbeddedPostgres(folder / "postgres", durable=False) as postgres:
         rules = postgres.home / "data" / "pg_hba.conf"
         rules.write_text(f"local all {ROLE} scram-sha-256\n{rules.read_text()}")

@@ -216,7 +216,7 @@ def test_a_leader_whose_session_waits_for_postgresql_is_left_alone(own_database_
 def test_a_relay_that_stops_in_the_middle_of_deleting_holds_no_lock_for_long(
     run: Callable[[Coroutine[Any, Any, Any]], Any], database: Database
 ) -> None:
-    """Whoever takes over locks the same row to assign positions."""
+    """A relay that takes over locks the same row to assign positions."""
 
     async def stop_in_the_middle() -> None:
         async with short_transaction():

@@ -88,8 +88,8 @@ class Engine(PostgresEngine):
             size: connections at most.
             serving: the process serves requests. Then no statement waits long for a lock
                 (``shared/database/lock_retry.py``), and writers always leave connections for readers.
-            positioning: the process assigns positions. Then no statement is ever cancelled: whoever sees a
-                position has seen one that survives a failover, and a COMMIT that is cancelled while it waits
+            positioning: the process assigns positions. Then no statement is ever cancelled: a position
+                that was seen is one that survives a failover, and a COMMIT that is cancelled while it waits
                 for standbys becomes visible without them. Waits for locks end after OMS_STATEMENT_TIMEOUT.
 
         With either, a session that does not answer in time is closed.

@@ -162,7 +162,7 @@ class Pool:
         limit = time.perf_counter() - longest_answer
         for session in list(self._open):
             if 0 < session.asked_at < limit and session.has_time_limit:
-                session.terminate()  # whoever waits for it gets an error, and returns it
+                session.terminate()  # its caller gets an error, and returns it
 
     async def close(self, grace: float) -> None:
         """Close all sessions; those that are still in use after ``grace`` seconds are terminated."""

@@ -73,7 +73,7 @@ async def check_cell() -> None:
 async def store_cell(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Make the database that of the cell of the settings, once: store its name, and move its sequences.
 
-    Only whoever owns the sequences can do it, so the migrations do. Changes that have a position by now keep
+    Only the sequences' owner can do it, so the migrations do. Changes that have a position by now keep
     the source ``/orders``: subscribers have read them.
 
     Raises:

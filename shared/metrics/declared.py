@@ -30,7 +30,7 @@ class _Declared(ABC):
     from_start: Collection[tuple[str, ...]] = ()
     """Values of the labels that are shown, as 0, before anything is counted: a rate needs a first value."""
     is_optional: bool = False
-    """Made by whoever needs it, not by ``make_metrics``."""
+    """Made by the module that needs it, not by ``make_metrics``."""
     _made: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -124,6 +124,6 @@ def _registry() -> Any:
 
 
 def make_metrics() -> None:
-    """Make all metrics that are declared so far, but for optional ones."""
+    """Make all metrics that are declared so far, except optional ones."""
     for metric in _declared:
         metric.make()

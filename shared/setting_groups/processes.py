@@ -40,13 +40,16 @@ class ProcessSettings(BaseModel):
     """
 
     database_read_max_lag: Seconds = 10
-    """A standby that is further behind is not read. The relay's sign of life makes 2 of these seconds."""
+    """A standby that is further behind is not read.
+
+    The relay writes every two seconds, so a standby of an idle system seems to be up to 2 s behind.
+    """
 
     database_pooler: Literal["none", "session", "transaction"] = "none"
     """The mode of the pooler, such as PgBouncer, that ``OMS_DATABASE_URL`` names; ``none`` without a pooler.
 
-    ``transaction`` needs PgBouncer 1.21 or newer, ``OMS_DATABASE_DIRECT_URL`` and settings of the role; see
-    ``docs/operations/poolers.md``.
+    ``transaction`` needs PgBouncer 1.21 or newer, ``OMS_DATABASE_DIRECT_URL`` and settings of the role. See
+    [operations/poolers](operations/poolers.md).
     """
 
     database_direct_url: OptionalDatabaseUrl = ""
@@ -100,7 +103,8 @@ class ProcessSettings(BaseModel):
     """The name of this cell, where a company divides its calendars among several installations: ``eu-1``.
 
     Empty means that this is the only one. Small letters, digits and hyphens, at most 32. It is part of the
-    changes' ``source``; a process refuses to start if the database is of another cell (docs/scaling.md).
+    changes' ``source``; a process refuses to start if the database is of another cell. See
+    [scaling](scaling.md#cells).
     """
 
     cell_number: Annotated[int, Field(ge=0, le=99)] = 0
