@@ -221,3 +221,26 @@ def test_messages_in_rabbitmq_that_are_none_of_ours_are_dropped(
     with_load(deployment, 9, lambda: None)
     deployment.wait_until_exact(30)
     assert deployment.faults() == []
+
+
+def test_messages_that_the_library_cannot_decode_are_dropped(
+    deployment: Deployment, rabbitmq: RabbitMQ
+) -> None:
+    """RabbitMQ gives them to the worker again after every new connection, before any that is behind them."""
+    in_properties: list[dict[str, Any]] = [
+        {"correlation_id": b"\xff"},
+        {"content_type": b"\xff"},
+        {"application_headers": {"task": b"\xff"}},
+    ]
+    to_queue = {"CC": [CONSUMER_QUEUE]}
+    before = deployment.worker.log.count("message_dropped")
+    with rabbitmq.connect() as connection:
+        channel = connection.channel()
+        for properties in in_properties:
+            channel.basic_publish_confirm(amqp.Message("[]", **properties), routing_key=CONSUMER_QUEUE)
+        channel.basic_publish_confirm(amqp.Message("[]", application_headers=to_queue), routing_key=b"\xff")
+    expected = before + len(in_properties) + 1
+    wait_until(lambda: deployment.worker.log.count("message_dropped") >= expected, "dropped", 30)
+    with_load(deployment, 9, lambda: None)
+    deployment.wait_until_exact(30)
+    assert deployment.faults() == []
