@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
+from api.http.row_streams import stream_rows
 from api.orders import commands, updates
 from api.orders.bodies import NewOrder, OrderPatch
 from shared.database.engine import DB
@@ -69,3 +70,19 @@ def test_writes_that_met_a_locked_table_succeed_soon_after_it_is_released(
         return time.monotonic() - released
 
     assert serving(write()) < 5
+
+
+def test_an_export_waits_while_a_migration_holds_its_table(serving: Run, postgres_url: str) -> None:
+    async def export() -> bytes:
+        await commands.create_order(new_order(1, id=1), ANYONE)
+        locking = await asyncpg.connect(postgres_url)
+        async with locking.transaction():
+            await locking.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+            statement = "SELECT id FROM orders"
+            opening = asyncio.create_task(stream_rows(statement, [], lambda rows: repr(rows).encode()))
+            await asyncio.sleep(0.5)
+        chunks = [chunk async for chunk in await opening]
+        await locking.close()
+        return b"".join(chunks)
+
+    assert b"id=1" in serving(export())

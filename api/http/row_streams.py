@@ -191,6 +191,8 @@ async def _stream(
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute(f"SET LOCAL cursor_tuple_fraction = {query.cursor_tuple_fraction}")
+            if place is None:  # no retry: it waits for a lock here
+                await connection.execute("SET LOCAL lock_timeout = 0")
             await connection.execute(
                 f"DECLARE stream NO SCROLL CURSOR FOR {query.statement}", *query.arguments
             )
