@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.cells import SERVER_RANGE, Cell, own_cell
+from shared.cells import CALLERS_RANGE, SERVER_RANGE, Cell, own_cell
 from shared.command_output import StartRefusedError
 from shared.database.statements import fetch_optional
 
@@ -20,8 +20,8 @@ _STORED = "SELECT name, number FROM cell WHERE id = 1"
 
 _FOREIGN_IDS = """
 SELECT id FROM (
-    (SELECT id FROM orders WHERE id >= $3 AND (id < $1 OR id > $2) LIMIT 1)
-    UNION ALL (SELECT id FROM deleted_order WHERE id >= $3 AND (id < $1 OR id > $2) LIMIT 1)
+    (SELECT id FROM orders WHERE id < $4 OR (id >= $3 AND id < $1) OR id > $2 LIMIT 1)
+    UNION ALL (SELECT id FROM deleted_order WHERE id < $4 OR (id >= $3 AND id < $1) OR id > $2 LIMIT 1)
 ) AS outside
 """
 
@@ -93,11 +93,14 @@ async def store_cell(connection: asyncpg.Connection[asyncpg.Record]) -> None:
                 raise OtherCellError(f"{faults[0]}: {faults[1]}")
             return
         ids = own.server_ids
-        foreign = await connection.fetchval(_FOREIGN_IDS, ids.start, ids.stop - 1, SERVER_RANGE)
+        foreign = await connection.fetchval(
+            _FOREIGN_IDS, ids.start, ids.stop - 1, SERVER_RANGE, own.callers_ids.start
+        )
         if foreign is not None:
+            its_cell = foreign // SERVER_RANGE or max(1, foreign // CALLERS_RANGE)
             raise OtherCellError(
                 f"OMS_CELL_NUMBER is {own.number}, and the database has an order {foreign}, an id of cell "
-                f"{foreign // SERVER_RANGE}: use that number"
+                f"{its_cell}: use that number"
             )
         await connection.execute(
             "INSERT INTO cell (id, name, number, starts_after) VALUES (1, $1, $2, $3)",
