@@ -21,7 +21,9 @@ from shared.database.sessions import Session
 from shared.database.standbys import Standby, StandbyEngine, in_order_of_preference
 from shared.database.url import hosts_of
 from shared.settings import settings
+from tests.builders import later
 from tests.drivers import Api, Database, wait_until
+from tests.import_steps import import_rows, imported
 from tests.random_rounds import seeds
 from tests.replicated_system import Replicated, replicated_system
 from tests.standby_load import run_load
@@ -231,6 +233,23 @@ def test_under_faults_every_caller_reads_its_own_writes_and_no_position_goes_bac
     assert report.own_writes_read > 20, report
     assert report.faults > 3, report
     assert report.on_standby > 20, report
+
+
+def test_a_batch_is_named_by_an_order_that_it_wrote_whatever_times_an_import_has_given(
+    api: Api, tmp_path: Path
+) -> None:
+    """Clocks may differ too: those of two primaries."""
+    far = {"status": "cancelled", "updated_at": "2199-01-01T00:00:00Z"}
+    rows = [imported(1, at=later(days=1)) | far, imported(2, at=later(days=2))]
+    assert import_rows(tmp_path, rows).returncode == 0
+    orders = [{"id": "1"}, {"id": "2"}]
+    patches = {"orders": [{"id": "1", "version": 1, "totalfee": 1}, {"id": "2", "version": 1, "totalfee": 9}]}
+    stored = api.client.get("/orders/1").json()
+    patches["orders"][0]["totalfee"] = stored["totalfee"]
+    changed = api.client.patch("/orders/batch", json=patches)
+    assert changed.headers["Read-After"] == "2:2", changed.text
+    cancelled = api.client.post("/orders/batch/cancel", json={"orders": orders})
+    assert cancelled.headers["Read-After"] == "2:3", cancelled.text
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ class Answer:
     """The format in which the text was rendered: part of its entity tag, if it has one."""
     replayed: bool = False
     """Whether it is the stored answer to an earlier request with the same key."""
+    written: tuple[int, int] | None = None
+    """An order and its version that a batch wrote; None: any of them, or not known any more."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,11 @@ class _WrittenOrders(msgspec.Struct):
 def read_after_batch(answer: Answer, *, is_deletion: bool = False) -> dict[str, str]:
     """Return the header ``Read-After`` of the answer to a write of many orders.
 
-    They were written by one transaction, so one version stands for all: the last that was written, since some
-    orders may have stayed as they were.
+    They were written by one transaction, so one version stands for all. Some orders may have stayed as they
+    were: of the stored answer to an earlier request, the last that was written is taken.
     """
+    if answer.written is not None:
+        return read_after(*answer.written)
     orders = msgspec.json.decode(answer.text, type=_WrittenOrders).orders
     last = max(orders, key=lambda order: order.updated_at.rstrip("Z"))
     return read_after(last.id, last.version + is_deletion)

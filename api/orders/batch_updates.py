@@ -162,14 +162,18 @@ async def _change_all(
     stored = await _write(batch, attribution)
     if batch.refusals:
         raise BatchRefusedError(sorted(batch.refusals.items(), key=_index_of), participle)
-    return _answer(stored)
+    written = (stored[index] for index, pending in batch.pending.items() if not pending.changes_nothing)
+    return _answer(stored, next(written, None))
 
 
 _change_all_once = idempotent(_change_all)
 
 
-def _answer(orders: Mapping[int, StoredOrder]) -> Answer:
-    return Answer(f'{{"orders":[{",".join(orders[index].json for index in sorted(orders))}]}}')
+def _answer(orders: Mapping[int, StoredOrder], written: StoredOrder | None = None) -> Answer:
+    return Answer(
+        f'{{"orders":[{",".join(orders[index].json for index in sorted(orders))}]}}',
+        written=written and (written.id, written.version),
+    )
 
 
 def _index_of(refused: tuple[int, Refusal]) -> int:
