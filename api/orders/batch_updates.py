@@ -172,7 +172,7 @@ _change_all_once = idempotent(_change_all)
 def _answer(orders: Mapping[int, StoredOrder], written: StoredOrder | None = None) -> Answer:
     return Answer(
         f'{{"orders":[{",".join(orders[index].json for index in sorted(orders))}]}}',
-        written=written and (written.id, written.version),
+        written=None if written is None else (written.id, written.version),
     )
 
 
