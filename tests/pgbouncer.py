@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import signal
 import subprocess
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,12 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import pytest
 
 from stack.child_processes import start_process, stop_processes
 from stack.embedded_postgres import EmbeddedPostgres
 from stack.embedded_valkey import free_port
 from stack.server_user import claim_folder
+from tests.debian_programs import find_program, skip_loudly
 from tests.drivers import Database, wait_until
 from tests.operations_guide import commands
 from tests.processes import migrate
@@ -41,16 +39,14 @@ LIMITS = {"OMS_STATEMENT_TIMEOUT": f"{STATEMENT_TIMEOUT}", "OMS_LOCK_WAIT": "0.1
 
 def require_pgbouncer(*, least: tuple[int, int] = (1, 0)) -> str:
     """Return the program's path; skip the test, with a warning, if there is none that is new enough."""
-    path = os.environ.get(PROGRAM) or shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    reason = f"no PgBouncer on this machine (Debian's package pgbouncer, or {PROGRAM})"
-    if path is not None:
-        version = version_of(path)
-        if version >= least:
-            return path
+    path = os.environ.get(PROGRAM) or find_program("pgbouncer")
+    if path is None:
+        skip_loudly(f"no PgBouncer on this machine (Debian's package pgbouncer, or {PROGRAM})", "a pooler is")
+    version = version_of(path)
+    if version < least:
         numbers = [".".join(map(str, numbers)) for numbers in (version, least)]
-        reason = f"{path} is {numbers[0]}, and this test needs {numbers[1]} ({PROGRAM})"
-    warnings.warn(f"{reason}: a pooler is NOT TESTED", stacklevel=1)
-    pytest.skip(reason)
+        skip_loudly(f"{path} is {numbers[0]}, and this test needs {numbers[1]} ({PROGRAM})", "a pooler is")
+    return path
 
 
 def version_of(path: str) -> tuple[int, int]:

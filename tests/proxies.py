@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import pytest
-
 from stack.child_processes import start_process, stop_processes
 from stack.embedded_valkey import free_port
+from tests.debian_programs import require_program
 from tests.drivers import wait_until
 from tests.processes import ROOT
 
@@ -44,18 +41,10 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    include {folder}/oms.conf;
+    include {folder}/in_http.conf;
 }}
 """
 """What a distribution's nginx.conf says around it."""
-
-
-def _installed(program: str) -> str:
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin")
-    if path is None:
-        warnings.warn(f"no {program} here (Debian: {program}): NOT TESTED behind it", stacklevel=1)
-        pytest.skip(f"no {program} here")
-    return path
 
 
 def _configuration(file: str, ports: list[int], port: int) -> str:
@@ -70,13 +59,25 @@ def _configuration(file: str, ports: list[int], port: int) -> str:
 
 
 def _command(program: str, ports: list[int], port: int, folder: Path) -> list[str]:
-    installed = _installed(program)
     if program == "haproxy":
+        haproxy = require_program("haproxy", "haproxy", "what is behind it is")
         (folder / "haproxy.cfg").write_text(_configuration("haproxy.cfg", ports, port))
-        return [installed, "-db", "-f", str(folder / "haproxy.cfg")]
-    (folder / "oms.conf").write_text(_configuration("nginx.conf", ports, port))
+        return [haproxy, "-db", "-f", str(folder / "haproxy.cfg")]
+    return nginx_command(_configuration("nginx.conf", ports, port), folder)
+
+
+def nginx_command(in_http: str, folder: Path) -> list[str]:
+    """Return the command that runs nginx. The test is skipped if it is missing.
+
+    Args:
+        in_http: its configuration, as it stands in the ``http`` block.
+        folder: for this and all files of its own.
+
+    """
+    nginx = require_program("nginx", "nginx-light", "what is behind it is")
+    (folder / "in_http.conf").write_text(in_http)
     (folder / "nginx.conf").write_text(_NGINX.format(folder=folder))
-    return [installed, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
+    return [nginx, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
 
 
 @contextmanager

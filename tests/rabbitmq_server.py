@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Self
 from urllib.parse import quote
 
 import amqp
-import pytest
 
 from stack.embedded_valkey import free_port
+from tests.debian_programs import skip_loudly
 from tests.drivers import wait_until
 from tests.operations_guide import commands, run_commands
 from tests.webhook_receiver import CERTIFICATE, CERTIFICATE_WITH_KEY
@@ -37,11 +36,7 @@ PASSWORD = "p@ss/w:rd#?%"
 def require_rabbitmq() -> None:
     """Skip the test, with a warning, where Debian's RabbitMQ is missing."""
     if PROGRAM is None or EPMD is None:
-        reason = (
-            "no RabbitMQ here (Debian: rabbitmq-server, with Erlang 55 MB): the queue in it is NOT TESTED"
-        )
-        warnings.warn(reason, stacklevel=2)
-        pytest.skip(reason)
+        skip_loudly("no RabbitMQ here (Debian: rabbitmq-server, with Erlang 55 MB)", "the queue in it is")
 
 
 class RabbitMQ:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pytest
 import redis
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from stack.child_processes import start_process, stop_processes
 from stack.embedded_valkey import free_port
+from tests.debian_programs import skip_loudly
 from tests.drivers import wait_until
 
 MASTER = "orders"
@@ -36,9 +35,7 @@ DOWN_AFTER_SECONDS = 1.0
 def require_redis_sentinel() -> None:
     """Skip the test, with a warning, where Debian's Redis is missing."""
     if PROGRAM is None:
-        reason = "no Redis of Debian here (package redis-tools): failovers by sentinels are NOT TESTED"
-        warnings.warn(reason, stacklevel=2)
-        pytest.skip(reason)
+        skip_loudly("no Redis of Debian here (package redis-tools)", "failovers by sentinels are")
 
 
 class SentinelQuorum:

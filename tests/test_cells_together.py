@@ -10,12 +10,10 @@ import json
 import os
 import random
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-import warnings
 from collections import Counter
 from contextlib import ExitStack, suppress
 from decimal import Decimal
@@ -30,6 +28,7 @@ from tests.builders import later, order_body
 from tests.conftest import _create_database
 from tests.drivers import Api, Database, wait_until
 from tests.processes import ROOT, ServiceProcess, run_command
+from tests.proxies import nginx_command
 from tests.subscribers import Feed
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 # The first test starts nine processes.
 pytestmark = pytest.mark.timeout(400)
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 ROUTER = (ROOT / "docs" / "operations" / "cells" / "nginx.conf").read_text()
 GUIDE = (ROOT / "docs" / "subscribing.md").read_text()
 PROGRAMS = dict(re.findall(r"```python\n# (cells|summaries)\.py: (.*?)```", GUIDE, re.DOTALL))
@@ -55,9 +53,9 @@ ROUNDS = 6
 class CellProcesses:
     """An installation that is a cell."""
 
-    def __init__(self, name: str, number: int, database: str, redis: str) -> None:
+    def __init__(self, name: str, number: int, database: str, redis: str, port: int) -> None:
         self.name, self.database = name, database
-        self.port = free_port()
+        self.port = port
         settings = {"OMS_CELL": name, "OMS_CELL_NUMBER": str(number)}
         assert run_command("shared.database.migrate", database=database, **settings).returncode == 0
         modules = {"api.server": self.port, "api.relay.main": 0, "worker.main": 0}
@@ -108,34 +106,24 @@ class Cells:
         return self.router.client.post(f"/orders?calendar={calendar}", json=body)
 
 
-def _route(ports: dict[str, int], folder: Path) -> tuple[Api, subprocess.Popen[bytes]]:
-    port = free_port()
+def _configuration(ports: dict[str, int], port: int) -> str:
+    """Return the guide's file with these ports of cells, and this one of its own."""
     text = ROUTER.replace("listen 127.0.0.1:8000;", f"listen 127.0.0.1:{port};")
     for number, (name, own) in enumerate(ports.items(), 1):
         line = f"upstream {name} {{ server 127.0.0.1:800{number} "
         assert line in text
         text = text.replace(line, line.replace(f"800{number}", str(own)))
-    (folder / "cells.conf").write_text(text)
-    paths = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}}\n"
-        f"http {{ access_log off; {paths} include {folder}/cells.conf; }}"
-    )
-    command = [str(NGINX), "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
-    return Api(port), subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    return text
 
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cells]:
     """Three cells that run, with services of the same ids, and the router."""
-    if NGINX is None:
-        warnings.warn("no nginx here (Debian: nginx-light): NOT TESTED through the router", stacklevel=1)
-        pytest.skip("no nginx here")
     from stack.embedded_valkey import EmbeddedValkey
 
-    folder = tmp_path_factory.mktemp("cells")
+    folder, port = tmp_path_factory.mktemp("cells"), free_port()
+    ports = {name: free_port() for name in CALENDARS}
+    nginx_of_router = nginx_command(_configuration(ports, port), folder)
     with ExitStack() as stack:
         valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
         installations = []
@@ -144,13 +132,14 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cells]:
             _create_database(database, template="migrated")
             url = os.environ["ORDERS_TEST_POSTGRES"].replace("{}", database)
             redis = f"{valkey.url.rsplit('/', 1)[0]}/{number}" if "://" in valkey.url else valkey.url
-            cell = CellProcesses(name, number, url, redis)
+            cell = CellProcesses(name, number, url, redis, ports[name])
             stack.callback(cell.kill)
             stack.callback(cell.api.client.close)
             installations.append(cell)
         for cell in installations:
             cell.start()
-        router, nginx = _route({cell.name: cell.port for cell in installations}, folder)
+        router = Api(port)
+        nginx = subprocess.Popen(nginx_of_router, stdin=subprocess.DEVNULL)
         stack.callback(nginx.wait)
         stack.callback(nginx.terminate)
         with router:

@@ -6,10 +6,9 @@ import os
 import subprocess
 import sys
 
-import pytest
 import yaml
 
-from tests.failover.programs import program
+from tests.debian_programs import require_program
 from tests.processes import ROOT
 
 GUIDE = ROOT / "docs" / "operations" / "patroni"
@@ -38,10 +37,7 @@ def test_the_guides_cluster_loses_nothing_that_was_confirmed_or_seen() -> None:
 
 
 def test_haproxy_accepts_the_guides_file() -> None:
-    try:
-        haproxy = program("haproxy")
-    except FileNotFoundError:
-        pytest.skip("haproxy is not installed (Debian: apt install haproxy)")
+    haproxy = require_program("haproxy", "haproxy", "the guide's haproxy.cfg is")
     checked = subprocess.run(
         [haproxy, "-c", "-f", str(GUIDE / "haproxy.cfg")], capture_output=True, text=True, check=False
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 from pathlib import Path
 
+from tests.debian_programs import find_program
 from tests.processes import ROOT
 
 PATRONI = ROOT / ".venv-failover" / "bin" / "python"
@@ -29,7 +29,7 @@ def program(name: str) -> str:
         FileNotFoundError: it is not installed.
 
     """
-    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    path = find_program(name)
     if path is None:
         raise FileNotFoundError(name)
     return path
