@@ -15,8 +15,9 @@ from litestar import route
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp
 
+from api.changes.events import encode_event
 from api.changes.queries import check_position
-from api.changes.tail import TAIL, encode_event
+from api.changes.tail import TAIL
 from api.http.access import is_still_allowed
 from api.http.connections import SlowClientError, send_chunk, send_until_disconnect
 from api.http.fields import read_position

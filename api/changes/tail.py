@@ -12,11 +12,11 @@ import asyncio
 import time
 from contextlib import contextmanager
 from contextvars import Context
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from api.changes.events import Entry, encode_event
 from api.http.errors import TooManyStreamsError
 from api.http.open_connections import most_connections
 from api.http.request_metrics import process_gauge
@@ -59,33 +59,6 @@ _followers = process_gauge(
     "order_changes_followers",
     "Streams and waiting requests for order changes, in all processes of this server.",
 )
-
-
-def encode_event(change: Change) -> bytes:
-    """Encode a change as an event of a stream. A notification has no line breaks, so it is one data line."""
-    notification = change.notification()
-    return f"id: {change.position}\nevent: {change.type}\ndata: {notification}\n\n".encode()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A change in the ring: its encoded event, and what filters compare."""
-
-    event_id: object
-    event: bytes
-    type: str
-    order_id: int
-    calendars: frozenset[str]
-    actor: str | None
-
-    def matches(self, filters: ChangeFilters) -> bool:
-        """Return whether filters match it, as ``ChangeFilters.conditions`` does in SQL."""
-        return (
-            filters.order in (None, self.order_id)
-            and filters.type in (None, self.type)
-            and filters.actor in (None, self.actor)
-            and (filters.calendar is None or filters.calendar in self.calendars)
-        )
 
 
 class Tail:
