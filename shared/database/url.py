@@ -1,11 +1,11 @@
-"""Checks ``OMS_DATABASE_URL`` before asyncpg reads it: asyncpg guesses, and finds out when it connects."""
+"""Checks URLs of PostgreSQL before asyncpg reads them: asyncpg guesses, and finds out when it connects."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
-from shared.server_urls import check_file, one_of, split_url
+from shared.server_urls import ServerUrl, check_file, one_of, split_url
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SERVERS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
@@ -18,6 +18,10 @@ _KNOWN = (
 """What asyncpg understands. It sends any other parameter to the server as a setting, which refuses it."""
 
 
+def _split(url: str) -> ServerUrl:
+    return split_url(url, ("postgresql", "postgres"), _KNOWN, password_required=False)
+
+
 def check_database_url(url: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return the URL if asyncpg can read it.
 
@@ -25,7 +29,7 @@ def check_database_url(url: str, environment: Mapping[str, str] = os.environ) ->
         ValueError: it is malformed; the message says what to change, and quotes nothing of it.
 
     """
-    parts = split_url(url, ("postgresql", "postgres"), _KNOWN, password_required=False)
+    parts = _split(url)
     given = parts.parameters
     if not parts.hosts and "host" not in given and not environment.get("PGHOST"):
         raise ValueError("the host is missing; a socket folder goes in ?host=/run/postgresql")
@@ -46,7 +50,7 @@ def check_database_url(url: str, environment: Mapping[str, str] = os.environ) ->
 
 def hosts_of(url: str, environment: Mapping[str, str] = os.environ) -> list[tuple[str, int | None]]:
     """Return the hosts of a URL that ``check_database_url`` accepts, with their ports; None: the default."""
-    parts = split_url(url, ("postgresql", "postgres"), _KNOWN, password_required=False)
+    parts = _split(url)
     given = parts.parameters
     hosts = list(parts.hosts)
     if not hosts:
