@@ -107,6 +107,25 @@ def test_a_create_whose_wait_for_standbys_ended_early_is_not_confirmed(
     assert len(server.api.every_item(f"/orders?calendar={how}")) == 2
 
 
+@pytest.mark.parametrize(("method", "done"), [("POST", 201), ("PATCH", 200)])
+def test_no_repeat_is_confirmed_before_a_standby_has_the_first_try(
+    server: WaitingServer, method: str, done: int
+) -> None:
+    """What was stored is visible when its wait was cancelled, and a failover may lose it all the same."""
+    order = server.api.placed_order(calendar=method)
+    body = order_body(calendar=method, at="2034-01-01T00:00:00Z") if method == "POST" else {"totalfee": 7}
+    path = "/orders" if method == "POST" else f"/orders/{order['id']}"
+
+    def write() -> httpx.Response:
+        return server.api.client.request(method, path, json=body, headers={"Idempotency-Key": "repeated"})
+
+    with server.without_standby():
+        assert _answer_to(write, lambda: server.end_waits("pg_cancel_backend")).status_code == 503
+        repeated = write()
+        assert (repeated.status_code, OUTCOME_UNKNOWN in repeated.text) == (503, True), repeated.text
+    assert write().status_code == done
+
+
 def test_an_update_whose_wait_for_standbys_was_cancelled_is_not_confirmed(server: WaitingServer) -> None:
     order = server.api.placed_order(calendar="update")
     change = {"totalfee": 7}

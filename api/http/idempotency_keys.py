@@ -39,6 +39,9 @@ VALUES ($1, $2, $3, $4, '') ON CONFLICT DO NOTHING
 _READ = """
 SELECT fingerprint, answer, format FROM idempotency_key WHERE caller = $1 AND operation = $2 AND key = $3
 """
+# The lock is written, so the commit of a repeat waits for standbys, as the first try's, which was maybe
+# cancelled: a failover may still lose what can be read already.
+_READ_AND_LOCK = f"{_READ} FOR UPDATE"
 _STORE_ANSWER = """
 UPDATE idempotency_key SET answer = $4, format = $5 WHERE caller = $1 AND operation = $2 AND key = $3
 """
@@ -124,7 +127,7 @@ class IdempotencyKey:
         await execute(_LOCK, *name)
         await execute(_EXPIRE, *name)
         while not await execute(_CLAIM, *name, self.fingerprint):
-            used = await fetch_optional(_Used, _READ, *name)
+            used = await fetch_optional(_Used, _READ_AND_LOCK, *name)
             # None: the key was deleted after it blocked the claim. Claim it again.
             if used is not None:
                 if used.fingerprint != self.fingerprint:

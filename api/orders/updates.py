@@ -130,7 +130,7 @@ async def _update(
     """Read an order, and write what it is to become.
 
     Without a lock these are two statements, each a transaction of its own, and nobody waits. That is enough
-    unless the order is written in between, or is to move to a calendar that does not exist yet.
+    unless nothing changes, the order is written in between, or is to move to a calendar that does not exist.
 
     Args:
         order_id: the order.
@@ -145,7 +145,8 @@ async def _update(
     """
     pending = await read_change(order_id, change, preconditions, lock=is_locked)
     if pending.changes_nothing:
-        return pending.stored
+        # Maybe a repeat: the commit of a lock waits for standbys, also for what the first try has stored.
+        return pending.stored if is_locked else None
     if pending.takes_a_place:
         calendar_id = pending.current.wanted_calendar_id
         if calendar_id is None:
