@@ -291,7 +291,7 @@ def test_every_metric_is_documented_with_its_type_and_labels(run: Run, api: Api,
     run(prove())
     run(_lead())
     shown = kinds_and_labels(api.client.get("/metrics").text)
-    assert shown == documented("the server that answers", "the database", "Redis")
+    assert shown == documented("the server that answers", "the database", "the queue")
 
 
 async def _lead() -> None:

@@ -19,7 +19,7 @@ from shared.database.database_wait import WaitingForDatabase
 from shared.database.lock_retry import LOCK_ERRORS, LockWaiters, retry_while_locked
 from shared.database.pool import Pool
 from shared.database.read_places import READ_PLACE, StandbyFailedError, leave_standby
-from shared.database.session_settings import TRACKED, session_opener
+from shared.database.session_settings import TRACKED, open_session, pool_opener
 from shared.database.sessions import DRIVER_ERRORS, Session, ends_session
 from shared.database.unavailability import (
     DatabaseReadOnlyError,
@@ -99,12 +99,11 @@ class Engine(PostgresEngine):
         self._lock_waiters = LockWaiters(most_waiters) if serving else None
         # It connects at first use: a process may start while the server is unreachable.
         longest = settings().statement_timeout + ANSWER_GRACE_SECONDS if serving or positioning else None
-        self.pool = Pool(size, self._opener(serving=serving, positioning=positioning), longest)
+        open_one = partial(self._open, serving=serving, positioning=positioning)
+        self.pool = Pool(size, pool_opener(open_one, serving=serving), longest)
 
-    def _opener(
-        self, *, serving: bool, positioning: bool = False, is_checked: bool = False
-    ) -> Callable[[], Awaitable[Session]]:
-        return session_opener(
+    async def _open(self, *, serving: bool, positioning: bool = False, is_checked: bool) -> Session:
+        return await open_session(
             self.config, settings(), serving=serving, positioning=positioning, is_checked=is_checked
         )
 
@@ -192,9 +191,8 @@ class Engine(PostgresEngine):
             DatabaseUnavailableError: the server can't be reached, or a pooler would break the session.
 
         """
-        open_one = self._opener(serving=serving, is_checked=serving if is_checked is None else is_checked)
         async with translate_connection_errors(connecting=True):
-            return await open_one()
+            return await self._open(serving=serving, is_checked=serving if is_checked is None else is_checked)
 
     async def get_new_connection(self) -> Session:
         """Open a connection for Piccolo, whose transactions take it outside the pool."""

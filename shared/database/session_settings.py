@@ -117,30 +117,30 @@ async def open_session(
     return session
 
 
-def session_opener(
-    config: Mapping[str, Any],
-    settings: Settings,
-    *,
-    serving: bool,
-    positioning: bool = False,
-    is_checked: bool = False,
+def pool_opener(
+    open_one: Callable[..., Awaitable[Session]], *, serving: bool
 ) -> Callable[[], Awaitable[Session]]:
-    """Return what opens sessions (see ``open_session``) and checks what is between, once."""
+    """Return what opens the sessions of a pool and checks what is between, once.
 
-    async def open_one() -> Session:
+    Args:
+        open_one: opens a session; ``is_checked`` as for ``open_session``.
+        serving: callers are told only that the database is unavailable, so the log says what is misused.
+
+    """
+    is_checked = False
+
+    async def open_for_pool() -> Session:
         nonlocal is_checked
         try:
-            session = await open_session(
-                config, settings, serving=serving, positioning=positioning, is_checked=is_checked
-            )
+            session = await open_one(is_checked=is_checked)
         except PoolerMisusedError as error:
-            if serving:  # callers are told only that the database is unavailable
+            if serving:
                 log.warning("pooler_misused", reason=str(error))
             raise
         is_checked = True
         return session
 
-    return open_one
+    return open_for_pool
 
 
 async def open_standby_session(config: Mapping[str, Any], settings: Settings) -> Session:

@@ -13,7 +13,6 @@ import socket
 import time
 import zlib
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -35,7 +34,7 @@ from shared.database.url import hosts_of
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
 log = structlog.get_logger("standbys")
 
@@ -110,8 +109,8 @@ class _StandbySession(Session):
 class StandbyEngine(Engine):
     """Its sessions never go through a pooler, which would hide what answers."""
 
-    def _opener(self, **_: bool) -> Callable[[], Awaitable[Session]]:
-        return partial(open_standby_session, self.config, settings())
+    async def _open(self, **_: bool) -> Session:
+        return await open_standby_session(self.config, settings())
 
 
 class _Probe(NamedTuple):
