@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 TIMEOUT_SECONDS = 0.5
 
+# RabbitMQ's client blocks: however many ask while it hangs, the threads of charts and uploads stay free.
+_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rabbitmq")
+
 
 async def queue_lengths() -> dict[str, int] | None:
     """Count the messages that wait in each queue; None if the broker is unavailable. Takes 0.5 s at most."""
@@ -38,7 +42,8 @@ async def queue_lengths() -> dict[str, int] | None:
 async def _count_in_rabbitmq(address: BrokerAddress) -> dict[str, int]:
     from shared import rabbitmq_queues  # not imported where Redis has the queue
 
-    state = await asyncio.to_thread(rabbitmq_queues.read_state, address, TIMEOUT_SECONDS)
+    loop = asyncio.get_running_loop()
+    state = await loop.run_in_executor(_THREAD, rabbitmq_queues.read_state, address, TIMEOUT_SECONDS)
     return state.lengths
 
 
