@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
 from typing import Any
 
@@ -90,6 +91,8 @@ class Worker(celery_worker.Worker):
         super().install_platform_tweaks(worker)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request_stop)
+        if _ended_early.is_set():
+            self._request_stop(0, None)
 
     def _request_stop(self, _number: int, _frame: object) -> None:
         """Handle a signal that stops the worker: the loop reads this between two steps."""
@@ -103,8 +106,16 @@ class Worker(celery_worker.Worker):
         super().terminate(in_sighandler)
 
 
+_ended_early = threading.Event()
+
+
 def _end_at_once(_number: int, _frame: object) -> None:
-    """Handle a signal that stops the worker before Celery does: there is nothing to wait for yet."""
+    """Handle a signal that stops the worker before Celery does: there is nothing to wait for yet.
+
+    A callback that Python runs meanwhile, such as a finalizer's, may swallow the exit. Then the worker stops
+    when it has started.
+    """
+    _ended_early.set()
     sys.exit(0)
 
 
