@@ -22,7 +22,7 @@ FILES = ROOT / "docs" / "operations" / "proxies"
 PROXIES = ("nginx", "haproxy")
 
 _FASTER = {
-    "keepalive_timeout 3s;": "keepalive_timeout 500ms;",
+    "keepalive_timeout 3s;": "keepalive_timeout 250ms;",
     "inter 1s": "inter 200ms",
     "delay 2s": "delay 500ms",
 }
