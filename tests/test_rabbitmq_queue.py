@@ -17,13 +17,12 @@ from shared.broker_address import read_broker_url
 from shared.queues import ATTEMPTS_QUEUE, CONSUMER_QUEUE
 from shared.rabbitmq_transport import configuration
 from shared.task_queue import APPLY_TO_FEE_SUMMARIES
-from stack.embedded_valkey import free_port
 from tests.callers import EXPECTED
 from tests.command_steps import oms
-from tests.drivers import Api, Database, wait_until
+from tests.drivers import Database, wait_until
 from tests.faults import Deployment, with_load
-from tests.processes import ServiceProcess
 from tests.rabbitmq_server import START_SECONDS, RabbitMQ, require_rabbitmq
+from tests.small_system import assert_an_order_is_summed
 from tests.summary_progress import applied, last_position
 from tests.webhook_receiver import CERTIFICATE
 
@@ -151,18 +150,8 @@ def test_changes_reach_the_summaries_over_amqps(
 ) -> None:
     """Also if the first node of the URL, for whose name the certificate is not, does not answer."""
     database.add_services()
-    url, port = f"{rabbitmq.tls_url}?ssl_ca_certs={CERTIFICATE}", free_port()
-    with (
-        ServiceProcess("api.server", database=postgres_url, redis=redis_url, port=port, OMS_BROKER_URL=url),
-        ServiceProcess("api.relay.main", database=postgres_url, redis=redis_url, OMS_BROKER_URL=url),
-        ServiceProcess("worker.main", database=postgres_url, redis=redis_url, OMS_BROKER_URL=url),
-        Api(port) as api,
-    ):
-        api.wait_until_ready()
-        order = api.placed_order()
-        summaries = api.fee_summaries(after_version=f"{order['id']}:1", wait="10")
-        assert summaries["totals"]["orders"] == 1
-        assert api.client.get("/health/ready").json()["checks"]["queue"] == "ok"
+    url = f"{rabbitmq.tls_url}?ssl_ca_certs={CERTIFICATE}"
+    assert_an_order_is_summed(postgres_url, redis_url, OMS_BROKER_URL=url)
 
 
 def test_each_node_must_have_a_certificate_for_its_own_name(rabbitmq: RabbitMQ) -> None:

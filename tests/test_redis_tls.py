@@ -17,6 +17,7 @@ from stack.embedded_valkey import free_port
 from tests.drivers import Api, wait_until
 from tests.processes import ServiceProcess
 from tests.serving import serving
+from tests.small_system import assert_an_order_is_summed
 from tests.webhook_receiver import CERTIFICATE, CERTIFICATE_WITH_KEY
 
 if TYPE_CHECKING:
@@ -104,17 +105,6 @@ def test_changes_reach_the_summaries_over_tls(
     """With the certificate's authority in OMS_REDIS_CA_FILE; without it the queue is unavailable."""
     database.add_services()
     url, ca_file = tls_proxy
-    port = free_port()
-    with (
-        ServiceProcess("api.server", database=postgres_url, redis=url, port=port, OMS_REDIS_CA_FILE=ca_file),
-        ServiceProcess("api.relay.main", database=postgres_url, redis=url, OMS_REDIS_CA_FILE=ca_file),
-        ServiceProcess("worker.main", database=postgres_url, redis=url, OMS_REDIS_CA_FILE=ca_file),
-        Api(port) as api,
-    ):
-        api.wait_until_ready()
-        order = api.placed_order()
-        summaries = api.fee_summaries(after_version=f"{order['id']}:1", wait="10")
-        assert summaries["totals"]["orders"] == 1
-        assert api.client.get("/health/ready").json()["checks"]["queue"] == "ok"
+    assert_an_order_is_summed(postgres_url, url, OMS_REDIS_CA_FILE=ca_file)
     with serving(database=postgres_url, redis=url) as (api, _):
         assert httpx.get(f"{api.url}/health/ready").json()["checks"]["queue"] == "unavailable"
